@@ -1,0 +1,1 @@
+"""Lowering: torch module or NIR file → SpikingGraph → integer SpikingGraph → ONNX, netx, NIR."""

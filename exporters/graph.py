@@ -1,0 +1,481 @@
+"""`SpikingGraph`: the network between training and hardware.
+
+A small, typed, immutable directed acyclic graph in discrete time. Every pass after training takes a
+graph and returns a graph or a file; nothing downstream looks at a torch module again. Names and
+meaning follow NIR (Pedersen et al. 2024, Nat. Commun. 15:8122) where NIR has the concept; several
+edges into one node add, so a residual sum needs no node of its own.
+
+Semantics, per time step `t` of `T` (all state is zero before the first step of every sample):
+
+* `Input` emits the sample: encoding "direct" repeats the same analog frame at every step (direct
+  coding), "spikes" emits frame `t` of a `T`-step sequence.
+* `Conv2d`, `Linear`, the pools and `Flatten` are memoryless; a bias is added at *every* step.
+* `IF`:  v ← v + x;  spike = (v ≥ threshold);  where it spikes, v ← 0 (hard reset) or
+  v ← v − threshold (soft reset).  `LIF` first multiplies v by `leak`.
+* `Output` reads spikes ("rate": mean over time is the score) or currents ("membrane": a neuron that
+  never fires integrates them, its value after `t` steps divided by `t` is the score).
+
+Arrays are numpy in PyTorch's layout: kernels OIHW, shapes CHW, C-order flatten.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from exporters.errors import DeployError
+
+Array = NDArray[Any]
+Shape = tuple[int, ...]
+Pair = tuple[int, int]
+
+
+class GraphError(DeployError):
+    """The graph cannot be built: the message names the node and what to do."""
+
+
+@dataclass(frozen=True, eq=False)
+class Input:
+    """Where samples enter, shape (C, H, W) or (F,) without batch or time.
+
+    `scale` is None for real-valued input. Otherwise the network consumes integers
+    `rint(x * scale)` in 0…scale (255: 8-bit pixels), see `SpikingGraph.encode`.
+    """
+
+    shape: Shape
+    encoding: Literal["direct", "spikes"] = "direct"
+    scale: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Conv2d:
+    """Cross-correlation as `torch.nn.Conv2d`: weight (Cout, Cin/groups, kH, kW), bias (Cout,)."""
+
+    weight: Array
+    bias: Array | None = None
+    stride: Pair = (1, 1)
+    padding: Pair = (0, 0)
+    dilation: Pair = (1, 1)
+    groups: int = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Linear:
+    """Dense synapses as `torch.nn.Linear`: weight (out, in), bias (out,)."""
+
+    weight: Array
+    bias: Array | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class MaxPool2d:
+    """Maximum over windows; on spikes this is the logical OR. Padding never wins."""
+
+    kernel: Pair
+    stride: Pair
+    padding: Pair = (0, 0)
+
+
+@dataclass(frozen=True, eq=False)
+class AvgPool2d:
+    """Sum over windows divided by `divisor` (kH·kW for the usual average; 1 in an integer graph)."""
+
+    kernel: Pair
+    stride: Pair
+    padding: Pair = (0, 0)
+    divisor: int = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Flatten:
+    """(C, H, W) to (C·H·W,), C order."""
+
+
+@dataclass(frozen=True, eq=False)
+class IF:
+    """Integrate-and-fire neurons. `scale`: integer units of membrane per real unit (1.0 in a float graph).
+
+    `reset` "hard" sets the membrane to 0 after a spike, "soft" subtracts the threshold.
+    """
+
+    threshold: float
+    reset: Literal["hard", "soft"] = "hard"
+    scale: float = 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class LIF:
+    """Leaky integrate-and-fire: v ← leak·v + x, 0 ≤ leak < 1, else as `IF`.
+
+    An integer graph leaks as Loihi does: leak = (4096 − decay)/4096, the product truncated towards zero.
+    """
+
+    threshold: float
+    leak: float
+    reset: Literal["hard", "soft"] = "hard"
+    scale: float = 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class Output:
+    """The read-out. `scale`: integer units per real unit of a "membrane" read-out, else 1."""
+
+    readout: Literal["rate", "membrane"] = "rate"
+    scale: float = 1.0
+
+
+Synapse = Conv2d | Linear
+Neuron = IF | LIF
+Pool = MaxPool2d | AvgPool2d
+Node = Input | Conv2d | Linear | MaxPool2d | AvgPool2d | Flatten | IF | LIF | Output
+Signal = Literal["analog", "spikes", "current"]
+"""What an edge carries: analog input, spikes (also pooled or summed ones), or synaptic current."""
+
+
+@dataclass(frozen=True, eq=False)
+class SpikingGraph:
+    """A spiking network in discrete time. Validated when built; nodes end up in topological order.
+
+    Attributes:
+        nodes: name → node.
+        edges: (from, to) pairs. Several edges into a node add their values.
+        T: number of time steps per sample.
+        metadata: JSON-able facts that travel into exported files (source, metrics).
+        shapes: name → shape of the node's output, without batch and time. Derived.
+        signals: name → what the node's output carries. Derived.
+
+    Raises:
+        GraphError: names the node at fault and what to do.
+    """
+
+    nodes: Mapping[str, Node]
+    edges: tuple[tuple[str, str], ...]
+    T: int
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    shapes: Mapping[str, Shape] = field(init=False)
+    signals: Mapping[str, Signal] = field(init=False)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.T, bool) or not isinstance(self.T, int) or self.T < 1:
+            raise GraphError(f"T is {self.T!r}; the number of time steps must be a whole number of at least 1")
+        order = _topological_order(self.nodes, self.edges)
+        object.__setattr__(self, "nodes", MappingProxyType({name: self.nodes[name] for name in order}))
+        object.__setattr__(self, "edges", tuple(self.edges))
+        object.__setattr__(self, "metadata", MappingProxyType(dict(self.metadata)))
+        sources: dict[str, list[str]] = {name: [] for name in order}
+        for a, b in self.edges:
+            sources[b].append(a)
+        _check_ends(self.nodes, sources)
+        shapes: dict[str, Shape] = {}
+        signals: dict[str, Signal] = {}
+        for name, node in self.nodes.items():
+            shape = _common_shape(name, sources[name], shapes)
+            signal = _common_signal(name, sources[name], signals)
+            shapes[name] = _infer_shape(name, node, shape)
+            signals[name] = _infer_signal(name, node, signal)
+        object.__setattr__(self, "shapes", MappingProxyType(shapes))
+        object.__setattr__(self, "signals", MappingProxyType(signals))
+
+    # -- structure -----------------------------------------------------------------------------
+
+    def sources(self, name: str) -> tuple[str, ...]:
+        """Names of the nodes whose outputs add up to this node's input, in edge order."""
+        return tuple(a for a, b in self.edges if b == name)
+
+    def targets(self, name: str) -> tuple[str, ...]:
+        """Names of the nodes that this node feeds, in edge order."""
+        return tuple(b for a, b in self.edges if a == name)
+
+    @property
+    def input_name(self) -> str:
+        """Name of the one `Input` node."""
+        return next(n for n, node in self.nodes.items() if isinstance(node, Input))
+
+    @property
+    def output_name(self) -> str:
+        """Name of the one `Output` node."""
+        return next(n for n, node in self.nodes.items() if isinstance(node, Output))
+
+    @property
+    def input(self) -> Input:
+        """The one `Input` node."""
+        node = self.nodes[self.input_name]
+        assert isinstance(node, Input)
+        return node
+
+    @property
+    def output(self) -> Output:
+        """The one `Output` node."""
+        node = self.nodes[self.output_name]
+        assert isinstance(node, Output)
+        return node
+
+    def in_shape(self, name: str) -> Shape:
+        """Shape of the (summed) input of a node, without batch and time."""
+        return self.shapes[self.sources(name)[0]]
+
+    def in_signal(self, name: str) -> Signal:
+        """What arrives at a node: a synapse that receives "spikes" counts SynOps, any other MACs."""
+        return _common_signal(name, list(self.sources(name)), self.signals)
+
+    @property
+    def neurons(self) -> dict[str, Neuron]:
+        """The neuron layers, in topological order."""
+        return {n: node for n, node in self.nodes.items() if isinstance(node, IF | LIF)}
+
+    @property
+    def synapses(self) -> dict[str, Synapse]:
+        """The weighted layers, in topological order."""
+        return {n: node for n, node in self.nodes.items() if isinstance(node, Conv2d | Linear)}
+
+    @property
+    def is_integer(self) -> bool:
+        """True when every weight, bias and threshold is an integer, and the input too: chip arithmetic."""
+        arrays = [a for s in self.synapses.values() for a in (s.weight, s.bias) if a is not None]
+        return (
+            (self.input.encoding == "spikes" or self.input.scale is not None)
+            and all(np.issubdtype(a.dtype, np.integer) for a in arrays)
+            and all(float(n.threshold).is_integer() for n in self.neurons.values())
+        )
+
+    def with_nodes(self, changed: Mapping[str, Node], **fields: Any) -> SpikingGraph:
+        """A copy with some nodes replaced (same names, same edges) and other fields changed."""
+        return replace(self, nodes={**self.nodes, **changed}, **fields)
+
+    def encode(self, x: Array) -> Array:
+        """Real-valued samples (N, *shape) to what the network consumes: float32, integers if `input.scale`.
+
+        Raises:
+            GraphError: wrong shape, values that are not finite, or values outside 0…1 when `input.scale` is set.
+        """
+        frames = 1 if self.input.encoding == "direct" else 2
+        if x.shape[frames:] != self.input.shape:
+            raise GraphError(f"the samples have shape {tuple(x.shape[frames:])}, the network takes {self.input.shape}")
+        x = np.asarray(x, np.float32)
+        if not np.isfinite(x).all():
+            raise GraphError("the samples contain NaN or infinite values")
+        scale = self.input.scale
+        if scale is None:
+            return x
+        if x.size and (x.min() < 0 or x.max() > 1):
+            raise GraphError(
+                f"the samples range from {x.min():.4g} to {x.max():.4g}; integer input of 0…{scale} needs "
+                "values between 0 and 1 (pixels / 255, without mean/std normalisation)"
+            )
+        return np.rint(x * np.float32(scale))
+
+
+def chain(nodes: Iterable[tuple[str, Node]], T: int, **fields: Any) -> SpikingGraph:
+    """A graph whose nodes follow one another in the order given."""
+    named = list(nodes)
+    names = [n for n, _ in named]
+    if len(set(names)) != len(names):
+        raise GraphError("two nodes of the chain share a name; give every node its own")
+    return SpikingGraph(dict(named), tuple(zip(names, names[1:], strict=False)), T, **fields)
+
+
+def window_positions(size: int, kernel: int, stride: int, padding: int, dilation: int = 1) -> int:
+    """Number of positions of a window along one axis: floor((size + 2p − d(k − 1) − 1)/s) + 1."""
+    return (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
+
+
+# -- validation --------------------------------------------------------------------------------------
+
+
+def _topological_order(nodes: Mapping[str, Node], edges: Iterable[tuple[str, str]]) -> list[str]:
+    waiting = dict.fromkeys(nodes, 0)
+    targets: dict[str, list[str]] = {name: [] for name in nodes}
+    for a, b in edges:
+        for end in (a, b):
+            if end not in waiting:
+                raise GraphError(f"the edge {a} → {b} names {end!r}, which is not a node of the graph")
+        waiting[b] += 1
+        targets[a].append(b)
+    order: list[str] = []
+    ready = [name for name, count in waiting.items() if count == 0]
+    while ready:
+        name = ready.pop(0)
+        order.append(name)
+        for b in targets[name]:
+            waiting[b] -= 1
+            if waiting[b] == 0:
+                ready.append(b)
+    if len(order) < len(waiting):
+        loop = ", ".join(sorted(set(waiting) - set(order)))
+        raise GraphError(f"the graph has a cycle through {loop}; recurrent connections are not supported")
+    return order
+
+
+def _check_ends(nodes: Mapping[str, Node], sources: Mapping[str, list[str]]) -> None:
+    for kind in (Input, Output):
+        found = [n for n, node in nodes.items() if isinstance(node, kind)]
+        if len(found) != 1:
+            raise GraphError(
+                f"the graph has {len(found)} {kind.__name__} nodes ({', '.join(found)}); it needs exactly one"
+            )
+    used = {a for names in sources.values() for a in names}
+    for name, node in nodes.items():
+        if isinstance(node, Input):
+            if sources[name]:
+                raise GraphError(f"{name}: nothing may feed the Input node")
+        elif not sources[name]:
+            raise GraphError(f"{name}: nothing feeds this node; remove it or connect it")
+        if isinstance(node, Output):
+            if name in used:
+                raise GraphError(f"{name}: the Output node may not feed another node")
+            if len(sources[name]) != 1:
+                raise GraphError(f"{name}: the Output node reads exactly one node, not {len(sources[name])}")
+        elif name not in used:
+            raise GraphError(f"{name}: its output goes nowhere; remove the node or connect it")
+
+
+def _common_shape(name: str, sources: list[str], shapes: Mapping[str, Shape]) -> Shape:
+    found = {shapes[s] for s in sources}
+    if len(found) > 1:
+        listed = ", ".join(f"{s} {shapes[s]}" for s in sources)
+        raise GraphError(f"{name}: the inputs it sums have different shapes ({listed}); a downsample is missing")
+    return found.pop() if found else ()
+
+
+def _common_signal(name: str, sources: list[str], signals: Mapping[str, Signal]) -> Signal:
+    found = {signals[s] for s in sources}
+    if len(found) > 1:
+        listed = ", ".join(f"{s} carries {signals[s]}" for s in sources)
+        raise GraphError(f"{name}: it sums different kinds of signal ({listed}); put a neuron layer in between")
+    return found.pop() if found else "current"
+
+
+def _infer_signal(name: str, node: Node, incoming: Signal) -> Signal:
+    match node:
+        case Input(encoding=encoding):
+            return "analog" if encoding == "direct" else "spikes"
+        case Conv2d() | Linear():
+            return "current"
+        case IF() | LIF():
+            return "spikes"
+        case Output(readout="rate") if incoming != "spikes":
+            raise GraphError(f'{name}: a "rate" read-out needs spikes, but {incoming} arrives; use "membrane"')
+        case Output(readout="membrane") if incoming != "current":
+            raise GraphError(f'{name}: a "membrane" read-out needs a layer without neurons, but {incoming} arrives')
+        case _:
+            return incoming
+
+
+def _require(ok: bool, name: str, problem: str) -> None:
+    if not ok:
+        raise GraphError(f"{name}: {problem}")
+
+
+def _check_numbers(name: str, what: str, array: Array | None) -> None:
+    if array is None:
+        return
+    _require(array.dtype.kind in "fi", name, f"{what} has type {array.dtype}; it must be float or integer")
+    _require(array.size > 0, name, f"{what} is empty")
+    _require(bool(np.isfinite(array).all()), name, f"{what} contains NaN or infinite values; retrain or repair it")
+
+
+def _check_window(name: str, *, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair = (1, 1)) -> None:
+    for what, pair, least in (
+        ("kernel", kernel, 1),
+        ("stride", stride, 1),
+        ("dilation", dilation, 1),
+        ("padding", padding, 0),
+    ):
+        _require(
+            len(pair) == 2 and all(isinstance(v, int) and v >= least for v in pair),
+            name,
+            f"{what} is {pair}; it must be two whole numbers of at least {least}",
+        )
+
+
+def _window_shape(
+    name: str, channels: int, size: Shape, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair = (1, 1)
+) -> Shape:
+    h, w = (window_positions(*axis) for axis in zip(size, kernel, stride, padding, dilation, strict=True))
+    _require(
+        h > 0 and w > 0,
+        name,
+        f"its {kernel[0]}×{kernel[1]} window does not fit into its {size[0]}×{size[1]} input",
+    )
+    return (channels, h, w)
+
+
+def _infer_shape(name: str, node: Node, shape: Shape) -> Shape:
+    match node:
+        case Input():
+            ok = len(node.shape) in (1, 3) and all(isinstance(d, int) and d > 0 for d in node.shape)
+            _require(ok, name, f"the input shape {node.shape} must be (C, H, W) or (F,), all positive")
+            _require(
+                node.scale is None or node.scale >= 1,
+                name,
+                f"the input scale {node.scale} must be at least 1",
+            )
+            return node.shape
+        case Conv2d():
+            w = node.weight
+            _check_numbers(name, "the weight", w)
+            _check_numbers(name, "the bias", node.bias)
+            _require(w.ndim == 4, name, f"the weight has shape {w.shape}; it must be (Cout, Cin/groups, kH, kW)")
+            _require(len(shape) == 3, name, f"a convolution needs (C, H, W) input, but {shape} arrives")
+            cout, cin = w.shape[0], w.shape[1] * node.groups
+            _require(
+                node.groups >= 1 and cout % node.groups == 0,
+                name,
+                f"{cout} output channels cannot be split into {node.groups} groups",
+            )
+            _require(cin == shape[0], name, f"the weight expects {cin} input channels, but {shape[0]} arrive")
+            _require(node.bias is None or node.bias.shape == (cout,), name, f"the bias must have shape ({cout},)")
+            kernel = (int(w.shape[2]), int(w.shape[3]))
+            _check_window(name, kernel=kernel, stride=node.stride, padding=node.padding, dilation=node.dilation)
+            return _window_shape(name, cout, shape[1:], kernel, node.stride, node.padding, node.dilation)
+        case Linear():
+            w = node.weight
+            _check_numbers(name, "the weight", w)
+            _check_numbers(name, "the bias", node.bias)
+            _require(w.ndim == 2, name, f"the weight has shape {w.shape}; it must be (out, in)")
+            _require(
+                len(shape) == 1,
+                name,
+                f"a linear layer needs flat input, but {shape} arrives; add Flatten before it",
+            )
+            _require(w.shape[1] == shape[0], name, f"the weight expects {w.shape[1]} inputs, but {shape[0]} arrive")
+            _require(
+                node.bias is None or node.bias.shape == w.shape[:1],
+                name,
+                f"the bias must have shape ({w.shape[0]},)",
+            )
+            return (int(w.shape[0]),)
+        case MaxPool2d() | AvgPool2d():
+            _require(len(shape) == 3, name, f"a pool needs (C, H, W) input, but {shape} arrives")
+            _check_window(name, kernel=node.kernel, stride=node.stride, padding=node.padding)
+            half = all(2 * p <= k for p, k in zip(node.padding, node.kernel, strict=True))
+            _require(half, name, f"padding {node.padding} is more than half the kernel {node.kernel}")
+            if isinstance(node, AvgPool2d):
+                _require(node.divisor >= 1, name, f"the divisor is {node.divisor}; it must be at least 1")
+            return _window_shape(name, shape[0], shape[1:], node.kernel, node.stride, node.padding)
+        case Flatten():
+            return (math.prod(shape),)
+        case IF() | LIF():
+            ok = math.isfinite(node.threshold) and node.threshold > 0
+            _require(ok, name, f"the threshold is {node.threshold}; a neuron needs a positive one")
+            _require(
+                math.isfinite(node.scale) and node.scale > 0,
+                name,
+                f"the scale is {node.scale}; it must be positive",
+            )
+            if isinstance(node, LIF):
+                _require(
+                    0 <= node.leak < 1,
+                    name,
+                    f"the leak is {node.leak}; it must be at least 0 and below 1 (use IF for 1)",
+                )
+            return shape
+        case Output():
+            return shape
+    raise GraphError(f"{name}: {type(node).__name__} is not a node of a SpikingGraph")

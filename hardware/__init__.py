@@ -1,0 +1,1 @@
+"""Running: the exact emulator, the Lava runner, chip limits and core placement."""

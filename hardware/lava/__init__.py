@@ -1,0 +1,1 @@
+"""The bridge to Intel Lava, which lives in an environment of its own."""

@@ -1,0 +1,1 @@
+"""Learning: data, teachers and students, distillation, training, checkpoints, and the command line."""

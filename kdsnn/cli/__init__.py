@@ -1,0 +1,1 @@
+"""The command line `kdsnn-deploy`: one module per verb."""

@@ -1,0 +1,1 @@
+"""Counting: parameters, FLOPs, SynOps, energy models, reports."""

@@ -20,6 +20,7 @@ Arrays are numpy in PyTorch's layout: kernels OIHW, shapes CHW, C-order flatten.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -277,7 +278,7 @@ def chain(nodes: Iterable[tuple[str, Node]], T: int, **fields: Any) -> SpikingGr
     names = [n for n, _ in named]
     if len(set(names)) != len(names):
         raise GraphError("two nodes of the chain share a name; give every node its own")
-    return SpikingGraph(dict(named), tuple(zip(names, names[1:], strict=False)), T, **fields)
+    return SpikingGraph(dict(named), tuple(itertools.pairwise(names)), T, **fields)
 
 
 def window_positions(size: int, kernel: int, stride: int, padding: int, dilation: int = 1) -> int:

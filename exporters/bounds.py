@@ -1,0 +1,73 @@
+"""How large the numbers inside a network can become, worst case, from its weights alone.
+
+Three decisions rest on this: whether float32 adds a layer's products exactly, whether a current fits
+Lava's registers, and how finely weights may be represented.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from exporters.graph import (
+    IF,
+    LIF,
+    Array,
+    AvgPool2d,
+    Conv2d,
+    Input,
+    Linear,
+    SpikingGraph,
+    Synapse,
+)
+
+CURRENT_LIMIT = 131_071
+"""Largest |current| per step that Lava's 24-bit register with 6 fractional bits holds without wrapping."""
+BIAS_LIMIT = 32_767
+"""Largest |bias|: Lava keeps the mantissa in 16 bits."""
+THRESHOLD_LIMIT = 131_072
+"""Largest integer threshold V: the file stores V − 1 in 17 bits."""
+
+
+def input_bounds(graph: SpikingGraph) -> dict[str, float]:
+    """Largest absolute value that can arrive at each node (spikes are 1, pixels `scale` or 1, sums add up)."""
+    out: dict[str, float] = {}
+    into: dict[str, float] = {}
+    for name, node in graph.nodes.items():
+        arriving = sum(out[s] for s in graph.sources(name))
+        into[name] = arriving
+        match node:
+            case Input(encoding="direct", scale=int(scale)):
+                out[name] = float(scale)
+            case Input() | IF() | LIF():
+                out[name] = 1.0
+            case AvgPool2d(kernel=(kh, kw), divisor=divisor):
+                out[name] = arriving * kh * kw / divisor
+            case Conv2d() | Linear():
+                # what a synapse gives out can be negative, so one that is fed by another sees both signs
+                out[name] = sum_bound(node, arriving, signed=graph.in_signal(name) == "current")
+            case _:
+                out[name] = arriving
+    return into
+
+
+def channel_bounds(synapse: Synapse, arriving: float, *, bias: bool = True, signed: bool = False) -> Array:
+    """Per output channel, the largest |sum| that any subset of the products can have: float64 (Cout,).
+
+    Every partial sum in every order of addition is within it. Where inputs are never negative, the
+    positive products alone or the negative products alone are the worst case; `signed` inputs can
+    make every product as large as it gets.
+    """
+    weight = synapse.weight.reshape(len(synapse.weight), -1).astype(np.float64)
+    positive = np.maximum(weight, 0).sum(axis=1) * arriving
+    negative = np.maximum(-weight, 0).sum(axis=1) * arriving
+    if signed:
+        positive = negative = positive + negative
+    if bias and synapse.bias is not None:
+        b = synapse.bias.astype(np.float64)
+        positive, negative = positive + np.maximum(b, 0), negative + np.maximum(-b, 0)
+    return np.asarray(np.maximum(positive, negative))
+
+
+def sum_bound(synapse: Synapse, arriving: float, *, bias: bool = True, signed: bool = False) -> float:
+    """The largest of `channel_bounds`."""
+    return float(channel_bounds(synapse, arriving, bias=bias, signed=signed).max())

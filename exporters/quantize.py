@@ -1,0 +1,150 @@
+"""Lowering step 2: float `SpikingGraph` → integer graph, with the arithmetic of Loihi as Lava simulates it.
+
+Per membrane one scale s (integer units per real unit; Loihi's threshold is one number per layer):
+
+    W_q = rint(s·W),   b_q = rint(s·b),   V = ceil(s·v_threshold)
+
+With integer membranes, `A ≥ V` is then exactly Lava's `v > (V − 1)·64` (both in `facts` of the netx
+format page). The scale is the largest that respects every limit of the chip's registers, so an integer
+graph made here can neither wrap nor clip; where that costs resolution, `QuantizationReport` says so.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from exporters.bounds import (
+    BIAS_LIMIT,
+    CURRENT_LIMIT,
+    THRESHOLD_LIMIT,
+    channel_bounds,
+    input_bounds,
+)
+from exporters.errors import DeployError
+from exporters.graph import IF, LIF, Array, Node, Output, SpikingGraph
+from exporters.rescale import Group, integer_inputs, neuron_groups
+
+
+@dataclass(frozen=True)
+class LayerScale:
+    """How one synapse layer was quantised.
+
+    Attributes:
+        name: the synapse layer.
+        scale: integer units per real unit of its membrane.
+        threshold: the integer threshold V of the neurons it feeds (0 for a membrane read-out).
+        largest: largest |integer weight|; below 2^(bits−1) − 1 when another limit held the scale down.
+        limited_by: what set the scale: "weights", "current", "threshold" or "bias".
+        rms_error: root mean square of W_q/s − W relative to that of W.
+    """
+
+    name: str
+    scale: float
+    threshold: int
+    largest: int
+    limited_by: str
+    rms_error: float
+
+
+def quantize(graph: SpikingGraph, *, bits: int = 8, input_bits: int = 8) -> tuple[SpikingGraph, tuple[LayerScale, ...]]:
+    """Integer weights of `bits` bits (sign included), integer biases and thresholds, integer pixels.
+
+    Args:
+        graph: a float graph.
+        bits: 2 to 8.
+        input_bits: 1 to 8, the resolution of direct-coded pixels (ignored for spike input).
+
+    Returns:
+        The integer graph and a report per synapse layer.
+
+    Raises:
+        DeployError: neurons that reset by subtraction (the chip resets to zero), a layer that quantises
+            to nothing, or a layer whose numbers do not fit the registers at any useful scale.
+    """
+    if not 2 <= bits <= 8:
+        raise DeployError(f"{bits}-bit weights are not possible; choose 2 to 8 bits")
+    if not 1 <= input_bits <= 8:
+        raise DeployError(f"{input_bits}-bit input is not possible; choose 1 to 8 bits")
+    if graph.is_integer:
+        raise DeployError("the graph is already quantised")
+    for name, neuron in graph.neurons.items():
+        if neuron.reset != "hard":
+            raise DeployError(
+                f"{name}: reset by subtraction does not exist in Lava; train with v_reset=0.0 (hard reset)"
+            )
+    graph = integer_inputs(graph, 2**input_bits - 1)
+    arriving = input_bounds(graph)
+    changed: dict[str, Node] = {}
+    report: list[LayerScale] = []
+    for group in neuron_groups(graph):
+        nodes, rows = _quantize_group(graph, group, 2 ** (bits - 1) - 1, arriving)
+        changed |= nodes
+        report += rows
+    return graph.with_nodes(changed), tuple(report)
+
+
+def _quantize_group(
+    graph: SpikingGraph, group: Group, largest: int, arriving: dict[str, float]
+) -> tuple[dict[str, Node], list[LayerScale]]:
+    synapses = {name: graph.synapses[name] for name in group.synapses}
+    where = group.synapses[0]
+    top = max(float(np.abs(s.weight).max()) for s in synapses.values())
+    if top == 0:
+        raise DeployError(f"{where}: all its weights are zero; a dead layer cannot be deployed (retrain or remove it)")
+    current = np.sum([channel_bounds(s, arriving[n], bias=False) for n, s in synapses.items()], axis=0)
+    biases = [float(np.abs(s.bias).max()) for s in synapses.values() if s.bias is not None]
+    thresholds = [float(graph.neurons[e].threshold) for e in group.ends if e in graph.neurons]
+    # rounding can add half a unit per synapse to a sum: leave room for it
+    fan_in = sum(s.weight[0].size * arriving[n] for n, s in synapses.items())
+    if graph.output_name in group.ends:  # a membrane that is read out must hold all T currents and biases
+        current = graph.T * np.sum([channel_bounds(s, arriving[n]) for n, s in synapses.items()], axis=0)
+        fan_in = graph.T * (fan_in + len(synapses))
+    limits = {
+        "weights": largest / top,
+        "current": (CURRENT_LIMIT - fan_in / 2) / float(np.max(current)),
+        "threshold": (THRESHOLD_LIMIT - 1) / max(thresholds, default=math.inf) if thresholds else math.inf,
+        "bias": (BIAS_LIMIT - 1) / max(biases) if biases and max(biases) > 0 else math.inf,
+    }
+    limited_by = min(limits, key=limits.__getitem__)
+    scale = limits[limited_by]
+    if scale * top < 1:
+        raise DeployError(
+            f"{where}: no scale fits its {limited_by} into Lava's registers and keeps any weight above zero; "
+            "use fewer input bits, a smaller fan-in, or retrain with weight decay"
+        )
+    nodes: dict[str, Node] = {}
+    rows: list[LayerScale] = []
+    threshold = 0
+    for end in group.ends:
+        node = graph.nodes[end]
+        if isinstance(node, IF | LIF):
+            threshold = _integer_threshold(scale * node.threshold)
+            nodes[end] = replace(node, threshold=threshold, scale=scale)
+        elif isinstance(node, Output):
+            nodes[end] = replace(node, scale=scale)
+    for name, synapse in synapses.items():
+        weight = _integers(synapse.weight * scale)
+        bias = None if synapse.bias is None else _integers(synapse.bias * scale)
+        if not weight.any():
+            raise DeployError(f"{name}: all its weights round to zero beside those it is summed with; use more bits")
+        nodes[name] = replace(synapse, weight=weight, bias=bias if bias is not None and bias.any() else None)
+        error = _rms(weight / scale - synapse.weight) / _rms(synapse.weight)
+        rows.append(LayerScale(name, scale, threshold, int(np.abs(weight).max()), limited_by, error))
+    return nodes, rows
+
+
+def _integer_threshold(value: float) -> int:
+    """The smallest integer V with A ≥ V ⇔ A ≥ value for integer A; a rounding error of the product is not a unit."""
+    nearest = round(value)
+    return nearest if math.isclose(value, nearest, rel_tol=1e-12) else math.ceil(value)
+
+
+def _integers(values: Array) -> Array:
+    return np.asarray(np.rint(values).astype(np.int32))
+
+
+def _rms(values: Array) -> float:
+    return float(np.sqrt(np.mean(np.square(values, dtype=np.float64))))

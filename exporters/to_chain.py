@@ -1,0 +1,128 @@
+"""Lowering step 3: an integer graph → what netx can express: a plain chain of synapse and neuron layers.
+
+netx loads convolutions, dense layers and flatten, each with its neurons; no pool and no branch. A
+max-pool over spikes is the OR of its window, and a layer of neurons computes it: weight 2 from each
+spike of the window, threshold 2, so that any spike makes it fire and reset, and no spike leaves it at 0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from exporters.errors import DeployError
+from exporters.graph import (
+    IF,
+    LIF,
+    Array,
+    Conv2d,
+    Flatten,
+    Input,
+    Linear,
+    MaxPool2d,
+    Node,
+    Output,
+    SpikingGraph,
+    Synapse,
+    chain,
+)
+
+MAX_GROUPS = 127
+"""Lava keeps a convolution's group count in eight signed bits; more groups silently give zeros."""
+SILENT = 131_073
+"""A threshold no membrane can reach (Lava's saturates below 131,072): neurons that only integrate."""
+
+
+def to_chain(graph: SpikingGraph) -> SpikingGraph:
+    """The same integer network as one chain Input → (synapse → IF)… → Output, spike for spike.
+
+    Max-pools become OR neurons (one more step of latency each), grouped convolutions with more than
+    127 groups become block-diagonal ones.
+
+    Raises:
+        DeployError: the graph is not integer, branches, or has a node that a chain cannot express.
+    """
+    if not graph.is_integer:
+        raise DeployError("only a quantised (integer) graph can become a netx chain; quantize it first")
+    nodes: list[tuple[str, Node]] = []
+    for name, node in graph.nodes.items():
+        if len(graph.sources(name)) > 1 or len(graph.targets(name)) > 1:
+            raise DeployError(f"{name}: the network branches here; netx chains have no residual connections")
+        match node:
+            case MaxPool2d():
+                if graph.in_signal(name) != "spikes":
+                    raise DeployError(
+                        f"{name}: a max-pool over analog input has no spiking form; pool after the neurons"
+                    )
+                nodes += [(name, _or_synapses(node, graph.in_shape(name)[0])), (f"{name}.or", IF(2))]
+            case Conv2d():
+                nodes.append((name, _fewer_groups(node)))
+            case _:
+                nodes.append((name, node))
+    chained = chain(nodes, graph.T, metadata=graph.metadata)
+    layers(chained)
+    return chained
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """One step of a chain: a synapse layer and the neurons behind it.
+
+    A membrane read-out has no neurons in the graph; on the chip it is neurons whose threshold, `SILENT`,
+    is out of reach. `neuron_name` is then the output's.
+    """
+
+    name: str
+    synapse: Synapse
+    neuron_name: str
+    threshold: int
+    scale: float
+
+
+def layers(chained: SpikingGraph) -> list[Layer]:
+    """The layers of a chain in order, each one step of latency on Lava.
+
+    Raises:
+        DeployError: the graph is not a chain of synapses and IF neurons in turn; names the node at fault.
+    """
+    found: list[Layer] = []
+    waiting: tuple[str, Synapse] | None = None  # a synapse layer whose neurons have not come yet
+    for name, node in chained.nodes.items():
+        match node:
+            case Conv2d() | Linear() if waiting is None:
+                waiting = (name, node)
+            case Flatten() | Input() if waiting is None:
+                pass
+            case Output(readout="rate") if waiting is None:
+                pass
+            case IF() if waiting is not None:
+                found.append(Layer(*waiting, name, round(node.threshold), node.scale))
+                waiting = None
+            case Output(readout="membrane") if waiting is not None:
+                found.append(Layer(*waiting, name, SILENT, node.scale))
+            case LIF():
+                raise DeployError(f"{name}: leaky neurons cannot be written to netx yet; train with IF neurons")
+            case _:
+                wanted = "a convolution or linear layer" if waiting is None else "IF neurons"
+                raise DeployError(f"{name}: {type(node).__name__} stands where a netx chain needs {wanted}")
+    return found
+
+
+def _or_synapses(pool: MaxPool2d, channels: int) -> Conv2d:
+    weight = np.full((channels, 1, *pool.kernel), 2, np.int32)
+    return _fewer_groups(Conv2d(weight, None, pool.stride, pool.padding, (1, 1), channels))
+
+
+def _fewer_groups(conv: Conv2d) -> Conv2d:
+    """The same convolution with at most 127 groups: neighbours merge into block-diagonal kernels."""
+    if conv.groups <= MAX_GROUPS:
+        return conv
+    groups = max(g for g in range(1, MAX_GROUPS + 1) if conv.groups % g == 0)
+    merge = conv.groups // groups
+    out, per_in = len(conv.weight) // conv.groups, conv.weight.shape[1]
+    weight: Array = np.zeros((len(conv.weight), per_in * merge, *conv.weight.shape[2:]), conv.weight.dtype)
+    for channel in range(len(weight)):
+        block = channel // out % merge
+        weight[channel, block * per_in : (block + 1) * per_in] = conv.weight[channel]
+    return Conv2d(weight, conv.bias, conv.stride, conv.padding, conv.dilation, groups)

@@ -1,0 +1,315 @@
+"""The emulator: runs a `SpikingGraph`, float or integer, batched in torch, layer by layer.
+
+On an integer graph it computes what Lava's fixed-point models compute (`PyConvModelFixed`,
+`PyDenseModelBitAcc`, `PyLifModelBitAcc` of lava-nc 0.10), spike for spike, registers included:
+the synaptic current wraps at 24 bits with 6 fractional ones, the membrane saturates at 23 bits.
+
+Exactness does not rest on luck. Sums of integers are exact in float32 while no partial sum can pass
+2²⁴, which is decided from the weights beforehand (`sum_bound`); where it could, float64 is used. Kernels that
+are not plain sums of products (Winograd, TF32, bfloat16 shortcuts) are switched off while it runs.
+A float graph made by `exporters.exact.make_exact` is exact in the same sense.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from exporters.bounds import CURRENT_LIMIT, input_bounds, sum_bound
+from exporters.errors import DeployError
+from exporters.graph import (
+    IF,
+    LIF,
+    Array,
+    AvgPool2d,
+    Conv2d,
+    Flatten,
+    Input,
+    Linear,
+    MaxPool2d,
+    Neuron,
+    Node,
+    Output,
+    SpikingGraph,
+    Synapse,
+)
+
+Observer = Callable[[str, Tensor], None]
+"""Called with (node name, values) for every node of every batch, in topological order.
+
+Values have shape (T, N, *shape), or (1, N, *shape) where they are the same at every step: a
+direct-coded input and what is computed from it before the first neuron.
+"""
+
+MEMBRANE_MAX = (2**23 - 1) / 64
+"""Where Lava's membrane register saturates, in units of the integer weights (23 bits, 6 fractional)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """What came out.
+
+    Attributes:
+        output: (N, T, F) spikes as uint8 for a "rate" read-out; for "membrane" the membrane after
+            each step, float64, in the graph's units divided by the Output's scale.
+        readout: "rate" or "membrane".
+    """
+
+    output: Array
+    readout: str
+
+    def scores(self, t: int | None = None) -> Array:
+        """Class scores (N, F) after the first `t` steps (all by default): firing rate or mean membrane."""
+        steps = self.output.shape[1] if t is None else t
+        if self.readout == "rate":
+            return np.asarray(self.output[:, :steps].mean(axis=1, dtype=np.float64))
+        return np.asarray(self.output[:, steps - 1] / steps)
+
+    def accuracy(self, labels: Array, t: int | None = None) -> float:
+        """Share of samples whose highest score is the label's; the first class wins a tie."""
+        return float((self.scores(t).argmax(axis=1) == labels).mean())
+
+
+def run(
+    graph: SpikingGraph,
+    frames: Array,
+    *,
+    observe: Observer | None = None,
+    progress: Callable[[int], None] | None = None,
+    device: str | torch.device = "cpu",
+    batch_size: int | None = None,
+    dtype: torch.dtype | None = None,
+) -> Run:
+    """Run samples through a graph.
+
+    Args:
+        graph: float or integer.
+        frames: what `graph.encode` returns: (N, *shape) for direct coding, (N, T, *shape) for spikes.
+        observe: called for every node of every batch.
+        progress: called with the number of samples done.
+        device: where to compute.
+        batch_size: samples at a time; chosen from the largest layer by default.
+        dtype: torch.float32 or float64; float32 where that is exact by default.
+
+    Raises:
+        DeployError: frames of the wrong shape.
+    """
+    spikes_in = graph.input.encoding == "spikes"
+    expected = ((graph.T,) if spikes_in else ()) + graph.input.shape
+    if frames.shape[1:] != expected or len(frames) == 0:
+        raise DeployError(
+            f"the emulator needs frames of shape (N, {', '.join(map(str, expected))}), not {frames.shape}"
+        )
+    plan = _Plan(graph, torch.device(device), dtype)
+    if batch_size is None:
+        # about 64 MB for the largest layer: larger batches gain nothing and fall out of the caches
+        largest = max(math.prod(shape) for shape in graph.shapes.values())
+        batch_size = max(1, 2**24 // (graph.T * largest))
+    outputs = []
+    with torch.inference_mode(), exact_arithmetic():
+        for start in range(0, len(frames), batch_size):
+            batch = torch.from_numpy(np.ascontiguousarray(frames[start : start + batch_size])).to(device)
+            outputs.append(_run_batch(plan, batch, observe))
+            if progress is not None:
+                progress(min(start + batch_size, len(frames)))
+    return Run(np.concatenate(outputs), graph.output.readout)
+
+
+@contextmanager
+def exact_arithmetic() -> Iterator[None]:
+    """Allow only kernels that add up products as they stand, so that sums of integers come out exact.
+
+    NNPACK (Arm) and cuDNN may choose Winograd, whose transforms round; TF32 and bfloat16 modes drop bits.
+    """
+    precision = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.backends.nnpack.flags(enabled=False), torch.backends.cudnn.flags(enabled=False, allow_tf32=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(precision)
+
+
+class Recorder:
+    """An observer that keeps the spikes of neuron layers: `spikes[name]` is (N, T, *shape) uint8."""
+
+    def __init__(self, graph: SpikingGraph) -> None:
+        self._T = graph.T
+        self._parts: dict[str, list[Array]] = {name: [] for name in graph.neurons}
+
+    def __call__(self, name: str, values: Tensor) -> None:
+        """Keep one batch of one node."""
+        if name in self._parts:
+            self._parts[name].append(values.movedim(0, 1).to(torch.uint8).cpu().numpy())
+
+    @property
+    def spikes(self) -> dict[str, Array]:
+        """Neuron layer → (N, T, *shape) uint8, all batches together."""
+        return {name: np.concatenate(parts) for name, parts in self._parts.items()}
+
+
+# -- inside ------------------------------------------------------------------------------------------
+
+
+class _Plan:
+    """Everything about a graph that does not depend on the samples, on the device."""
+
+    def __init__(self, graph: SpikingGraph, device: torch.device, dtype: torch.dtype | None) -> None:
+        self.graph = graph
+        self.sources = {name: graph.sources(name) for name in graph.nodes}
+        self.uses = {name: len(graph.targets(name)) for name in graph.nodes}
+        bounds = input_bounds(graph)
+        if dtype is None:
+            exact = all(sum_bound(s, bounds[n]) < 2**24 for n, s in graph.synapses.items()) or not graph.is_integer
+            dtype = torch.float32 if exact else torch.float64
+        self.dtype = dtype
+        # Lava adds the bias behind the register that wraps: where any current can wrap, biases wait for the neuron
+        self.wraps = graph.is_integer and _can_wrap(graph, bounds)
+        self.weights: dict[str, Tensor] = {}
+        self.biases: dict[str, Tensor | None] = {}
+        for name, synapse in graph.synapses.items():
+            self.weights[name] = torch.from_numpy(synapse.weight.astype(np.float64)).to(device, dtype)
+            bias = synapse.bias
+            self.biases[name] = None if bias is None else torch.from_numpy(bias.astype(np.float64)).to(device, dtype)
+
+    def late_bias(self, name: str) -> Tensor | None:
+        """The biases of all synapses that feed a neuron layer, shaped to broadcast over (N, *shape)."""
+        found = [b for s in self.sources[name] if (b := self.biases.get(s)) is not None]
+        dims = len(self.graph.shapes[name]) - 1
+        return _add(*(b.reshape(-1, *[1] * dims) for b in found)) if found and self.wraps else None
+
+
+def _can_wrap(graph: SpikingGraph, bounds: Mapping[str, float]) -> bool:
+    synapses = graph.synapses
+    ends = [*graph.neurons, graph.output_name]
+    currents = (
+        sum(sum_bound(synapses[s], bounds[s], bias=False) for s in graph.sources(end) if s in synapses) for end in ends
+    )
+    return any(current > CURRENT_LIMIT for current in currents)
+
+
+def _run_batch(plan: _Plan, batch: Tensor, observe: Observer | None) -> Array:
+    graph = plan.graph
+    values: dict[str, Tensor] = {}
+    waiting = dict(plan.uses)
+    for name, node in graph.nodes.items():
+        sources = plan.sources[name]
+        if isinstance(node, Input):
+            frames = batch.to(plan.dtype)
+            value = frames.transpose(0, 1) if node.encoding == "spikes" else frames.unsqueeze(0)
+        else:
+            value = _add(*(values[s] for s in sources))
+            value = _apply(plan, name, node, value)
+        for s in sources:  # free what nobody needs any more: the memory of a deep network is one layer's
+            waiting[s] -= 1
+            if waiting[s] == 0:
+                del values[s]
+        if observe is not None:
+            observe(name, value)
+        values[name] = value
+    output = values[graph.output_name].movedim(0, 1)
+    if graph.output.readout == "rate":
+        return output.to(torch.uint8).cpu().numpy()
+    return output.double().cpu().numpy() / graph.output.scale
+
+
+def _add(first: Tensor, *others: Tensor) -> Tensor:
+    total = first
+    for other in others:
+        total = total + other
+    return total
+
+
+def _apply(plan: _Plan, name: str, node: Node, x: Tensor) -> Tensor:
+    T = plan.graph.T
+    match node:
+        case Conv2d() | Linear():
+            return _synapse(node, x, plan.weights[name], None if plan.wraps else plan.biases[name])
+        case MaxPool2d():
+            return _per_frame(x, lambda y: F.max_pool2d(y, node.kernel, node.stride, node.padding))
+        case AvgPool2d():
+            return _per_frame(
+                x, lambda y: F.avg_pool2d(y, node.kernel, node.stride, node.padding, divisor_override=node.divisor)
+            )
+        case Flatten():
+            return x.flatten(2)
+        case IF() | LIF():
+            return _fire(node, _lava_current(plan, name, x), T, integer=plan.graph.is_integer)
+        case Output(readout="membrane"):
+            return _integrate(_lava_current(plan, name, x), T, integer=plan.graph.is_integer)
+        case Output():
+            return x.expand(T, *x.shape[1:])
+    raise AssertionError(f"unhandled node {node}")
+
+
+def _per_frame(x: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+    y = function(x.flatten(0, 1))
+    return y.view(*x.shape[:2], *y.shape[1:])
+
+
+def _synapse(node: Synapse, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    if isinstance(node, Linear):
+        return F.linear(x, weight, bias)
+    return _per_frame(x, lambda y: F.conv2d(y, weight, bias, node.stride, node.padding, node.dilation, node.groups))
+
+
+def _lava_current(plan: _Plan, name: str, x: Tensor) -> Tensor:
+    """What reaches the membrane: where registers can wrap, they wrap, and only then comes the bias.
+
+    `PyConvModelFixed` keeps its sum in 24 bits; `PyLifModelBitAcc` then keeps six fractional bits of
+    the current in 24, and turns the counter around once, not modulo.
+    """
+    if not plan.wraps:
+        return x
+    limit, turn = 2**17, 2**18
+    x = torch.remainder(x + 2**23, 2**24) - 2**23
+    x = torch.where(x > limit, x - turn, x)
+    x = torch.where(x <= -limit, x + turn, x)
+    bias = plan.late_bias(name)
+    return x if bias is None else x + bias
+
+
+def _fire(node: Neuron, x: Tensor, T: int, *, integer: bool) -> Tensor:
+    """Integrate and fire over the time axis of x, (T or 1, N, *shape) to spikes (T, N, *shape)."""
+    spikes = x.new_empty(T, *x.shape[1:])
+    v = torch.zeros_like(x[0])
+    for t in range(T):
+        if isinstance(node, LIF):
+            v = _leak(v, node.leak, integer=integer)
+        v += x[t if len(x) > 1 else 0]
+        if integer:
+            v.clamp_(-MEMBRANE_MAX, MEMBRANE_MAX)
+        fired = v >= node.threshold
+        spikes[t] = fired
+        if node.reset == "hard":
+            v.masked_fill_(fired, 0)
+        else:
+            v -= spikes[t] * node.threshold
+    return spikes
+
+
+def _leak(v: Tensor, leak: float, *, integer: bool) -> Tensor:
+    if not integer:
+        return v * leak
+    keep = round(leak * 4096)  # Loihi's 12-bit decay: |v|·(4096 − dv) >> 12, in units of 1/64, sign kept
+    scaled = (v.double() * 64).abs() * keep
+    return ((scaled / 4096).floor() / 64 * v.sign()).to(v.dtype)
+
+
+def _integrate(x: Tensor, T: int, *, integer: bool) -> Tensor:
+    """The membrane of neurons that never fire, after each step: (T, N, F)."""
+    v = torch.zeros_like(x[0])
+    steps = []
+    for t in range(T):
+        v = v + x[t if len(x) > 1 else 0]
+        if integer:
+            v = v.clamp(-MEMBRANE_MAX, MEMBRANE_MAX)
+        steps.append(v)
+    return torch.stack(steps)

@@ -164,7 +164,8 @@ class _Lowering:
             return value
         if kind is not None:
             return _MODULES[kind](self, module, value, _name(path, module))
-        if not list(module.children()):
+        stateful = any(kind.__name__ == "MemoryModule" for kind in type(module).__mro__)
+        if stateful or type(module).__module__.startswith("torch.") or not list(module.children()):
             raise LoweringError(_unsupported(module, path))
         return self.trace(module, value, path)
 

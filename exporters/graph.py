@@ -11,7 +11,8 @@ Semantics, per time step `t` of `T` (all state is zero before the first step of 
   coding), "spikes" emits frame `t` of a `T`-step sequence.
 * `Conv2d`, `Linear`, the pools and `Flatten` are memoryless; a bias is added at *every* step.
 * `IF`:  v ← v + x;  spike = (v ≥ threshold);  where it spikes, v ← 0 (hard reset) or
-  v ← v − threshold (soft reset).  `LIF` first multiplies v by `leak`.
+  v ← v − threshold (soft reset).  `LIF` first multiplies v by `leak`. In an integer graph
+  spike = (v > threshold − 1), which differs only where Loihi's leak or saturation leaves v fractional.
 * `Output` reads spikes ("rate": mean over time is the score) or currents ("membrane": a neuron that
   never fires integrates them, its value after `t` steps divided by `t` is the score).
 

@@ -286,7 +286,9 @@ def _fire(node: Neuron, x: Tensor, T: int, *, integer: bool) -> Tensor:
         v += x[t if len(x) > 1 else 0]
         if integer:
             v.clamp_(-MEMBRANE_MAX, MEMBRANE_MAX)
-        fired = v >= node.threshold
+        # Lava compares registers, v > (V − 1)·64: for whole numbers that is v ≥ V, and a membrane that
+        # saturates or leaks to a fraction between V − 1 and V fires too
+        fired = v > node.threshold - 1 if integer else v >= node.threshold
         spikes[t] = fired
         if node.reset == "hard":
             v.masked_fill_(fired, 0)

@@ -1,0 +1,247 @@
+"""Running one network on several backends and comparing them spike for spike.
+
+The backends form two families. `torch` (the lowered float graph) and `onnx` compute the float network
+in exact arithmetic and must agree on every spike; so must `emulator` and `lava`, which compute the
+quantised one. Between the families stands quantisation, whose effect is reported, not judged. Where
+there is a SpikingJelly module, it runs too, and `torch` is compared with it: BatchNorm folded into
+weights rounds differently, so a few spikes in a million may differ there.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from exporters.graph import Array, SpikingGraph
+from kdsnn.cli.source import Source
+from kdsnn.errors import KdsnnError
+
+BACKENDS = ("torch", "onnx", "emulator", "lava")
+REFERENCE = {"torch": "spikingjelly", "onnx": "torch", "emulator": "torch", "lava": "emulator"}
+MUST_AGREE = {("onnx", "torch"), ("lava", "emulator")}
+
+
+@dataclass(frozen=True, eq=False)
+class BackendRun:
+    """What one backend gave for the first `samples` of the data.
+
+    `output`: (N, T, F), spikes or membranes. `layers`: neuron layer → (N, T, *shape) spikes, where the
+    backend shows them. `seconds`: of the run itself, without loading.
+    """
+
+    backend: str
+    output: Array
+    scores: Array
+    layers: Mapping[str, Array]
+    seconds: float
+
+    @property
+    def samples(self) -> int:
+        """How many samples were run."""
+        return len(self.output)
+
+    def accuracy(self, labels: Array) -> float:
+        """Share of the samples whose highest score is the label's."""
+        return float((self.scores.argmax(axis=1) == labels[: self.samples]).mean())
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two backends on the samples both have run.
+
+    Attributes:
+        mismatches: spikes that differ at the output.
+        hidden: spikes that differ in all neuron layers together (None where a backend shows only its output).
+        compared: output values compared; `hidden_compared`: spikes compared in all layers.
+        must_agree: whether a mismatch is an error (within a family) or the effect of quantisation.
+        first: where the first mismatch is, "layer, sample, step", or "".
+    """
+
+    backend: str
+    reference: str
+    samples: int
+    mismatches: int
+    compared: int
+    hidden: int | None
+    hidden_compared: int
+    must_agree: bool
+    first: str
+
+    @property
+    def ok(self) -> bool:
+        """True unless backends disagree that must not."""
+        return not (self.must_agree and (self.mismatches or self.hidden))
+
+
+def run_backend(
+    backend: str,
+    source: Source,
+    x: Array,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+    layers: bool = True,
+    fast_conv: bool = True,
+    timeout: float | None = None,
+) -> BackendRun:
+    """Run real-valued samples x (N, *shape) on one backend.
+
+    Raises:
+        KdsnnError, DeployError: the source has no such form, or the backend failed.
+    """
+    if backend == "spikingjelly":
+        return _spikingjelly(source, x)
+    if backend == "onnx":
+        return _onnx(_float_graph(source, backend), x, layers)
+    if backend == "torch":
+        return _emulate(backend, _float_graph(source, backend), x, progress, layers)
+    if backend == "emulator":
+        return _emulate(backend, source.integer, x, progress, layers)
+    if backend == "lava":
+        return _lava(source.integer, x, progress, layers, fast_conv, timeout)
+    raise KdsnnError(f"--on {backend}: no such backend; choose from {', '.join(BACKENDS)}")
+
+
+def compare(run: BackendRun, reference: BackendRun, labels: Mapping[str, Array] | None = None) -> Comparison:
+    """Compare two runs on the samples that both have."""
+    n = min(run.samples, reference.samples)
+    a, b = run.output[:n], reference.output[:n]
+    if a.shape[1] != b.shape[1]:  # Lava shows a membrane once per sample, at its end
+        a, b = a[:, -1:], b[:, -1:]
+    first = _first_difference("output", a, b)
+    shared = [name for name in run.layers if name in reference.layers]
+    hidden = hidden_compared = 0
+    for name in reversed(shared):
+        layer, expected = run.layers[name][:n], reference.layers[name][:n]
+        hidden += int((layer != expected).sum())
+        hidden_compared += layer.size
+        first = _first_difference(name, layer, expected) or first
+    pair = (run.backend, reference.backend)
+    return Comparison(
+        run.backend, reference.backend, n, int((a != b).sum()), a.size,
+        hidden if shared else None, hidden_compared, pair in MUST_AGREE, first,
+    )  # fmt: skip
+
+
+def comparisons(runs: Sequence[BackendRun]) -> list[Comparison]:
+    """Every run against its reference backend, where that was run too."""
+    by_name = {r.backend: r for r in runs}
+    pairs = ((r, by_name.get(REFERENCE.get(r.backend, ""))) for r in runs)
+    return [compare(r, reference) for r, reference in pairs if reference is not None]
+
+
+def _first_difference(name: str, a: Array, b: Array) -> str:
+    different = np.argwhere(a != b)
+    if len(different) == 0:
+        return ""
+    sample, step, *where = different[0].tolist()
+    return f"{name}, sample {sample}, step {step + 1}, neuron {tuple(where)}"
+
+
+def _float_graph(source: Source, backend: str) -> SpikingGraph:
+    if source.exact is None:
+        raise KdsnnError(f"--on {backend}: {source.name} is already quantised; run it on emulator or lava")
+    return source.exact
+
+
+def _spikingjelly(source: Source, x: Array) -> BackendRun:
+    import torch
+    from spikingjelly.activation_based import functional
+
+    assert source.module is not None and source.exact is not None
+    module, T = source.module, source.exact.T
+    names = {m: n for n, m in module.named_modules() if n in source.exact.neurons}
+    layers: dict[str, list[Array]] = {n: [] for n in names.values()}
+
+    def keep(m: Any, args: Any, spikes: torch.Tensor) -> None:
+        layers[names[m]].append(spikes.movedim(0, 1).to(torch.uint8).numpy())
+
+    hooks = [m.register_forward_hook(keep) for m in names]
+    outputs = []
+    started = time.perf_counter()
+    try:
+        with torch.inference_mode():
+            for batch in torch.from_numpy(x).split(64):
+                functional.reset_net(module)
+                outputs.append(module(batch.expand(T, *batch.shape)).movedim(0, 1).numpy())
+    finally:
+        functional.reset_net(module)
+        for hook in hooks:
+            hook.remove()
+    output = np.concatenate(outputs)
+    spikes = {name: np.concatenate(parts) for name, parts in layers.items()}
+    if source.exact.output.readout == "membrane":
+        output = output.cumsum(axis=1)
+        scores = output[:, -1] / T
+    else:
+        scores = output.mean(axis=1)
+    return BackendRun("spikingjelly", output, scores, spikes, time.perf_counter() - started)
+
+
+def _onnx(graph: SpikingGraph, x: Array, layers: bool) -> BackendRun:
+    from exporters import onnx
+
+    with tempfile.TemporaryDirectory(prefix="kdsnn-") as folder:
+        path = onnx.write(graph, Path(folder) / "network.onnx")
+        started = time.perf_counter()
+        found = onnx.run(path, x, layers=list(graph.neurons) if layers else [])
+    seconds = time.perf_counter() - started
+    output = found["spikes" if graph.output.readout == "rate" else "membrane"]
+    spikes = {name: found[name].astype(np.uint8) for name in graph.neurons if name in found}
+    return BackendRun("onnx", output, found["scores"], spikes, seconds)
+
+
+def _emulate(
+    backend: str, graph: SpikingGraph, x: Array, progress: Callable[[int, int], None] | None, layers: bool
+) -> BackendRun:
+    from hardware import emulator
+
+    recorder = emulator.Recorder(graph)
+    total = len(x)
+    started = time.perf_counter()
+    result = emulator.run(
+        graph,
+        graph.encode(x),
+        observe=recorder if layers else None,
+        progress=None if progress is None else lambda done: progress(done, total),
+    )
+    seconds = time.perf_counter() - started
+    return BackendRun(backend, result.output, result.scores(), recorder.spikes if layers else {}, seconds)
+
+
+def _lava(
+    graph: SpikingGraph,
+    x: Array,
+    progress: Callable[[int, int], None] | None,
+    layers: bool,
+    fast_conv: bool,
+    timeout: float | None,
+) -> BackendRun:
+    from exporters import netx
+    from exporters.to_chain import layers as chain_layers
+    from exporters.to_chain import to_chain
+    from hardware.lava import client
+
+    chain = to_chain(graph)
+    frames = chain.encode(x).astype(np.int32)
+    if chain.input.encoding == "direct":
+        frames = np.repeat(frames[:, None], chain.T, axis=1)
+    membrane = chain.output.readout == "membrane"
+    with tempfile.TemporaryDirectory(prefix="kdsnn-") as folder:
+        path = netx.write(chain, Path(folder) / "network.net")
+        run = client.run(
+            path, frames, T=chain.T, message_bits=netx.message_bits(chain), probes=layers, membrane=membrane,
+            fast_conv=fast_conv, timeout=timeout, progress=progress,
+        )  # fmt: skip
+    names = [step.neuron_name for step in chain_layers(chain)]
+    spikes = {names[k]: v for k, v in run.layers.items()}
+    if membrane:
+        assert run.membrane is not None
+        output = run.membrane[:, None] / chain.output.scale
+        return BackendRun("lava", output, output[:, 0] / chain.T, spikes, run.seconds)
+    return BackendRun("lava", run.spikes, run.spikes.mean(axis=1), spikes, run.seconds)

@@ -1,0 +1,34 @@
+"""`kdsnn-deploy evaluate`: the accuracy of a checkpoint, at every time step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kdsnn.cli.options import Data, Json
+
+
+def evaluate(
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint (.safetensors).")],
+    data: Data = "digits",
+    json: Json = False,
+) -> None:
+    """Print the test accuracy, for a spiking network after each of its T steps."""
+    from kdsnn import checkpoint as checkpoints
+    from kdsnn import train
+    from kdsnn.cli.console import percent, print_json, table
+    from kdsnn.data import load
+
+    module, info = checkpoints.load(checkpoint)
+    images = load(data)
+    accuracies = train.evaluate(module, images, T=info.T if info.spiking else None)
+    if json:
+        print_json({"checkpoint": str(checkpoint), "data": data, "samples": len(images.y_test), "accuracy": accuracies})
+        return
+    title = f"{checkpoint.name}: {info.model} on {data}, {len(images.y_test)} test images"
+    if info.spiking:
+        table(title, ["time steps", "accuracy"], [[str(t + 1), percent(a)] for t, a in enumerate(accuracies)])
+    else:
+        table(title, ["accuracy"], [[percent(accuracies[0])]])

@@ -1,0 +1,52 @@
+"""`kdsnn-deploy list`: what there is to choose from."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from kdsnn.cli.options import Json
+
+
+class What(StrEnum):
+    """A catalogue."""
+
+    models = "models"
+    data = "data"
+    energy_models = "energy-models"
+
+
+def list_(what: Annotated[What, typer.Argument(help="What to list.")], json: Json = False) -> None:
+    """List the architectures, data sets or energy models."""
+    from kdsnn.cli.console import print_json, table
+
+    rows: list[dict[str, str]]
+    if what is What.models:
+        from kdsnn.models import MODELS
+
+        rows = [
+            {
+                "model": name,
+                "options": ", ".join(f"{k}={v}" for k, v in m.options.items()),
+                "description": m.description,
+            }
+            for name, m in MODELS.items()
+        ]
+    elif what is What.data:
+        rows = [
+            {"data": "digits", "description": "scikit-learn's 1,797 handwritten digits, 8×8, embedded"},
+            {"data": "npz:FILE", "description": "arrays x_train, y_train, x_test, y_test (uint8 images)"},
+        ]
+    else:
+        from profilers.energy_models import builtin_models
+
+        rows = [
+            {"model": m.name, "node": m.node, "precision": m.precision, "source": m.source.citation}
+            for m in builtin_models().values()
+        ]
+    if json:
+        print_json(rows)
+    else:
+        table(what.value, list(rows[0]), [list(r.values()) for r in rows])

@@ -1,0 +1,40 @@
+"""The options that several verbs share, declared once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from kdsnn.errors import KdsnnError
+
+Data = Annotated[str, typer.Option("--data", help="digits, or npz:FILE with x_train, y_train, x_test, y_test.")]
+OutFile = Annotated[Path, typer.Option("--out", help="The checkpoint to write (.safetensors).")]
+OutDir = Annotated[Path, typer.Option("--out", help="The folder to write into; made if missing.")]
+Seed = Annotated[int, typer.Option("--seed", help="Makes the run repeatable.")]
+Json = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON.")]
+ModelOption = Annotated[
+    list[str] | None, typer.Option("--option", help="An architecture argument, e.g. channels=16,32 (repeatable).")
+]
+Bits = Annotated[int, typer.Option("--bits", help="Weight bits of the quantised network, 2 to 8.")]
+InputBits = Annotated[int, typer.Option("--input-bits", help="Bits of an input pixel on the chip, 1 to 8.")]
+
+
+def model_options(texts: list[str] | None) -> dict[str, Any]:
+    """["channels=16,32", "hidden=64"] → {"channels": (16, 32), "hidden": 64}.
+
+    Raises:
+        KdsnnError: not of the form NAME=NUMBER or NAME=NUMBER,NUMBER.
+    """
+    found: dict[str, Any] = {}
+    for text in texts or []:
+        name, equals, value = text.partition("=")
+        try:
+            numbers = tuple(int(part) for part in value.split(","))
+        except ValueError:
+            numbers = ()
+        if not (name and equals and numbers):
+            raise KdsnnError(f"--option {text}: it must read NAME=NUMBER or NAME=NUMBER,NUMBER, e.g. channels=16,32")
+        found[name] = numbers if "," in value else numbers[0]
+    return found

@@ -1,0 +1,144 @@
+"""`kdsnn-deploy run`: run a network on one backend or several, and compare them spike for spike."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from kdsnn.cli.options import Bits, Data, InputBits, Json
+
+if TYPE_CHECKING:
+    from exporters.graph import Array
+    from kdsnn.cli.backends import BackendRun, Comparison
+    from kdsnn.cli.source import Source
+
+
+def run(
+    source: Annotated[str, typer.Argument(help="A spiking checkpoint (.safetensors) or a netx file (.net).")],
+    on: Annotated[
+        list[str] | None, typer.Option("--on", help="torch, onnx, emulator, lava (repeatable, or comma-separated).")
+    ] = None,
+    data: Data = "digits",
+    samples: Annotated[int, typer.Option(min=1, help="How many test images.")] = 20,
+    save: Annotated[Path | None, typer.Option(help="Write integer input and output spikes to this .npz.")] = None,
+    bits: Bits = 8,
+    input_bits: InputBits = 8,
+    timesteps: Annotated[int | None, typer.Option(help="T, for a netx file without its JSON beside it.")] = None,
+    timeout: Annotated[float | None, typer.Option(help="Seconds after which a Lava run is given up.")] = None,
+    stock_lava: Annotated[bool, typer.Option("--stock-lava", help="Lava's own slow convolution.")] = False,
+    json: Json = False,
+) -> None:
+    """Run test images on one or several backends; several are compared spike for spike.
+
+    Exits with 1 when two backends differ that must not (onnx and torch, lava and emulator).
+    """
+    from kdsnn.cli.backends import BACKENDS
+    from kdsnn.cli.console import print_json
+    from kdsnn.cli.source import load
+    from kdsnn.data import load as load_data
+    from kdsnn.errors import KdsnnError
+
+    backends = [name.strip() for text in on or ["emulator"] for name in text.split(",")]
+    for name in backends:
+        if name not in BACKENDS:
+            raise KdsnnError(f"--on {name}: no such backend; choose from {', '.join(BACKENDS)}")
+    network = load(source, bits=bits, input_bits=input_bits, T=timesteps)
+    images = load_data(data)
+    if images.input_shape != network.integer.input.shape and network.integer.input.shape != (images.x_test[0].size,):
+        raise KdsnnError(
+            f"{network.name} takes input of shape {network.integer.input.shape}, {data} has images of {images.input_shape}"
+        )
+    x, labels = pixels(images.x_test[:samples]), images.y_test[:samples]
+    x = x.reshape(len(x), *network.integer.input.shape)
+    runs, found = run_all(network, backends, x, quiet=json, fast_conv=not stock_lava, timeout=timeout)
+    if save is not None:
+        save_spikes(save, network, x, runs)
+    if json:
+        print_json(as_rows(runs, found, labels))
+    else:
+        print_tables(f"{network.name} on {data}", runs, found, labels)
+    if not all(c.ok for c in found):
+        raise typer.Exit(1)
+
+
+def pixels(images: Array) -> Array:
+    """uint8 images → float32 pixels / 255, as the networks are trained on."""
+    import numpy as np
+
+    return (images / np.float32(255)).astype(np.float32)
+
+
+def run_all(
+    network: Source, backends: list[str], x: Array, *, lava_samples: int | None = None, quiet: bool = False,
+    fast_conv: bool = True, timeout: float | None = None,
+) -> tuple[list[BackendRun], list[Comparison]]:  # fmt: skip
+    """Run on every backend (with torch also on the SpikingJelly module, if there is one) and compare."""
+    from kdsnn.cli.backends import comparisons, run_backend
+    from kdsnn.cli.console import progress
+
+    names = list(dict.fromkeys(backends))
+    if "torch" in names and network.module is not None:
+        names.insert(0, "spikingjelly")
+    runs = []
+    for name in names:
+        part = x[:lava_samples] if name == "lava" else x
+        with progress(f"run on {name}", quiet=quiet) as show:
+            runs.append(run_backend(name, network, part, progress=show, fast_conv=fast_conv, timeout=timeout))
+    return runs, comparisons(runs)
+
+
+def save_spikes(path: Path, network: Source, x: Array, runs: list[BackendRun]) -> None:
+    """Write the integer input (N, *shape) and per backend the output (N, T, F) as a compressed .npz."""
+    import numpy as np
+
+    from exporters.files import atomic_path
+
+    arrays = {"input": network.integer.encode(x).astype(np.int32)} | {r.backend: r.output for r in runs}
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, **arrays)
+
+
+def as_rows(runs: list[BackendRun], found: list[Comparison], labels: Array) -> dict[str, Any]:
+    """The JSON of a run."""
+    from dataclasses import asdict
+
+    return {
+        "runs": [
+            {"backend": r.backend, "samples": r.samples, "accuracy": r.accuracy(labels), "seconds": r.seconds}
+            for r in runs
+        ],
+        "comparisons": [asdict(c) | {"ok": c.ok} for c in found],
+    }
+
+
+def print_tables(title: str, runs: list[BackendRun], found: list[Comparison], labels: Array) -> None:
+    """One table of backends, one of comparisons."""
+    from kdsnn.cli.console import percent, table
+
+    rows = [
+        [r.backend, str(r.samples), percent(r.accuracy(labels)), f"{1000 * r.seconds / r.samples:.2f} ms"] for r in runs
+    ]
+    table(title, ["backend", "samples", "accuracy", "per sample"], rows)
+    if found:
+        print_comparisons(found)
+
+
+def print_comparisons(found: list[Comparison]) -> None:
+    """The table of spike-for-spike comparisons."""
+    from kdsnn.cli.console import table
+
+    rows = [
+        [
+            f"{c.backend} / {c.reference}",
+            str(c.samples),
+            f"{c.mismatches} of {c.compared}",
+            "–" if c.hidden is None else f"{c.hidden} of {c.hidden_compared}",
+            "" if not c.must_agree else ("yes" if c.ok else "NO"),
+            c.first,
+        ]
+        for c in found
+    ]
+    columns = ["compared", "samples", "output spikes that differ", "all layers", "must agree, does", "first difference"]
+    table("spike for spike", columns, rows)

@@ -1,0 +1,204 @@
+"""`from_torch` against SpikingJelly itself: the same spikes in every layer, and refusals by name."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from spikingjelly.activation_based import functional, layer, neuron
+from torch import nn
+
+from exporters.from_torch import LoweringError, from_torch
+from exporters.graph import AvgPool2d, GraphError, Linear, MaxPool2d
+from hardware.emulator import Recorder, run
+from tests.networks import Case, Residual, randomize, spiking_modules
+
+
+def assert_same_spikes(case: Case) -> None:
+    graph = from_torch(case.module, case.shape, case.T)
+    x = case.input()
+    output, layers = case.run(x)
+    recorder = Recorder(graph)
+    found = run(graph, graph.encode(x.numpy()).astype(np.float64), observe=recorder, dtype=torch.float64)
+    spikes = list(recorder.spikes.values())
+    assert len(spikes) == len(layers)
+    expected = {name: s.numpy() for name, s in layers.items()}
+    for name, got in recorder.spikes.items():
+        path = name if name in expected else name.lstrip("abcdefghijklmnopqrstuvwxyz")
+        np.testing.assert_array_equal(got, expected[path], err_msg=name)
+    if graph.output.readout == "rate":
+        np.testing.assert_array_equal(found.output, output.numpy())
+    else:
+        np.testing.assert_allclose(found.output, output.numpy().cumsum(1), atol=1e-9)
+
+
+@settings(max_examples=60, deadline=None)
+@given(spiking_modules())
+def test_every_layer_spikes_as_in_spikingjelly(case: Case) -> None:
+    # pixels / 255 are not float32 numbers: compare on the float32 grid that `encode` gives
+    case.input = lambda n=3, original=case.input: original(n).float().double()
+    assert_same_spikes(case)
+
+
+class PreActivation(nn.Module):
+    """BatchNorm and neurons before the convolution: one sum of currents is read by two BatchNorms."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = layer.Conv2d(2, 4, 3, 1, 1)
+        self.bn1, self.sn1, self.conv1 = layer.BatchNorm2d(4), neuron.IFNode(), layer.Conv2d(4, 4, 3, 1, 1)
+        self.bn2, self.sn2, self.conv2 = layer.BatchNorm2d(4), neuron.IFNode(), layer.Conv2d(4, 4, 3, 1, 1)
+        self.bn3, self.sn3, self.pool = layer.BatchNorm2d(4), neuron.IFNode(), layer.AdaptiveAvgPool2d(1)
+        self.fc = layer.Linear(4, 3)
+
+    def forward(self, x):
+        x = self.stem(x)
+        x = x + self.conv1(self.sn1(self.bn1(x)))
+        x += self.conv2(self.sn2(self.bn2(x)))
+        x = self.pool(self.sn3(self.bn3(x)))
+        return self.fc(torch.flatten(x, 2))
+
+
+def test_pre_activation_network() -> None:
+    net = PreActivation()
+    functional.set_step_mode(net, "m")
+    randomize(net, 3)
+    case = Case(net, (2, 6, 6), 4, True, 1)
+    case.input = lambda n=3, original=case.input: original(n).float().double()
+    assert_same_spikes(case)
+    graph = from_torch(net, (2, 6, 6), 4)
+    assert len([n for n in graph.nodes if n.startswith("stem")]) == 3  # one copy per BatchNorm that reads it
+
+
+def test_forward_with_direct_coding_and_time_mean() -> None:
+    class Coded(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = nn.Sequential(
+                layer.Conv2d(1, 3, 3), neuron.IFNode(), layer.Flatten(), layer.Linear(48, 2), neuron.IFNode()
+            )
+
+        def forward(self, x):
+            x_seq = x.unsqueeze(0).repeat(4, 1, 1, 1, 1)
+            return self.body(x_seq).mean(0)
+
+    net = Coded()
+    functional.set_step_mode(net, "m")
+    randomize(net, 5)
+    x = torch.from_numpy(np.random.default_rng(0).random((3, 1, 6, 6)).astype(np.float32)).double()
+    with torch.no_grad():
+        rate = net(x).numpy()
+    graph = from_torch(net, (1, 6, 6), 4)
+    np.testing.assert_array_equal(run(graph, x.numpy(), dtype=torch.float64).scores(), rate)
+
+
+def test_batch_norm_before_a_convolution_folds_without_padding_and_is_refused_with_it() -> None:
+    for padding in (0, 1):
+        net = nn.Sequential(
+            layer.BatchNorm2d(2),
+            layer.Conv2d(2, 3, 3, padding=padding),
+            neuron.IFNode(),
+            layer.Flatten(),
+            layer.Linear(3 * (4 + 2 * padding) ** 2, 2),
+        )
+        functional.set_step_mode(net, "m")
+        randomize(net, 9)
+        case = Case(net, (2, 6, 6), 3, True, 2)
+        case.input = lambda n=3, original=case.input: original(n).float().double()
+        if padding == 0:
+            assert_same_spikes(case)
+        else:
+            with pytest.raises(LoweringError, match="conv2d1: the BatchNorm before it shifts"):
+                from_torch(net, (2, 6, 6), 3)
+
+
+def test_pools_stay_and_dropout_goes() -> None:
+    net = nn.Sequential(
+        layer.Conv2d(1, 2, 3),
+        neuron.IFNode(),
+        layer.MaxPool2d(2),
+        layer.Dropout(0.5),
+        layer.AvgPool2d(2),
+        layer.Flatten(),
+        layer.Linear(2, 2),
+    )
+    graph = from_torch(net, (1, 8, 8), 4)
+    kinds = [type(n) for n in graph.nodes.values()]
+    assert MaxPool2d in kinds and AvgPool2d in kinds and len(kinds) == 8
+
+
+def test_batch_norm_folds_to_the_formula() -> None:
+    net = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2), neuron.IFNode())
+    randomize(net, 1)
+    linear, bn = net[0], net[1]
+    node = next(n for n in from_torch(net, (3,), 2).nodes.values() if isinstance(n, Linear))
+    gain = (bn.weight / (bn.running_var + bn.eps).sqrt()).detach().numpy()
+    np.testing.assert_allclose(node.weight, linear.weight.detach().numpy() * gain[:, None], rtol=1e-12)
+    expected = (linear.bias.detach().numpy() - bn.running_mean.numpy()) * gain + bn.bias.detach().numpy()
+    np.testing.assert_allclose(node.bias, expected, rtol=1e-12)
+
+
+class CustomNeuron(neuron.IFNode):
+    def single_step_forward(self, x):
+        return x
+
+
+class SharedNeuron(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc1, self.fc2, self.sn = layer.Linear(3, 3), layer.Linear(3, 3), neuron.IFNode()
+
+    def forward(self, x):
+        return self.sn(self.fc2(self.sn(self.fc1(x))))
+
+
+class DataDependent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = layer.Linear(3, 3)
+
+    def forward(self, x):
+        return self.fc(x) if x.sum() > 0 else x
+
+
+class Multiplies(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = layer.Linear(3, 3)
+
+    def forward(self, x):
+        return self.fc(x) * 2
+
+
+@pytest.mark.parametrize(
+    ("net", "message"),
+    [
+        (nn.Sequential(layer.Linear(3, 3), nn.ReLU()), "1: ReLU cannot be lowered; this is an ANN layer"),
+        (nn.Sequential(layer.Linear(3, 3), CustomNeuron()), "1: CustomNeuron cannot be lowered"),
+        (SharedNeuron(), "sn: this neuron layer is called twice"),
+        (DataDependent(), "DataDependent: its forward cannot be read symbolically"),
+        (Multiplies(), "Multiplies: the operation 'mul' has no counterpart"),
+        (nn.Sequential(layer.Linear(3, 3), neuron.IFNode(v_reset=0.1)), "v_reset is 0.1"),
+        (nn.Sequential(layer.Linear(3, 3), neuron.IFNode(v_threshold=-1.0)), "the threshold is -1.0"),
+        (nn.Sequential(layer.Linear(4, 3), neuron.IFNode()), "the weight expects 4 inputs, but 3 arrive"),
+        (nn.Sequential(layer.Conv2d(1, 1, 3), neuron.IFNode()), r"a convolution needs \(C, H, W\) input"),
+    ],
+)  # fmt: skip
+def test_refusals_name_the_module(net: nn.Module, message: str) -> None:
+    with pytest.raises((LoweringError, GraphError), match=message):
+        from_torch(net, (3,), 4)
+
+
+def test_nan_weights_are_refused() -> None:
+    net = nn.Sequential(layer.Linear(3, 3), neuron.IFNode())
+    net[0].weight.data[0, 0] = float("nan")
+    with pytest.raises(GraphError, match="linear0: the weight contains NaN"):
+        from_torch(net, (3,), 4)
+
+
+def test_identity_shortcut_into_a_membrane_is_a_synapse_of_weight_one() -> None:
+    block = Residual(2, 2, 1, False, neuron.IFNode)
+    net = nn.Sequential(layer.Conv2d(1, 2, 3), neuron.IFNode(), block, layer.Flatten(), layer.Linear(32, 2))
+    graph = from_torch(net, (1, 6, 6), 2)
+    assert len(graph.sources("2.sn2") if "2.sn2" in graph.nodes else graph.sources("ifnode2.sn2")) == 2

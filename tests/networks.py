@@ -1,0 +1,208 @@
+"""Random spiking networks for the property-based tests: SpikingJelly modules, and integer graphs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import hypothesis.strategies as st
+import numpy as np
+import torch
+from spikingjelly.activation_based import functional, layer, neuron
+from torch import nn
+
+from exporters.graph import IF, Conv2d, Flatten, Input, Linear, MaxPool2d, Node, Output, SpikingGraph, chain
+
+
+@dataclass
+class Case:
+    """A module in eval mode, float64, with the shape and time steps it takes."""
+
+    module: nn.Module
+    shape: tuple[int, ...]
+    T: int
+    multi_step: bool
+    seed: int
+
+    def input(self, n: int = 3) -> torch.Tensor:
+        """Pixels k/255, float64 (n, *shape)."""
+        pixels = np.random.default_rng(self.seed).integers(0, 256, (n, *self.shape))
+        return torch.from_numpy(pixels / 255)
+
+    def run(self, x: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Output (N, T, F) and the spikes of every neuron layer by module path, (N, T, *shape)."""
+        layers: dict[str, list[torch.Tensor]] = {}
+        hooks = []
+        for name, m in self.module.named_modules():
+            if isinstance(m, neuron.BaseNode | neuron.SimpleIFNode):
+                layers[name] = []
+                hooks.append(m.register_forward_hook(lambda m, a, out, name=name: layers[name].append(out)))
+        functional.reset_net(self.module)
+        with torch.no_grad():
+            if self.multi_step:
+                out = self.module(x.expand(self.T, *x.shape)).movedim(0, 1)
+                found = {n: v[0].movedim(0, 1) for n, v in layers.items()}
+            else:
+                out = torch.stack([self.module(x) for _ in range(self.T)], 1)
+                found = {n: torch.stack(v, 1) for n, v in layers.items()}
+        for hook in hooks:
+            hook.remove()
+        return out, found
+
+
+class Residual(nn.Module):
+    """Membrane add (two currents into one neuron layer) or SEW add (spikes of two layers), free-form forward."""
+
+    def __init__(self, channels: int, out: int, stride: int, sew: bool, make_neuron) -> None:
+        super().__init__()
+        self.conv1 = layer.Conv2d(channels, out, 3, stride, 1, bias=False)
+        self.bn1 = layer.BatchNorm2d(out)
+        self.sn1 = make_neuron()
+        self.conv2 = layer.Conv2d(out, out, 3, 1, 1)
+        self.bn2 = layer.BatchNorm2d(out)
+        self.sn2 = make_neuron()
+        self.sew = sew
+        self.down = None
+        if stride != 1 or channels != out:
+            parts: list[nn.Module] = [layer.Conv2d(channels, out, 1, stride, bias=False), layer.BatchNorm2d(out)]
+            self.down = nn.Sequential(*parts, *([make_neuron()] if sew else []))
+
+    def forward(self, x):
+        skip = x if self.down is None else self.down(x)
+        y = self.bn2(self.conv2(self.sn1(self.bn1(self.conv1(x)))))
+        if self.sew:
+            return self.sn2(y) + skip
+        return self.sn2(y + skip)
+
+
+def randomize(module: nn.Module, seed: int) -> None:
+    """Weights and statistics with which neurons fire neither always nor never."""
+    torch.manual_seed(seed)
+    for m in module.modules():
+        if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d):
+            m.running_mean.normal_(0, 0.2)
+            m.running_var.uniform_(0.3, 2)
+            m.weight.data.uniform_(0.5, 1.5)
+            m.bias.data.normal_(0.3, 0.4)
+        elif isinstance(m, nn.Conv2d | nn.Linear):
+            fan_in = m.weight[0].numel()
+            m.weight.data.normal_(0.3 / fan_in**0.5, 2 / fan_in**0.5)
+            if m.bias is not None:
+                m.bias.data.normal_(0.1, 0.3)
+    module.double().eval()
+
+
+@st.composite
+def spiking_modules(
+    draw, *, leaky: bool = True, residual: bool = True, soft: bool = True, average: bool = True
+) -> Case:
+    """A random network of SpikingJelly layers, conv part optional, with biases, BatchNorm, pools and residuals."""
+    reset = draw(st.sampled_from([0.0, None])) if soft else 0.0
+    kind = draw(st.sampled_from(["if", "lif", "lif_nodecay", "plif"])) if leaky else "if"
+
+    def make_neuron() -> nn.Module:
+        if kind == "if":
+            return neuron.IFNode(v_threshold=1.0, v_reset=reset)
+        if kind == "plif":
+            return neuron.ParametricLIFNode(init_tau=2.5, v_reset=reset)
+        return neuron.LIFNode(tau=1.7, decay_input=kind == "lif", v_reset=reset)
+
+    modules: list[nn.Module] = []
+    if draw(st.booleans()) or residual:
+        shape: tuple[int, ...] = (draw(st.integers(1, 3)), draw(st.integers(5, 9)), draw(st.integers(5, 9)))
+        channels, h, w = shape
+        for _ in range(draw(st.integers(1, 2))):
+            groups = draw(st.sampled_from([g for g in (1, 2, 3) if channels % g == 0]))
+            out = groups * draw(st.integers(1, 3))
+            k, s = draw(st.sampled_from([(1, 1), (2, 1), (3, 1), (3, 2)]))
+            p, d = draw(st.integers(0, 1)), draw(st.integers(1, 2))
+            h2, w2 = ((n + 2 * p - d * (k - 1) - 1) // s + 1 for n in (h, w))
+            if h2 < 2 or w2 < 2:
+                k, s, p, d, h2, w2 = 1, 1, 0, 1, h, w
+            modules.append(layer.Conv2d(channels, out, k, s, p, d, groups, bias=draw(st.booleans())))
+            channels, h, w = out, h2, w2
+            if draw(st.booleans()):
+                modules.append(layer.BatchNorm2d(channels))
+            modules.append(make_neuron())
+            pool = draw(st.sampled_from(["none", "max", "avg"] if average else ["none", "max"]))
+            if pool != "none" and min(h, w) >= 2:
+                modules.append(layer.MaxPool2d(2) if pool == "max" else layer.AvgPool2d(2))
+                h, w = h // 2, w // 2
+            if residual and draw(st.booleans()):
+                out, stride = draw(st.sampled_from([(channels, 1), (2 * channels, 2)]))
+                modules.append(Residual(channels, out, stride, draw(st.booleans()), make_neuron))
+                channels, h, w = out, (h - 1) // stride + 1, (w - 1) // stride + 1
+        modules.append(layer.Flatten())
+        features = channels * h * w
+    else:
+        shape = (draw(st.integers(2, 12)),)
+        features = shape[0]
+    for _ in range(draw(st.integers(0, 1))):
+        out = draw(st.integers(2, 8))
+        modules += [layer.Linear(features, out, bias=draw(st.booleans())), layer.Dropout(0.5), make_neuron()]
+        features = out
+    modules.append(layer.Linear(features, draw(st.integers(2, 5))))
+    if draw(st.booleans()):
+        modules.append(make_neuron())
+    module = nn.Sequential(*modules)
+    multi_step = draw(st.booleans())
+    functional.set_step_mode(module, "m" if multi_step else "s")
+    seed = draw(st.integers(0, 2**31))
+    randomize(module, seed)
+    return Case(module, shape, draw(st.integers(1, 5)), multi_step, seed)
+
+
+def random_integer_chain(seed: int, *, T: int | None = None) -> SpikingGraph:
+    """An integer network of convolutions (stride, padding, dilation, groups), max-pools, dense layers and biases.
+
+    Graded 8-bit input; thresholds such that rates are neither 0 nor 1. Runs on Lava through `to_chain`.
+    """
+    rng = np.random.default_rng(seed)
+    nodes: list[tuple[str, Node]] = []
+
+    def neurons(fan_in: int, unit: float) -> IF:
+        return IF(int(max(1, unit * fan_in**0.5 * rng.uniform(10, 40))))
+
+    def weights(*shape: int) -> np.ndarray:
+        w = rng.integers(-40, 61, shape).astype(np.int32)
+        w.flat[0] = 33  # never all of one sign
+        return w
+
+    def bias(n: int, unit: float) -> np.ndarray | None:
+        return rng.integers(-20, 40, n).astype(np.int32) * int(unit) if rng.random() < 0.6 else None
+
+    unit = 100.0  # a pixel's mean; spikes count as about one third of 1
+    if rng.random() < 0.75:
+        c, h, w = int(rng.integers(1, 4)), int(rng.integers(5, 9)), int(rng.integers(5, 9))
+        nodes.append(("input", Input((c, h, w), "direct", 255)))
+        for i in range(int(rng.integers(1, 3))):
+            groups = int(rng.choice([g for g in (1, 2, 3) if c % g == 0]))
+            out = groups * int(rng.integers(1, 4))
+            k, s, p, d = (
+                int(rng.integers(1, 4)),
+                int(rng.integers(1, 3)),
+                int(rng.integers(0, 2)),
+                int(rng.integers(1, 3)),
+            )
+            h2, w2 = ((n + 2 * p - d * (k - 1) - 1) // s + 1 for n in (h, w))
+            if h2 < 2 or w2 < 2:
+                k, s, p, d, h2, w2 = 1, 1, 0, 1, h, w
+            kernel = weights(out, c // groups, k, k)
+            nodes.append((f"conv{i}", Conv2d(kernel, bias(out, unit), (s, s), (p, p), (d, d), groups)))
+            nodes.append((f"conv{i}.if", neurons(c // groups * k * k, unit)))
+            c, h, w, unit = out, h2, w2, 1.0
+            if rng.random() < 0.5 and min(h, w) >= 3:
+                pool = MaxPool2d((3, 3), (2, 2), (1, 1)) if rng.random() < 0.5 else MaxPool2d((2, 2), (2, 2))
+                nodes.append((f"pool{i}", pool))
+                h, w = ((n + 2 * pool.padding[0] - pool.kernel[0]) // 2 + 1 for n in (h, w))
+        nodes.append(("flatten", Flatten()))
+        features = c * h * w
+    else:
+        features = int(rng.integers(3, 20))
+        nodes.append(("input", Input((features,), "direct", 255)))
+    for i in range(int(rng.integers(1, 3))):
+        out = int(rng.integers(2, 9))
+        nodes.append((f"dense{i}", Linear(weights(out, features), bias(out, unit))))
+        nodes.append((f"dense{i}.if", neurons(features, unit)))
+        features, unit = out, 1.0
+    nodes.append(("output", Output("rate")))
+    return chain(nodes, T or int(rng.integers(1, 6)))

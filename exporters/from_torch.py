@@ -148,10 +148,6 @@ class _Lowering:
     def finish(self, value: _Value, T: int, metadata: dict[str, Any]) -> SpikingGraph:
         readout = Output("rate") if isinstance(value, _Signal) else Output("membrane")
         self.add("output", readout, self.place(value, "output"))
-        if isinstance(value, _Current) and len(value.terms) > 1:
-            raise LoweringError(
-                "output: the network ends in a sum of several layers; end it in one layer or in neurons"
-            )
         return SpikingGraph(self.nodes, tuple(self.edges), T, metadata)
 
     # -- modules -------------------------------------------------------------------------------

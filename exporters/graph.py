@@ -331,8 +331,8 @@ def _check_ends(nodes: Mapping[str, Node], sources: Mapping[str, list[str]]) -> 
         if isinstance(node, Output):
             if name in used:
                 raise GraphError(f"{name}: the Output node may not feed another node")
-            if len(sources[name]) != 1:
-                raise GraphError(f"{name}: the Output node reads exactly one node, not {len(sources[name])}")
+            if node.readout == "rate" and len(sources[name]) != 1:
+                raise GraphError(f"{name}: a rate is read from exactly one neuron layer, not from {len(sources[name])}")
         elif name not in used:
             raise GraphError(f"{name}: its output goes nowhere; remove the node or connect it")
 

@@ -142,7 +142,7 @@ class _Builder:
 
     def constant(self, name: str, value: Array) -> str:
         if name not in {t.name for t in self.initializers}:
-            self.initializers.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
+            self.initializers.append(numpy_helper.from_array(np.asarray(value, order="C"), name))
         return name
 
     def op(self, kind: str, inputs: Sequence[str], output: str, *, domain: str = "", **attributes: Any) -> str:

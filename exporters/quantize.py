@@ -24,7 +24,7 @@ from exporters.bounds import (
     input_bounds,
 )
 from exporters.errors import DeployError
-from exporters.graph import IF, LIF, Array, Node, Output, SpikingGraph
+from exporters.graph import IF, LIF, Array, Node, Output, SpikingGraph, Synapse
 from exporters.rescale import Group, integer_inputs, neuron_groups
 
 
@@ -89,32 +89,7 @@ def quantize(graph: SpikingGraph, *, bits: int = 8, input_bits: int = 8) -> tupl
 def _quantize_group(
     graph: SpikingGraph, group: Group, largest: int, arriving: dict[str, float]
 ) -> tuple[dict[str, Node], list[LayerScale]]:
-    synapses = {name: graph.synapses[name] for name in group.synapses}
-    where = group.synapses[0]
-    top = max(float(np.abs(s.weight).max()) for s in synapses.values())
-    if top == 0:
-        raise DeployError(f"{where}: all its weights are zero; a dead layer cannot be deployed (retrain or remove it)")
-    current = np.sum([channel_bounds(s, arriving[n], bias=False) for n, s in synapses.items()], axis=0)
-    biases = [float(np.abs(s.bias).max()) for s in synapses.values() if s.bias is not None]
-    thresholds = [float(graph.neurons[e].threshold) for e in group.ends if e in graph.neurons]
-    # rounding can add half a unit per synapse to a sum: leave room for it
-    fan_in = sum(s.weight[0].size * arriving[n] for n, s in synapses.items())
-    if graph.output_name in group.ends:  # a membrane that is read out must hold all T currents and biases
-        current = graph.T * np.sum([channel_bounds(s, arriving[n]) for n, s in synapses.items()], axis=0)
-        fan_in = graph.T * (fan_in + len(synapses))
-    limits = {
-        "weights": largest / top,
-        "current": (CURRENT_LIMIT - fan_in / 2) / float(np.max(current)),
-        "threshold": (THRESHOLD_LIMIT - 1) / max(thresholds, default=math.inf) if thresholds else math.inf,
-        "bias": (BIAS_LIMIT - 1) / max(biases) if biases and max(biases) > 0 else math.inf,
-    }
-    limited_by = min(limits, key=limits.__getitem__)
-    scale = limits[limited_by]
-    if scale * top < 1:
-        raise DeployError(
-            f"{where}: no scale fits its {limited_by} into Lava's registers and keeps any weight above zero; "
-            "use fewer input bits, a smaller fan-in, or retrain with weight decay"
-        )
+    scale, limited_by = _largest_scale(graph, group, largest, arriving)
     nodes: dict[str, Node] = {}
     rows: list[LayerScale] = []
     threshold = 0
@@ -125,15 +100,56 @@ def _quantize_group(
             nodes[end] = replace(node, threshold=threshold, scale=scale)
         elif isinstance(node, Output):
             nodes[end] = replace(node, scale=scale)
-    for name, synapse in synapses.items():
-        weight = _integers(synapse.weight * scale)
-        bias = None if synapse.bias is None else _integers(synapse.bias * scale)
-        if not weight.any():
+    for name in group.synapses:
+        synapse = graph.synapses[name]
+        rounded = _rounded(synapse, scale)
+        if not rounded.weight.any():
             raise DeployError(f"{name}: all its weights round to zero beside those it is summed with; use more bits")
-        nodes[name] = replace(synapse, weight=weight, bias=bias if bias is not None and bias.any() else None)
-        error = _rms(weight / scale - synapse.weight) / _rms(synapse.weight)
-        rows.append(LayerScale(name, scale, threshold, int(np.abs(weight).max()), limited_by, error))
+        nodes[name] = rounded
+        error = _rms(rounded.weight / scale - synapse.weight) / _rms(synapse.weight)
+        rows.append(LayerScale(name, scale, threshold, int(np.abs(rounded.weight).max()), limited_by, error))
     return nodes, rows
+
+
+def _largest_scale(graph: SpikingGraph, group: Group, largest: int, arriving: dict[str, float]) -> tuple[float, str]:
+    """The largest scale at which weights, thresholds, biases and the worst possible current fit, and which of them set it."""
+    synapses = {name: graph.synapses[name] for name in group.synapses}
+    where = group.synapses[0]
+    top = max(float(np.abs(s.weight).max()) for s in synapses.values())
+    if top == 0:
+        raise DeployError(f"{where}: all its weights are zero; a dead layer cannot be deployed (retrain or remove it)")
+    limits = {"weights": largest / top}
+    thresholds = [float(graph.neurons[e].threshold) for e in group.ends if e in graph.neurons]
+    if thresholds:
+        limits["threshold"] = (THRESHOLD_LIMIT - 1) / max(thresholds)
+    bias = max((float(np.abs(s.bias).max()) for s in synapses.values() if s.bias is not None), default=0.0)
+    if bias > 0:
+        limits["bias"] = BIAS_LIMIT / bias
+    limited_by = min(limits, key=limits.__getitem__)
+    scale = limits[limited_by]
+    # a membrane that is read out must hold all T currents with their biases, any other one current without
+    is_output = graph.output_name in group.ends
+    steps = graph.T if is_output else 1
+    while scale * top >= 0.5:
+        rounded = {name: _rounded(s, scale) for name, s in synapses.items()}
+        bounds = [channel_bounds(s, arriving[name], bias=is_output) for name, s in rounded.items()]
+        current = steps * float(np.sum(bounds, axis=0).max())
+        if current <= CURRENT_LIMIT:
+            return scale, limited_by
+        # rounding makes the bound uneven in the scale, so step down until it holds
+        scale, limited_by = scale * min(CURRENT_LIMIT / current, 0.999), "current"
+    raise DeployError(
+        f"{where}: no scale fits its {limited_by} into Lava's registers and keeps any weight above zero; "
+        "use fewer input bits, a smaller fan-in, or retrain with weight decay"
+    )
+
+
+def _rounded(synapse: Synapse, scale: float) -> Synapse:
+    """The layer in integers at a scale; a bias that rounds to nothing is dropped."""
+    bias = None if synapse.bias is None else _integers(synapse.bias * scale)
+    if bias is not None and not bias.any():
+        bias = None
+    return replace(synapse, weight=_integers(synapse.weight * scale), bias=bias)
 
 
 def _integer_threshold(value: float) -> int:

@@ -9,8 +9,10 @@ from exporters.graph import (
     IF,
     LIF,
     AvgPool2d,
+    Conv2d,
     Flatten,
     Input,
+    Linear,
     MaxPool2d,
     Node,
     Output,
@@ -60,30 +62,49 @@ def neuron_groups(graph: SpikingGraph) -> tuple[Group, ...]:
 def integer_inputs(graph: SpikingGraph, input_scale: int) -> SpikingGraph:
     """The same function with every synapse reading integers: pixels 0…input_scale, spikes, and sums of spikes.
 
-    The factor that makes real values of them (1/input_scale, an average pool's divisor) moves into the weights.
+    The factor that makes real values of them (1/input_scale, an average pool's divisor) moves into the
+    weights. A layer that reads spikes and averages at once becomes one layer for each, into the same neurons.
 
     Raises:
-        DeployError: a node that sums signals of different units.
+        DeployError: a max-pool over a mixture of spikes and averages.
     """
-    changed: dict[str, Node] = {}
-    unit: dict[str, float] = {}  # real value = unit × the integer that now flows
+    nodes: dict[str, Node] = {}
+    edges: list[tuple[str, str]] = []
+    parts: dict[
+        str, list[tuple[str, float]]
+    ] = {}  # node → the nodes that now stand for it: real value = Σ unit × integer
+
+    def add(name: str, node: Node, sources: list[str]) -> str:
+        unique, n = name, 2
+        while unique in nodes:
+            unique, n = f"{name}_{n}", n + 1
+        nodes[unique] = node
+        edges.extend((source, unique) for source in sources)
+        return unique
+
     for name, node in graph.nodes.items():
-        units = {unit[s] for s in graph.sources(name)}
-        incoming = units.pop() if units else 1.0
-        if units:
-            raise DeployError(f"{name}: it sums average-pooled spikes with others, which no integer grid expresses")
+        by_unit: dict[float, list[str]] = {}
+        for source in graph.sources(name):
+            for part, unit in parts[source]:
+                by_unit.setdefault(unit, []).append(part)
         match node:
             case Input(encoding="direct", scale=None):
-                changed[name] = replace(node, scale=input_scale)
-                unit[name] = 1 / input_scale
+                parts[name] = [(add(name, replace(node, scale=input_scale), []), 1 / input_scale)]
             case AvgPool2d(divisor=divisor):
-                changed[name] = replace(node, divisor=1)
-                unit[name] = incoming / divisor
+                whole = replace(node, divisor=1)
+                parts[name] = [(add(name, whole, read), unit / divisor) for unit, read in by_unit.items()]
+            case MaxPool2d() if len(by_unit) > 1:
+                raise DeployError(
+                    f"{name}: it takes the maximum of spikes plus averages, which no integer grid expresses"
+                )
             case Flatten() | MaxPool2d():
-                unit[name] = incoming
+                parts[name] = [(add(name, node, read), unit) for unit, read in by_unit.items()]
+            case Conv2d() | Linear():
+                copies: list[tuple[str, float]] = []
+                for unit, read in by_unit.items():
+                    bias = None if copies else node.bias
+                    copies.append((add(name, replace(node, weight=node.weight * unit, bias=bias), read), 1.0))
+                parts[name] = copies
             case _:
-                if name in graph.synapses:
-                    synapse = graph.synapses[name]
-                    changed[name] = replace(synapse, weight=synapse.weight * incoming)
-                unit[name] = 1.0
-    return graph.with_nodes(changed)
+                parts[name] = [(add(name, node, [p for read in by_unit.values() for p in read]), 1.0)]
+    return SpikingGraph(nodes, tuple(edges), graph.T, graph.metadata)

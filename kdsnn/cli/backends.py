@@ -166,7 +166,7 @@ def _spikingjelly(source: Source, x: Array) -> BackendRun:
     started = time.perf_counter()
     try:
         with torch.inference_mode():
-            for batch in torch.from_numpy(x).split(64):
+            for batch in torch.split(torch.from_numpy(x), 64):
                 functional.reset_net(module)
                 outputs.append(module(batch.expand(T, *batch.shape)).movedim(0, 1).numpy())
     finally:
@@ -242,6 +242,6 @@ def _lava(
     spikes = {names[k]: v for k, v in run.layers.items()}
     if membrane:
         assert run.membrane is not None
-        output = run.membrane[:, None] / chain.output.scale
+        output = run.membrane[:, None] / 64 / chain.output.scale  # the register has 6 fractional bits
         return BackendRun("lava", output, output[:, 0] / chain.T, spikes, run.seconds)
     return BackendRun("lava", run.spikes, run.spikes.mean(axis=1), spikes, run.seconds)

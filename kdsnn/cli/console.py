@@ -48,7 +48,9 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
 class Progress(Protocol):
     """Told how much of the work is done."""
 
-    def __call__(self, done: float, total: float, note: str = "") -> None: ...
+    def __call__(self, done: float, total: float, note: str = "") -> None:
+        """`done` of `total` is done; `note` is shown beside it."""
+        ...
 
 
 @dataclass
@@ -85,8 +87,7 @@ def progress(title: str, *, quiet: bool = False) -> Iterator[Progress]:
             task = bar.add_task(title, total=1.0, note="")
 
             def update(done: float, total: float, note: str = "") -> None:
-                fields = {"note": note} if note else {}
-                bar.update(task, completed=done / total, **fields)
+                bar.update(task, completed=done / total, note=note)
 
             yield update
 

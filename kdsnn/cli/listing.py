@@ -40,11 +40,17 @@ def list_(what: Annotated[What, typer.Argument(help="What to list.")], json: Jso
             {"data": "npz:FILE", "description": "arrays x_train, y_train, x_test, y_test (uint8 images)"},
         ]
     else:
-        from profilers.energy_models import builtin_models
+        from profilers.energy_models import built_in
 
         rows = [
-            {"model": m.name, "node": m.node, "precision": m.precision, "source": m.source.citation}
-            for m in builtin_models().values()
+            {
+                "model": m.name,
+                "precision": m.precision,
+                "technology": m.technology,
+                "basis": m.basis,
+                "source": "; ".join(s.citation for s in m.sources.values()),
+            }
+            for m in built_in().values()
         ]
     if json:
         print_json(rows)

@@ -72,7 +72,7 @@ def pixels(images: Array) -> Array:
 
 def run_all(
     network: Source, backends: list[str], x: Array, *, lava_samples: int | None = None, quiet: bool = False,
-    fast_conv: bool = True, timeout: float | None = None,
+    fast_conv: bool = True, timeout: float | None = None, title: str = "",
 ) -> tuple[list[BackendRun], list[Comparison]]:  # fmt: skip
     """Run on every backend (with torch also on the SpikingJelly module, if there is one) and compare."""
     from kdsnn.cli.backends import comparisons, run_backend
@@ -84,7 +84,7 @@ def run_all(
     runs = []
     for name in names:
         part = x[:lava_samples] if name == "lava" else x
-        with progress(f"run on {name}", quiet=quiet) as show:
+        with progress(f"{title}run on {name}", quiet=quiet) as show:
             runs.append(run_backend(name, network, part, progress=show, fast_conv=fast_conv, timeout=timeout))
     return runs, comparisons(runs)
 
@@ -97,7 +97,7 @@ def save_spikes(path: Path, network: Source, x: Array, runs: list[BackendRun]) -
 
     arrays = {"input": network.integer.encode(x).astype(np.int32)} | {r.backend: r.output for r in runs}
     with atomic_path(path) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(file, **arrays)
+        np.savez_compressed(file, allow_pickle=False, **arrays)
 
 
 def as_rows(runs: list[BackendRun], found: list[Comparison], labels: Array) -> dict[str, Any]:

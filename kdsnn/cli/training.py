@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from kdsnn.checkpoint import CheckpointInfo
     from kdsnn.data import DataSet
-    from kdsnn.train import EpochRecord, Recipe, TrainConfig
+    from kdsnn.train import EpochRecord, Method, Recipe, TrainConfig
 
 
 def recipe_for(data: str) -> Recipe:
@@ -54,7 +54,7 @@ def train_network(
     config: TrainConfig,
     *,
     options: dict[str, Any],
-    method: str | None = None,
+    method: Method | None = None,
     teacher: nn.Module | None = None,
     quiet: bool = False,
 ) -> tuple[nn.Module, CheckpointInfo, tuple[EpochRecord, ...]]:
@@ -77,7 +77,7 @@ def train_network(
             nonlocal note
             note = f"epoch {record.epoch}: loss {record.loss:.4f}, test accuracy {100 * record.accuracy:.2f} %"
 
-        if spiking:
+        if method is not None:
             trained = train.distill(
                 module, data, config, method=method, teacher=teacher, on_epoch=on_epoch, on_step=on_step
             )

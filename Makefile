@@ -1,0 +1,33 @@
+# Two commands do everything on a fresh machine, each alone: `make demo` and `make test`.
+# Python 3.11 or newer; choose another with `make PYTHON=python3.12 demo`.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: demo test lint bench lava clean
+
+demo: lava
+	$(BIN)/kdsnn-deploy demo --out demo-output
+
+test: lava lint
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: lava
+	$(BIN)/python -m benchmarks
+
+lava: $(READY)
+	$(BIN)/kdsnn-deploy lava setup
+
+# the stamp is written last, so that an interrupted installation starts again
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $(READY)
+
+clean:
+	rm -rf .venv demo-output build .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,276 @@
+"""Running a netx file on Lava from here: a process of its own, files in and out, nothing left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from exporters.errors import DeployError
+from hardware.lava import environment, guard
+
+Array = NDArray[Any]
+START_LIMIT = 300.0
+STEP_LIMIT = 120.0
+
+
+@dataclass(frozen=True, eq=False)
+class LavaRun:
+    """What Lava computed.
+
+    Attributes:
+        spikes: (N, T, F) uint8, the last layer's spikes, flattened in torch's order.
+        layers: index of a probed layer → its spikes (N, T, *shape) uint8 in torch's order (C, H, W).
+            Layers are the netx layers that have neurons, counted from 0; input and flatten do not count.
+        membrane: (N, F) int64, the last layer's membrane after each sample's last step, as Lava holds
+            it: 64 × the sum of integer weights. None unless asked for.
+        seconds: wall-clock time of Lava's steps, without start-up.
+        total_seconds: wall-clock time of everything.
+        steps: Lava steps run: N·T, and one per layer until the last frame has come through.
+    """
+
+    spikes: Array
+    layers: Mapping[int, Array]
+    membrane: Array | None
+    seconds: float
+    total_seconds: float
+    steps: int
+
+
+def run(
+    net_file: Path,
+    frames: Array,
+    *,
+    T: int,
+    message_bits: int,
+    probes: bool | tuple[int, ...] = (),
+    membrane: bool = False,
+    fast_conv: bool = False,
+    timeout: float | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> LavaRun:
+    """Run samples through a netx file on Intel's Lava simulator (fixed point), one after the other without a gap.
+
+    Every layer is reset before each sample. Lava runs in a session of its own that ends with this call,
+    however the call ends, and with this process, however that ends.
+
+    Args:
+        net_file: a netx file (`.net`). It is copied first: Lava keeps it open.
+        frames: (N, T, *shape) integers, shape (C, H, W) or (F,).
+        T: time steps per sample.
+        message_bits: 0 for spikes (0 or 1), else the bits of the input's unsigned integers (graded spikes).
+        probes: layers whose spikes are recorded too; True for all.
+        membrane: also read the last layer's membrane at the end of each sample.
+        fast_conv: replace Lava's convolution by a matrix product, bit-identical and about 5 times as fast.
+        timeout: seconds for the whole run. None: no total limit, but an error when no step ends for a time
+            that is generous for the network's size.
+        progress: called with (steps done, steps in all) as they change.
+
+    Raises:
+        DeployError: no Lava environment, an unreadable file, frames that do not fit, an actor that
+            died or hangs, the timeout.
+    """
+    start = time.monotonic()
+    python = environment.python_path()
+    frames = _checked(frames, T, message_bits)
+    try:
+        net_file.open("rb").close()
+    except OSError as error:
+        raise DeployError(f"{net_file} cannot be read: {error.strerror}") from error
+    job = {
+        "name": net_file.name,
+        "T": T,
+        "message_bits": message_bits,
+        "probes": True if probes is True else list(probes or ()),
+        "membrane": membrane,
+        "fast_conv": fast_conv,
+    }
+    with _Guard([str(python), "-I", str(Path(__file__).with_name("worker.py"))]) as life:
+        try:
+            shutil.copyfile(net_file, life.folder / "net.h5")
+            np.save(life.folder / "frames.npy", frames.astype(np.uint8 if message_bits <= 8 else np.int32))
+            (life.folder / "job.json").write_text(json.dumps(job))
+        except OSError as error:
+            raise DeployError(f"Lava's input cannot be written to {life.folder}: {error.strerror}") from error
+        life.start()
+        done = _wait(life, start, timeout, progress)
+        result = _result(life, len(frames), T, start)
+    if progress is not None and done < result.steps:
+        progress(result.steps, result.steps)
+    return result
+
+
+def _checked(frames: Array, T: int, message_bits: int) -> Array:
+    frames = np.asarray(frames)
+    if T < 1:
+        raise DeployError(f"T is {T}; the number of time steps must be at least 1")
+    if not 0 <= message_bits <= 24:
+        raise DeployError(f"message_bits is {message_bits}; it must be 0 (spikes) to 24")
+    if frames.ndim not in (3, 5) or frames.shape[1] != T or not frames.size:
+        raise DeployError(f"the frames have shape {frames.shape}; Lava takes (N, {T}, C, H, W) or (N, {T}, F)")
+    if frames.dtype.kind not in "bui":
+        raise DeployError(f"the frames are of type {frames.dtype}; Lava takes integers")
+    low, high, largest = int(frames.min()), int(frames.max()), 2 ** max(message_bits, 1) - 1
+    if low < 0 or high > largest:
+        raise DeployError(
+            f"the frames range from {low} to {high}; input of {message_bits} message bits takes 0 to {largest}"
+        )
+    return frames
+
+
+def _wait(life: _Guard, start: float, timeout: float | None, progress: Callable[[int, int], None] | None) -> int:
+    """Wait until the worker has ended; its outcome is in the folder. Returns the last number of steps seen."""
+    plan: dict[str, Any] = {}
+    done, moved = -1, time.monotonic()
+    while not life.ended(within=0.05):
+        now = time.monotonic()
+        if timeout is not None and now - start > timeout:
+            raise DeployError(f"Lava did not finish within {timeout:g} s ({_where(done, plan)}); raise the timeout")
+        if not plan and (life.folder / "plan.json").exists():
+            plan, moved = json.loads((life.folder / "plan.json").read_text()), now
+        if plan:
+            output = life.folder / "output.bin"
+            size = output.stat().st_size // plan["neurons"] if output.exists() else 0
+            if size != done:
+                done, moved = size, now
+                if progress is not None:
+                    progress(done, plan["steps"])
+        limit = STEP_LIMIT + 50 * plan["step_seconds"] if plan else START_LIMIT
+        if timeout is None and now - moved > limit:
+            raise DeployError(
+                f"Lava hangs: nothing has moved for {limit:.0f} s ({_where(done, plan)}){life.last_words()}"
+            )
+    return done
+
+
+def _where(done: int, plan: dict[str, Any]) -> str:
+    return f"step {done} of {plan['steps']}" if plan and done >= 0 else "it was still starting"
+
+
+def _result(life: _Guard, samples: int, T: int, start: float) -> LavaRun:
+    try:
+        result = json.loads((life.folder / "result.json").read_text())
+    except (OSError, ValueError):
+        raise DeployError(f"Lava's worker ended with {_ending(life.exit_code)}{life.last_words()}") from None
+    if "error" in result:
+        raise DeployError(result["error"])
+
+    def spikes(name: str, latency: int) -> Array:
+        shape = result["shapes"][name]
+        recorded = np.fromfile(life.folder / f"{name}.bin", np.uint8).reshape(result["steps"], *shape)
+        # layer k answers frame t at step t + k + 1; sample follows sample
+        return recorded[latency : latency + samples * T].reshape(samples, T, *shape)
+
+    return LavaRun(
+        spikes=spikes("output", result["layers"]).reshape(samples, T, -1),
+        layers={int(n[5:]): spikes(n, int(n[5:]) + 1) for n in result["shapes"] if n.startswith("probe")},
+        membrane=np.load(life.folder / "membrane.npy") if (life.folder / "membrane.npy").exists() else None,
+        seconds=result["seconds"],
+        total_seconds=time.monotonic() - start,
+        steps=result["steps"],
+    )
+
+
+def _ending(code: int | None) -> str:
+    if code is not None and code < 0:
+        return f"signal {-code}" + (" (out of memory?)" if code == -9 else "")
+    return f"exit code {code}"
+
+
+class _Guard:
+    """The guard process (see `guard.py`): owner of the run's folder and processes, alive while its input is open."""
+
+    def __init__(self, command: list[str]) -> None:
+        self.exit_code: int | None = None
+        self._worker: int | None = None
+        self._heard, self._last = b"", ""
+        self._process = subprocess.Popen(
+            [sys.executable, "-I", "-S", str(Path(guard.__file__)), str(os.getpid()), *command],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            bufsize=0,
+            start_new_session=True,
+        )
+        self.folder = Path()
+
+    def __enter__(self) -> _Guard:
+        try:
+            while self.folder == Path():
+                self._listen(within=1.0)
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.close()  # the guard's sign to clean up and end
+        try:
+            self._process.wait(timeout=8)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        finally:
+            self._process.stdout.close()
+        if self._process.returncode != 0:  # somebody killed the guard: do its work
+            if self._worker is not None:
+                guard.end_session(self._worker)
+            if self.folder != Path():
+                guard.remove(self.folder)
+
+    def start(self) -> None:
+        """Start the worker; its input is in the folder."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # then listening will find out
+            self._process.stdin.write(b"\n")
+
+    def ended(self, within: float) -> bool:
+        """Whether the worker and all its processes have ended; waits for at most `within` seconds."""
+        self._listen(within)
+        return self.exit_code is not None
+
+    def last_words(self) -> str:
+        """The last line of the worker's log that says something, ready to be appended to a message."""
+        try:
+            lines = (self.folder / "log").read_text(errors="replace").splitlines()
+        except OSError:
+            return ""
+        said = [line.strip() for line in lines if line.strip()]
+        return f"; its last words: {said[-1][:300]}" if said else ""
+
+    def _listen(self, within: float) -> None:
+        """Take in what the guard says, if it says something in time."""
+        assert self._process.stdout is not None
+        if not select.select([self._process.stdout], [], [], within)[0]:
+            return
+        said = os.read(self._process.stdout.fileno(), 4096)
+        if not said:
+            raise DeployError(
+                f"the process that guards Lava ended unexpectedly; its last words: {self._last or 'none'}"
+            )
+        *lines, self._heard = (self._heard + said).split(b"\n")
+        for line in lines:
+            self._last = line.decode(errors="replace")
+            word, _, rest = self._last.partition(" ")
+            if word == "folder":
+                self.folder = Path(rest)
+            elif word == "started":
+                self._worker = int(rest)
+            elif word == "ended":
+                self.exit_code, self._worker = int(rest), None

@@ -1,0 +1,300 @@
+"""The managed Lava environment: a virtual environment of its own, since Lava is archived and lives with nothing else.
+
+Everything is in one folder, `home()/py3.11` (one per Python version), made and remade by `setup`. The
+folder counts only once `complete.json` lies in it, which is written last; a lock beside it, held by
+pip too, keeps two setups apart even if one of them is killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from exporters.errors import DeployError
+from exporters.files import atomic_path
+
+PINS = {
+    "lava-nc": "0.10.0",
+    "lava-dl": "0.6.0",
+    "numpy": "2.4.6",
+    "scipy": "1.17.1",
+    "networkx": "3.6.1",
+    "asteval": "1.0.10",
+    "h5py": "3.16.0",
+    "scikit-learn": "1.9.1",
+    # what scikit-learn needs
+    "joblib": "1.6.0",
+    "threadpoolctl": "3.8.0",
+    "narwhals": "2.29.0",
+}
+"""Everything that is installed, exactly; `--no-deps` keeps the rest of Lava's requirements out (torch, an old numpy)."""
+
+TINY_NET = "self-test.net"
+REPAIR = "run `kdsnn-deploy lava setup`"
+
+
+@dataclass(frozen=True)
+class LavaStatus:
+    """What `kdsnn-deploy lava status` says.
+
+    `works` and `seconds_per_step` come from a real run of a tiny network (dense, 4 neurons);
+    `problem` is None when all is well, else one line that says what to do.
+    """
+
+    installed: bool
+    path: Path
+    versions: Mapping[str, str]
+    works: bool
+    seconds_per_step: float | None
+    problem: str | None
+
+
+def home() -> Path:
+    """The folder of all Lava environments: $KDSNN_LAVA_HOME, or `kdsnn-deploy/lava` in the user's cache folder."""
+    if chosen := os.environ.get("KDSNN_LAVA_HOME"):
+        return Path(chosen).expanduser().absolute()
+    if cache := os.environ.get("XDG_CACHE_HOME"):
+        base = Path(cache).expanduser().absolute()
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    else:
+        base = Path.home() / ".cache"
+    return base / "kdsnn-deploy" / "lava"
+
+
+def environment_path() -> Path:
+    """The virtual environment that belongs to the running Python version; it need not exist."""
+    return home() / f"py{sys.version_info.major}.{sys.version_info.minor}"
+
+
+def python_path() -> Path:
+    """The Python of the complete Lava environment.
+
+    Raises:
+        DeployError: there is no environment, it is not complete, or it is of another version.
+    """
+    path = environment_path()
+    if problem := _problem(path):
+        raise DeployError(problem)
+    return path / "bin" / "python"
+
+
+def setup(progress: Callable[[str], None] | None = None) -> Path:
+    """Make the Lava environment, unless it is there and right; returns its folder.
+
+    A half-built or outdated environment is rebuilt. Two setups at once wait for one another.
+
+    Args:
+        progress: called with one line of text whenever there is something to say.
+
+    Raises:
+        DeployError: no network, pip failed, a folder that cannot be written, a full disk, no Linux or macOS.
+    """
+    say = progress or (lambda _: None)
+    path = environment_path()
+    if _problem(path) is None:
+        return path
+    if os.name != "posix":
+        raise DeployError("Intel Lava runs on Linux and macOS only")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _lock(path.with_name(f"{path.name}.lock"), say) as lock:
+            if _problem(path) is None:  # another setup was faster
+                return path
+            _build(path, lock, say)
+    except OSError as error:
+        where = error.filename or path
+        raise DeployError(
+            f"the Lava environment cannot be written: {where}: {error.strerror}; "
+            "make room or set KDSNN_LAVA_HOME to another folder"
+        ) from error
+    return path
+
+
+def status() -> LavaStatus:
+    """What is installed, whether a tiny network runs on it, and how fast."""
+    path = environment_path()
+    problem = _problem(path)
+    if problem is not None:
+        return LavaStatus(False, path, {}, False, None, problem)
+    try:
+        seconds = _self_test(path)
+    except DeployError as error:
+        hint = f"{error}; if it stays so, delete {path} and {REPAIR}"
+        return LavaStatus(True, path, _installed(path), False, None, hint)
+    return LavaStatus(True, path, _installed(path), True, seconds, None)
+
+
+# -- inside ------------------------------------------------------------------------------------------
+
+
+def _marker(path: Path) -> Path:
+    return path / "complete.json"
+
+
+def _installed(path: Path) -> dict[str, str]:
+    """Package versions as the marker has them; empty if the environment is not complete."""
+    try:
+        found = json.loads(_marker(path).read_text())["packages"]
+        return {str(name): str(version) for name, version in found.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def _problem(path: Path) -> str | None:
+    """Why the environment cannot be used, or None."""
+    if not path.exists():
+        return f"the Lava environment is not installed: {REPAIR}"
+    if not os.access(path / "bin" / "python", os.X_OK):
+        return f"the Lava environment in {path} is incomplete: {REPAIR}"
+    installed = _installed(path)
+    if not installed:
+        return f"the Lava environment in {path} is incomplete: {REPAIR}"
+    if installed != PINS:
+        return f"the Lava environment in {path} has other versions than this program needs: {REPAIR}"
+    return None
+
+
+@contextlib.contextmanager
+def _lock(file: Path, say: Callable[[str], None]) -> Iterator[int]:
+    """Hold an exclusive lock; yields its descriptor. Children that inherit it keep the lock while they live."""
+    import fcntl
+
+    descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        waiting = False
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if not waiting:
+                    say(f"another setup is at work in {file.parent}; waiting for it")
+                waiting = True
+                time.sleep(0.2)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _build(path: Path, lock: int, say: Callable[[str], None]) -> None:
+    if path.exists():
+        say(f"removing the incomplete or outdated environment in {path}")
+        shutil.rmtree(path)
+    say(f"making a virtual environment in {path}")
+    # isolated (-I): nobody's PYTHONPATH or user packages
+    _call([sys.executable, "-I", "-m", "venv", str(path)], lock, "a virtual environment cannot be made")
+    python = str(path / "bin" / "python")
+    wanted = [f"{name}=={version}" for name, version in PINS.items()]
+    seen: list[str] = []
+
+    def follow(line: str) -> None:
+        # "Collecting numpy==2.4.6", or "Processing /folder/numpy-2.4.6-cp311-….whl" where pip has a local copy
+        if match := re.match(r"(?:Collecting |Processing .*/)([\w-]+?)(?:==|-)(\d[\w.]*)", line):
+            seen.append(match[1])
+            say(f"fetching {match[1]} {match[2]} ({len(seen)} of {len(wanted)})")
+        elif line.startswith("Installing collected"):
+            say("installing")
+
+    pip = ["-I", "-m", "pip", "--disable-pip-version-check", "--no-input", "install", "--progress-bar", "off"]
+    # Lava's wheels pin Python 3.10; only wheels, since nothing of it should be compiled here
+    only = ["--no-deps", "--ignore-requires-python", "--only-binary", ":all:", "--no-compile"]
+    _call([python, *pip, *only, *wanted], lock, "pip cannot install Lava", follow)
+    # the wheels bring 110 MB of a top-level package `tests`, which would shadow anyone's own
+    for tests in path.glob("lib/python*/site-packages/tests"):
+        shutil.rmtree(tests)
+    say("trying to import Lava")
+    worker = Path(__file__).with_name("worker.py")
+    _call([python, "-I", str(worker)], lock, "Lava is installed but cannot be imported")
+    _write_tiny_net(path / TINY_NET)
+    with atomic_path(_marker(path)) as temporary:
+        temporary.write_text(json.dumps({"packages": PINS, "python": sys.version.split()[0]}, indent=2))
+    say("the Lava environment is ready")
+
+
+def _call(command: list[str], lock: int, failure: str, follow: Callable[[str], None] | None = None) -> None:
+    """Run a step of the build; it ends when we end, and holds the lock as long as it lives.
+
+    Raises:
+        DeployError: `failure`, the step's last relevant line, and what to do.
+    """
+    # a user's own pip habits must not reach into this environment; where the index is stays as it is
+    drop = {"PIP_USER", "PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_CONSTRAINT", "PIP_REQUIREMENT", "PIP_NO_BINARY"}
+    kept = {name: value for name, value in os.environ.items() if name not in drop}
+    tail: deque[str] = deque(maxlen=200)
+    process = subprocess.Popen(
+        command,
+        env={**kept, "PIP_REQUIRE_VIRTUALENV": "0"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        pass_fds=(lock,),
+    )
+    assert process.stdout is not None
+    try:
+        for line in process.stdout:
+            tail.append(line.strip())
+            if follow is not None:
+                follow(line)
+        code = process.wait()
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+    if code != 0:
+        raise DeployError(f"{failure}: {_explain(list(tail), code)}")
+
+
+def _explain(lines: list[str], code: int) -> str:
+    """The line that matters in the output of venv or pip, and what to do about it."""
+    text = "\n".join(lines)
+    if "ensurepip is not" in text:
+        return "this Python lacks ensurepip; install it (Debian and Ubuntu: python3-venv) and " + REPAIR
+    errors = [line for line in lines if line.startswith("ERROR:")] or [line for line in lines if line]
+    said = errors[-1].removeprefix("ERROR:").strip()[:300] if errors else f"exit code {code}"
+    if re.search(r"No space left|Disk quota", text):
+        return f"{said}; make room (about 700 MB) or set KDSNN_LAVA_HOME to another folder, and {REPAIR}"
+    unreachable = r"NameResolution|NewConnection|ConnectTimeout|ProxyError|Max retries|Network is unreachable"
+    if re.search(unreachable, text):
+        return f"{said} (the package index cannot be reached); check the network, proxy or pip's index, and {REPAIR}"
+    return f"{said}; then {REPAIR} again"
+
+
+def _write_tiny_net(path: Path) -> None:
+    """Four neurons that repeat their input: 2 from the own input is over the threshold, and the neighbour's
+    −1 arrives when that neuron has been reset."""
+    import h5py
+    import numpy as np
+
+    with h5py.File(path, "w") as file:
+        layer = file.create_group("layer/0")
+        layer["type"] = np.array([b"dense"], "S10")
+        layer["shape"] = np.array([4])
+        layer["weight"] = 2 * np.eye(4, dtype=int) - np.eye(4, k=1, dtype=int)
+        for name, value in {"type": b"CUBA", "iDecay": 4096, "vDecay": 0, "vThMant": 1}.items():
+            layer[f"neuron/{name}"] = value
+
+
+def _self_test(path: Path) -> float:
+    """Seconds per step of the tiny network, which must also give the right spikes."""
+    import numpy as np
+
+    from hardware.lava import client
+
+    frames = np.eye(4, dtype=np.int32)[np.arange(64) % 4].reshape(16, 4, 4)
+    found = client.run(path / TINY_NET, frames, T=4, message_bits=0)
+    if not np.array_equal(found.spikes, frames):
+        raise DeployError("Lava runs but computes wrong spikes")
+    return found.seconds / found.steps

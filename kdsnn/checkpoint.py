@@ -1,0 +1,259 @@
+"""Checkpoints: one `.safetensors` file that holds a network's weights and all that is needed to use it.
+
+The file is plain safetensors (no pickle, so opening one never runs code); its metadata has a single
+entry, `kdsnn-deploy`, a JSON object:
+
+    {"format": 1, "info": {…CheckpointInfo…}, "info_sha256": …, "weights_sha256": …}
+
+The two checksums turn any changed bit into an error instead of a network that is slightly wrong.
+torch is imported only where weights are touched: `read_info` answers without it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import safetensors
+
+from kdsnn.errors import KdsnnError
+from kdsnn.files import atomic_path
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+FORMAT = 1
+KEY = "kdsnn-deploy"
+PIXELS = "pixels/255"
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("kdsnn-deploy")
+    except importlib.metadata.PackageNotFoundError:  # run from a source tree that was never installed
+        return "unknown"
+
+
+@dataclass(frozen=True)
+class CheckpointInfo:
+    """What a network is, how it was trained and how well it does.
+
+    * `model`, `options`: the arguments of `kdsnn.models.build`; `options` are plain JSON values, a
+      sequence comes back as a tuple.
+    * `readout`, `neuron`, `T` (time steps): None for an ANN.
+    * `input_shape` (C, H, W), `classes`, `preprocessing` (uint8 pixels / 255).
+    * `data`: the spec of the data set; `metrics`: name → value, accuracies in 0…1; `training`: method
+      and configuration.
+    """
+
+    model: str
+    spiking: bool
+    input_shape: tuple[int, int, int]
+    classes: int
+    data: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    readout: str | None = None
+    neuron: str | None = None
+    T: int | None = None
+    preprocessing: str = PIXELS
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
+    version: str = field(default_factory=_version)
+
+    def build(self) -> nn.Module:
+        """The network described, with fresh weights. Raises KdsnnError as `kdsnn.models.build` does."""
+        from kdsnn.models import build
+
+        spiking: dict[str, Any] = {"readout": self.readout, "neuron": self.neuron} if self.spiking else {}
+        return build(
+            self.model,
+            spiking=self.spiking,
+            input_shape=self.input_shape,
+            classes=self.classes,
+            **spiking,
+            **self.options,
+        )
+
+
+def save(path: str | Path, module: nn.Module, info: CheckpointInfo) -> None:
+    """Write `module`'s weights and `info` to `path`, whole or not at all.
+
+    Raises KdsnnError when a weight is NaN or infinite, or when the folder cannot be written.
+    """
+    from safetensors.torch import save_file
+
+    path = Path(path)
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
+    _require_finite(path, weights)
+    described = asdict(info)
+    header = {
+        "format": FORMAT,
+        "info": described,
+        "info_sha256": _digest_json(described),
+        "weights_sha256": _digest_weights(weights),
+    }
+    try:
+        with atomic_path(path) as temporary:
+            save_file(weights, temporary, metadata={KEY: json.dumps(header, allow_nan=False)})
+    except (OSError, safetensors.SafetensorError) as error:
+        raise KdsnnError(f"{path}: cannot be written ({error}): choose another place with --out.") from error
+
+
+def read_info(path: str | Path) -> CheckpointInfo:
+    """The description alone, without reading weights or importing torch; raises KdsnnError as `load` does."""
+    path = Path(path)
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            return _info(path, _header(path, file.metadata()))
+    except (OSError, safetensors.SafetensorError) as error:
+        raise _unreadable(path, error) from error
+
+
+def load(path: str | Path) -> tuple[nn.Module, CheckpointInfo]:
+    """Rebuild the network of `path` on the CPU, in eval mode.
+
+    Raises KdsnnError, naming the file and what to do, when it is missing, is not a checkpoint of
+    this project, is damaged or cut short, or holds weights that do not fit the described network or
+    are not finite.
+    """
+    path = Path(path)
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            header = _header(path, file.metadata())
+            info = _info(path, header)
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    except (OSError, safetensors.SafetensorError) as error:
+        raise _unreadable(path, error) from error
+    if header["weights_sha256"] != _digest_weights(weights):
+        raise _damaged(path)
+    _require_finite(path, weights)
+    module = _build(path, info)
+    _require_fit(path, info, module, weights)
+    module.load_state_dict(weights)
+    return module.eval(), info
+
+
+def _header(path: Path, metadata: Mapping[str, str] | None) -> dict[str, Any]:
+    """The JSON object of the file, its checksum verified."""
+    if not metadata or KEY not in metadata:
+        raise KdsnnError(
+            f"{path}: a safetensors file, but not a checkpoint of kdsnn-deploy: use one that pretrain or distill wrote."
+        )
+    try:
+        header = json.loads(metadata[KEY])
+        if header["format"] != FORMAT:
+            raise KdsnnError(
+                f"{path}: checkpoint format {header['format']}, this version reads {FORMAT}: use a matching kdsnn-deploy."
+            )
+        intact = header["info_sha256"] == _digest_json(header["info"]) and isinstance(header["weights_sha256"], str)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise _damaged(path) from error
+    if not intact:
+        raise _damaged(path)
+    return dict(header)
+
+
+def _info(path: Path, header: Mapping[str, Any]) -> CheckpointInfo:
+    values = header["info"]
+    try:
+        if set(values) != {f.name for f in fields(CheckpointInfo)}:
+            raise TypeError("its entries are not those of this format")
+        info = CheckpointInfo(
+            **{**values, **{name: _tuples(values[name]) for name in ("input_shape", "options", "training")}}
+        )
+        _require_types(info)
+    except (TypeError, ValueError) as error:
+        raise KdsnnError(f"{path}: its description cannot be used ({error}): train it again.") from error
+    return info
+
+
+def _require_types(info: CheckpointInfo) -> None:
+    """Raise TypeError or ValueError where JSON carried another type than the annotation says."""
+    optional_str, optional_int = (str, type(None)), (int, type(None))
+    expected: dict[str, type | tuple[type, ...]] = {
+        "model": str, "spiking": bool, "classes": int, "data": str, "options": dict, "readout": optional_str,
+        "neuron": optional_str, "T": optional_int, "preprocessing": str, "metrics": dict, "training": dict,
+        "version": str,
+    }  # fmt: skip
+    for name, types in expected.items():
+        if not isinstance(getattr(info, name), types):
+            raise TypeError(f"'{name}' has the wrong type")
+    if len(info.input_shape) != 3 or not all(isinstance(n, int) and n > 0 for n in (*info.input_shape, info.classes)):
+        raise ValueError("input shape and classes must be positive whole numbers")
+    if info.preprocessing != PIXELS:
+        raise ValueError(f"preprocessing '{info.preprocessing}' is unknown, only {PIXELS} is")
+    if info.spiking and (info.T is None or info.T < 1 or info.readout is None or info.neuron is None):
+        raise ValueError("a spiking network needs T, readout and neuron")
+
+
+def _build(path: Path, info: CheckpointInfo) -> nn.Module:
+    try:
+        return info.build()
+    except (KdsnnError, TypeError, ValueError, RuntimeError, MemoryError) as error:
+        raise KdsnnError(f"{path}: the network it describes, '{info.model}', cannot be built: {error}") from error
+
+
+def _require_fit(path: Path, info: CheckpointInfo, module: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    expected = {name: (tuple(t.shape), t.dtype) for name, t in module.state_dict().items()}
+    found = {name: (tuple(t.shape), t.dtype) for name, t in weights.items()}
+    wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+    if wrong:
+        name = wrong[0]
+        raise KdsnnError(
+            f"{path}: weights do not fit '{info.model}': {name} is {_shape(found.get(name))} in the file and "
+            f"{_shape(expected.get(name))} in the network ({len(wrong)} differ): use the version that wrote it "
+            f"({info.version}) or train it again."
+        )
+
+
+def _shape(entry: tuple[tuple[int, ...], Any] | None) -> str:
+    return f"{entry[1]} {entry[0]}" if entry else "absent"
+
+
+def _require_finite(path: Path, weights: Mapping[str, Tensor]) -> None:
+    import torch
+
+    for name, tensor in weights.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise KdsnnError(f"{path}: weight {name} is NaN or infinite: train again, with a lower learning rate.")
+
+
+def _digest_json(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, allow_nan=False).encode()).hexdigest()
+
+
+def _digest_weights(weights: Mapping[str, Tensor]) -> str:
+    """Over name, type, shape and bytes of every tensor, in the order of the names."""
+    import torch
+
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        tensor = weights[name].contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _tuples(value: Any) -> Any:
+    """JSON has no tuples; options come back as the tuples they were, so that info round-trips."""
+    if isinstance(value, list):
+        return tuple(_tuples(v) for v in value)
+    return {k: _tuples(v) for k, v in value.items()} if isinstance(value, dict) else value
+
+
+def _unreadable(path: Path, error: Exception) -> KdsnnError:
+    if isinstance(error, FileNotFoundError):
+        return KdsnnError(f"{path}: no such file: give a checkpoint that pretrain or distill wrote.")
+    return KdsnnError(
+        f"{path}: not a readable .safetensors file ({error}): it is of another kind, cut short or damaged; "
+        f"copy it again or train it again."
+    )
+
+
+def _damaged(path: Path) -> KdsnnError:
+    return KdsnnError(f"{path}: the file is damaged (its checksum does not match): copy it again or train it again.")

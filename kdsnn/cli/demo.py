@@ -1,0 +1,102 @@
+"""`kdsnn-deploy demo`: the whole chain on built-in real digits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from kdsnn.cli.options import Json, Seed
+
+if TYPE_CHECKING:
+    from kdsnn.train import Method
+
+
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="The folder to write into; made if missing.")] = Path(
+        "demo-output"
+    ),
+    lava_samples: Annotated[int, typer.Option(min=1, help="Test images that run on Lava.")] = 40,
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """Train, distill, quantise, export, run and compare on scikit-learn's digits, in about two minutes.
+
+    Exits with 1 when two backends differ that must not.
+    """
+    import sys
+    import time
+
+    from hardware.lava import environment
+    from kdsnn import checkpoint
+    from kdsnn.cli import training
+    from kdsnn.cli.console import print_json, table
+    from kdsnn.cli.counting import comparison_rows, count
+    from kdsnn.cli.export import Format, write
+    from kdsnn.cli.profile import summary
+    from kdsnn.cli.run import as_rows, pixels, print_tables, run_all
+    from kdsnn.cli.source import load
+    from kdsnn.data import load as load_data
+    from profilers import report
+    from profilers.flops import count_module
+
+    started = time.perf_counter()
+    environment.python_path()  # without Lava there is no demo: say so before training
+    out.mkdir(parents=True, exist_ok=True)
+    images = load_data("digits")
+    recipe = training.recipe_for("digits")
+    options = dict(recipe.student_options)
+    teach, learn = (training.configured(c, seed=seed) for c in (recipe.pretrain, recipe.distill))
+
+    teacher, teacher_info, _ = training.train_network(
+        "1/6 teacher", recipe.teacher, images, teach, options={}, quiet=json
+    )
+    checkpoint.save(out / "teacher.safetensors", teacher, teacher_info)
+    trainings: tuple[tuple[str, str, Method], ...] = (
+        ("2/6 student, distilled", "student", "response"),
+        ("3/6 student, alone", "twin", "none"),
+    )
+    for title, name, method in trainings:
+        module, info, _ = training.train_network(
+            title, recipe.student, images, learn, options=options, method=method,
+            teacher=teacher if method == "response" else None, quiet=json,
+        )  # fmt: skip
+        checkpoint.save(out / f"{name}.safetensors", module, info)
+
+    student, twin = load(str(out / "student.safetensors")), load(str(out / "twin.safetensors"))
+    exported = [write(student, format_, out, seed=seed) for format_ in Format]
+    x, labels = pixels(images.x_test), images.y_test
+    runs, found = run_all(
+        student, ["torch", "onnx", "emulator", "lava"], x, lava_samples=lava_samples, quiet=json, title="4/6 "
+    )
+    students = [
+        count("student", student, x, labels, quiet=json, title="5/6 "),
+        count("twin", twin, x, labels, twin=True, quiet=json, title="6/6 "),
+    ]
+    made = report.build(
+        "KDSNN on digits",
+        " ".join(["kdsnn-deploy", *sys.argv[1:]]),
+        students,
+        teacher=report.Teacher(
+            recipe.teacher, teacher_info.metrics["test_accuracy"], count_module(teacher, images.input_shape)
+        ),
+        comparisons=comparison_rows(runs, found, labels),
+        data=f"{len(x)} test images of scikit-learn's digits, seed {seed}",
+    )
+    paths = [*report.write(made, out).values(), *(Path(row["path"]) for row in exported)]
+    paths += [out / f"{name}.safetensors" for name in ("teacher", "student", "twin")]
+    seconds = time.perf_counter() - started
+    if json:
+        print_json(
+            as_rows(runs, found, labels)
+            | {"report": str(out / "report.json"), "files": [str(p) for p in paths], "seconds": seconds}
+        )
+    else:
+        table(*summary(made))
+        print_tables("the distilled student on every backend", runs, found, labels)
+        for path in paths:
+            print(path)
+        print(f"finished in {seconds:.0f} s")
+    if not all(c.ok for c in found):
+        raise typer.Exit(1)

@@ -1,0 +1,61 @@
+"""The form every data set takes, wherever it comes from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdsnn.errors import KdsnnError
+
+
+@dataclass(frozen=True, eq=False)
+class DataSet:
+    """Labelled 8-bit images, split into training and test.
+
+    `x_train`, `x_test`: uint8, (N, C, H, W), 0…255. A network sees pixels / 255 as float32 and no
+    mean/std normalisation: the first BatchNorm does that job, and 8-bit pixels stay exact integers
+    on a chip. `y_train`, `y_test`: int64, (N,), 0…classes - 1. `name` is the spec that `load` took.
+
+    Raises KdsnnError at construction when the arrays do not fit this description.
+    """
+
+    name: str
+    x_train: NDArray[np.uint8]
+    y_train: NDArray[np.int64]
+    x_test: NDArray[np.uint8]
+    y_test: NDArray[np.int64]
+    classes: int
+
+    def __post_init__(self) -> None:
+        for part, x, y in (("train", self.x_train, self.y_train), ("test", self.x_test, self.y_test)):
+            self._check(part, x, y)
+        if self.x_train.shape[1:] != self.x_test.shape[1:]:
+            raise KdsnnError(
+                f"{self.name}: x_train has images of shape {self.x_train.shape[1:]} and x_test of shape "
+                f"{self.x_test.shape[1:]} (C, H, W): bring both to the same shape."
+            )
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of one image."""
+        channels, height, width = self.x_train.shape[1:]
+        return channels, height, width
+
+    def _check(self, part: str, x: NDArray[Any], y: NDArray[Any]) -> None:
+        if x.dtype != np.uint8 or x.ndim != 4 or x.size == 0:
+            raise KdsnnError(
+                f"{self.name}: x_{part} is {x.dtype} of shape {x.shape}: expected uint8 of shape (N, C, H, W), not empty."
+            )
+        if y.dtype != np.int64 or y.shape != (len(x),):
+            raise KdsnnError(
+                f"{self.name}: y_{part} is {y.dtype} of shape {y.shape}: expected int64 of shape ({len(x)},), "
+                f"one label for each image of x_{part}."
+            )
+        if y.min() < 0 or y.max() >= self.classes:
+            raise KdsnnError(
+                f"{self.name}: labels in y_{part} run from {y.min()} to {y.max()}: expected 0 to {self.classes - 1} "
+                f"({self.classes} classes, numbered from 0)."
+            )

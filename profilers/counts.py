@@ -1,0 +1,257 @@
+"""Counting what a spiking network does: spikes, synaptic operations, multiply-accumulates.
+
+`ActivityCounter` watches a run and returns `Activity`: exact integers per sample and time step.
+
+Conventions, side by side because tools disagree by 5× on the same spikes:
+
+* *Roles come from the graph, never from values.* A layer fed by spikes does synaptic operations; a layer fed
+  by anything else does multiply-accumulates.
+* *Synaptic operations* (SynOps) are fan-out weighted and exact at borders: every spike × the synapses it
+  reaches (`profilers.fanout`, also for average pools), over all `T` steps. Once for all synapses, once for
+  those of non-zero weight only (NeuroBench's effective ACs, Yik et al. 2025, Nat. Commun. 16:1545).
+* *Rate × MACs* is the papers' shortcut: mean firing rate of the layer's input × its dense MACs. Borders make
+  it differ from SynOps.
+* *Dense MACs* are output elements × weights per output, padding included, as thop and fvcore count.
+* *Spikes* are a number of their own. The KDSNN paper (arXiv 2304.05627, table 3) prints them as "SynOps".
+
+Connections without weights (a residual sum or a pool that feeds neurons directly) do no counted work until a
+lowering pass turns them into synapses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from types import MappingProxyType
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from exporters.errors import DeployError
+from exporters.graph import SpikingGraph
+from profilers.fanout import connections_into, fan_out
+from profilers.flops import dense_macs
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+Role = Literal["spikes", "static", "changing"]
+"""What feeds a layer: spikes, a real-valued signal that is the same at every step, or one that changes."""
+
+_CHUNK = 1 << 22  # elements counted in one go
+_EXACT_IN_FLOAT32 = 1 << 24
+
+
+@dataclass(frozen=True, eq=False)
+class NeuronActivity:
+    """One neuron layer. spikes: (N, T), per sample and time step."""
+
+    neurons: int
+    spikes: Ints
+
+    @property
+    def rate(self) -> float:
+        """Spikes per neuron and time step, averaged over samples."""
+        return float(self.spikes.mean()) / self.neurons
+
+
+@dataclass(frozen=True, eq=False)
+class SynapseActivity:
+    """One weighted layer; arrays are (N, T), per sample and time step.
+
+    Attributes:
+        role: what feeds the layer.
+        macs: dense multiply-accumulates of one pass, padding included.
+        connections: synapses that exist (borders excluded, average pools folded in).
+        events: non-zero values that arrive, before average pooling.
+        operations: events × the synapses they reach. SynOps if `role` is "spikes", else multiply-accumulates
+            with zero inputs skipped.
+        operations_nonzero: the same over synapses of non-zero weight (effective ACs and MACs of NeuroBench).
+        rate_macs: input rate × dense MACs, the papers' shortcut.
+    """
+
+    role: Role
+    macs: int
+    connections: int
+    events: Ints
+    operations: Ints
+    operations_nonzero: Ints
+    rate_macs: Floats
+
+
+@dataclass(frozen=True, eq=False)
+class Activity:
+    """What one run of a network did, per layer in topological order. Totals are (N, T) arrays."""
+
+    T: int
+    samples: int
+    neurons: Mapping[str, NeuronActivity]
+    synapses: Mapping[str, SynapseActivity]
+
+    def _sum(self, arrays: list[Ints]) -> Ints:
+        return sum(arrays, np.zeros((self.samples, self.T), np.int64))
+
+    @cached_property
+    def spikes(self) -> Ints:
+        """Spikes of all neuron layers, (N, T)."""
+        return self._sum([n.spikes for n in self.neurons.values()])
+
+    @cached_property
+    def synops(self) -> Ints:
+        """SynOps over all synapses of the spike-fed layers, (N, T)."""
+        return self._sum([s.operations for s in self.synapses.values() if s.role == "spikes"])
+
+    @cached_property
+    def synops_nonzero(self) -> Ints:
+        """SynOps over synapses of non-zero weight, (N, T)."""
+        return self._sum([s.operations_nonzero for s in self.synapses.values() if s.role == "spikes"])
+
+    @cached_property
+    def graded_operations(self) -> Ints:
+        """Operations of the layers not fed by spikes, zero inputs skipped, at every step, (N, T)."""
+        return self._sum([s.operations for s in self.synapses.values() if s.role != "spikes"])
+
+    @cached_property
+    def rate_macs(self) -> Floats:
+        """Rate × MACs of the spike-fed layers, (N, T)."""
+        parts = [s.rate_macs for s in self.synapses.values() if s.role == "spikes"]
+        return sum(parts, np.zeros((self.samples, self.T)))
+
+    @property
+    def spike_fed_macs(self) -> int:
+        """Dense MACs of one pass through the spike-fed layers: what an ANN of this shape does there."""
+        return sum(s.macs for s in self.synapses.values() if s.role == "spikes")
+
+    @property
+    def macs_once(self) -> int:
+        """MACs per sample if layers with a constant input are computed once and their result is reused."""
+        return sum(s.macs * (1 if s.role == "static" else self.T) for s in self.synapses.values() if s.role != "spikes")
+
+    @property
+    def macs_repeated(self) -> int:
+        """MACs per sample on a chip that repeats the input at every one of the `T` steps."""
+        return sum(s.macs * self.T for s in self.synapses.values() if s.role != "spikes")
+
+    @property
+    def neuron_updates(self) -> int:
+        """Membrane updates per sample: every neuron at every step."""
+        return self.T * sum(n.neurons for n in self.neurons.values())
+
+    @property
+    def rate(self) -> float:
+        """Spikes per neuron and time step over the whole network; 0 without neurons."""
+        return float(self.spikes.sum(axis=1).mean()) / max(1, self.neuron_updates)
+
+    @property
+    def spikes_per_synapse(self) -> float | None:
+        """SynOps per dense MAC and inference, the measure that decides break-even; None without such layers.
+
+        "Spikes per synapse per inference" of Dampfhoffer et al. 2023 (doi 10.1109/TETCI.2022.3214509).
+        """
+        if self.spike_fed_macs == 0:
+            return None
+        return float(self.synops.sum(axis=1).mean()) / self.spike_fed_macs
+
+
+def layer_role(graph: SpikingGraph, layer: str) -> Role:
+    """What feeds a weighted layer, decided by the structure of the graph alone."""
+    if graph.in_signal(layer) == "spikes":
+        return "spikes"
+    waiting = list(graph.sources(layer))
+    while waiting:
+        name = waiting.pop()
+        if graph.signals[name] == "spikes":
+            return "changing"
+        waiting.extend(graph.sources(name))
+    return "static"
+
+
+class ActivityCounter:
+    """Counts while a runner calls it: `counter(name, values)` for every node, batch by batch.
+
+    Fan-out maps are worked out once per layer; counting a batch is one product of the events with these maps
+    per event source. Nodes that send no counted events are ignored, so a runner may simply report everything.
+    """
+
+    def __init__(self, graph: SpikingGraph) -> None:
+        self._graph = graph
+        self._connections = {layer: connections_into(graph, layer) for layer in graph.synapses}
+        self._fan_out: dict[str, list[Floats]] = {}  # source → columns: 1 per event, then two per connection
+        self._columns: dict[tuple[str, int], int] = {}  # (layer, index of connection) → first column
+        for source in graph.neurons:
+            self._fan_out[source] = [np.ones(graph.shapes[source])]
+        for layer, connections in self._connections.items():
+            for index, connection in enumerate(connections):
+                source = connection.source
+                columns = self._fan_out.setdefault(source, [np.ones(graph.shapes[source])])
+                self._columns[layer, index] = len(columns)
+                columns.extend(fan_out(graph, connection))
+        self._maps = {source: _matrix(columns) for source, columns in self._fan_out.items()}
+        self._seen: dict[str, list[Ints]] = {source: [] for source in self._maps}
+
+    def __call__(self, name: str, values: torch.Tensor) -> None:
+        """Count one batch of a node's output, shaped (T, N, *shape), or (1, N, *shape) if constant over time.
+
+        Raises:
+            DeployError: the shape does not fit the graph.
+        """
+        matrix = self._maps.get(name)
+        if matrix is None:
+            return
+        steps, samples = values.shape[:2]
+        if steps not in (1, self._graph.T) or tuple(values.shape[2:]) != self._graph.shapes[name]:
+            expected = f"({self._graph.T} or 1, N, {', '.join(map(str, self._graph.shapes[name]))})"
+            raise DeployError(f"{name}: values of shape {tuple(values.shape)} to count; expected {expected}")
+        matrix = matrix.to(values.device)
+        frames = values.detach().reshape(steps * samples, matrix.shape[0])
+        parts = torch.split(frames, max(1, _CHUNK // frames.shape[1]))
+        counts = torch.cat([((part != 0).to(matrix.dtype) @ matrix).to(torch.int64) for part in parts])
+        by_sample = counts.reshape(steps, samples, matrix.shape[1]).transpose(0, 1).cpu().numpy()
+        self._seen[name].append(np.broadcast_to(by_sample, (samples, self._graph.T, by_sample.shape[2])))
+
+    def result(self) -> Activity:
+        """Everything counted so far.
+
+        Raises:
+            DeployError: nothing was run, or some layers saw more samples than others.
+        """
+        seen = {name: np.concatenate(parts) for name, parts in self._seen.items() if parts}
+        missing = [name for name in self._maps if name not in seen]
+        if missing:
+            raise DeployError(f"no run to count: {missing[0]} was never observed; pass the counter as observe=")
+        sizes = {name: len(counts) for name, counts in seen.items()}
+        if len(set(sizes.values())) > 1:
+            raise DeployError(f"the layers saw different numbers of samples ({sizes}); count whole batches")
+        graph = self._graph
+        neurons = {
+            name: NeuronActivity(int(np.prod(graph.shapes[name])), seen[name][:, :, 0]) for name in graph.neurons
+        }
+        synapses = {layer: self._synapse(layer, seen) for layer in graph.synapses}
+        samples = next(iter(sizes.values()))
+        return Activity(graph.T, samples, MappingProxyType(neurons), MappingProxyType(synapses))
+
+    def _synapse(self, layer: str, seen: Mapping[str, Ints]) -> SynapseActivity:
+        graph = self._graph
+        macs = dense_macs(graph, layer)
+        existing = 0
+        totals = np.zeros((*next(iter(seen.values())).shape[:2], 3), np.int64)
+        rate_macs = np.zeros(totals.shape[:2])
+        for index, connection in enumerate(self._connections[layer]):
+            first, counts = self._columns[layer, index], seen[connection.source]
+            totals += counts[:, :, [0, first, first + 1]]
+            rate_macs += counts[:, :, 0] * (macs / int(np.prod(graph.shapes[connection.source])))
+            existing += int(self._fan_out[connection.source][first].sum())
+        events, operations, operations_nonzero = np.moveaxis(totals, 2, 0)
+        return SynapseActivity(
+            layer_role(graph, layer), macs, existing, events, operations, operations_nonzero, rate_macs
+        )
+
+
+def _matrix(columns: list[Floats]) -> torch.Tensor:
+    """(F, K) matrix. Sums of whole numbers stay exact: in float32 below 2²⁴, in float64 below 2⁵³."""
+    stacked = np.stack([c.reshape(-1) for c in columns], axis=1)
+    exact = stacked.sum(axis=0).max() < _EXACT_IN_FLOAT32
+    return torch.from_numpy(stacked).to(torch.float32 if exact else torch.float64)

@@ -1,0 +1,210 @@
+"""What a report holds: plain frozen numbers that travel through JSON and back."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
+
+from exporters.errors import DeployError
+from profilers.counts import Role
+from profilers.energy import Counts, EnergyEstimate
+from profilers.energy_models import Constant, Range, Remark, Source
+from profilers.flops import ModuleCounts
+
+VERSION = 1
+"""Version of `report.json`; raised when a field changes its meaning or disappears."""
+
+
+@dataclass(frozen=True)
+class Mean:
+    """Mean and standard deviation over samples."""
+
+    mean: float
+    std: float
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer of one run; numbers are means per sample over all T steps. A neuron layer has no synapses' fields.
+
+    `operations` are SynOps where `role` is "spikes", else multiply-accumulates with zero inputs skipped.
+    """
+
+    name: str
+    kind: str
+    neurons: int | None = None
+    spikes: float | None = None
+    rate: float | None = None
+    role: Role | None = None
+    macs: int | None = None
+    connections: int | None = None
+    events: float | None = None
+    operations: float | None = None
+    operations_nonzero: float | None = None
+    rate_macs: float | None = None
+    parameters: int | None = None
+    weight_bits: int | None = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """One network's run over some samples, in float or quantised to integers; see `Activity` for conventions.
+
+    `dense_macs` are those of an ANN of the same shape. `spikes_by_step` and `synops_by_step` are means per sample for each of the T steps. Memory in bits.
+    """
+
+    arithmetic: Literal["float", "integer"]
+    T: int
+    samples: int
+    accuracy: float | None
+    spikes: Mean
+    synops: Mean
+    synops_nonzero: Mean
+    rate_macs: Mean
+    rate: float
+    spikes_per_synapse: float | None
+    macs_once: int
+    macs_repeated: int
+    dense_macs: int
+    neurons: int
+    parameters: int
+    weight_bits: int
+    state_bits: int
+    spikes_by_step: tuple[float, ...]
+    synops_by_step: tuple[float, ...]
+    layers: tuple[Layer, ...]
+    counts: Counts
+
+
+@dataclass(frozen=True)
+class Student:
+    """A spiking network: its float run and, once quantised, its integer run. A "twin" is trained without a teacher."""
+
+    name: str
+    float_run: Run
+    quantised_run: Run | None = None
+    role: Literal["student", "twin"] = "student"
+
+    @property
+    def deployed(self) -> Run:
+        """The run closest to the chip: quantised if there is one."""
+        return self.quantised_run or self.float_run
+
+    def run_for(self, arithmetic: Literal["float", "integer"]) -> Run:
+        """The run in this arithmetic, or the other one if it was not run."""
+        return self.float_run if arithmetic == "float" else self.deployed
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """The ANN."""
+
+    name: str
+    accuracy: float | None
+    counts: ModuleCounts
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One backend against a reference, spike for spike. `mismatching_spikes` is None for the reference itself."""
+
+    backend: str
+    samples: int
+    accuracy: float | None = None
+    mismatching_spikes: int | None = None
+    reference: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class StudentEnergy:
+    """One student under one model.
+
+    `arithmetic`: the run that was counted. `as_ann`: a dense ANN of the student's own shape. `break_even`: where
+    the student would cost the same as that ANN, in spikes per synapse per inference.
+    """
+
+    student: str
+    arithmetic: Literal["float", "integer"]
+    estimate: EnergyEstimate | None
+    as_ann: EnergyEstimate | None
+    break_even: Range | None
+    spikes_per_synapse: float | None
+
+
+@dataclass(frozen=True)
+class ModelEnergies:
+    """One energy model applied to everyone. Without an estimate, `no_ann` or `no_snn` says why."""
+
+    name: str
+    title: str
+    technology: str
+    precision: str
+    basis: str
+    boundary: str
+    ann: EnergyEstimate | None
+    no_ann: str
+    students: tuple[StudentEnergy, ...]
+    no_snn: str
+    constants: Mapping[str, Constant]
+    sources: tuple[Source, ...]
+    remarks: tuple[Remark, ...]
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything `write` prints. The first student is the one that the verdict is about."""
+
+    version: int
+    title: str
+    command: str
+    created: str
+    data: str
+    teacher: Teacher | None
+    students: tuple[Student, ...]
+    comparisons: tuple[Comparison, ...]
+    energies: tuple[ModelEnergies, ...]
+    notes: tuple[str, ...]
+
+    def to_json(self) -> str:
+        """The report as JSON text."""
+        return json.dumps(asdict(self), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Report:
+        """Read back what `to_json` wrote.
+
+        Raises:
+            DeployError: not a report, or one of another version.
+        """
+        try:
+            data = json.loads(text)
+            version = data["version"]
+        except (ValueError, TypeError, KeyError) as error:
+            raise DeployError("not a kdsnn-deploy report: it must be the report.json that `profile` writes") from error
+        if version != VERSION:
+            raise DeployError(f"the report has version {version}, this program reads {VERSION}; write it again")
+        try:
+            return typing.cast(Report, _decode(cls, data))
+        except (TypeError, KeyError, AttributeError) as error:
+            raise DeployError(f"the report is damaged ({type(error).__name__}: {error}); write it again") from error
+
+
+def _decode(kind: Any, value: Any) -> Any:
+    """JSON values back into the dataclasses, by their type hints."""
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+        hints = typing.get_type_hints(kind)
+        return kind(**{f.name: _decode(hints[f.name], value[f.name]) for f in fields(kind)})
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (types.UnionType, typing.Union):
+        return None if value is None else _decode(next(a for a in args if a is not type(None)), value)
+    if origin is tuple:
+        return tuple(_decode(args[0], item) for item in value)
+    if origin is Mapping:
+        return {key: _decode(args[1], item) for key, item in value.items()}
+    return value

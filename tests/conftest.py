@@ -1,0 +1,16 @@
+from pathlib import Path
+
+import pytest
+
+from hardware.lava import environment
+
+
+@pytest.fixture(scope="session")
+def lava_environment() -> Path:
+    """The managed Lava environment; the first test on a fresh machine installs it."""
+    return environment.setup(print)
+
+
+@pytest.fixture(scope="session")
+def lava_python(lava_environment: Path) -> Path:
+    return environment.python_path()

@@ -1,0 +1,206 @@
+import hashlib
+import json
+import subprocess
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from kdsnn import checkpoint
+from kdsnn.checkpoint import CheckpointInfo, load, read_info, save
+from kdsnn.errors import KdsnnError
+
+INFO = CheckpointInfo(
+    model="cnn2",
+    options={"channels": (2, 3), "hidden": 5},
+    spiking=True,
+    readout="rate",
+    neuron="if",
+    T=4,
+    input_shape=(1, 8, 8),
+    classes=10,
+    data="digits",
+    metrics={"accuracy": 0.975},
+    training={"method": "response", "teacher": "teacher.safetensors", "epochs": 30, "lr": 0.1},
+)
+
+
+@pytest.fixture(scope="module")
+def network():
+    torch.manual_seed(0)
+    return INFO.build()
+
+
+@pytest.fixture
+def path(tmp_path, network) -> Path:
+    save(tmp_path / "student.safetensors", network, INFO)
+    return tmp_path / "student.safetensors"
+
+
+def refused(path, pattern) -> None:
+    for read in (load, read_info):
+        with pytest.raises(KdsnnError, match=pattern) as caught:
+            read(path)
+        assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "info",
+    [
+        INFO,
+        replace(INFO, readout="membrane", neuron="lif"),
+        replace(INFO, spiking=False, readout=None, neuron=None, T=None),
+        replace(INFO, model="preresnet20", options={}, spiking=False, readout=None, neuron=None, T=None),
+    ],
+)
+def test_round_trip(tmp_path, info):
+    network = info.build()
+    save(tmp_path / "new" / "folder.safetensors", network, info)
+    loaded, described = load(str(tmp_path / "new" / "folder.safetensors"))
+    assert described == info == read_info(tmp_path / "new" / "folder.safetensors")
+    assert not loaded.training
+    assert {k: v.tolist() for k, v in loaded.state_dict().items()} == {
+        k: v.tolist() for k, v in network.state_dict().items()
+    }
+
+
+def test_the_same_network_gives_the_same_bytes(tmp_path, path, network):
+    save(tmp_path / "again.safetensors", network, INFO)
+    assert (tmp_path / "again.safetensors").read_bytes() == path.read_bytes()
+
+
+def test_info_needs_no_torch(path):
+    code = f"import sys, kdsnn.checkpoint as c; print(c.read_info({str(path)!r}).T); sys.exit('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "4\n"), done.stderr
+
+
+def test_a_failed_save_leaves_the_old_file(path, network, monkeypatch):
+    before = path.read_bytes()
+
+    def killed(*_args, **_kwargs):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(safetensors.torch, "save_file", killed)
+    with pytest.raises(KdsnnError, match="disk full"):
+        save(path, network, INFO)
+    assert path.read_bytes() == before and list(path.parent.iterdir()) == [path]
+
+
+def test_save_refuses_what_load_would_refuse(tmp_path):
+    broken = INFO.build()
+    with torch.no_grad():
+        next(broken.parameters()).view(-1)[0] = float("nan")
+    with pytest.raises(KdsnnError, match="NaN or infinite"):
+        save(tmp_path / "broken.safetensors", broken, INFO)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_files_that_are_no_checkpoints(tmp_path):
+    refused(tmp_path / "none.safetensors", "no such file")
+    refused(tmp_path, "not a readable .safetensors")
+    for content in (b"", b"hello", b"\x00" * 100):
+        (tmp_path / "other").write_bytes(content)
+        refused(tmp_path / "other", "not a readable .safetensors")
+    for metadata in (None, {"format": "pt"}):
+        safetensors.torch.save_file({"w": torch.zeros(2)}, tmp_path / "foreign", metadata=metadata)
+        refused(tmp_path / "foreign", "not a checkpoint of kdsnn-deploy")
+
+
+def forged(path, weights, **header) -> None:
+    """A file with right checksums whatever it says, as another program could write it."""
+    info = json.loads(json.dumps({**asdict(INFO), **header.pop("info", {})}))
+    full = {
+        "format": checkpoint.FORMAT,
+        "info": info,
+        "info_sha256": hashlib.sha256(json.dumps(info, sort_keys=True).encode()).hexdigest(),
+        "weights_sha256": checkpoint._digest_weights(weights),
+        **header,
+    }
+    safetensors.torch.save_file(weights, path, metadata={checkpoint.KEY: json.dumps(full)})
+
+
+def test_the_forger_can_write_a_good_one(tmp_path, network):
+    forged(tmp_path / "f", network.state_dict())
+    assert load(tmp_path / "f")[1] == INFO
+
+
+@pytest.mark.parametrize(
+    ("header", "pattern"),
+    [
+        ({"format": 2}, "checkpoint format 2"),
+        ({"info_sha256": "0"}, "checksum"),
+        ({"weights_sha256": None}, "checksum"),
+        ({"info": {"surprise": 1}}, "entries"),
+        ({"info": {"T": "4"}}, "'T' has the wrong type"),
+        ({"info": {"T": None}}, "needs T"),
+        ({"info": {"options": []}}, "'options' has the wrong type"),
+        ({"info": {"input_shape": [1, 8]}}, "input shape"),
+        ({"info": {"input_shape": 8}}, "description"),
+        ({"info": {"classes": 0}}, "classes"),
+        ({"info": {"preprocessing": "mean/std"}}, "preprocessing"),
+    ],
+)
+def test_wrong_descriptions(tmp_path, network, header, pattern):
+    forged(tmp_path / "f", network.state_dict(), **header)
+    refused(tmp_path / "f", pattern)
+
+
+@pytest.mark.parametrize(
+    ("info", "pattern"),
+    [
+        ({"model": "resnet1000"}, "cannot be built"),
+        ({"options": {"width": 3}}, "cannot be built"),
+        ({"options": {"readout": "rate"}}, "cannot be built"),
+        ({"options": {"channels": [2, 4], "hidden": 5}}, "do not fit"),
+        ({"model": "resnet14", "options": {}}, "do not fit"),
+    ],
+)
+def test_descriptions_of_another_network(tmp_path, network, info, pattern):
+    forged(tmp_path / "f", network.state_dict(), info=info)
+    with pytest.raises(KdsnnError, match=pattern):
+        load(tmp_path / "f")
+
+
+def test_weights_of_another_kind(tmp_path, network):
+    weights = network.state_dict()
+    name = next(iter(weights))
+    for changed, pattern in (
+        ({k: v for k, v in weights.items() if k != name}, f"{name} is absent in the file"),
+        ({**weights, "extra": torch.zeros(1)}, "extra is .* absent in the network"),
+        ({**weights, name: weights[name].half()}, "float16"),
+        ({**weights, name: weights[name] * float("inf")}, "NaN or infinite"),
+    ):
+        forged(tmp_path / "f", changed)
+        with pytest.raises(KdsnnError, match=pattern):
+            load(tmp_path / "f")
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_no_damage_goes_unnoticed(path, network, data):
+    """Any truncation and any flipped bits: a KdsnnError, never another network and never another exception."""
+    good = path.read_bytes()
+    damaged = bytearray(good)
+    header = 8 * int.from_bytes(good[:8], "little") + 64
+    for flip in data.draw(st.lists(st.integers(0, header - 1) | st.integers(0, 8 * len(good) - 1), max_size=4)):
+        damaged[flip // 8] ^= 1 << flip % 8
+    length = data.draw(st.integers(0, len(good)) | st.just(len(good)))
+    target = path.with_name("damaged")
+    target.write_bytes(damaged[:length])
+    try:
+        read_info(target)
+    except KdsnnError as error:
+        assert "\n" not in str(error)
+    try:
+        loaded, info = load(target)
+    except KdsnnError as error:
+        assert "\n" not in str(error)
+    else:
+        assert info == INFO
+        assert all(torch.equal(v, network.state_dict()[k]) for k, v in loaded.state_dict().items())

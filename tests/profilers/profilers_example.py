@@ -1,0 +1,87 @@
+"""A small network, a teacher and a report made of them, with every part a report can have."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import numpy as np
+import profilers_brute as brute
+import torch
+from torch import nn
+
+from exporters.graph import IF, AvgPool2d, Conv2d, Flatten, Input, Linear, MaxPool2d, Output, SpikingGraph, chain
+from profilers import report
+from profilers.counts import ActivityCounter
+from profilers.flops import count_module
+
+
+def network(seed: int = 0, integer: bool = False) -> SpikingGraph:
+    rng = np.random.default_rng(seed)
+
+    def weight(*shape: int) -> np.ndarray:
+        w = rng.normal(0, 1.6 / np.sqrt(np.prod(shape[1:])), shape)
+        return np.rint(64 * w).clip(-127, 127).astype(np.int32) if integer else w.astype(np.float32)
+
+    def neuron() -> IF:
+        return IF(64 * 255 if integer else 1.0, scale=64 * 255 if integer else 1.0)
+
+    first = neuron()
+    rest = IF(64.0, scale=64.0) if integer else IF(1.0)
+    return chain(
+        [
+            ("input", Input((1, 8, 8), scale=255 if integer else None)),
+            ("conv1", Conv2d(weight(16, 1, 3, 3), padding=(1, 1))),
+            ("conv1.neuron", first),
+            ("pool1", MaxPool2d((2, 2), (2, 2))),
+            ("conv2", Conv2d(weight(32, 16, 3, 3), padding=(1, 1))),
+            ("conv2.neuron", rest),
+            ("pool2", AvgPool2d((2, 2), (2, 2), (0, 0), 1 if integer else 4)),
+            ("flatten", Flatten()),
+            ("fc1", Linear(weight(64, 128))),
+            ("fc1.neuron", IF(16.0, scale=64.0) if integer else IF(0.25)),
+            ("fc2", Linear(weight(10, 64))),
+            ("fc2.neuron", rest),
+            ("output", Output("rate")),
+        ],
+        T=4,
+    )
+
+
+def run(graph: SpikingGraph, accuracy: float | None, samples: int = 20) -> report.Run:
+    images = np.random.default_rng(7).random((samples, 1, 8, 8))
+    counter = ActivityCounter(graph)
+    brute.run(graph, torch.from_numpy(graph.encode(images)).double(), counter)
+    return report.summarize(graph, counter.result(), accuracy)
+
+
+def teacher() -> report.Teacher:
+    net = nn.Sequential(
+        nn.Conv2d(1, 32, 3, padding=1, bias=False),
+        nn.BatchNorm2d(32),
+        nn.ReLU(),
+        nn.Conv2d(32, 64, 3, padding=1, bias=False),
+        nn.BatchNorm2d(64),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(64 * 16, 10),
+    )
+    return report.Teacher("cnn2 (32, 64)", 0.9889, count_module(net, (1, 8, 8)))
+
+
+def example(title: str = "cnn2 on digits: a distilled spiking student") -> report.Report:
+    student = report.Student("distilled", run(network(), 0.9694), run(network(integer=True), 0.9667))
+    twin = report.Student("undistilled", run(network(1), 0.9556), run(network(1, integer=True), 0.9528), role="twin")
+    return report.build(
+        title,
+        "kdsnn-deploy demo --out demo-output --seed 0",
+        [student, twin],
+        teacher=teacher(),
+        comparisons=[
+            report.Comparison("emulator", 360, 0.9667),
+            report.Comparison("ONNX Runtime", 360, 0.9694, 0, "torch", "float network, whole sequence"),
+            report.Comparison("Lava 0.10.0", 20, 1.0, 0, "emulator", "every layer, every step"),
+        ],
+        data="digits, 360 test samples",
+        created=datetime(2026, 6, 1, 12, 0, tzinfo=UTC),
+    )

@@ -1,0 +1,210 @@
+from __future__ import annotations
+
+import dataclasses
+import html.parser
+import json
+import re
+from pathlib import Path
+
+import pandas as pd
+import profilers_example as example
+import pytest
+
+from exporters.errors import DeployError
+from profilers import report
+from profilers.energy_models import Range
+from profilers.format import SPACE, memory, number, percent, quantity, spread
+from profilers.page import render
+
+
+@pytest.fixture(scope="module")
+def made() -> report.Report:
+    return example.example()
+
+
+class Page(html.parser.HTMLParser):
+    """Collects tags with attributes, text, and checks that tags close in order."""
+
+    VOID = frozenset({"meta", "link", "rect", "line", "circle"})
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.open: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return re.sub(r"\s+", " ", "".join(self.words).replace(SPACE, " "))
+
+
+def test_json_round_trip(made: report.Report) -> None:
+    text = made.to_json()
+    assert report.Report.from_json(text) == made
+    assert json.loads(text)["version"] == 1
+    bare = report.build("bare", "x", [report.Student("s", example.run(example.network(), None))])
+    assert report.Report.from_json(bare.to_json()) == bare
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"version": 99}', '{"version": 1}', '{"version": 1, "title": "x"}'])
+def test_bad_json_is_explained(text: str) -> None:
+    with pytest.raises(DeployError, match="report"):
+        report.Report.from_json(text)
+
+
+def test_files(made: report.Report, tmp_path: Path) -> None:
+    written = report.write(made, tmp_path / "new" / "folder")
+    assert sorted(written) == ["layers.csv", "report.html", "report.json"]
+    assert sorted(p.name for p in (tmp_path / "new" / "folder").iterdir()) == sorted(written)
+    assert report.Report.from_json(written["report.json"].read_text(encoding="utf-8")) == made
+    assert written["report.html"].read_text(encoding="utf-8") == render(made)
+    table = pd.read_csv(written["layers.csv"])
+    rows = table[(table.student == "distilled") & (table.run == "quantised") & (table.role == "spikes")]
+    run = made.students[0].deployed
+    assert rows.operations.sum() == pytest.approx(run.synops.mean)
+    assert table.groupby(["student", "run"]).spikes.sum()["distilled", "float"] == pytest.approx(
+        made.students[0].float_run.spikes.mean
+    )
+    assert len(table) == 4 * 8
+
+
+def test_the_page_needs_nothing_from_outside(made: report.Report) -> None:
+    page = Page(render(made))
+    for tag, attributes in page.found:
+        assert tag not in ("script", "img", "iframe", "object", "embed", "use", "image", "base", "form")
+        assert "src" not in attributes and not any(name.startswith("on") for name in attributes)
+        if "href" in attributes:
+            target = str(attributes["href"])
+            assert target.startswith("https://") if tag == "a" else target == "data:,"
+    assert "url(" not in render(made) and "@import" not in render(made)
+    policies = [a["content"] for tag, a in page.found if a.get("http-equiv") == "Content-Security-Policy"]
+    assert policies == ["default-src 'none'; style-src 'unsafe-inline'; img-src data:"]
+
+
+def test_everything_a_user_wrote_is_escaped(made: report.Report) -> None:
+    evil = "\"><script>alert(1)</script>&'"
+    student = dataclasses.replace(
+        made.students[0],
+        name=evil,
+        quantised_run=dataclasses.replace(
+            made.students[0].deployed,
+            layers=tuple(dataclasses.replace(layer, name=evil) for layer in made.students[0].deployed.layers),
+        ),
+    )
+    assert made.teacher is not None
+    hostile = report.build(
+        evil,
+        evil,
+        [student],
+        teacher=dataclasses.replace(made.teacher, name=evil),
+        comparisons=[report.Comparison(evil, 1, None, 2, evil, evil)],
+        data=evil,
+        notes=[evil],
+    )
+    text = render(hostile)
+    assert "<script" not in text
+    assert Page(text).text.count(evil) >= 10
+    assert report.Report.from_json(hostile.to_json()) == hostile
+
+
+def test_the_page_says_what_it_must(made: report.Report) -> None:
+    text = Page(render(made)).text
+    run, twin = made.students[0].deployed, made.students[1].deployed
+    for expected in (
+        "96.7 % accurate, needs 4 time steps",
+        "KDSNN’s “SynOps”",
+        "Lava 0.10.0: 0 mismatching spikes on 20 samples, against emulator",
+        "No ANN entry: an ANN does not run on Loihi 1",
+        "Static power of 104 mW per chip",
+        "Not counted, so missing from the sum: hop between tiles, east-west",
+        "kdsnn-deploy demo --out demo-output --seed 0",
+        quantity(run.synops.mean).replace(SPACE, " "),
+        quantity(twin.synops.mean).replace(SPACE, " "),
+        quantity(run.synops_nonzero.mean).replace(SPACE, " "),
+        quantity(run.rate_macs.mean).replace(SPACE, " "),
+        f"own {number(run.spikes_per_synapse or 0)}",
+    ):
+        assert expected in text, expected
+    for row in made.energies:
+        assert row.title in text
+        estimate = row.students[0].estimate
+        assert estimate is not None
+        assert spread(Range(estimate.low, 0, estimate.high), "J").replace(SPACE, " ") in text
+
+
+def test_a_mismatch_is_not_hidden(made: report.Report) -> None:
+    bad = dataclasses.replace(made, comparisons=(report.Comparison("Lava", 20, 0.9, 1234, "emulator"),))
+    page = Page(render(bad))
+    assert "✗ Lava: 1,234 mismatching spikes on 20 samples" in page.text
+    assert any(a.get("class") == "check bad" for _, a in page.found)
+
+
+def test_float_models_take_the_float_run_and_integer_models_the_quantised_one(made: report.Report) -> None:
+    used = {row.name: row.students[0].arithmetic for row in made.energies}
+    assert used["horowitz-45nm-fp32"] == "float"
+    assert used["horowitz-45nm-int8"] == used["loihi1-events"] == "integer"
+    student, fp32 = made.students[0], made.energies[0].students[0]
+    assert fp32.estimate is not None and fp32.as_ann is not None
+    expected = 4.6e-12 * student.float_run.macs_repeated + 0.9e-12 * student.float_run.synops.mean
+    assert fp32.estimate.nominal == pytest.approx(expected)
+    assert fp32.as_ann.nominal == pytest.approx(4.6e-12 * (9 * 1024 + 16 * 9 * 512 + 128 * 64 + 640))
+
+
+def test_a_report_without_teacher_twin_quantisation_or_accuracy_still_reads_well() -> None:
+    student = report.Student("s", example.run(example.network(), None))
+    text = Page(render(report.build("bare", "x", [student]))).text
+    assert "The student needs 4 time steps" in text
+    assert "None" not in text and "teacher" not in text.split("Conventions")[0].lower()
+    silent = dataclasses.replace(student.float_run, spikes_per_synapse=None)
+    Page(render(report.build("bare", "x", [report.Student("s", silent)], models={})))
+
+
+def test_students_need_names_of_their_own(made: report.Report) -> None:
+    for students in ([], [made.students[0], made.students[0]]):
+        with pytest.raises(DeployError, match="students with different names"):
+            report.build("t", "c", students)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (quantity(4.1234e-6, "J"), "4.12 µJ"),
+        (quantity(0, "J"), "0 J"),
+        (quantity(999.96e-9, "J"), "1.00 µJ"),
+        (quantity(1e-12, "J"), "1.00 pJ"),
+        (quantity(557_880_320, digits=5), "557.88 M"),
+        (quantity(1652), "1,652"),
+        (quantity(81.123), "81.1"),
+        (quantity(0.05), "0.0500"),
+        (quantity(130_400), "130 k"),
+        (quantity(9_999.6), "10,000"),
+        (number(7_385_984), "7,385,984"),
+        (number(0.789), "0.789"),
+        (spread(Range(3.1e-9, 5e-9, 9.44e-9), "J"), "3.10–9.44 nJ"),
+        (spread(Range(0.31e-6, 1e-6, 9.4e-6), "J"), "0.310–9.40 µJ"),
+        (spread(Range(1.0001e-9, 1e-9, 1e-9), "J"), "1.00 nJ"),
+        (spread(Range(0.0, 0.0, 0.0)), "0"),
+        (spread(Range(0.15, 0.5, 1.38)), "0.150–1.38"),
+        (percent(0.9722), "97.2 %"),
+        (memory(8 * 13_584), "13.6 kB"),
+    ],
+)
+def test_numbers_as_people_read_them(text: str, expected: str) -> None:
+    assert text.replace(SPACE, " ") == expected

@@ -111,7 +111,10 @@ class Teacher:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One backend against a reference, spike for spike. `mismatching_spikes` is None for the reference itself."""
+    """One backend against a reference, spike for spike. `mismatching_spikes` is None for the reference itself.
+
+    `compared_spikes` is out of how many; `must_agree` is False where a difference is expected, as that of quantisation.
+    """
 
     backend: str
     samples: int
@@ -119,6 +122,8 @@ class Comparison:
     mismatching_spikes: int | None = None
     reference: str = ""
     note: str = ""
+    compared_spikes: int | None = None
+    must_agree: bool = True
 
 
 @dataclass(frozen=True)

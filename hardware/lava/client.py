@@ -8,7 +8,6 @@ import os
 import select
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -74,7 +73,7 @@ def run(
         message_bits: 0 for spikes (0 or 1), else the bits of the input's unsigned integers (graded spikes).
         probes: layers whose spikes are recorded too; True for all.
         membrane: also read the last layer's membrane at the end of each sample.
-        fast_conv: replace Lava's convolution by a matrix product, bit-identical and about 5 times as fast.
+        fast_conv: replace Lava's convolution by a matrix product, bit-identical; 10 times as fast for wide layers.
         timeout: seconds for the whole run. None: no total limit, but an error when no step ends for a time
             that is generous for the network's size.
         progress: called with (steps done, steps in all) as they change.
@@ -98,7 +97,7 @@ def run(
         "membrane": membrane,
         "fast_conv": fast_conv,
     }
-    with _Guard([str(python), "-I", str(Path(__file__).with_name("worker.py"))]) as life:
+    with _Guard(python) as life:
         try:
             shutil.copyfile(net_file, life.folder / "net.h5")
             np.save(life.folder / "frames.npy", frames.astype(np.uint8 if message_bits <= 8 else np.int32))
@@ -193,12 +192,12 @@ def _ending(code: int | None) -> str:
 class _Guard:
     """The guard process (see `guard.py`): owner of the run's folder and processes, alive while its input is open."""
 
-    def __init__(self, command: list[str]) -> None:
+    def __init__(self, python: Path) -> None:
         self.exit_code: int | None = None
         self._worker: int | None = None
         self._heard, self._last = b"", ""
         self._process = subprocess.Popen(
-            [sys.executable, "-I", "-S", str(Path(guard.__file__)), str(os.getpid()), *command],
+            [python, "-I", "-S", guard.__file__, str(os.getpid()), python, "-I", Path(__file__).with_name("worker.py")],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -220,7 +219,9 @@ class _Guard:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         assert self._process.stdin is not None and self._process.stdout is not None
-        self._process.stdin.close()  # the guard's sign to clean up and end
+        # the guard's sign to clean up and end; both, since a child forked meanwhile holds the pipe open
+        self._process.stdin.close()
+        self._process.terminate()
         try:
             self._process.wait(timeout=8)
         except subprocess.TimeoutExpired:
@@ -257,7 +258,9 @@ class _Guard:
     def _listen(self, within: float) -> None:
         """Take in what the guard says, if it says something in time."""
         assert self._process.stdout is not None
-        if not select.select([self._process.stdout], [], [], within)[0]:
+        poll = select.poll()  # select() does not take descriptors over 1023
+        poll.register(self._process.stdout, select.POLLIN)
+        if not poll.poll(1000 * within):
             return
         said = os.read(self._process.stdout.fileno(), 4096)
         if not said:

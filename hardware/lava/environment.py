@@ -12,6 +12,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -241,6 +242,7 @@ def _call(command: list[str], lock: int, failure: str, follow: Callable[[str], N
         text=True,
         errors="replace",
         pass_fds=(lock,),
+        start_new_session=True,  # so that its children can be ended with it
     )
     assert process.stdout is not None
     try:
@@ -250,8 +252,9 @@ def _call(command: list[str], lock: int, failure: str, follow: Callable[[str], N
                 follow(line)
         code = process.wait()
     finally:
-        process.kill()
-        process.wait()
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
         process.stdout.close()
     if code != 0:
         raise DeployError(f"{failure}: {_explain(list(tail), code)}")
@@ -266,8 +269,7 @@ def _explain(lines: list[str], code: int) -> str:
     said = errors[-1].removeprefix("ERROR:").strip()[:300] if errors else f"exit code {code}"
     if re.search(r"No space left|Disk quota", text):
         return f"{said}; make room (about 700 MB) or set KDSNN_LAVA_HOME to another folder, and {REPAIR}"
-    unreachable = r"NameResolution|NewConnection|ConnectTimeout|ProxyError|Max retries|Network is unreachable"
-    if re.search(unreachable, text):
+    if re.search(r"WARNING: Retrying|from versions: none", text):
         return f"{said} (the package index cannot be reached); check the network, proxy or pip's index, and {REPAIR}"
     return f"{said}; then {REPAIR} again"
 

@@ -28,9 +28,10 @@ PR_SET_CHILD_SUBREAPER = 36
 
 
 def main(parent: int, command: list[str]) -> None:
-    """Guard one run until standard input ends, the parent dies, or a TERM arrives."""
+    """Guard one run until standard input ends, the parent dies, or a signal arrives."""
     told_to_end = []
-    signal.signal(signal.SIGTERM, lambda *_: told_to_end.append(True))
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, lambda *_: told_to_end.append(True))
     _adopt_orphans()
     folder = make_folder()
     worker = None

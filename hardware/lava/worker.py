@@ -3,10 +3,10 @@
     python worker.py FOLDER    run the job in FOLDER
     python worker.py           import Lava with the patches and print "ok"
 
-FOLDER holds `job.json`, `net.h5` and `frames.npy` (N, T, *shape); the worker adds `plan.json` once the network
-is built, `output.bin` and `probe<k>.bin` (uint8, one record per Lava step, so their size is the
-progress), `membrane.npy` (N, F), and at the very end `result.json`, which holds either the facts of the run
-or one line under "error".
+FOLDER holds `job.json`, `net.h5` and `frames.npy` (N, T, *shape); the worker adds `plan.json` once the
+network is built, `output.bin` and `probe<k>.bin` (uint8, one record per Lava step, so their size is
+the progress), `membrane.npy` (N, F), and at the very end `result.json`, which holds either the facts
+of the run or one line under "error".
 
 Lava 0.10 was archived before Python 3.11 and numpy 2.4. What they broke is patched here at import,
 in memory; nothing is edited on disk. The guard ends this process and all of Lava's actors, so
@@ -22,6 +22,7 @@ import io
 import json
 import multiprocessing
 import os
+import signal
 import sys
 import time
 import traceback
@@ -316,9 +317,8 @@ def own_processes() -> tuple[Any, Any, Any]:
 
 
 def run_job(folder: Path) -> dict[str, Any]:
-    """Run `folder/job.json`; returns what goes into `result.json`."""
+    """Run `folder/job.json` in `folder`, the working directory; returns what goes into `result.json`."""
     job = json.loads((folder / "job.json").read_text())
-    T: int = job["T"]
     hdf5 = import_netx()
     from lava.magma.core.run_conditions import RunSteps
     from lava.magma.core.run_configs import Loihi2SimCfg
@@ -331,28 +331,14 @@ def run_job(folder: Path) -> dict[str, Any]:
         raise JobError(f"{job['name']} takes frames of shape {net.inp.shape[::-1]}, not {frame_shape}")
     if job["fast_conv"]:
         utils.conv = _with_wide_integers(fast_conv)
-
-    steps = samples * T + len(net.layers)
-    probes = range(len(net.layers)) if job["probes"] is True else job["probes"]
-    if not all(0 <= k < len(net.layers) for k in probes):
-        raise JobError(f"{job['name']} has {len(net.layers)} layers, 0 to {len(net.layers) - 1}; cannot probe {probes}")
-    Player, Recorder, Reader = own_processes()
-    source = Player(folder / "frames.npy", net.inp.shape)
-    source.out.connect(net.inp)
-    recorders = {"output": (Recorder(folder / "output.bin", net.out.shape), net.out)}
-    for k in probes:
-        out = net.layers[k].neuron.s_out
-        recorders[f"probe{k}"] = Recorder(folder / f"probe{k}.bin", out.shape), out
-    for recorder, port in recorders.values():
-        port.connect(recorder.inp)
-    if job["membrane"]:
-        # the last layer's neurons end sample i in step (i + 1)·T + layers
-        membrane = Reader(buffer=1, interval=T, offset=(len(net.layers) - 1) % T)
-        membrane.connect_var(net.out_layer.neuron.v)
-
-    neurons = {name: int(np.prod(recorder.inp.shape)) for name, (recorder, _) in recorders.items()}
+    source, recorders = connect(net, job, folder)
+    shapes = {name: [int(n) for n in recorder.inp.shape[::-1]] for name, recorder in recorders.items()}
+    neurons = {name: int(np.prod(shape)) for name, shape in shapes.items()}
+    layers = len(net.layers)
+    steps = samples * job["T"] + layers
     plan = {"steps": steps, "neurons": neurons["output"], "step_seconds": step_seconds(net.layers, job["fast_conv"])}
     write_json(folder / "plan.json", plan)
+
     net.create_runtime(
         # without the tag Lava picks its floating-point models, which mean something else
         run_cfg=Loihi2SimCfg(select_tag="fixed_pt"),
@@ -361,21 +347,37 @@ def run_job(folder: Path) -> dict[str, Any]:
     )
     start = time.perf_counter()
     net.run(RunSteps(steps, blocking=False))
-    _wait(net, {"input": source, **{name: recorder for name, (recorder, _) in recorders.items()}})
+    _wait(net, {"input": source, **recorders})
     seconds = time.perf_counter() - start
+
     for name, size in neurons.items():
         if (folder / f"{name}.bin").stat().st_size != steps * size:
             raise JobError(f"the disk under {folder.parent} is full: the spikes of {name} could not be written")
     if job["membrane"]:
-        values = np.fromfile("membrane.bin", np.int32).reshape(-1, neurons["output"])
-        first = (T + len(net.layers) - 1) // T  # earlier ones were read before the first sample had ended
-        np.save("membrane.npy", values[first : first + samples].astype(np.int64))
-    return {
-        "steps": steps,
-        "seconds": seconds,
-        "layers": len(net.layers),
-        "shapes": {name: [int(n) for n in recorder.inp.shape[::-1]] for name, (recorder, _) in recorders.items()},
-    }
+        values = np.fromfile(folder / "membrane.bin", np.int32).reshape(-1, neurons["output"])
+        first = (job["T"] + layers - 1) // job["T"]  # earlier ones were read before the first sample had ended
+        np.save(folder / "membrane.npy", values[first : first + samples].astype(np.int64))
+    return {"steps": steps, "seconds": seconds, "layers": layers, "shapes": shapes}
+
+
+def connect(net: Any, job: dict[str, Any], folder: Path) -> tuple[Any, dict[str, Any]]:
+    """Give the network its input and its recorders; returns both, the recorders by the names of their files."""
+    layers = len(net.layers)
+    probes = range(layers) if job["probes"] is True else job["probes"]
+    if not all(0 <= k < layers for k in probes):
+        raise JobError(f"{job['name']} has {layers} layers, 0 to {layers - 1}; cannot probe {probes}")
+    Player, Recorder, Reader = own_processes()
+    source = Player(folder / "frames.npy", net.inp.shape)
+    source.out.connect(net.inp)
+    recorders = {}
+    for name, port in {"output": net.out, **{f"probe{k}": net.layers[k].neuron.s_out for k in probes}}.items():
+        recorders[name] = Recorder(folder / f"{name}.bin", port.shape)
+        port.connect(recorders[name].inp)
+    if job["membrane"]:
+        # the last layer ends sample i in step (i + 1)·T + layers
+        membrane = Reader(buffer=1, interval=job["T"], offset=(layers - 1) % job["T"])
+        membrane.connect_var(net.out_layer.neuron.v)
+    return source, recorders
 
 
 def _wait(net: Any, named: dict[str, Any]) -> None:
@@ -389,7 +391,7 @@ def _wait(net: Any, named: dict[str, Any]) -> None:
         if any(actor.exitcode is not None for actor in actors):
             break
         time.sleep(pause)
-        pause = min(2 * pause, 0.05)
+        pause = min(2 * pause, 0.01)
     else:
         if all(enum_equal(port.recv(), MGMT_RESPONSE.DONE) for port in services):
             return
@@ -419,7 +421,8 @@ def _fate(actor: Any) -> str:
         print(trace, file=sys.stderr)
         return f"failed: {describe(error)}"
     if actor.exitcode < 0:
-        return f"was killed by signal {-actor.exitcode}" + (" (out of memory?)" if actor.exitcode == -9 else "")
+        hint = {-signal.SIGKILL: " (out of memory?)", -signal.SIGBUS: " (is /dev/shm full?)"}.get(actor.exitcode, "")
+        return f"was killed by signal {-actor.exitcode}{hint}"
     return f"ended with exit code {actor.exitcode}"
 
 

@@ -41,7 +41,7 @@ def _counted(graph: SpikingGraph, x: Array, labels: Array, done: object) -> repo
 
 
 def comparison_rows(runs: list[BackendRun], found: list[Comparison], labels: Array) -> list[report.Comparison]:
-    """The spike-for-spike table of the report: output and hidden spikes together."""
+    """The spike-for-spike table of the report: the spikes of all layers, where a backend shows them."""
     from profilers import report
 
     by_backend = {c.backend: c for c in found}
@@ -50,13 +50,15 @@ def comparison_rows(runs: list[BackendRun], found: list[Comparison], labels: Arr
         c = by_backend.get(run.backend)
         note = ""
         if c is not None and not c.must_agree:
-            note = "effect of quantisation" if c.backend == "emulator" else "BatchNorm folded: other rounding"
+            note = "the effect of quantisation" if c.backend == "emulator" else "folding BatchNorm rounds differently"
         rows.append(
             report.Comparison(
                 backend=run.backend,
                 samples=run.samples,
                 accuracy=run.accuracy(labels),
-                mismatching_spikes=None if c is None else c.mismatches + (c.hidden or 0),
+                mismatching_spikes=None if c is None else (c.mismatches if c.hidden is None else c.hidden),
+                compared_spikes=None if c is None else (c.hidden_compared or c.compared),
+                must_agree=c is not None and c.must_agree,
                 reference="" if c is None else c.reference,
                 note=note,
             )

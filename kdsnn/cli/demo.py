@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kdsnn.cli.options import Json, Seed
+from kdsnn.cli.options import Json, Seed, writable_folder
 
 if TYPE_CHECKING:
     from kdsnn.train import Method
@@ -25,6 +25,7 @@ def demo(
 
     Exits with 1 when two backends differ that must not.
     """
+    import shlex
     import sys
     import time
 
@@ -43,7 +44,7 @@ def demo(
 
     started = time.perf_counter()
     environment.python_path()  # without Lava there is no demo: say so before training
-    out.mkdir(parents=True, exist_ok=True)
+    writable_folder(out)
     images = load_data("digits")
     recipe = training.recipe_for("digits")
     options = dict(recipe.student_options)
@@ -76,7 +77,7 @@ def demo(
     ]
     made = report.build(
         "KDSNN on digits",
-        " ".join(["kdsnn-deploy", *sys.argv[1:]]),
+        shlex.join(["kdsnn-deploy", *sys.argv[1:]]),
         students,
         teacher=report.Teacher(
             recipe.teacher, teacher_info.metrics["test_accuracy"], count_module(teacher, images.input_shape)

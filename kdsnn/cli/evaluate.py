@@ -19,10 +19,12 @@ def evaluate(
     from kdsnn import checkpoint as checkpoints
     from kdsnn import train
     from kdsnn.cli.console import percent, print_json, table
+    from kdsnn.cli.source import require_fit
     from kdsnn.data import load
 
     module, info = checkpoints.load(checkpoint)
     images = load(data)
+    require_fit(checkpoint.name, info.input_shape, images)
     accuracies = train.evaluate(module, images, T=info.T if info.spiking else None)
     if json:
         print_json({"checkpoint": str(checkpoint), "data": data, "samples": len(images.y_test), "accuracy": accuracies})

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kdsnn.cli.options import Bits, InputBits, Json, OutDir, Seed
+from kdsnn.cli.options import Bits, InputBits, Json, OutDir, Seed, writable_folder
 
 if TYPE_CHECKING:
     from kdsnn.cli.source import Source
@@ -37,6 +37,7 @@ def export(
     from kdsnn.cli.console import print_json, si, table
     from kdsnn.cli.source import load
 
+    writable_folder(out)
     network = load(source, bits=bits, input_bits=input_bits)
     rows = []
     for format_ in to or list(Format):

@@ -21,6 +21,19 @@ Bits = Annotated[int, typer.Option("--bits", help="Weight bits of the quantised 
 InputBits = Annotated[int, typer.Option("--input-bits", help="Bits of an input pixel on the chip, 1 to 8.")]
 
 
+def writable_folder(out: Path) -> None:
+    """Make the output folder and try a file in it, before the work rather than after.
+
+    Raises:
+        OSError: it cannot be made or written.
+    """
+    from exporters.files import atomic_path
+
+    with atomic_path(out / ".probe"):
+        pass
+    (out / ".probe").unlink()
+
+
 def model_options(texts: list[str] | None) -> dict[str, Any]:
     """["channels=16,32", "hidden=64"] → {"channels": (16, 32), "hidden": 64}.
 

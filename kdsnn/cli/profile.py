@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from kdsnn.cli.options import Bits, Data, InputBits, Json, OutDir
+from kdsnn.cli.options import Bits, Data, InputBits, Json, OutDir, writable_folder
 
 
 def profile(
@@ -22,18 +22,20 @@ def profile(
     json: Json = False,
 ) -> None:
     """Count parameters, FLOPs, spikes, SynOps and energy; write report.html, report.json and layers.csv."""
+    import shlex
     import sys
 
     from kdsnn import checkpoint
     from kdsnn.cli.console import print_json, table
     from kdsnn.cli.counting import count
     from kdsnn.cli.run import pixels
-    from kdsnn.cli.source import load
+    from kdsnn.cli.source import load, require_fit
     from kdsnn.data import load as load_data
     from kdsnn.errors import KdsnnError
     from profilers import report
     from profilers.flops import count_module
 
+    writable_folder(out)
     network = load(source, bits=bits, input_bits=input_bits)
     images = load_data(data)
     ann = None
@@ -42,6 +44,7 @@ def profile(
         if info.spiking:
             raise KdsnnError(f"--teacher {teacher}: this is a spiking network; give the checkpoint of an ANN")
         ann = report.Teacher(info.model, info.metrics.get("test_accuracy"), count_module(module, info.input_shape))
+    require_fit(network.name, network.integer.input.shape, images)
     x, labels = pixels(images.x_test[:samples]), images.y_test[:samples]
     students = [count(network.name, network, x, labels, quiet=json)]
     if twin is not None:
@@ -49,7 +52,7 @@ def profile(
         students.append(count(other.name, other, x, labels, twin=True, quiet=json))
     made = report.build(
         f"{network.name} on {data}",
-        " ".join(["kdsnn-deploy", *sys.argv[1:]]),
+        shlex.join(["kdsnn-deploy", *sys.argv[1:]]),
         students,
         teacher=ann,
         data=f"{len(x)} test images of {data}",

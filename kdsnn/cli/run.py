@@ -36,7 +36,7 @@ def run(
     """
     from kdsnn.cli.backends import BACKENDS
     from kdsnn.cli.console import print_json
-    from kdsnn.cli.source import load
+    from kdsnn.cli.source import load, require_fit
     from kdsnn.data import load as load_data
     from kdsnn.errors import KdsnnError
 
@@ -46,10 +46,7 @@ def run(
             raise KdsnnError(f"--on {name}: no such backend; choose from {', '.join(BACKENDS)}")
     network = load(source, bits=bits, input_bits=input_bits, T=timesteps)
     images = load_data(data)
-    if images.input_shape != network.integer.input.shape and network.integer.input.shape != (images.x_test[0].size,):
-        raise KdsnnError(
-            f"{network.name} takes input of shape {network.integer.input.shape}, {data} has images of {images.input_shape}"
-        )
+    require_fit(network.name, network.integer.input.shape, images)
     x, labels = pixels(images.x_test[:samples]), images.y_test[:samples]
     x = x.reshape(len(x), *network.integer.input.shape)
     runs, found = run_all(network, backends, x, quiet=json, fast_conv=not stock_lava, timeout=timeout)

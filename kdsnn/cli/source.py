@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from exporters.quantize import LayerScale
+    from kdsnn.data import DataSet
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +36,16 @@ class Source:
     integer: SpikingGraph
     scales: tuple[LayerScale, ...] = ()
     metadata: dict[str, Any] = field(default_factory=dict)
+
+
+def require_fit(name: str, shape: tuple[int, ...], data: DataSet) -> None:
+    """Compare a network's input shape with the images of a data set.
+
+    Raises:
+        KdsnnError: they differ; a flat input takes images of as many pixels.
+    """
+    if data.input_shape != shape and (math.prod(data.input_shape),) != shape:
+        raise KdsnnError(f"{name} takes input of shape {shape}, {data.name} has images of {data.input_shape}")
 
 
 def load(source: str, *, bits: int = 8, input_bits: int = 8, T: int | None = None) -> Source:

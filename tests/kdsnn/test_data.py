@@ -5,10 +5,12 @@ import zipfile
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kdsnn.data import DataSet, load
+from kdsnn.data.device import shifted
 from kdsnn.errors import KdsnnError
 
 
@@ -174,3 +176,13 @@ def test_an_encrypted_or_oddly_compressed_member_is_an_error(tmp_path):
         path.write_bytes(damaged)
         with pytest.raises(KdsnnError, match="not a readable"):
             load(f"npz:{path}")
+
+
+def test_shift_moves_each_image_by_its_own_whole_pixels():
+    images = torch.arange(1, 2 * 16 + 1, dtype=torch.uint8).reshape(1, 2, 4, 4).repeat(200, 1, 1, 1)
+    moved = shifted(images, 1, torch.Generator().manual_seed(0))
+    assert moved.shape == images.shape and moved.dtype == torch.uint8
+    padded = np.pad(images[0].numpy(), ((0, 0), (1, 1), (1, 1)))
+    possible = {padded[:, y : y + 4, x : x + 4].tobytes() for y in range(3) for x in range(3)}
+    assert {image.contiguous().numpy().tobytes() for image in moved} == possible
+    assert shifted(images, 0, torch.Generator()) is images

@@ -130,7 +130,7 @@ def test_the_page_says_what_it_must(made: report.Report) -> None:
     for expected in (
         "96.7 % accurate, needs 4 time steps",
         "KDSNN’s “SynOps”",
-        "Lava 0.10.0: 0 mismatching spikes on 20 samples, against emulator",
+        "Lava 0.10.0: 0 spikes differ from emulator, 20 samples",
         "No ANN entry: an ANN does not run on Loihi 1",
         "Static power of 104 mW per chip",
         "Not counted, so missing from the sum: hop between tiles, east-west",
@@ -152,8 +152,12 @@ def test_the_page_says_what_it_must(made: report.Report) -> None:
 def test_a_mismatch_is_not_hidden(made: report.Report) -> None:
     bad = dataclasses.replace(made, comparisons=(report.Comparison("Lava", 20, 0.9, 1234, "emulator"),))
     page = Page(render(bad))
-    assert "✗ Lava: 1,234 mismatching spikes on 20 samples" in page.text
+    assert "✗ Lava: 1,234 spikes differ from emulator, 20 samples" in page.text
     assert any(a.get("class") == "check bad" for _, a in page.found)
+    expected = dataclasses.replace(bad.comparisons[0], must_agree=False, compared_spikes=9000)
+    page = Page(render(dataclasses.replace(made, comparisons=(expected,))))
+    assert "≈ Lava: 1,234 of 9,000 spikes differ from emulator, 20 samples" in page.text
+    assert not any(a.get("class") == "check bad" for _, a in page.found)
 
 
 def test_float_models_take_the_float_run_and_integer_models_the_quantised_one(made: report.Report) -> None:

@@ -1,0 +1,246 @@
+"""The command line as a user meets it: in processes of its own, with right input and wrong."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from kdsnn import checkpoint, models
+from kdsnn.checkpoint import CheckpointInfo
+from kdsnn.cli.app import main
+from kdsnn.data import load
+
+COMMAND = [sys.executable, "-c", "from kdsnn.cli.app import main; main()"]
+
+
+@dataclass
+class Done:
+    stdout: str
+    stderr: str
+
+
+def cli(*arguments: object, code: int = 0) -> Done:
+    """Run the command line in this process, which saves importing torch forty times."""
+    out, err = io.StringIO(), io.StringIO()
+    before = sys.argv
+    sys.argv = ["kdsnn-deploy", *map(str, arguments)]
+    found = 0
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            main()
+    except SystemExit as end:
+        found = int(end.code or 0)
+    finally:
+        sys.argv = before
+    assert found == code, f"exit {found}\n{out.getvalue()}\n{err.getvalue()}"
+    return Done(out.getvalue(), err.getvalue())
+
+
+def error_line(*arguments: object) -> str:
+    """Run a command that must fail as users' mistakes do: exit code 2, one line, no traceback."""
+    done = cli(*arguments, code=2)
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    assert len(lines) == 1 and lines[0].startswith("error: "), done.stderr
+    return lines[0]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A trained pair: a small ANN and a small student, a few epochs each, made by the command line itself."""
+    path = tmp_path_factory.mktemp("cli")
+    widths = ["--option", "channels=6,6", "--option", "hidden=16"]
+    cli("pretrain", "cnn2", *widths, "--epochs", 12, "--out", path / "ann.safetensors")
+    cli(
+        "distill",
+        "cnn2",
+        *widths,
+        "--epochs",
+        12,
+        "--teacher",
+        path / "ann.safetensors",
+        "--out",
+        path / "snn.safetensors",
+    )
+    return path
+
+
+def test_training_is_repeatable_and_learns(folder: Path) -> None:
+    again = folder / "again.safetensors"
+    done = cli(
+        "distill", "cnn2", "--option", "channels=6,6", "--option", "hidden=16", "--epochs", 12,
+        "--teacher", folder / "ann.safetensors", "--out", again, "--json",
+    )  # fmt: skip
+    assert again.read_bytes() == (folder / "snn.safetensors").read_bytes()
+    assert json.loads(done.stdout)["test_accuracy"] > 0.3
+
+
+def test_evaluate_prints_every_time_step(folder: Path) -> None:
+    found = json.loads(cli("evaluate", folder / "snn.safetensors", "--json").stdout)
+    assert len(found["accuracy"]) == 4 and found["samples"] == len(load("digits").y_test)
+    assert "time steps" in cli("evaluate", folder / "snn.safetensors").stdout
+
+
+def test_export_writes_verified_files(folder: Path, tmp_path: Path) -> None:
+    rows = json.loads(cli("export", folder / "snn.safetensors", "--out", tmp_path, "--json").stdout)
+    assert [r["format"] for r in rows] == ["onnx", "netx"]
+    assert all(r["mismatches"] == 0 and r["verified_spikes"] > 1000 for r in rows)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["snn.net", "snn.net.json", "snn.onnx"]
+    # the file alone runs, and gives what the checkpoint gives
+    saved = tmp_path / "spikes.npz"
+    cli("run", tmp_path / "snn.net", "--samples", 5, "--save", saved)
+    cli("run", folder / "snn.safetensors", "--samples", 5, "--save", tmp_path / "other.npz")
+    with np.load(saved) as a, np.load(tmp_path / "other.npz") as b:
+        assert sorted(a.files) == sorted(b.files) == ["emulator", "input"]
+        np.testing.assert_array_equal(a["emulator"], b["emulator"])
+        assert a["emulator"].shape == (5, 4, 10) and a["input"].dtype == np.int32
+
+
+@pytest.mark.usefixtures("lava_environment")
+def test_run_compares_all_backends(folder: Path) -> None:
+    done = cli(
+        "run", folder / "snn.safetensors", "--on", "torch,onnx", "--on", "emulator,lava", "--samples", 4, "--json"
+    )
+    found = json.loads(done.stdout)
+    assert [r["backend"] for r in found["runs"]] == ["spikingjelly", "torch", "onnx", "emulator", "lava"]
+    by_backend = {c["backend"]: c for c in found["comparisons"]}
+    for backend in ("onnx", "lava"):
+        row = by_backend[backend]
+        assert (
+            row["must_agree"]
+            and row["ok"]
+            and row["mismatches"] == row["hidden"] == 0
+            and row["hidden_compared"] > 1000
+        )
+    # the lowered graph against SpikingJelly: rounding alone may differ, and hardly ever does
+    assert by_backend["torch"]["hidden"] <= 1e-3 * by_backend["torch"]["hidden_compared"]
+
+
+def test_profile_writes_the_report(folder: Path, tmp_path: Path) -> None:
+    cli(
+        "profile", folder / "snn.safetensors", "--teacher", folder / "ann.safetensors", "--twin", folder / "snn.safetensors",
+        "--out", tmp_path, "--samples", 20, code=2,
+    )  # fmt: skip  # the twin is the student itself: two of the same name
+    done = cli(
+        "profile",
+        folder / "snn.safetensors",
+        "--teacher",
+        folder / "ann.safetensors",
+        "--out",
+        tmp_path,
+        "--samples",
+        20,
+    )
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["layers.csv", "report.html", "report.json"]
+    assert "SynOps" in done.stdout and "kdsnn-deploy profile" in (tmp_path / "report.html").read_text()
+
+
+@pytest.mark.parametrize("what", ["models", "data", "energy-models"])
+def test_list(what: str) -> None:
+    assert len(json.loads(cli("list", what, "--json").stdout)) >= 2
+    cli("list", what)
+
+
+def test_wrong_files_give_one_line(folder: Path, tmp_path: Path) -> None:
+    corrupted, cut = tmp_path / "corrupted.safetensors", tmp_path / "cut.safetensors"
+    content = bytearray((folder / "snn.safetensors").read_bytes())
+    cut.write_bytes(content[: len(content) // 2])
+    content[-20] ^= 4
+    corrupted.write_bytes(content)
+    cli("export", folder / "snn.safetensors", "--to", "netx", "--out", tmp_path)
+    net = tmp_path / "snn.net"
+    half = tmp_path / "half.net"
+    half.write_bytes(net.read_bytes()[: net.stat().st_size // 2])
+    assert "damaged" in error_line("evaluate", corrupted)
+    assert "cut.safetensors: not a readable" in error_line("run", cut)
+    assert "half.net: not a readable netx" in error_line("run", half)
+    assert "no such file" in error_line("run", tmp_path / "missing.safetensors")
+    assert "no such file" in error_line("run", tmp_path / "missing.net")
+    assert "not a source" in error_line("run", "student")
+    assert "this is an ANN" in error_line("run", folder / "ann.safetensors")
+    assert "this is a spiking network" in error_line(
+        "distill", "cnn2", "--teacher", folder / "snn.safetensors", "--out", tmp_path / "x.safetensors"
+    )
+    assert "already quantised" in error_line("run", net, "--on", "onnx")
+
+
+def test_wrong_arguments_give_one_line(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "x.safetensors"
+    assert "there is no model 'cnn3'; did you mean cnn2" in error_line("pretrain", "cnn3", "--out", out)
+    assert "has no option 'depth'" in error_line("pretrain", "cnn2", "--option", "depth=3", "--out", out)
+    assert "must read NAME=NUMBER" in error_line("pretrain", "cnn2", "--option", "hidden", "--out", out)
+    assert "Unknown data set 'mnits'" in error_line("pretrain", "cnn2", "--data", "mnits", "--out", out)
+    assert "ends in .safetensors" in error_line("pretrain", "cnn2", "--out", tmp_path / "x.pt")
+    assert "it needs --teacher" in error_line("distill", "cnn2", "--out", out)
+    assert "no such backend" in error_line("run", folder / "snn.safetensors", "--on", "loihi")
+    assert "1-bit weights" in error_line("run", folder / "snn.safetensors", "--bits", 1)
+    assert not out.exists()
+
+
+def test_wrong_input_shape_gives_one_line(folder: Path, tmp_path: Path) -> None:
+    data = tmp_path / "other.npz"
+    x, y = np.zeros((20, 9, 9), np.uint8), np.arange(20) % 10
+    np.savez(data, x_train=x, y_train=y, x_test=x, y_test=y)
+    assert "takes input of shape (1, 8, 8)" in error_line("run", folder / "snn.safetensors", "--data", f"npz:{data}")
+    assert "takes input of shape (1, 8, 8)" in error_line(
+        "evaluate", folder / "snn.safetensors", "--data", f"npz:{data}"
+    )
+    assert "(1, 8, 8)" in error_line(
+        "profile", folder / "snn.safetensors", "--data", f"npz:{data}", "--out", tmp_path / "r"
+    )
+
+
+def test_nan_weights_are_refused_by_name(tmp_path: Path) -> None:
+    module = models.build("cnn2", spiking=True, input_shape=(1, 8, 8), classes=10, channels=(2, 2), hidden=4)
+    info = CheckpointInfo("cnn2", True, (1, 8, 8), 10, "digits", {"channels": (2, 2), "hidden": 4}, "rate", "if", 4)
+    with torch.no_grad():
+        next(module.parameters()).view(-1)[0] = float("nan")
+    with pytest.raises(Exception, match="NaN or infinite"):
+        checkpoint.save(tmp_path / "nan.safetensors", module, info)
+    assert not list(tmp_path.iterdir())
+
+
+def test_unwritable_places_give_one_line(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    for verb in ("export", "profile"):
+        line = error_line(verb, folder / "snn.safetensors", "--out", tmp_path / "file" / "sub")
+        assert "file" in line
+    error_line("pretrain", "cnn2", "--out", tmp_path / "file" / "x.safetensors")
+
+
+def test_interrupting_training_leaves_the_old_checkpoint(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "student.safetensors"
+    old = (folder / "snn.safetensors").read_bytes()
+    out.write_bytes(old)
+    process = subprocess.Popen(
+        [*COMMAND, "pretrain", "cnn2", "--epochs", "2000", "--out", str(out)], stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    process.stderr.readline()  # training has begun: the first progress line is out
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130 and "Traceback" not in errors
+    assert out.read_bytes() == old and [p.name for p in tmp_path.iterdir()] == ["student.safetensors"]
+
+
+def test_debug_shows_the_traceback() -> None:
+    done = subprocess.run(
+        [*COMMAND, "evaluate", "none.safetensors", "--debug"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1 and "Traceback" in done.stderr
+
+
+def test_an_error_in_a_process_of_its_own_is_one_line() -> None:
+    done = subprocess.run([*COMMAND, "evaluate", "none.safetensors"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and done.stderr.startswith("error: none.safetensors")

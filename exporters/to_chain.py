@@ -1,8 +1,11 @@
 """Lowering step 3: an integer graph → what netx can express: a plain chain of synapse and neuron layers.
 
-netx loads convolutions, dense layers and flatten, each with its neurons; no pool and no branch. A
-max-pool over spikes is the OR of its window, and a layer of neurons computes it: weight 2 from each
-spike of the window, threshold 2, so that any spike makes it fire and reset, and no spike leaves it at 0.
+netx loads convolutions, dense layers and flatten, each with its neurons; no pool and no branch.
+
+* Average pools melt into the layers behind them (`average_pools`).
+* A max-pool over spikes is the OR of its window, and a layer of neurons computes it: weight 2 from each
+  spike of the window, threshold 2: any spike makes it fire and reset, no spike leaves it at 0.
+* What skips layers is relayed through them (`relays`).
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from exporters.average_pools import fold_average_pools
 from exporters.errors import DeployError
 from exporters.graph import (
     IF,
@@ -25,8 +29,8 @@ from exporters.graph import (
     Output,
     SpikingGraph,
     Synapse,
-    chain,
 )
+from exporters.relays import straighten
 
 MAX_GROUPS = 127
 """Lava keeps a convolution's group count in eight signed bits; more groups silently give zeros."""
@@ -37,32 +41,41 @@ SILENT = 131_073
 def to_chain(graph: SpikingGraph) -> SpikingGraph:
     """The same integer network as one chain Input → (synapse → IF)… → Output, spike for spike.
 
-    Max-pools become OR neurons (one more step of latency each), grouped convolutions with more than
-    127 groups become block-diagonal ones.
+    Max-pools become OR neurons (one more step of latency each), average pools go into the next layer,
+    skips are relayed, grouped convolutions with more than 127 groups become block-diagonal ones.
 
     Raises:
-        DeployError: the graph is not integer, branches, or has a node that a chain cannot express.
+        DeployError: the graph is not integer, or has something that a chain cannot express, by name.
     """
     if not graph.is_integer:
         raise DeployError("only a quantised (integer) graph can become a netx chain; quantize it first")
-    nodes: list[tuple[str, Node]] = []
-    for name, node in graph.nodes.items():
-        if len(graph.sources(name)) > 1 or len(graph.targets(name)) > 1:
-            raise DeployError(f"{name}: the network branches here; netx chains have no residual connections")
-        match node:
-            case MaxPool2d():
-                if graph.in_signal(name) != "spikes":
-                    raise DeployError(
-                        f"{name}: a max-pool over analog input has no spiking form; pool after the neurons"
-                    )
-                nodes += [(name, _or_synapses(node, graph.in_shape(name)[0])), (f"{name}.or", IF(2))]
-            case Conv2d():
-                nodes.append((name, _fewer_groups(node)))
-            case _:
-                nodes.append((name, node))
-    chained = chain(nodes, graph.T, metadata=graph.metadata)
+    chained = straighten(_or_neurons(fold_average_pools(graph)))
+    narrow = {n: _fewer_groups(node) for n, node in chained.synapses.items() if isinstance(node, Conv2d)}
+    chained = chained.with_nodes(narrow)
     layers(chained)
     return chained
+
+
+def _or_neurons(graph: SpikingGraph) -> SpikingGraph:
+    """Max-pools as synapses (under the pool's name) and neurons (`NAME.or`)."""
+    nodes: dict[str, Node] = {}
+    edges = []
+    pools = {name for name, node in graph.nodes.items() if isinstance(node, MaxPool2d)}
+    for name, node in graph.nodes.items():
+        nodes[name] = node
+        if isinstance(node, MaxPool2d):
+            feeding = [graph.nodes[source] for source in graph.sources(name)]
+            if graph.in_signal(name) != "spikes":
+                raise DeployError(f"{name}: a max-pool over analog input has no spiking form; pool after the neurons")
+            if len(feeding) > 1:
+                raise DeployError(
+                    f"{name}: a max-pool over a sum of spikes is no OR; put a neuron layer before the pool"
+                )
+            nodes[name] = _or_synapses(node, graph.in_shape(name)[0])
+            nodes[f"{name}.or"] = IF(2)
+            edges.append((name, f"{name}.or"))
+    edges += [(f"{a}.or" if a in pools else a, b) for a, b in graph.edges]
+    return SpikingGraph(nodes, tuple(edges), graph.T, graph.metadata)
 
 
 @dataclass(frozen=True, eq=False)

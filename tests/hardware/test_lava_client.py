@@ -187,7 +187,7 @@ def test_fast_conv_gives_the_same_spikes(tmp_path, name):
 
 
 def test_images_larger_than_int8(tmp_path):
-    """Stock Lava computes image sizes in int8 under numpy 2: 128 pixels are an error, 127 with padding silently wrong."""
+    """Stock Lava computes image sizes in int8 under numpy 2, where 128 pixels are an OverflowError."""
     layers = [conv(2, (3, 3), (8, 8), (1, 1), threshold=150), FLATTEN, dense(4)]
     compare(tmp_path, (1, 127, 130), layers, T=2, bits=0, samples=2)
 

@@ -12,6 +12,7 @@ graph made here can neither wrap nor clip; where that costs resolution, `Quantiz
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -25,7 +26,7 @@ from exporters.bounds import (
 )
 from exporters.errors import DeployError
 from exporters.graph import IF, LIF, Array, Node, Output, SpikingGraph, Synapse
-from exporters.rescale import Group, integer_inputs, neuron_groups
+from exporters.rescale import Group, integer_inputs, neuron_depths, neuron_groups
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,8 @@ class LayerScale:
         scale: integer units per real unit of its membrane.
         threshold: the integer threshold V of the neurons it feeds (0 for a membrane read-out).
         largest: largest |integer weight|; below 2^(bits−1) − 1 when another limit held the scale down.
-        limited_by: what set the scale: "weights", "current", "threshold" or "bias".
+        limited_by: what set the scale: "weights", "current", "threshold", "bias", or "neighbour" for the
+            threshold of a layer that runs beside it.
         rms_error: root mean square of W_q/s − W relative to that of W.
     """
 
@@ -79,17 +81,36 @@ def quantize(graph: SpikingGraph, *, bits: int = 8, input_bits: int = 8) -> tupl
     arriving = input_bounds(graph)
     changed: dict[str, Node] = {}
     report: list[LayerScale] = []
-    for group in neuron_groups(graph):
-        nodes, rows = _quantize_group(graph, group, 2 ** (bits - 1) - 1, arriving)
+    groups = neuron_groups(graph)
+    scales = [_largest_scale(graph, group, 2 ** (bits - 1) - 1, arriving) for group in groups]
+    for group, (scale, limited_by) in zip(groups, _aligned(graph, groups, scales), strict=True):
+        nodes, rows = _quantize_group(graph, group, scale, limited_by)
         changed |= nodes
         report += rows
     return graph.with_nodes(changed), tuple(report)
 
 
+def _aligned(graph: SpikingGraph, groups: Sequence[Group], scales: list[tuple[float, str]]) -> list[tuple[float, str]]:
+    """The scales, lowered where neuron layers run side by side, so that these get the same integer threshold.
+
+    On the chip they become one layer (`relays`), and a layer has one threshold.
+    """
+    depth = neuron_depths(graph)
+    aligned = list(scales)
+    for level in set(depth.values()):
+        side_by_side = [i for i, g in enumerate(groups) if g.ends[0] in graph.neurons and depth[g.ends[0]] == level]
+        if len(side_by_side) > 1:
+            theta = {i: float(graph.neurons[groups[i].ends[0]].threshold) for i in side_by_side}
+            common = max(1, math.floor(min(scales[i][0] * theta[i] for i in side_by_side)))
+            for i in side_by_side:
+                held_down = scales[i][0] * theta[i] >= common + 1
+                aligned[i] = (common / theta[i], "neighbour" if held_down else scales[i][1])
+    return aligned
+
+
 def _quantize_group(
-    graph: SpikingGraph, group: Group, largest: int, arriving: dict[str, float]
+    graph: SpikingGraph, group: Group, scale: float, limited_by: str
 ) -> tuple[dict[str, Node], list[LayerScale]]:
-    scale, limited_by = _largest_scale(graph, group, largest, arriving)
     nodes: dict[str, Node] = {}
     rows: list[LayerScale] = []
     threshold = 0

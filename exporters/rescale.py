@@ -59,6 +59,16 @@ def neuron_groups(graph: SpikingGraph) -> tuple[Group, ...]:
     return tuple(sorted(found, key=lambda g: order[g.synapses[0]]))
 
 
+def neuron_depths(graph: SpikingGraph) -> dict[str, int]:
+    """Node → the most layers of neurons that a spike passes from the input to here, OR neurons of max-pools included."""
+    depth: dict[str, int] = {}
+    for name, node in graph.nodes.items():
+        before = max((depth[source] for source in graph.sources(name)), default=0)
+        is_layer = isinstance(node, IF | LIF) or (isinstance(node, MaxPool2d) and graph.in_signal(name) == "spikes")
+        depth[name] = before + is_layer
+    return depth
+
+
 def integer_inputs(graph: SpikingGraph, input_scale: int) -> SpikingGraph:
     """The same function with every synapse reading integers: pixels 0…input_scale, spikes, and sums of spikes.
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal
@@ -161,7 +162,8 @@ def pretrain(
     def objective(logits: Tensor, batch: Batch) -> Tensor:
         return cross_entropy(logits, batch.labels, label_smoothing=config.label_smoothing)
 
-    return _fit(module, objective, data, config, accelerator or Accelerator(), on_epoch, on_step)
+    with few_threads(data, config.batch_size):
+        return _fit(module, objective, data, config, accelerator or Accelerator(), on_epoch, on_step)
 
 
 def distill(
@@ -203,7 +205,8 @@ def distill(
             )
 
     learner = DirectCoded(student, config.T)
-    trained = _fit(learner, objective, data, config, accelerator, on_epoch, on_step)
+    with few_threads(data, config.batch_size):
+        trained = _fit(learner, objective, data, config, accelerator, on_epoch, on_step)
     reset_net(student)  # hand it back at rest, without the membranes of the last batch
     return Trained(student, trained.history)
 
@@ -220,8 +223,23 @@ def evaluate(module: nn.Module, data: DataSet, *, T: int | None = None) -> tuple
     device = next(module.parameters()).device
     images, labels = on_device(data.x_test, data.y_test, device)
     _require_fit(learner, data, device)
-    correct = _correct(learner, images, labels, torch.arange(len(labels), device=device))
+    with few_threads(data, EVALUATION_BATCH):
+        correct = _correct(learner, images, labels, torch.arange(len(labels), device=device))
     return tuple(count / len(labels) for count in correct.tolist())
+
+
+@contextmanager
+def few_threads(data: DataSet, batch_size: int) -> Iterator[None]:
+    """One thread where a batch is tiny: there threads mostly wait for one another (on a busy machine ten times slower).
+
+    By size alone, so that results stay repeatable.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1 if batch_size * math.prod(data.input_shape) < 2**15 else before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class DirectCoded(nn.Module):

@@ -50,13 +50,13 @@ def test_torchvision_is_never_imported() -> None:
 def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
     """What makes `--help` slow is importing torch, numpy and friends: none of them may be touched."""
     code = (
-        "import sys; sys.argv[1:] = %r\n"
+        f"import sys; sys.argv[1:] = {arguments!r}\n"
         "from kdsnn.cli.app import main\n"
         "try: main()\n"
         "except SystemExit as end: assert not end.code, end.code\n"
         "heavy = {'torch', 'numpy', 'pandas', 'onnx', 'h5py', 'spikingjelly', 'sklearn', 'scipy'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
-    ) % (arguments,)
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "Usage: " in done.stdout

@@ -6,7 +6,7 @@ first command that needs it.
 
 from __future__ import annotations
 
-import os
+import logging
 import sys
 
 import typer
@@ -39,8 +39,8 @@ def main() -> None:
     """Run the command line; an error the user can mend becomes one line and exit code 2."""
     debug = "--debug" in sys.argv
     sys.argv = [a for a in sys.argv if a != "--debug"]
-    # the libraries' start-up chatter (missing Triton, GPU discovery) is no news to anybody
-    os.environ.setdefault("TORCH_LOGS", "-all")
+    # a remark that Triton is missing, on every start, is no news to anybody without a GPU
+    logging.getLogger("torch._library.triton").setLevel(logging.ERROR)
     try:
         app()
     except (KdsnnError, DeployError, OSError, MemoryError) as error:

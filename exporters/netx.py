@@ -2,7 +2,7 @@
 
 The file format, as `lava.lib.dl.netx` 0.6 reads it: root group `layer`, children "0", "1", …; every item
 a dataset. This project writes layers of type `input`, `flatten`, `conv` and `dense`, neurons of type
-`CUBA` with iDecay 4096 and vDecay 0, which is an IF neuron, and vThMant = V − 1, since Lava fires above
+`CUBA` with iDecay 4096 and vDecay 0, which is an IF neuron (a LIF has its 12-bit decay there), and vThMant = V − 1, since Lava fires above
 its threshold where SpikingJelly fires at it. Everything is in PyTorch's order. A JSON file beside it
 (`NAME.net.json`) keeps what the format has no room for: T, input encoding, scales, read-out, timing.
 """
@@ -21,7 +21,7 @@ import numpy as np
 from exporters.bounds import BIAS_LIMIT, THRESHOLD_LIMIT
 from exporters.errors import DeployError
 from exporters.files import atomic_path
-from exporters.graph import IF, Array, Conv2d, Flatten, Input, Linear, Node, Output, Pair, SpikingGraph, chain
+from exporters.graph import IF, LIF, Array, Conv2d, Flatten, Input, Linear, Node, Output, Pair, SpikingGraph, chain
 from exporters.to_chain import MAX_GROUPS, SILENT, layers
 
 SIDECAR_VERSION = 1
@@ -146,7 +146,7 @@ def _describe(graph: SpikingGraph) -> Iterator[dict[str, Any]]:
         layer["neuron"] = {
             "type": "CUBA",
             "iDecay": np.int64(4096),
-            "vDecay": np.int64(0),
+            "vDecay": np.int64(step.decay),
             "vThMant": np.int64(step.threshold - 1),
             "refDelay": np.int64(1),
             "gradedSpike": np.bool_(False),
@@ -181,7 +181,13 @@ def _sidecar(graph: SpikingGraph) -> dict[str, Any]:
         "reset_interval": when.reset_interval,
         "reset_offset": when.reset_offset,
         "layers": [
-            {"synapse": step.name, "neuron": step.neuron_name, "threshold": step.threshold, "scale": step.scale}
+            {
+                "synapse": step.name,
+                "neuron": step.neuron_name,
+                "threshold": step.threshold,
+                "scale": step.scale,
+                "decay": step.decay,
+            }
             for step in layers(graph)
         ],
         "metadata": dict(graph.metadata),
@@ -295,8 +301,8 @@ def _neuron_problems(neuron: h5py.Group) -> Iterator[str]:
     if kind not in ("CUBA", "LOIHI"):
         yield f"neuron: type {kind}; supported is CUBA"
     current, voltage, threshold = (int(np.asarray(neuron[k][()]).flat[0]) for k in ("iDecay", "vDecay", "vThMant"))
-    if current != 4096 or voltage != 0:
-        yield f"neuron: iDecay {current}, vDecay {voltage}; only IF neurons (4096, 0) are supported"
+    if current != 4096 or not 0 <= voltage <= 4096:
+        yield f"neuron: iDecay {current}, vDecay {voltage}; supported are IF (4096, 0) and LIF (4096, 1…4096)"
     if threshold < 0 or threshold >= SILENT:
         yield f"neuron: vThMant {threshold} is outside 0…{THRESHOLD_LIMIT}"
 
@@ -349,7 +355,9 @@ def _to_graph(file: h5py.File, T: int, extra: dict[str, Any]) -> SpikingGraph:
             if kind == "conv":
                 stride, padding, dilation = (_pair(group[key]) for key in ("stride", "padding", "dilation"))
                 node = Conv2d(weight, bias, stride, padding, dilation, int(np.asarray(group["groups"][()]).flat[0]))
-            nodes += [(synapse, node), (neuron, IF(threshold, scale=unit))]
+            decay = int(np.asarray(group["neuron/vDecay"][()]).flat[0])
+            leaky = LIF(threshold, (4096 - decay) / 4096, scale=unit)
+            nodes += [(synapse, node), (neuron, leaky if decay else IF(threshold, scale=unit))]
             k += 1
     last, end = nodes[-1]
     if isinstance(end, IF) and end.threshold >= SILENT:  # neurons that only integrate: their membrane is the result

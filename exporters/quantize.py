@@ -104,7 +104,7 @@ def _aligned(graph: SpikingGraph, groups: Sequence[Group], scales: list[tuple[fl
             common = max(1, math.floor(min(scales[i][0] * theta[i] for i in side_by_side)))
             for i in side_by_side:
                 held_down = scales[i][0] * theta[i] >= common + 1
-                aligned[i] = (common / theta[i], "neighbour" if held_down else scales[i][1])
+                aligned[i] = (min(scales[i][0], common / theta[i]), "neighbour" if held_down else scales[i][1])
     return aligned
 
 
@@ -119,6 +119,10 @@ def _quantize_group(
         if isinstance(node, IF | LIF):
             threshold = _integer_threshold(scale * node.threshold)
             nodes[end] = replace(node, threshold=threshold, scale=scale)
+            if isinstance(node, LIF):  # Loihi's decay has 12 bits
+                nodes[end] = replace(
+                    node, threshold=threshold, scale=scale, leak=min(round(node.leak * 4096), 4095) / 4096
+                )
         elif isinstance(node, Output):
             nodes[end] = replace(node, scale=scale)
     for name in group.synapses:

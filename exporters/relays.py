@@ -91,6 +91,9 @@ def _is_chain(graph: SpikingGraph) -> bool:
 
 
 def _links(graph: SpikingGraph) -> Iterator[_Link]:
+    for name in graph.neurons:
+        if not all(source in graph.synapses for source in graph.sources(name)):
+            raise DeployError(f"{name}: spikes reach these neurons without a synapse layer; put a layer in between")
     for name, synapse in graph.synapses.items():
         for target, source in itertools.product(graph.targets(name), graph.sources(name)):
             origin = source
@@ -98,6 +101,8 @@ def _links(graph: SpikingGraph) -> Iterator[_Link]:
                 if len(graph.sources(origin)) > 1:
                     raise DeployError(f"{origin}: it flattens a sum; average pools must be folded first")
                 origin = graph.sources(origin)[0]
+            if origin in graph.synapses:
+                raise DeployError(f"{name}: {type(synapse).__name__} stands where a netx chain needs neurons")
             # a bias counts once, however many signals the layer reads
             first = source == graph.sources(name)[0]
             yield _Link(origin, target, name, synapse if first else replace(synapse, bias=None))

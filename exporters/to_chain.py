@@ -10,6 +10,7 @@ netx loads convolutions, dense layers and flatten, each with its neurons; no poo
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -78,12 +79,24 @@ def _or_neurons(graph: SpikingGraph) -> SpikingGraph:
     return SpikingGraph(nodes, tuple(edges), graph.T, graph.metadata)
 
 
+def member_spikes(chained: SpikingGraph, spikes: Mapping[str, Array]) -> dict[str, Array]:
+    """Spikes of a chain's layers, (N, T, *shape), as those of the layers they were made from, by their names."""
+    members = chained.metadata.get("members", {})
+    found = {
+        name: values for name, values in spikes.items() if not members or name not in {m[0] for m in members.values()}
+    }
+    for name, (layer, start, end) in members.items():
+        if layer in spikes:
+            found[name] = spikes[layer][:, :, start:end]
+    return found
+
+
 @dataclass(frozen=True, eq=False)
 class Layer:
     """One step of a chain: a synapse layer and the neurons behind it.
 
     A membrane read-out has no neurons in the graph; on the chip it is neurons whose threshold, `SILENT`,
-    is out of reach. `neuron_name` is then the output's.
+    is out of reach. `neuron_name` is then the output's. `decay` is Loihi's: v ← v·(4096 − decay)/4096 per step.
     """
 
     name: str
@@ -91,13 +104,14 @@ class Layer:
     neuron_name: str
     threshold: int
     scale: float
+    decay: int = 0
 
 
 def layers(chained: SpikingGraph) -> list[Layer]:
     """The layers of a chain in order, each one step of latency on Lava.
 
     Raises:
-        DeployError: the graph is not a chain of synapses and IF neurons in turn; names the node at fault.
+        DeployError: the graph is not a chain of synapses and neurons in turn; names the node at fault.
     """
     found: list[Layer] = []
     waiting: tuple[str, Synapse] | None = None  # a synapse layer whose neurons have not come yet
@@ -109,15 +123,14 @@ def layers(chained: SpikingGraph) -> list[Layer]:
                 pass
             case Output(readout="rate") if waiting is None:
                 pass
-            case IF() if waiting is not None:
-                found.append(Layer(*waiting, name, round(node.threshold), node.scale))
+            case IF() | LIF() if waiting is not None:
+                decay = 4096 - round(node.leak * 4096) if isinstance(node, LIF) else 0
+                found.append(Layer(*waiting, name, round(node.threshold), node.scale, decay))
                 waiting = None
             case Output(readout="membrane") if waiting is not None:
                 found.append(Layer(*waiting, name, SILENT, node.scale))
-            case LIF():
-                raise DeployError(f"{name}: leaky neurons cannot be written to netx yet; train with IF neurons")
             case _:
-                wanted = "a convolution or linear layer" if waiting is None else "IF neurons"
+                wanted = "a convolution or linear layer" if waiting is None else "neurons"
                 raise DeployError(f"{name}: {type(node).__name__} stands where a netx chain needs {wanted}")
     return found
 

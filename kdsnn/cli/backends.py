@@ -224,7 +224,7 @@ def _lava(
 ) -> BackendRun:
     from exporters import netx
     from exporters.to_chain import layers as chain_layers
-    from exporters.to_chain import to_chain
+    from exporters.to_chain import member_spikes, to_chain
     from hardware.lava import client
 
     chain = to_chain(graph)
@@ -239,7 +239,7 @@ def _lava(
             fast_conv=fast_conv, timeout=timeout, progress=progress,
         )  # fmt: skip
     names = [step.neuron_name for step in chain_layers(chain)]
-    spikes = {names[k]: v for k, v in run.layers.items()}
+    spikes = member_spikes(chain, {names[k]: v for k, v in run.layers.items()})
     if membrane:
         assert run.membrane is not None
         output = run.membrane[:, None] / 64 / chain.output.scale  # the register has 6 fractional bits

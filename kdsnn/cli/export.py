@@ -69,7 +69,7 @@ def write(network: Source, format_: Format, out: Path, *, verify: bool = True, s
 
     from exporters import netx, onnx
     from exporters.errors import DeployError
-    from exporters.to_chain import layers, to_chain
+    from exporters.to_chain import layers, member_spikes, to_chain
     from hardware import emulator
     from kdsnn.errors import KdsnnError
 
@@ -101,7 +101,7 @@ def write(network: Source, format_: Format, out: Path, *, verify: bool = True, s
     else:
         again = emulator.Recorder(read := netx.read(path))
         emulator.run(read, read.encode(x), observe=again)
-        found = again.spikes
+        found = member_spikes(read, again.spikes)
     for name, spikes in recorder.spikes.items():
         row["verified_spikes"] += spikes.size
         row["mismatches"] += int((found[name] != spikes).sum())

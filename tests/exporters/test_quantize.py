@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from spikingjelly.activation_based import layer, neuron
+from torch import nn
 
 from exporters.bounds import BIAS_LIMIT, CURRENT_LIMIT, THRESHOLD_LIMIT, input_bounds, sum_bound
 from exporters.errors import DeployError
@@ -14,9 +18,9 @@ from exporters.exact import make_exact
 from exporters.from_torch import from_torch
 from exporters.graph import IF, Conv2d, Flatten, Input, Linear, MaxPool2d, Output, SpikingGraph, chain
 from exporters.quantize import quantize
-from exporters.to_chain import MAX_GROUPS, layers, to_chain
+from exporters.to_chain import MAX_GROUPS, layers, member_spikes, to_chain
 from hardware.emulator import Recorder, run
-from tests.networks import Case, random_integer_chain, spiking_modules
+from tests.networks import Case, Residual, random_integer_chain, randomize, spiking_modules
 
 
 def spikes_of(graph: SpikingGraph, x: np.ndarray, **options) -> dict[str, np.ndarray]:
@@ -154,9 +158,42 @@ def test_wide_max_pools_get_few_groups(channels: int, groups: int) -> None:
 
 def test_what_a_chain_cannot_hold_is_refused_by_name() -> None:
     w = np.eye(3, dtype=np.int32)
-    branch = SpikingGraph(
-        {"in": Input((3,), "spikes"), "a": Linear(w), "sa": IF(1), "b": Linear(w), "sb": IF(1), "out": Output()},
-        (("in", "a"), ("a", "sa"), ("sa", "b"), ("b", "sb"), ("a", "sb"), ("sb", "out")),
+    skips_input = SpikingGraph(
+        {
+            "in": Input((3,), scale=255),
+            "a": Linear(w),
+            "sa": IF(1),
+            "b": Linear(w),
+            "c": Linear(w),
+            "sb": IF(1),
+            "out": Output(),
+        },
+        (("in", "a"), ("a", "sa"), ("sa", "b"), ("b", "sb"), ("in", "c"), ("c", "sb"), ("sb", "out")),
+        2,
+    )
+    large = SpikingGraph(
+        {
+            "in": Input((3,), "spikes"),
+            "a": Linear(w),
+            "sa": IF(300),
+            "b": Linear(w),
+            "sb": IF(300),
+            "c": Linear(w),
+            "d": Linear(w),
+            "sc": IF(1),
+            "out": Output(),
+        },
+        (
+            ("in", "a"),
+            ("a", "sa"),
+            ("sa", "b"),
+            ("b", "sb"),
+            ("sb", "c"),
+            ("sa", "d"),
+            ("c", "sc"),
+            ("d", "sc"),
+            ("sc", "out"),
+        ),
         2,
     )
     pooled_input = chain(
@@ -164,10 +201,74 @@ def test_what_a_chain_cannot_hold_is_refused_by_name() -> None:
     )  # fmt: skip
     two = chain([("in", Input((3,), "spikes")), ("a", Linear(w)), ("b", Linear(w)), ("s", IF(1)), ("out", Output())], 2)
     for graph, message in [
-        (branch, "a: the network branches here"),
+        (skips_input, "sa: the analog input skips this layer"),
+        (large, "sa: its spikes skip the dense layer sb, whose threshold 300"),
         (pooled_input, "pool: a max-pool over analog input"),
-        (two, "b: Linear stands where a netx chain needs IF neurons"),
+        (two, "b: Linear stands where a netx chain needs neurons"),
         (random_linear(1), "only a quantised"),
     ]:
         with pytest.raises(DeployError, match=message):
             to_chain(graph)
+
+
+def same_spikes_in_the_chain(graph: SpikingGraph, x: np.ndarray) -> SpikingGraph:
+    """Every neuron layer spikes alike in the graph and in its chain, where `members` says it stands."""
+    chained = to_chain(graph)
+    before, after = spikes_of(graph, x), spikes_of(chained, x)
+    found = member_spikes(chained, after)
+    for name, spikes in before.items():
+        np.testing.assert_array_equal(found[name], spikes, err_msg=name)
+    return chained
+
+
+@settings(max_examples=80, deadline=None)
+@given(spiking_modules(soft=False))
+def test_residuals_pools_and_leaks_become_chains_spike_for_spike(case: Case) -> None:
+    graph, _ = quantize(from_torch(case.module, case.shape, case.T))
+    try:
+        same_spikes_in_the_chain(graph, case.input(4).numpy())
+    except DeployError as error:
+        # the only reasons to refuse a network of these layers, each by name
+        assert re.search("does not tile|past a strided layer|leaks differently|no scale|round to zero", str(error)), (
+            error
+        )
+
+
+def test_parallel_layers_get_one_threshold() -> None:
+    """A SEW block with a downsample branch: two neuron layers side by side."""
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        layer.Conv2d(1, 3, 3, 1, 1),
+        neuron.IFNode(),
+        Residual(3, 6, 2, True, neuron.IFNode),
+        layer.Flatten(),
+        layer.Linear(6 * 16, 4),
+        neuron.IFNode(),
+    )
+    randomize(net, 0)
+    graph, report = quantize(from_torch(net, (1, 8, 8), 4))
+    assert graph.neurons["2.sn1"].threshold == graph.neurons["2.down.2"].threshold
+    assert "neighbour" in {row.limited_by for row in report}
+    x = np.random.default_rng(0).integers(0, 256, (5, 1, 8, 8)) / 255
+    chained = same_spikes_in_the_chain(graph, x)
+    assert chained.metadata["members"]["2.down.2"][0] == chained.metadata["members"]["2.sn1"][0]
+
+
+def test_strided_skip_needs_several_offsets() -> None:
+    """A skip through a 2×2 convolution of stride 2: relays keep all four positions in channels of their own."""
+    rng = np.random.default_rng(3)
+
+    def conv(out: int, into: int, k: int, stride: int, padding: int) -> Conv2d:
+        return Conv2d(
+            rng.integers(-20, 40, (out, into, k, k)).astype(np.int32), None, (stride, stride), (padding, padding)
+        )
+
+    graph = SpikingGraph(
+        {"in": Input((2, 8, 8), "spikes"), "a": conv(3, 2, 3, 1, 1), "sa": IF(30), "b": conv(4, 3, 3, 2, 1), "sb": IF(50), "c": conv(4, 4, 3, 1, 1),
+         "skip": conv(4, 3, 2, 2, 0), "sc": IF(60), "flat": Flatten(), "fc": Linear(rng.integers(-9, 12, (3, 64)).astype(np.int32)), "so": IF(40), "out": Output()},
+        (("in", "a"), ("a", "sa"), ("sa", "b"), ("b", "sb"), ("sb", "c"), ("c", "sc"), ("sa", "skip"), ("skip", "sc"), ("sc", "flat"), ("flat", "fc"), ("fc", "so"), ("so", "out")),
+        4,
+    )  # fmt: skip
+    x = (rng.random((5, 4, 2, 8, 8)) < 0.4).astype(np.float32)
+    chained = same_spikes_in_the_chain(graph, x)
+    assert chained.shapes["sb.relayed"][0] == 4 + 4 * 3

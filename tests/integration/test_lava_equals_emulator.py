@@ -6,13 +6,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from spikingjelly.activation_based import layer, neuron
+from torch import nn
 
 from exporters import netx
-from exporters.graph import IF, Conv2d, Flatten, Input, Linear, MaxPool2d, Output, SpikingGraph, chain
+from exporters.from_torch import from_torch
+from exporters.graph import IF, LIF, Conv2d, Flatten, Input, Linear, MaxPool2d, Output, SpikingGraph, chain
+from exporters.quantize import quantize
 from exporters.to_chain import layers, to_chain
 from hardware.emulator import Recorder, run
 from hardware.lava import client
-from tests.networks import random_integer_chain
+from tests.networks import Residual, random_integer_chain, randomize
 
 pytestmark = pytest.mark.usefixtures("lava_environment")
 
@@ -76,3 +81,34 @@ def test_currents_that_wrap_do_so_alike(tmp_path: Path) -> None:
         4,
     )  # fmt: skip
     assert_lava_agrees(graph, tmp_path / "wrap.net", samples=6)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_leaky_neurons(tmp_path: Path, seed: int) -> None:
+    """12-bit decays and their truncation, over enough steps for fractions to matter."""
+    rng = np.random.default_rng(seed)
+    decay = int(rng.integers(1, 4096))
+    graph = chain(
+        [("in", Input((4,), scale=255)), ("fc", Linear(rng.integers(-90, 120, (20, 4)).astype(np.int32), rng.integers(-300, 900, 20).astype(np.int32))),
+         ("s", LIF(int(rng.integers(5_000, 40_000)), (4096 - decay) / 4096)),
+         ("fc2", Linear(rng.integers(-60, 81, (6, 20)).astype(np.int32))), ("o", LIF(70, 3000 / 4096)), ("out", Output())],
+        12,
+    )  # fmt: skip
+    assert_lava_agrees(graph, tmp_path / "lif.net", samples=4, seed=seed)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_residual_networks_with_average_pools(tmp_path: Path, seed: int) -> None:
+    """Membrane adds and SEW adds, strided downsampling, pools: straightened into chains, against real Lava."""
+    torch.manual_seed(seed)
+    sew, stride = seed % 2 == 0, 1 + seed // 2 % 2
+    neurons = neuron.IFNode if seed < 4 else lambda: neuron.LIFNode(tau=2.0, decay_input=False, v_reset=0.0)
+    out = 3 * stride
+    pool = layer.AvgPool2d(2) if seed % 3 else layer.MaxPool2d(2)
+    net = nn.Sequential(
+        layer.Conv2d(1, 3, 3, 1, 1), layer.BatchNorm2d(3), neurons(), pool, Residual(3, out, stride, sew, neurons),
+        Residual(out, out, 1, not sew, neurons), layer.Flatten(), layer.Linear(out * (4 // stride) ** 2, 5), neurons(),
+    )  # fmt: skip
+    randomize(net, seed)
+    graph, _ = quantize(from_torch(net, (1, 8, 8), 4))
+    assert_lava_agrees(graph, tmp_path / "residual.net", seed=seed)

@@ -80,12 +80,17 @@ def from_torch(
 
 @dataclass(frozen=True, eq=False)
 class _Signal:
-    """The sum of some nodes' outputs; with `scale` and `shift` (C,) per channel a BatchNorm on top of it."""
+    """The sum of some nodes' outputs; with `scale` and `shift` (C,) per channel a BatchNorm on top of it.
+
+    `repeated`: an adaptive pool to a larger size repeats each pixel; then these are the shape (C, H, W)
+    before and the repeats (y, x), until a linear layer folds them into its weights.
+    """
 
     nodes: tuple[str, ...]
     shape: Shape
     scale: Array | None = None
     shift: Array | None = None
+    repeated: tuple[Shape, Pair] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,6 +136,10 @@ class _Lowering:
     def place(self, value: _Value, reader: str) -> tuple[str, ...]:
         """The nodes whose outputs add up to the value; a current's synapses are added on first use."""
         if isinstance(value, _Signal):
+            if value.repeated is not None:
+                raise LoweringError(
+                    f"{reader}: an adaptive pool that enlarges its input stands before it; only Flatten and Linear may follow"
+                )
             if value.scale is not None:
                 raise LoweringError(
                     f"{reader}: a BatchNorm stands between spikes (or the input) and this layer; only a convolution "
@@ -233,6 +242,9 @@ class _Lowering:
     def synapse(self, name: str, layer: Synapse, bias: Array | None, value: _Value) -> _Current:
         if isinstance(value, _Current):
             value = _Signal(self.place(value, name), value.shape)  # two synapse layers in a row stay two layers
+        if value.repeated is not None and isinstance(layer, Linear):
+            layer, value = _fold_repeats(layer, value)
+        self.place(replace(value, scale=None, shift=None), name)
         shape = _synapse_shape(layer, value.shape, name)
         total = np.zeros(shape[0]) if bias is None else bias.astype(np.float64)
         if value.scale is not None and value.shift is not None:
@@ -267,6 +279,9 @@ class _Lowering:
         if len(value.shape) == 1:
             return value
         size = int(np.prod(value.shape))
+        if isinstance(value, _Signal) and value.repeated is not None and value.scale is None:
+            plain = self.add(name, Flatten(), value.nodes)
+            return _Signal((plain,), (size,), repeated=value.repeated)
         if isinstance(value, _Signal) and value.scale is not None and value.shift is not None:
             repeat = size // value.shape[0]
             scale, shift = np.repeat(value.scale, repeat), np.repeat(value.shift, repeat)
@@ -353,6 +368,14 @@ def _adaptive_avg_pool(lowering: _Lowering, module: Any, value: _Value, name: st
     out = module.output_size if isinstance(module.output_size, tuple) else (module.output_size,) * 2
     size = value.shape[1:]
     out = tuple(s if o is None else int(o) for o, s in zip(out, size, strict=True))
+    if (
+        len(size) == 2
+        and out != size
+        and isinstance(value, _Signal)
+        and not any(o % s for s, o in zip(size, out, strict=True))
+    ):
+        repeats = (out[0] // size[0], out[1] // size[1])
+        return _Signal(lowering.place(value, name), (value.shape[0], *out), repeated=(value.shape, repeats))
     if len(size) != 2 or any(s % o for s, o in zip(size, out, strict=True)):
         raise LoweringError(f"{name}: adaptive pooling of {size} to {out} has windows of unequal size; use AvgPool2d")
     kernel = (size[0] // out[0], size[1] // out[1])
@@ -514,6 +537,17 @@ def _fold_into_inputs(layer: Synapse, scale: Array, shift: Array, shape: Shape) 
     channel = group[:, None] * per_group + np.arange(per_group)  # (Cout, Cin/groups): which input each reads
     shifted = (weight.sum(axis=(2, 3)) * shift[channel]).sum(axis=1)
     return weight * scale[channel][:, :, None, None], shifted
+
+
+def _fold_repeats(layer: Linear, value: _Signal) -> tuple[Linear, _Signal]:
+    """A linear layer over repeated pixels as one over the pixels: the weights of a pixel's repeats add up."""
+    assert value.repeated is not None
+    (channels, height, width), (y, x) = value.repeated
+    if layer.weight.shape[1] == channels * height * y * width * x:
+        weight = layer.weight.reshape(-1, channels, height, y, width, x).sum(axis=(3, 5))
+        layer = replace(layer, weight=weight.reshape(len(weight), -1))
+        value = _Signal(value.nodes, (channels * height * width,))
+    return layer, value
 
 
 def _synapse_shape(layer: Synapse, shape: Shape, name: str) -> Shape:

@@ -168,7 +168,7 @@ class _Lowering:
                 value = self.module(child, value, f"{path}.{key}" if path else key)
             return value
         if kind is not None:
-            return _MODULES[kind](self, module, value, _name(path, module))
+            return _MODULES[kind](self, module, value, node_name(path, module))
         stateful = any(kind.__name__ == "MemoryModule" for kind in type(module).__mro__)
         if stateful or type(module).__module__.startswith("torch.") or not list(module.children()):
             raise LoweringError(_unsupported(module, path))
@@ -505,8 +505,8 @@ def _pair(value: Any) -> Pair:
     return (int(value[0]), int(value[1])) if isinstance(value, Sequence) else (int(value), int(value))
 
 
-def _name(path: str, module: nn.Module) -> str:
-    """The module's path; a bare number (in a Sequential) says too little, so its kind goes before it."""
+def node_name(path: str, module: nn.Module) -> str:
+    """The node a module becomes: its path; a bare number (in a Sequential) says too little, so its kind goes before it."""
     kind = type(module).__name__.lower()
     return path if path and not path.replace(".", "").isdigit() else f"{kind}{path}"
 

@@ -14,13 +14,17 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from exporters.graph import Array, SpikingGraph
 from kdsnn.cli.source import Source
 from kdsnn.errors import KdsnnError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
 BACKENDS = ("torch", "onnx", "emulator", "lava")
 REFERENCE = {"torch": "spikingjelly", "onnx": "torch", "emulator": "torch", "lava": "emulator"}
@@ -52,6 +56,16 @@ class BackendRun:
 
 
 @dataclass(frozen=True)
+class LayerComparison:
+    """One neuron layer (or the output): spikes that differ, of how many, and where the first one is."""
+
+    name: str
+    mismatches: int
+    compared: int
+    first: str
+
+
+@dataclass(frozen=True)
 class Comparison:
     """Two backends on the samples both have run.
 
@@ -61,6 +75,7 @@ class Comparison:
         compared: output values compared; `hidden_compared`: spikes compared in all layers.
         must_agree: whether a mismatch is an error (within a family) or the effect of quantisation.
         first: where the first mismatch is, "layer, sample, step", or "".
+        layers: the same, layer by layer in the network's order.
     """
 
     backend: str
@@ -72,6 +87,7 @@ class Comparison:
     hidden_compared: int
     must_agree: bool
     first: str
+    layers: tuple[LayerComparison, ...]
 
     @property
     def ok(self) -> bool:
@@ -113,18 +129,15 @@ def compare(run: BackendRun, reference: BackendRun, labels: Mapping[str, Array] 
     a, b = run.output[:n], reference.output[:n]
     if a.shape[1] != b.shape[1]:  # Lava shows a membrane once per sample, at its end
         a, b = a[:, -1:], b[:, -1:]
-    first = _first_difference("output", a, b)
-    shared = [name for name in run.layers if name in reference.layers]
-    hidden = hidden_compared = 0
-    for name in reversed(shared):
-        layer, expected = run.layers[name][:n], reference.layers[name][:n]
-        hidden += int((layer != expected).sum())
-        hidden_compared += layer.size
-        first = _first_difference(name, layer, expected) or first
+    shared = [name for name in reference.layers if name in run.layers]
+    layers = tuple(_compare_layer(name, run.layers[name][:n], reference.layers[name][:n]) for name in shared)
+    output = _compare_layer("output", a, b)
+    first = next((f"{x.name}, {x.first}" for x in (*layers, output) if x.first), "")
+    hidden = sum(x.mismatches for x in layers)
     pair = (run.backend, reference.backend)
     return Comparison(
-        run.backend, reference.backend, n, int((a != b).sum()), a.size,
-        hidden if shared else None, hidden_compared, pair in MUST_AGREE, first,
+        run.backend, reference.backend, n, output.mismatches, output.compared, hidden if shared else None,
+        sum(x.compared for x in layers), pair in MUST_AGREE, first, layers,
     )  # fmt: skip
 
 
@@ -135,12 +148,14 @@ def comparisons(runs: Sequence[BackendRun]) -> list[Comparison]:
     return [compare(r, reference) for r, reference in pairs if reference is not None]
 
 
-def _first_difference(name: str, a: Array, b: Array) -> str:
-    different = np.argwhere(a != b)
-    if len(different) == 0:
-        return ""
-    sample, step, *where = different[0].tolist()
-    return f"{name}, sample {sample}, step {step + 1}, neuron {tuple(where)}"
+def _compare_layer(name: str, a: Array, b: Array) -> LayerComparison:
+    # spikes and integers must be equal; a membrane in floating point equal but for its last bits
+    different = np.argwhere(a != b if a.dtype == np.uint8 else ~np.isclose(a, b, rtol=1e-5, atol=1e-6))
+    first = ""
+    if len(different):
+        sample, step, *where = different[0].tolist()
+        first = f"sample {sample}, step {step + 1}, neuron {tuple(where)}"
+    return LayerComparison(name, len(different), a.size, first)
 
 
 def _float_graph(source: Source, backend: str) -> SpikingGraph:
@@ -153,34 +168,58 @@ def _spikingjelly(source: Source, x: Array) -> BackendRun:
     import torch
     from spikingjelly.activation_based import functional
 
+    from exporters.from_torch import node_name
+
     assert source.module is not None and source.exact is not None
     module, T = source.module, source.exact.T
-    names = {m: n for n, m in module.named_modules() if n in source.exact.neurons}
+    paths = ((m, node_name(path, m)) for path, m in module.named_modules())
+    names = {m: name for m, name in paths if name in source.exact.neurons}
+    single_step = all(getattr(m, "step_mode", "s") == "s" for m in names)
     layers: dict[str, list[Array]] = {n: [] for n in names.values()}
 
     def keep(m: Any, args: Any, spikes: torch.Tensor) -> None:
-        layers[names[m]].append(spikes.movedim(0, 1).to(torch.uint8).numpy())
+        layers[names[m]].append(spikes.to(torch.uint8).numpy())
 
     hooks = [m.register_forward_hook(keep) for m in names]
+    graph = source.exact
     outputs = []
     started = time.perf_counter()
     try:
         with torch.inference_mode():
             for batch in torch.split(torch.from_numpy(x), 64):
                 functional.reset_net(module)
-                outputs.append(module(batch.expand(T, *batch.shape)).movedim(0, 1).numpy())
+                outputs.append(_steps(module, batch, T, single_step))
+                for parts in layers.values():
+                    # one call per step gives T arrays (N, …), one call for all steps an array (T, N, …)
+                    parts[:] = (
+                        [*parts[:-T], np.stack(parts[-T:], 1)]
+                        if single_step
+                        else [*parts[:-1], parts[-1].swapaxes(0, 1)]
+                    )
     finally:
         functional.reset_net(module)
         for hook in hooks:
             hook.remove()
-    output = np.concatenate(outputs)
     spikes = {name: np.concatenate(parts) for name, parts in layers.items()}
-    if source.exact.output.readout == "membrane":
-        output = output.cumsum(axis=1)
-        scores = output[:, -1] / T
-    else:
-        scores = output.mean(axis=1)
+    if graph.output.readout == "membrane":
+        output = np.concatenate(outputs).cumsum(axis=1)
+        return BackendRun("spikingjelly", output, output[:, -1] / T, spikes, time.perf_counter() - started)
+    # the spikes themselves: a module may return their mean
+    output = spikes[graph.sources(graph.output_name)[0]]
+    scores = output.mean(axis=1)
     return BackendRun("spikingjelly", output, scores, spikes, time.perf_counter() - started)
+
+
+def _steps(module: nn.Module, batch: torch.Tensor, T: int, single_step: bool) -> Array:
+    """What a module gives at every step (N, T, F), whichever way it takes its input: frame by frame, all frames, or one image."""
+    import torch
+
+    if single_step:
+        return np.asarray(torch.stack([module(batch) for _ in range(T)], 1).numpy())
+    try:
+        return np.asarray(module(batch.expand(T, *batch.shape)).movedim(0, 1).numpy())
+    except (RuntimeError, ValueError, IndexError):  # it repeats the image itself
+        return np.asarray(module(batch).unsqueeze(1).numpy())
 
 
 def _onnx(graph: SpikingGraph, x: Array, layers: bool) -> BackendRun:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kdsnn.cli.options import Bits, InputBits, Json, OutDir, Seed, writable_folder
+from kdsnn.cli.options import Bits, InputBits, InputShape, Json, OutDir, Seed, Timesteps, Weights, writable_folder
 
 if TYPE_CHECKING:
     from kdsnn.cli.source import Source
@@ -24,11 +24,14 @@ class Format(StrEnum):
 
 
 def export(
-    source: Annotated[str, typer.Argument(help="A checkpoint of a spiking student (.safetensors).")],
+    source: Annotated[str, typer.Argument(help="A checkpoint (.safetensors), or package.module:factory.")],
     out: OutDir,
     to: Annotated[list[Format] | None, typer.Option("--to", help="onnx, netx (repeatable; both by default).")] = None,
     bits: Bits = 8,
     input_bits: InputBits = 8,
+    weights: Weights = None,
+    input_shape: InputShape = None,
+    timesteps: Timesteps = None,
     verify: Annotated[bool, typer.Option(help="Run what was written against the network it came from.")] = True,
     seed: Seed = 0,
     json: Json = False,
@@ -38,7 +41,7 @@ def export(
     from kdsnn.cli.source import load
 
     writable_folder(out)
-    network = load(source, bits=bits, input_bits=input_bits)
+    network = load(source, bits=bits, input_bits=input_bits, T=timesteps, weights=weights, input_shape=input_shape)
     rows = []
     for format_ in to or list(Format):
         rows.append(write(network, format_, out, verify=verify, seed=seed))

@@ -17,6 +17,16 @@ Json = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON.
 ModelOption = Annotated[
     list[str] | None, typer.Option("--option", help="An architecture argument, e.g. channels=16,32 (repeatable).")
 ]
+Weights = Annotated[
+    Path | None, typer.Option("--weights", help="For package.module:factory: its state dict (.safetensors or .pt).")
+]
+InputShape = Annotated[
+    str | None, typer.Option("--input-shape", help="For package.module:factory: one image, e.g. 3,32,32.")
+]
+Timesteps = Annotated[
+    int | None,
+    typer.Option("--timesteps", help="T, where the source does not say (package.module:factory, bare .net)."),
+]
 Bits = Annotated[int, typer.Option("--bits", help="Weight bits of the quantised network, 2 to 8.")]
 InputBits = Annotated[int, typer.Option("--input-bits", help="Bits of an input pixel on the chip, 1 to 8.")]
 

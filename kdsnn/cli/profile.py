@@ -7,11 +7,13 @@ from typing import Annotated
 
 import typer
 
-from kdsnn.cli.options import Bits, Data, InputBits, Json, OutDir, writable_folder
+from kdsnn.cli.options import Bits, Data, InputBits, InputShape, Json, OutDir, Timesteps, Weights, writable_folder
 
 
 def profile(
-    source: Annotated[str, typer.Argument(help="A spiking checkpoint (.safetensors) or a netx file (.net).")],
+    source: Annotated[
+        str, typer.Argument(help="A checkpoint (.safetensors), a netx file (.net), or package.module:factory.")
+    ],
     out: OutDir,
     teacher: Annotated[Path | None, typer.Option(help="Checkpoint of the ANN to set beside it.")] = None,
     twin: Annotated[Path | None, typer.Option(help="Checkpoint of the same student trained without a teacher.")] = None,
@@ -19,6 +21,9 @@ def profile(
     samples: Annotated[int | None, typer.Option(min=1, help="How many test images; all by default.")] = None,
     bits: Bits = 8,
     input_bits: InputBits = 8,
+    weights: Weights = None,
+    input_shape: InputShape = None,
+    timesteps: Timesteps = None,
     json: Json = False,
 ) -> None:
     """Count parameters, FLOPs, spikes, SynOps and energy; write report.html, report.json and layers.csv."""
@@ -36,7 +41,7 @@ def profile(
     from profilers.flops import count_module
 
     writable_folder(out)
-    network = load(source, bits=bits, input_bits=input_bits)
+    network = load(source, bits=bits, input_bits=input_bits, T=timesteps, weights=weights, input_shape=input_shape)
     images = load_data(data)
     ann = None
     if teacher is not None:

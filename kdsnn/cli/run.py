@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kdsnn.cli.options import Bits, Data, InputBits, Json
+from kdsnn.cli.options import Bits, Data, InputBits, InputShape, Json, Timesteps, Weights
 
 if TYPE_CHECKING:
     from exporters.graph import Array
@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 
 def run(
-    source: Annotated[str, typer.Argument(help="A spiking checkpoint (.safetensors) or a netx file (.net).")],
+    source: Annotated[
+        str, typer.Argument(help="A checkpoint (.safetensors), a netx file (.net), or package.module:factory.")
+    ],
     on: Annotated[
         list[str] | None, typer.Option("--on", help="torch, onnx, emulator, lava (repeatable, or comma-separated).")
     ] = None,
@@ -25,8 +27,11 @@ def run(
     save: Annotated[Path | None, typer.Option(help="Write integer input and output spikes to this .npz.")] = None,
     bits: Bits = 8,
     input_bits: InputBits = 8,
-    timesteps: Annotated[int | None, typer.Option(help="T, for a netx file without its JSON beside it.")] = None,
+    weights: Weights = None,
+    input_shape: InputShape = None,
+    timesteps: Timesteps = None,
     timeout: Annotated[float | None, typer.Option(help="Seconds after which a Lava run is given up.")] = None,
+    compare: Annotated[bool, typer.Option("--compare", help="Show every layer's mismatching spikes.")] = False,
     stock_lava: Annotated[bool, typer.Option("--stock-lava", help="Lava's own slow convolution.")] = False,
     json: Json = False,
 ) -> None:
@@ -44,7 +49,7 @@ def run(
     for name in backends:
         if name not in BACKENDS:
             raise KdsnnError(f"--on {name}: no such backend; choose from {', '.join(BACKENDS)}")
-    network = load(source, bits=bits, input_bits=input_bits, T=timesteps)
+    network = load(source, bits=bits, input_bits=input_bits, T=timesteps, weights=weights, input_shape=input_shape)
     images = load_data(data)
     require_fit(network.name, network.integer.input.shape, images)
     x, labels = pixels(images.x_test[:samples]), images.y_test[:samples]
@@ -56,6 +61,8 @@ def run(
         print_json(as_rows(runs, found, labels))
     else:
         print_tables(f"{network.name} on {data}", runs, found, labels)
+        if compare and found:
+            print_layers(found)
     if not all(c.ok for c in found):
         raise typer.Exit(1)
 
@@ -120,6 +127,22 @@ def print_tables(title: str, runs: list[BackendRun], found: list[Comparison], la
     table(title, ["backend", "samples", "accuracy", "per sample"], rows)
     if found:
         print_comparisons(found)
+
+
+def print_layers(found: list[Comparison]) -> None:
+    """Layers × mismatching spikes, one column for every pair of backends, and where the first mismatch is."""
+    from kdsnn.cli.console import table
+
+    names = list(dict.fromkeys(layer.name for c in found for layer in c.layers))
+    rows = []
+    for name in names:
+        cells = []
+        for c in found:
+            layer = next((x for x in c.layers if x.name == name), None)
+            cells.append("–" if layer is None else f"{layer.mismatches} of {layer.compared}")
+        first = next((x.first for c in found if c.must_agree for x in c.layers if x.name == name and x.first), "")
+        rows.append([name, *cells, first])
+    table("layer by layer", ["layer", *(f"{c.backend} / {c.reference}" for c in found), "first mismatch"], rows)
 
 
 def print_comparisons(found: list[Comparison]) -> None:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
 import math
+import re
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from exporters.graph import SpikingGraph
 from kdsnn.errors import KdsnnError
+
+_FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 if TYPE_CHECKING:
     from torch import nn
@@ -48,13 +53,32 @@ def require_fit(name: str, shape: tuple[int, ...], data: DataSet) -> None:
         raise KdsnnError(f"{name} takes input of shape {shape}, {data.name} has images of {data.input_shape}")
 
 
-def load(source: str, *, bits: int = 8, input_bits: int = 8, T: int | None = None) -> Source:
-    """Load a checkpoint (`.safetensors`) or a netx file (`.net`).
+def load(
+    source: str,
+    *,
+    bits: int = 8,
+    input_bits: int = 8,
+    T: int | None = None,
+    weights: Path | None = None,
+    input_shape: str | None = None,
+) -> Source:
+    """Load a checkpoint (`.safetensors`), a netx file (`.net`), or any SpikingJelly network (`package.module:factory`).
 
     Raises:
         KdsnnError, DeployError: missing, damaged or of another kind; one line each.
     """
     path = Path(source)
+    if _FACTORY.fullmatch(source):
+        module = _call_factory(source)
+        if weights is not None:
+            _load_weights(module, weights)
+        if input_shape is None or T is None:
+            raise KdsnnError(
+                f"{source}: a network from a factory needs --input-shape (such as 3,32,32) and --timesteps"
+            )
+        name = source.rpartition(":")[2]
+        metadata = {"factory": source, "weights": weights.name if weights else None}
+        return lower(name, module, _shape(input_shape), T, bits=bits, input_bits=input_bits, metadata=metadata)
     if path.suffix == ".net":
         from exporters import netx
 
@@ -62,7 +86,54 @@ def load(source: str, *, bits: int = 8, input_bits: int = 8, T: int | None = Non
         return Source(path.stem, None, None, graph, metadata=dict(graph.metadata))
     if path.suffix == ".safetensors":
         return _checkpoint(path, bits, input_bits)
-    raise KdsnnError(f"{source}: not a source; give a checkpoint (.safetensors) or a netx file (.net)")
+    raise KdsnnError(
+        f"{source}: not a source; give a checkpoint (.safetensors), a netx file (.net) or package.module:factory"
+    )
+
+
+def _call_factory(source: str) -> nn.Module:
+    """Import `package.module` (from the current folder too) and call `factory()`."""
+    from torch import nn
+
+    module_name, _, factory_name = source.partition(":")
+    sys.path.insert(0, "")
+    try:
+        factory = getattr(importlib.import_module(module_name), factory_name)
+        module = factory()
+    except Exception as error:  # whatever the user's own code raises
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise KdsnnError(f"{source}: cannot be built ({type(error).__name__}: {reason})") from error
+    finally:
+        sys.path.remove("")
+    if not isinstance(module, nn.Module):
+        raise KdsnnError(f"{source}: it returned a {type(module).__name__}; the factory must return a torch module")
+    return module
+
+
+def _load_weights(module: nn.Module, path: Path) -> None:
+    """Load a state dict; a `.pt` file is read without running anything that is pickled in it."""
+    import torch
+    from safetensors.torch import load_file
+
+    if not path.is_file():
+        raise KdsnnError(f"--weights {path}: no such file")
+    try:
+        state = (
+            load_file(path)
+            if path.suffix == ".safetensors"
+            else torch.load(path, map_location="cpu", weights_only=True)
+        )
+        module.load_state_dict(state)
+    except Exception as error:  # safetensors, pickle and torch raise a dozen unrelated types
+        reason = " ".join(str(error).split())[:300]
+        raise KdsnnError(f"--weights {path}: not a state dict of this network ({reason})") from error
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    parts = text.split(",")
+    if len(parts) not in (1, 3) or not all(p.strip().isdigit() and int(p) > 0 for p in parts):
+        raise KdsnnError(f"--input-shape {text}: it must read C,H,W (such as 3,32,32) or F")
+    return tuple(int(p) for p in parts)
 
 
 def _checkpoint(path: Path, bits: int, input_bits: int) -> Source:

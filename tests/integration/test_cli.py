@@ -244,3 +244,99 @@ def test_debug_shows_the_traceback() -> None:
 def test_an_error_in_a_process_of_its_own_is_one_line() -> None:
     done = subprocess.run([*COMMAND, "evaluate", "none.safetensors"], capture_output=True, text=True, check=False)
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and done.stderr.startswith("error: none.safetensors")
+
+
+@pytest.fixture
+def user_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A user's own file in the current folder, with networks of all the habits SpikingJelly allows."""
+    (tmp_path / "my_networks.py").write_text(
+        """
+import torch
+from torch import nn
+from spikingjelly.activation_based import functional, layer, neuron
+
+def body():
+    torch.manual_seed(0)
+    net = nn.Sequential(layer.Conv2d(1, 4, 3), layer.BatchNorm2d(4), neuron.IFNode(), layer.AvgPool2d(2), layer.Flatten(),
+                        layer.Linear(36, 10), neuron.LIFNode(decay_input=False))
+    nn.init.uniform_(net[0].weight, -0.2, 0.6)
+    nn.init.uniform_(net[5].weight, -0.3, 0.5)
+    return net
+
+def single_step():
+    return body()
+
+def multi_step():
+    net = body()
+    functional.set_step_mode(net, "m")
+    return net
+
+class Coded(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = multi_step()
+
+    def forward(self, x):
+        return self.body(x.unsqueeze(0).repeat(4, 1, 1, 1, 1)).mean(0)
+
+def soft_reset():
+    return nn.Sequential(layer.Flatten(), layer.Linear(64, 10), neuron.IFNode(v_reset=None))
+
+def broken():
+    raise ValueError("no such thing")
+
+def not_a_module():
+    return 3
+"""
+    )
+    monkeypatch.chdir(tmp_path)
+    sys.modules.pop("my_networks", None)
+    return tmp_path
+
+
+@pytest.mark.usefixtures("lava_environment")
+@pytest.mark.parametrize("factory", ["single_step", "multi_step", "Coded"])
+def test_any_spikingjelly_network_runs_everywhere(user_module: Path, factory: str) -> None:
+    source = f"my_networks:{factory}"
+    shape = ["--input-shape", "1,8,8", "--timesteps", 4]
+    done = cli("run", source, *shape, "--on", "torch,onnx,emulator,lava", "--samples", 3, "--json")
+    found = {c["backend"]: c for c in json.loads(done.stdout)["comparisons"]}
+    assert found["lava"]["mismatches"] == found["lava"]["hidden"] == found["onnx"]["hidden"] == 0
+    assert found["torch"]["hidden_compared"] == 3 * 4 * (4 * 36 + 10) and found["torch"]["hidden"] <= 2
+    cli("export", source, *shape, "--out", user_module / "out")
+    table = cli("run", source, *shape, "--on", "emulator,lava", "--samples", 3, "--compare").stdout
+    assert "layer by layer" in table and "lava / emulator" in table
+
+
+def test_factory_weights_and_mistakes(user_module: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(user_module)
+    from my_networks import multi_step  # type: ignore[import-not-found]
+    from safetensors.torch import save_file
+
+    shape = ["--input-shape", "1,8,8", "--timesteps", 4]
+    state = multi_step().state_dict()
+    save_file(state, user_module / "w.safetensors")
+    torch.save(state, user_module / "w.pt")
+    torch.save({"wrong": torch.zeros(1)}, user_module / "wrong.pt")
+    for name in ("w.safetensors", "w.pt"):
+        cli("export", "my_networks:multi_step", *shape, "--weights", user_module / name, "--out", user_module / "out")
+    where = ["--out", user_module / "x"]
+    assert "not a state dict of this network" in error_line(
+        "export", "my_networks:multi_step", *shape, "--weights", user_module / "wrong.pt", *where
+    )
+    assert "no such file" in error_line("export", "my_networks:multi_step", *shape, "--weights", "none.pt", *where)
+    assert "needs --input-shape" in error_line("export", "my_networks:multi_step", *where)
+    assert "must read C,H,W" in error_line(
+        "export", "my_networks:multi_step", "--input-shape", "8x8", "--timesteps", 4, *where
+    )
+    assert "T is 0" in error_line(
+        "export", "my_networks:multi_step", "--input-shape", "1,8,8", "--timesteps", 0, *where
+    )
+    assert "no such thing" in error_line("export", "my_networks:broken", *shape, *where)
+    assert "returned a int" in error_line("export", "my_networks:not_a_module", *shape, *where)
+    assert "cannot be built" in error_line("export", "my_networks:nothing", *shape, *where)
+    assert "cannot be built" in error_line("export", "no_such_package:net", *shape, *where)
+    assert "reset by subtraction does not exist in Lava" in error_line(
+        "export", "my_networks:soft_reset", *shape, *where
+    )
+    assert not (user_module / "x").exists() or not list((user_module / "x").iterdir())

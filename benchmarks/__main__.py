@@ -1,0 +1,30 @@
+"""Run every benchmark and print its table: `python -m benchmarks [NAME ...]`.
+
+Each module here with a `main()` is one benchmark. They print ratios of things measured side by side in
+one run, medians of several, since absolute times say more about the machine than about the code.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import sys
+from pathlib import Path
+
+
+def main() -> None:
+    folder = Path(__file__).parent
+    names = [m.name for m in pkgutil.iter_modules([str(folder)]) if not m.name.startswith("_")]
+    wanted = sys.argv[1:] or names
+    for name in wanted:
+        if name not in names:
+            raise SystemExit(f"there is no benchmark {name!r}; choose from {', '.join(names)}")
+    for name in wanted:
+        module = importlib.import_module(f"benchmarks.{name}")
+        if hasattr(module, "main"):
+            print(f"== {name}: {(module.__doc__ or '').strip().splitlines()[0]}", flush=True)
+            module.main()
+
+
+if __name__ == "__main__":
+    main()

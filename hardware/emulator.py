@@ -12,6 +12,7 @@ A float graph made by `exporters.exact.make_exact` is exact in the same sense.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -37,6 +38,7 @@ from exporters.graph import (
     Neuron,
     Node,
     Output,
+    Shape,
     SpikingGraph,
     Synapse,
 )
@@ -171,7 +173,12 @@ class _Plan:
             dtype = torch.float32 if exact else torch.float64
         self.dtype = dtype
         # Lava adds the bias behind the register that wraps: where any current can wrap, biases wait for the neuron
-        self.wraps = graph.is_integer and _can_wrap(graph, bounds)
+        self.integer = graph.is_integer
+        self.wraps = self.integer and _can_wrap(graph, bounds)
+        # a membrane takes in at most T currents: most can never reach the end of their register
+        self.saturating = {
+            n for n in graph.neurons if self.integer and graph.T * _current(graph, n, bounds) > MEMBRANE_MAX
+        }
         self.weights: dict[str, Tensor] = {}
         self.biases: dict[str, Tensor | None] = {}
         for name, synapse in graph.synapses.items():
@@ -186,13 +193,15 @@ class _Plan:
         return _add(*(b.reshape(-1, *[1] * dims) for b in found)) if found and self.wraps else None
 
 
-def _can_wrap(graph: SpikingGraph, bounds: Mapping[str, float]) -> bool:
+def _current(graph: SpikingGraph, name: str, bounds: Mapping[str, float], *, bias: bool = True) -> float:
+    """The largest current that can reach a neuron layer or the output in one step."""
     synapses = graph.synapses
+    return sum(sum_bound(synapses[s], bounds[s], bias=bias) for s in graph.sources(name) if s in synapses)
+
+
+def _can_wrap(graph: SpikingGraph, bounds: Mapping[str, float]) -> bool:
     ends = [*graph.neurons, graph.output_name]
-    currents = (
-        sum(sum_bound(synapses[s], bounds[s], bias=False) for s in graph.sources(end) if s in synapses) for end in ends
-    )
-    return any(current > CURRENT_LIMIT for current in currents)
+    return any(_current(graph, end, bounds, bias=False) > CURRENT_LIMIT for end in ends)
 
 
 def _run_batch(plan: _Plan, batch: Tensor, observe: Observer | None) -> Array:
@@ -233,6 +242,8 @@ def _apply(plan: _Plan, name: str, node: Node, x: Tensor) -> Tensor:
         case Conv2d() | Linear():
             return _synapse(node, x, plan.weights[name], None if plan.wraps else plan.biases[name])
         case MaxPool2d():
+            if plan.graph.signals[name] == "spikes":
+                return _or_pool(x, node, plan.graph.shapes[name])
             return _per_frame(x, lambda y: F.max_pool2d(y, node.kernel, node.stride, node.padding))
         case AvgPool2d():
             return _per_frame(
@@ -241,9 +252,10 @@ def _apply(plan: _Plan, name: str, node: Node, x: Tensor) -> Tensor:
         case Flatten():
             return x.flatten(2)
         case IF() | LIF():
-            return _fire(node, _lava_current(plan, name, x), T, integer=plan.graph.is_integer)
+            current, saturates = _lava_current(plan, name, x), name in plan.saturating
+            return _fire(node, current, T, integer=plan.integer, saturates=saturates)
         case Output(readout="membrane"):
-            return _integrate(_lava_current(plan, name, x), T, integer=plan.graph.is_integer)
+            return _integrate(_lava_current(plan, name, x), T, integer=plan.integer)
         case Output():
             return x.expand(T, *x.shape[1:])
     raise AssertionError(f"unhandled node {node}")
@@ -252,6 +264,18 @@ def _apply(plan: _Plan, name: str, node: Node, x: Tensor) -> Tensor:
 def _per_frame(x: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
     y = function(x.flatten(0, 1))
     return y.view(*x.shape[:2], *y.shape[1:])
+
+
+def _or_pool(x: Tensor, node: MaxPool2d, shape: Shape) -> Tensor:
+    """Max-pool of values that are never negative, as maxima of shifted slices: ten times faster than torch's own on CPU."""
+    (kh, kw), (sh, sw), (ph, pw) = node.kernel, node.stride, node.padding
+    if ph or pw:
+        x = F.pad(x, (pw, pw, ph, ph))
+    height, width = shape[1:]
+    rows = [x[..., a : a + sh * (height - 1) + 1 : sh, :] for a in range(kh)]
+    x = functools.reduce(torch.maximum, rows)
+    columns = [x[..., b : b + sw * (width - 1) + 1 : sw] for b in range(kw)]
+    return functools.reduce(torch.maximum, columns)
 
 
 def _synapse(node: Synapse, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -276,24 +300,24 @@ def _lava_current(plan: _Plan, name: str, x: Tensor) -> Tensor:
     return x if bias is None else x + bias
 
 
-def _fire(node: Neuron, x: Tensor, T: int, *, integer: bool) -> Tensor:
+def _fire(node: Neuron, x: Tensor, T: int, *, integer: bool, saturates: bool) -> Tensor:
     """Integrate and fire over the time axis of x, (T or 1, N, *shape) to spikes (T, N, *shape)."""
     spikes = x.new_empty(T, *x.shape[1:])
+    # Lava compares registers, v > (V − 1)·64: for whole numbers that is v ≥ V, and a membrane that
+    # saturates or leaks to a fraction between V − 1 and V fires too
+    compare, threshold = (torch.gt, node.threshold - 1) if integer else (torch.ge, node.threshold)
     v = torch.zeros_like(x[0])
     for t in range(T):
         if isinstance(node, LIF):
             v = _leak(v, node.leak, integer=integer)
         v += x[t if len(x) > 1 else 0]
-        if integer:
+        if saturates:
             v.clamp_(-MEMBRANE_MAX, MEMBRANE_MAX)
-        # Lava compares registers, v > (V − 1)·64: for whole numbers that is v ≥ V, and a membrane that
-        # saturates or leaks to a fraction between V − 1 and V fires too
-        fired = v > node.threshold - 1 if integer else v >= node.threshold
-        spikes[t] = fired
+        compare(v, threshold, out=spikes[t])
         if node.reset == "hard":
-            v.masked_fill_(fired, 0)
+            v.addcmul_(v, spikes[t], value=-1)  # v − v·spike: several times faster than a masked fill, and as exact
         else:
-            v -= spikes[t] * node.threshold
+            v.sub_(spikes[t], alpha=node.threshold)
     return spikes
 
 

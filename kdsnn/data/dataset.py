@@ -15,9 +15,11 @@ from kdsnn.errors import KdsnnError
 class DataSet:
     """Labelled 8-bit images, split into training and test.
 
-    `x_train`, `x_test`: uint8, (N, C, H, W), 0…255. A network sees pixels / 255 as float32 and no
-    mean/std normalisation: the first BatchNorm does that job, and 8-bit pixels stay exact integers
-    on a chip. `y_train`, `y_test`: int64, (N,), 0…classes - 1. `name` is the spec that `load` took.
+    `x_train`, `x_test`: uint8, (N, C, H, W), 0…255; a `numpy.memmap` where the images are too many for
+    memory. A network sees pixels / 255 as float32 and no mean/std normalisation: the first BatchNorm
+    does that job, and 8-bit pixels stay exact integers on a chip. `y_train`, `y_test`: int64, (N,),
+    0…classes - 1. `name` is the spec that `load` took. `class_names` are those of the source, in the
+    order of the labels, or empty; `notes` says in whole sentences what was done to the source's images.
 
     Raises KdsnnError at construction when the arrays do not fit this description.
     """
@@ -28,6 +30,8 @@ class DataSet:
     x_test: NDArray[np.uint8]
     y_test: NDArray[np.int64]
     classes: int
+    class_names: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for part, x, y in (("train", self.x_train, self.y_train), ("test", self.x_test, self.y_test)):
@@ -37,6 +41,8 @@ class DataSet:
                 f"{self.name}: x_train has images of shape {self.x_train.shape[1:]} and x_test of shape "
                 f"{self.x_test.shape[1:]} (C, H, W): bring both to the same shape."
             )
+        if self.class_names and len(self.class_names) != self.classes:
+            raise KdsnnError(f"{self.name}: {len(self.class_names)} class names for {self.classes} classes.")
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -59,3 +65,9 @@ class DataSet:
                 f"{self.name}: labels in y_{part} run from {y.min()} to {y.max()}: expected 0 to {self.classes - 1} "
                 f"({self.classes} classes, numbered from 0)."
             )
+
+
+def brief(value: object) -> str:
+    """`value` as one line, cut to a readable length, for quoting in an error message."""
+    line = " ".join(str(value).split())
+    return line if len(line) <= 100 else line[:97] + "..."

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from kdsnn.data.dataset import DataSet
-
-TEST_FRACTION = 0.2
+from kdsnn.data.splits import TEST_FRACTION, stratified_mask
 
 
 def load_digits(seed: int) -> DataSet:
@@ -30,14 +28,3 @@ def load_digits(seed: int) -> DataSet:
         y_test=labels[test],
         classes=10,
     )
-
-
-def stratified_mask(labels: NDArray[np.int64], fraction: float, seed: int) -> NDArray[np.bool_]:
-    """Boolean mask (N,) that marks round(fraction · n) members of every class of size n, drawn with `seed`."""
-    # RandomState: the one numpy generator whose stream is frozen, so the split survives numpy's next version
-    rng = np.random.RandomState(seed)
-    mask = np.zeros(len(labels), dtype=np.bool_)
-    for label in np.unique(labels):
-        members = np.flatnonzero(labels == label)
-        mask[rng.permutation(members)[: round(fraction * len(members))]] = True
-    return mask

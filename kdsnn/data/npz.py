@@ -1,4 +1,4 @@
-"""`npz:FILE`: a numpy archive with `x_train, y_train, x_test, y_test`.
+"""`npz:FILE` and `npy:DIR`: numpy arrays `x_train, y_train, x_test, y_test` in one archive, or as .npy files.
 
 * Images: (N, H, W), or with channels (N, C, H, W) or (N, H, W, C). The channel axis is the one of
   length 1 to 4; where both or neither of the two are (an image 3 pixels high, a sensor with 16
@@ -6,19 +6,21 @@
 * Pixels: uint8 0…255, or floats in 0…1 that are whole multiples of 1/255. Other floats are refused
   rather than rounded, because the network would train on other images than the file holds.
 * Labels: integers (N,), 0…K - 1, each present in `y_train`; K is the number of classes.
+
+An archive is read into memory. The images of `npy:DIR`, which must be uint8, stay in their files and
+are read batch by batch: the form for data sets that do not fit into memory.
 """
 
 from __future__ import annotations
 
 import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kdsnn.data.dataset import DataSet
+from kdsnn.data.dataset import DataSet, brief
 from kdsnn.errors import KdsnnError
 
 KEYS = ("x_train", "y_train", "x_test", "y_test")
@@ -27,16 +29,45 @@ CHANNELS = range(1, 5)
 
 def load_npz(path: Path) -> DataSet:
     """Read `path` as the module describes; raises KdsnnError naming the file, the array and the remedy."""
-    arrays = _read(path)
+    return _data_set(f"npz:{path}", path, _read(path))
+
+
+def load_npy(folder: Path) -> DataSet:
+    """Map the files of `folder` as the module describes; raises KdsnnError as `load_npz` does."""
+    arrays = {key: _member(folder, key) for key in KEYS}
+    if (folder / "layout.npy").exists():
+        arrays["layout"] = _member(folder, "layout")
+    return _data_set(f"npy:{folder}", folder, arrays)
+
+
+def _member(folder: Path, key: str) -> NDArray[Any]:
+    path = folder / f"{key}.npy"
+    images = key.startswith("x")
+    try:
+        array: NDArray[Any] = np.load(path, mmap_mode="r" if images else None, allow_pickle=False)
+    except FileNotFoundError as error:
+        raise KdsnnError(f"{path}: no such file: the folder needs {', '.join(f'{k}.npy' for k in KEYS)}.") from error
+    except Exception as error:  # as in _read
+        raise KdsnnError(
+            f"{path}: not a readable .npy of a plain array ({brief(error)}): write it again with numpy.save."
+        ) from error
+    if not isinstance(array, np.ndarray):  # np.load opens whatever it recognises, an archive too
+        raise KdsnnError(f"{path}: not a single array: write it again with numpy.save.")
+    if images and array.dtype != np.uint8:
+        raise KdsnnError(f"{path}: the pixels are {array.dtype}: store them as uint8, 0 to 255.")
+    return array
+
+
+def _data_set(name: str, path: Path, arrays: dict[str, NDArray[Any]]) -> DataSet:
     layout = _layout(path, arrays)
     y_train = _labels(path, "y_train", arrays["y_train"])
     classes = np.unique(y_train)
     if len(classes) == 0 or classes[0] != 0 or classes[-1] != len(classes) - 1:
         raise KdsnnError(
-            f"{path}: y_train must hold every label from 0 to K-1; it holds {_brief(classes)}: renumber the labels from 0."
+            f"{path}: y_train must hold every label from 0 to K-1; it holds {brief(classes)}: renumber the labels from 0."
         )
     return DataSet(
-        name=f"npz:{path}",
+        name=name,
         x_train=_images(path, "x_train", arrays["x_train"], layout),
         y_train=y_train,
         x_test=_images(path, "x_test", arrays["x_test"], layout),
@@ -56,20 +87,11 @@ def _read(path: Path) -> dict[str, NDArray[Any]]:
             return {key: archive[key] for key in (*KEYS, "layout") if key in archive.files}
     except FileNotFoundError as error:
         raise KdsnnError(f"{path}: no such file: give an .npz file with {', '.join(KEYS)}.") from error
-    except (
-        OSError,
-        ValueError,  # also numpy's refusal to unpickle object arrays
-        EOFError,
-        zipfile.BadZipFile,
-        zlib.error,
-        MemoryError,
-        OverflowError,
-        NotImplementedError,  # an unknown compression method
-        RuntimeError,  # an encrypted member
-        SyntaxError,  # a damaged .npy header
-    ) as error:
+    except KdsnnError:
+        raise
+    except Exception as error:  # zipfile, zlib and numpy's header parser raise a dozen kinds on damaged files
         raise KdsnnError(
-            f"{path}: not a readable .npz of plain arrays ({_brief(error)}): write it again with numpy.savez."
+            f"{path}: not a readable .npz of plain arrays ({brief(error)}): write it again with numpy.savez."
         ) from error
 
 
@@ -78,14 +100,15 @@ def _layout(path: Path, arrays: dict[str, NDArray[Any]]) -> str:
     if "layout" in arrays:
         layout = str(arrays["layout"])
         if layout not in ("NCHW", "NHWC"):
-            raise KdsnnError(f"{path}: layout is '{_brief(layout)}': use NCHW or NHWC.")
+            raise KdsnnError(f"{path}: layout is '{brief(layout)}': use NCHW or NHWC.")
         return layout
     if len(shape) != 4:
         return "NHW"
     first, last = shape[1] in CHANNELS, shape[3] in CHANNELS
     if first == last:
         raise KdsnnError(
-            f"{path}: x_train of shape {shape} could be NCHW or NHWC: add a string array layout='NCHW' or 'NHWC' to the file."
+            f"{path}: x_train of shape {shape} could be NCHW or NHWC: "
+            f"add a string array layout='NCHW' or 'NHWC' beside it."
         )
     return "NCHW" if first else "NHWC"
 
@@ -98,7 +121,7 @@ def _images(path: Path, key: str, x: NDArray[Any], layout: str) -> NDArray[np.ui
         pixels = pixels.transpose(0, 3, 1, 2)
     elif pixels.ndim != 4:
         raise KdsnnError(f"{path}: {key} has shape {x.shape}: expected (N, H, W), (N, C, H, W) or (N, H, W, C).")
-    return np.ascontiguousarray(pixels)
+    return pixels if isinstance(pixels, np.memmap) else np.ascontiguousarray(pixels)
 
 
 def _pixels(path: Path, key: str, x: NDArray[Any]) -> NDArray[np.uint8]:
@@ -128,9 +151,3 @@ def _labels(path: Path, key: str, y: NDArray[Any]) -> NDArray[np.int64]:
     if y.ndim != 1:
         raise KdsnnError(f"{path}: {key} has shape {y.shape}: expected (N,), one class number per image.")
     return y.astype(np.int64)
-
-
-def _brief(value: object) -> str:
-    """The first line of `value`, cut to one readable length."""
-    line = " ".join(str(value).split())
-    return line if len(line) <= 100 else line[:97] + "..."

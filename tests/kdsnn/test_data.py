@@ -5,12 +5,10 @@ import zipfile
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kdsnn.data import DataSet, load
-from kdsnn.data.device import shifted
 from kdsnn.errors import KdsnnError
 
 
@@ -64,7 +62,12 @@ FIRST_LABELS = [3, 7, 3, 9, 0, 8, 7, 0, 8, 0, 3, 3]
 
 
 def test_loading_needs_no_torch():
-    code = "import sys, kdsnn.data; kdsnn.data.load('digits'); sys.exit('torch' in sys.modules)"
+    code = (
+        "import sys, kdsnn.data\n"
+        "early = {'torch', 'datasets', 'sklearn', 'PIL', 'scipy', 'huggingface_hub'} & set(sys.modules)\n"
+        "kdsnn.data.load('digits+rot', noise=kdsnn.data.Noise(0.1)), kdsnn.data.Augmentation(crop=2)\n"
+        "sys.exit(str(early or '') or 'torch' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -136,9 +139,58 @@ def test_unusable_files(tmp_path):
     (tmp_path / "text.npz").write_text("hello")
     with pytest.raises(KdsnnError, match="not a readable"):
         load(f"npz:{tmp_path / 'text.npz'}")
-    for spec in ("", "digit", "npz", "npz:", "digits:1", "mp3:file"):
-        with pytest.raises(KdsnnError, match="use digits or npz:FILE"):
+
+
+def test_unknown_names_are_told_what_is_near_and_known():
+    for spec in ("", "npz", "npz:", "hf:", "folder:", "digits:1", "mp3:file", "\0"):
+        with pytest.raises(KdsnnError, match=r"[Uu]se digits, mnist, .*folder:DIR"):
             load(spec)
+    with pytest.raises(KdsnnError, match=r"did you mean cifar10\?"):
+        load("cifar-10")
+    with pytest.raises(KdsnnError, match=r"Unknown data set 'minst\+rot': did you mean mnist"):
+        load("minst+rot")
+    with pytest.raises(KdsnnError, match="Unknown variant 'rott' of data set 'digits': did you mean rot"):
+        load("digits+rott")
+
+
+def test_a_plus_may_belong_to_a_file_or_start_a_variant(tmp_path):
+    plain = written(tmp_path, **arrays((6, 5, 5)))
+    for name in ("a+b.npz", "c+rot", "d+rot+e.npz"):
+        plain.with_name(name).write_bytes(plain.read_bytes())
+        data = load(f"npz:{tmp_path / name}")
+        assert data.name == f"npz:{tmp_path / name}" and not data.notes
+        turned = load(f"npz:{tmp_path / name}+rot")
+        assert turned.name == f"npz:{tmp_path / name}+rot" and turned.notes
+        assert not np.array_equal(turned.x_test, data.x_test)
+    with pytest.raises(KdsnnError, match=r"Unknown variant 'rto'.*did you mean rot"):
+        load(f"npz:{plain}+rto")
+    with pytest.raises(KdsnnError, match=r"x\+y.npz: no such file"):
+        load(f"npz:{tmp_path / 'x+y.npz'}+rot")
+
+
+def test_npy_folder_is_mapped_and_means_the_same_as_npz(tmp_path):
+    for shape in ((6, 2, 5, 7), (6, 5, 7, 2), (6, 5, 7)):
+        content = arrays(shape)
+        for key, value in content.items():
+            np.save(tmp_path / f"{key}.npy", value)
+        mapped, read = load(f"npy:{tmp_path}"), load(f"npz:{written(tmp_path, **content)}")
+        assert isinstance(mapped.x_train, np.memmap) and isinstance(mapped.x_test, np.memmap)
+        for key in content:
+            assert np.array_equal(getattr(mapped, key), getattr(read, key))
+
+    np.save(tmp_path / "layout.npy", np.array("HWCN"))
+    np.save(tmp_path / "x_train.npy", arrays((6, 3, 5, 3))["x_train"])
+    with pytest.raises(KdsnnError, match="use NCHW or NHWC"):
+        load(f"npy:{tmp_path}")
+    np.save(tmp_path / "x_train.npy", np.zeros((6, 5, 7)))
+    with pytest.raises(KdsnnError, match=r"x_train.npy: the pixels are float64: store them as uint8"):
+        load(f"npy:{tmp_path}")
+    (tmp_path / "x_train.npy").write_bytes((tmp_path / "data.npz").read_bytes())
+    with pytest.raises(KdsnnError, match="not a single array"):
+        load(f"npy:{tmp_path}")
+    (tmp_path / "x_train.npy").unlink()
+    with pytest.raises(KdsnnError, match=r"no such file: the folder needs x_train.npy, y_train.npy"):
+        load(f"npy:{tmp_path}")
 
 
 def _bytes() -> bytes:
@@ -178,11 +230,25 @@ def test_an_encrypted_or_oddly_compressed_member_is_an_error(tmp_path):
             load(f"npz:{path}")
 
 
-def test_shift_moves_each_image_by_its_own_whole_pixels():
-    images = torch.arange(1, 2 * 16 + 1, dtype=torch.uint8).reshape(1, 2, 4, 4).repeat(200, 1, 1, 1)
-    moved = shifted(images, 1, torch.Generator().manual_seed(0))
-    assert moved.shape == images.shape and moved.dtype == torch.uint8
-    padded = np.pad(images[0].numpy(), ((0, 0), (1, 1), (1, 1)))
-    possible = {padded[:, y : y + 4, x : x + 4].tobytes() for y in range(3) for x in range(3)}
-    assert {image.contiguous().numpy().tobytes() for image in moved} == possible
-    assert shifted(images, 0, torch.Generator()) is images
+def _npy() -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, arrays()["x_train"])
+    return buffer.getvalue()
+
+
+GOOD_NPY = _npy()
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(length=st.integers(0, len(GOOD_NPY)), flips=st.lists(st.integers(0, 8 * 128 - 1), max_size=3))
+def test_a_damaged_npy_is_an_error_or_loads(tmp_path, length, flips):
+    for key, value in arrays().items():
+        np.save(tmp_path / f"{key}.npy", value)
+    damaged = bytearray(GOOD_NPY)
+    for flip in flips:  # all in the header, where they hurt
+        damaged[flip // 8] ^= 1 << flip % 8
+    (tmp_path / "x_train.npy").write_bytes(damaged[:length])
+    try:
+        assert isinstance(load(f"npy:{tmp_path}"), DataSet)
+    except KdsnnError as error:
+        assert "\n" not in str(error)

@@ -1,0 +1,53 @@
+"""What happens to training images anew in every epoch, a batch at a time, on the device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from kdsnn.errors import KdsnnError
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Random changes of training images, drawn for each image on its own and applied in this order.
+
+    * `auto`: one operation of `kdsnn.data.policy`, of AutoAugment's strength.
+    * `crop`: moved by up to that many pixels each way, black moving in (padding and random crop).
+    * `flip`: mirrored left to right, or not.
+    * `cutout`: a black square with sides of that many pixels, its centre anywhere in the image.
+
+    Raises KdsnnError when a number is negative.
+    """
+
+    crop: int = 0
+    flip: bool = False
+    cutout: int = 0
+    auto: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("crop", "cutout"):
+            if getattr(self, name) < 0:
+                raise KdsnnError(f"{name} is {getattr(self, name)}: it must be 0 or more pixels.")
+
+    def __bool__(self) -> bool:
+        """Whether anything changes at all; if not, every epoch shows the same images."""
+        return bool(self.crop or self.flip or self.cutout or self.auto)
+
+    def apply(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """uint8 images (N, C, H, W) → changed ones of the same shape, type and device as `images`.
+
+        `generator` must be on that device; its state alone decides what happens. Nothing waits for the device.
+        """
+        from kdsnn.data.device import cut, mirrored, shifted
+        from kdsnn.data.policy import trivial
+
+        if self.auto:
+            images = trivial(images, generator)
+        images = shifted(images, self.crop, generator)
+        if self.flip:
+            images = mirrored(images, generator)
+        return cut(images, self.cutout, generator)

@@ -1,0 +1,102 @@
+"""`folder:DIR`: images in one sub-folder per class.
+
+* `DIR/train/CLASS/*.png` and `DIR/test/CLASS/*.png` (also `val`, `valid` or `validation` for `test`), or
+* `DIR/CLASS/*.png`, where 20 % of every class becomes the test set.
+
+Classes are numbered in the order of their sorted names. Images may lie deeper below their class; files
+without an image's suffix are left out and counted in the data set's notes, hidden ones silently.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdsnn.data.dataset import DataSet, brief
+from kdsnn.data.images import Named, decode
+from kdsnn.data.splits import TEST_FRACTION, stratified_mask
+from kdsnn.errors import KdsnnError
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm"})
+TEST_NAMES = ("test", "val", "valid", "validation")
+
+
+def load_folder(folder: Path, seed: int) -> DataSet:
+    """Read `folder` as the module describes; raises KdsnnError naming the folder or image and the remedy."""
+    try:
+        return _load(folder, seed)
+    except OSError as error:
+        raise KdsnnError(f"folder:{folder}: {brief(error)}: make it readable.") from error
+
+
+def _load(folder: Path, seed: int) -> DataSet:
+    if not folder.is_dir():
+        raise KdsnnError(f"{folder}: no such folder: give one with a sub-folder of images for each class.")
+    test_folder = next((folder / name for name in TEST_NAMES if (folder / name).is_dir()), None)
+    if (folder / "train").is_dir() != (test_folder is not None):
+        found, absent = ("train", "test") if test_folder is None else (test_folder.name, "train")
+        raise KdsnnError(
+            f"{folder} has a sub-folder {found} and none named {absent}: add it, or use folder:{folder / found} to "
+            f"have a test set drawn from {found}."
+        )
+    images, others = _scan(folder / "train" if test_folder else folder)
+    names = sorted(images)
+    train, y_train = _labelled(images, names)
+    notes = []
+    if test_folder:
+        images, more = _scan(test_folder)
+        others += more
+        if unknown := sorted(images.keys() - set(names)):
+            raise KdsnnError(
+                f"{test_folder} has a class {unknown[0]} that {folder / 'train'} has not: add or rename it."
+            )
+        test, y_test = _labelled(images, names)
+    else:
+        chosen = stratified_mask(y_train, TEST_FRACTION, seed)
+        if not chosen.any():
+            raise KdsnnError(f"{folder} has too few images for a test set: give each class three or more.")
+        test, y_test = [train[i] for i in np.flatnonzero(chosen)], y_train[chosen]
+        train, y_train = [train[i] for i in np.flatnonzero(~chosen)], y_train[~chosen]
+        notes.append(f"{TEST_FRACTION:.0%} of every class are the test set, drawn with seed {seed}.")
+    if others:
+        notes.append(f"{others} files that are no images were left out.")
+    x_train, x_test = decode([_named(train), _named(test)], "mend, convert or remove it")
+    return DataSet(
+        name=f"folder:{folder}",
+        x_train=x_train,
+        y_train=y_train,
+        x_test=x_test,
+        y_test=y_test,
+        classes=len(names),
+        class_names=tuple(names),
+        notes=tuple(notes),
+    )
+
+
+def _scan(folder: Path) -> tuple[dict[str, list[Path]], int]:
+    """The images of each class, sorted by path, and the number of other files."""
+    images: dict[str, list[Path]] = {}
+    others = 0
+    for kind in folder.iterdir():
+        if kind.name.startswith(".") or not kind.is_dir():
+            continue
+        files = [p for p in kind.rglob("*") if not p.name.startswith(".") and p.is_file()]
+        images[kind.name] = sorted(p for p in files if p.suffix.lower() in SUFFIXES)
+        others += len(files) - len(images[kind.name])
+        if not images[kind.name]:
+            raise KdsnnError(f"{kind} holds no images ({', '.join(sorted(SUFFIXES))}): add some, or remove the folder.")
+    if not images:
+        raise KdsnnError(f"{folder} has no class folders: put the images of each class into a sub-folder of their own.")
+    return images, others
+
+
+def _labelled(images: dict[str, list[Path]], names: list[str]) -> tuple[list[Path], NDArray[np.int64]]:
+    paths = [path for name in names for path in images.get(name, [])]
+    return paths, np.repeat(np.arange(len(names)), [len(images.get(name, [])) for name in names])
+
+
+def _named(paths: list[Path]) -> Callable[[], Iterator[Named]]:
+    return lambda: ((str(path), path) for path in paths)

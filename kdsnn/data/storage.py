@@ -1,0 +1,51 @@
+"""Where pixels live: in memory, or in a file on disk where they are too many."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable
+from math import prod
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdsnn.errors import KdsnnError
+
+IN_MEMORY = 2 << 30
+"""Bytes of one part (training or test) up to which its images are held in memory and moved to the device whole."""
+
+CHUNK = 1 << 20
+"""Pixels that `mapped` hands out at a time, about."""
+
+
+def empty(shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """A uint8 array to fill: in memory up to `IN_MEMORY` bytes, else mapped onto a temporary file.
+
+    The file has no name and vanishes with the array, however the process ends. Raises KdsnnError when
+    the temporary folder (environment variable TMPDIR) has no room for it.
+    """
+    size = prod(shape)
+    if size <= IN_MEMORY:
+        return np.empty(shape, np.uint8)
+    free = shutil.disk_usage(tempfile.gettempdir()).free
+    if free < size:  # asked first, because writing to a mapped file on a full disk kills the process
+        raise KdsnnError(
+            f"The images need {size / 2**30:.1f} GiB of temporary disk space and {tempfile.gettempdir()} has "
+            f"{free / 2**30:.1f}: make room there, or name another folder in TMPDIR."
+        )
+    with tempfile.TemporaryFile(prefix="kdsnn-") as file:
+        return np.memmap(file, np.uint8, "w+", shape=shape)
+
+
+def mapped(images: NDArray[np.uint8], function: Callable[[NDArray[np.uint8]], NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    """`function` of all images (N, C, H, W), computed a chunk of images at a time; it must keep their shape.
+
+    The chunks depend on the image shape alone, so a `function` that draws random numbers gives the same
+    first images whatever N is.
+    """
+    result = empty(images.shape)
+    step = max(1, CHUNK // prod(images.shape[1:]))
+    for start in range(0, len(images), step):
+        result[start : start + step] = function(images[start : start + step])
+    return result

@@ -1,0 +1,257 @@
+"""Augmentation on the device, and how images get there."""
+
+import resource
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageEnhance, ImageOps
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from kdsnn.data import Augmentation, DataSet, storage
+from kdsnn.data.device import Streamed, cut, floats, mirrored, on_device, placed, shifted
+from kdsnn.data.policy import Operation, applied, trivial
+from kdsnn.errors import KdsnnError
+
+
+def images(count, channels=3, height=8, width=8, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (count, channels, height, width), generator=generator).to(torch.uint8)
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+AUGMENTATIONS = st.builds(
+    Augmentation, crop=st.integers(0, 5), flip=st.booleans(), cutout=st.integers(0, 12), auto=st.booleans()
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    AUGMENTATIONS,
+    st.integers(1, 6),
+    st.sampled_from([1, 2, 3, 4]),
+    st.integers(1, 12),
+    st.integers(1, 12),
+    st.integers(0, 99),
+)
+def test_augmentation_keeps_form_and_treats_each_image_alone(augmentation, count, channels, height, width, seed):
+    batch = images(count, channels, height, width, seed)
+    before = batch.clone()
+    result = augmentation.apply(batch, seeded(seed))
+    assert result.shape == batch.shape and result.dtype == torch.uint8
+    assert torch.equal(batch, before)
+    assert torch.equal(augmentation.apply(batch, seeded(seed)), result)
+    # whatever the others are, image 0 becomes the same
+    others = torch.cat([batch[:1], images(count - 1, channels, height, width, seed + 1)])
+    assert torch.equal(augmentation.apply(others, seeded(seed))[0], result[0])
+
+
+def test_augmentation_knows_whether_it_does_anything():
+    nothing = Augmentation()
+    assert not nothing and nothing.apply(batch := images(3), seeded()) is batch
+    for one in ({"crop": 1}, {"flip": True}, {"cutout": 1}, {"auto": True}):
+        assert Augmentation(**one)
+        assert not torch.equal(Augmentation(**one).apply(images(50), seeded()), images(50))
+    assert Augmentation(crop=2).apply(images(4), seeded()).equal(shifted(images(4), 2, seeded()))
+    for wrong in ({"crop": -1}, {"cutout": -1}):
+        with pytest.raises(KdsnnError, match="0 or more pixels"):
+            Augmentation(**wrong)
+
+
+class NoSync(TorchDispatchMode):
+    """Refuses what would make the host wait for a GPU: reading a value, or a shape that depends on values."""
+
+    WAITING = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "bincount", "equal.default", "lift_fresh")
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        assert not any(name in str(function) for name in self.WAITING), function
+        return function(*args, **(kwargs or {}))
+
+
+def test_augmentation_never_waits_for_the_device():
+    batch = images(16)
+    with NoSync():
+        Augmentation(crop=2, flip=True, cutout=3, auto=True).apply(batch, seeded())
+        floats(batch)
+    with NoSync(), pytest.raises(AssertionError, match="_local_scalar_dense"):
+        batch.sum().item()
+
+
+def test_shift_moves_each_image_by_its_own_whole_pixels():
+    batch = torch.arange(1, 2 * 16 + 1, dtype=torch.uint8).reshape(1, 2, 4, 4).repeat(200, 1, 1, 1)
+    moved = shifted(batch, 1, seeded())
+    assert moved.shape == batch.shape and moved.dtype == torch.uint8
+    padded = np.pad(batch[0].numpy(), ((0, 0), (1, 1), (1, 1)))
+    possible = {padded[:, y : y + 4, x : x + 4].tobytes() for y in range(3) for x in range(3)}
+    assert {image.contiguous().numpy().tobytes() for image in moved} == possible
+    assert shifted(batch, 0, torch.Generator()) is batch
+
+
+def test_mirror_flips_about_half():
+    batch = images(400)
+    result = mirrored(batch, seeded())
+    flipped = (result == batch.flip(-1)).flatten(1).all(1)
+    assert ((result == batch).flatten(1).all(1) ^ flipped).all()
+    assert 150 < flipped.sum() < 250
+
+
+@pytest.mark.parametrize("side", [1, 2, 5, 20])
+def test_cut_removes_one_square_that_may_stick_out(side):
+    batch = torch.full((300, 2, 8, 10), 7, dtype=torch.uint8)
+    holes = cut(batch, side, seeded()) == 0
+    assert (holes[:, 0] == holes[:, 1]).all()
+    corners, areas = set(), set()
+    for hole in holes[:, 0]:
+        rows, columns = hole.any(1).nonzero().flatten(), hole.any(0).nonzero().flatten()
+        assert hole[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].all()
+        assert len(rows) <= side and len(columns) <= side
+        corners.add((int(rows[0]), int(columns[0])))
+        areas.add(int(hole.sum()))
+    assert max(areas) == min(side, 8) * min(side, 10)
+    if side < 8:
+        assert len(corners) > 10 and (side == 1 or min(areas) < side**2)
+
+
+# --- the policy, operation by operation, against Pillow where Pillow has it
+
+
+def photo(side=32):
+    """Smooth colours with an edge: neither flat nor noise."""
+    y, x = np.mgrid[:side, :side] / side
+    channels = [60 + 120 * x, 200 - 150 * y, 90 + 60 * np.sin(9 * x * y)]
+    pixels = np.stack(channels, -1)
+    pixels[side // 3 : side // 2, side // 4 : -side // 4] = (200, 40, 90)
+    return pixels.astype(np.uint8)
+
+
+def one(operation, strength, pixels=None):
+    pixels = photo() if pixels is None else pixels
+    batch = torch.from_numpy(pixels.transpose(2, 0, 1).copy())[None]
+    return applied(batch, torch.tensor([int(operation)]), torch.tensor([float(strength)]))[0].permute(1, 2, 0).numpy()
+
+
+def differ(a, b):
+    return np.abs(np.asarray(a).astype(int) - np.asarray(b).astype(int))
+
+
+@pytest.mark.parametrize("operation", list(Operation))
+def test_no_strength_is_no_change(operation):
+    if operation not in (Operation.AUTOCONTRAST, Operation.EQUALIZE):  # those have no strength
+        assert np.array_equal(one(operation, 0), photo())
+
+
+@pytest.mark.parametrize("strength", [-1.0, -0.4, 0.3, 1.0])
+def test_tones_are_those_of_pillow(strength):
+    source, factor = Image.fromarray(photo()), 1 + 0.9 * strength
+    assert differ(one(Operation.BRIGHTNESS, strength), ImageEnhance.Brightness(source).enhance(factor)).max() <= 1
+    assert differ(one(Operation.CONTRAST, strength), ImageEnhance.Contrast(source).enhance(factor)).max() <= 2
+    assert differ(one(Operation.COLOR, strength), ImageEnhance.Color(source).enhance(factor)).max() <= 2
+    sharp = differ(one(Operation.SHARPNESS, strength), ImageEnhance.Sharpness(source).enhance(factor))
+    assert sharp[1:-1, 1:-1].max() <= 2  # Pillow leaves the border alone
+    bits = 8 - round(4 * abs(strength))
+    assert np.array_equal(one(Operation.POSTERIZE, strength), ImageOps.posterize(source, bits))
+    threshold = 256 * (1 - abs(strength))
+    assert np.array_equal(one(Operation.SOLARIZE, strength), ImageOps.solarize(source, threshold))
+    assert np.array_equal(one(Operation.EQUALIZE, strength), ImageOps.equalize(source))
+    assert differ(one(Operation.AUTOCONTRAST, strength), ImageOps.autocontrast(source)).max() <= 1
+
+
+def test_flat_and_tiny_images_survive_every_operation():
+    for pixels in (np.full((4, 4, 3), 9, np.uint8), np.full((1, 1, 1), 200, np.uint8)):
+        for operation in (
+            Operation.AUTOCONTRAST,
+            Operation.EQUALIZE,
+            Operation.SHARPNESS,
+            Operation.COLOR,
+            Operation.CONTRAST,
+        ):
+            assert np.array_equal(one(operation, 0.7, pixels), pixels)
+
+
+@pytest.mark.parametrize("shape", [(32, 32), (24, 40)])
+def test_maps_are_the_named_geometry(shape):
+    """A hill goes where rotation, shear and translation in pixels put it, also in an oblong image."""
+    height, width = shape
+    y, x = np.mgrid[:height, :width].astype(float)
+    y, x = y - (height - 1) / 2, x - (width - 1) / 2
+
+    def hill(dy, dx):
+        return np.exp(-((y - dy) ** 2 + (x - dx) ** 2) / 8)
+
+    def centre(pixels):
+        weight = pixels[..., 0] / pixels.sum()
+        return float((weight * y).sum()), float((weight * x).sum())
+
+    source = np.rint(250 * hill(3, 4))[..., None].astype(np.uint8)
+    cos, sin = np.cos(np.radians(30)), np.sin(np.radians(30))
+    expected = {
+        Operation.ROTATE: (3 * cos - 4 * sin, 4 * cos + 3 * sin),
+        Operation.SHEAR_X: (3, 4 - 0.3 * 3),
+        Operation.SHEAR_Y: (3 - 0.3 * 4, 4),
+        Operation.TRANSLATE_X: (3, 4 - 0.225 * width),
+        Operation.TRANSLATE_Y: (3 - 0.225 * height, 4),
+    }
+    for operation, where in expected.items():
+        strength = 0.5 if operation >= Operation.TRANSLATE_X else 1.0
+        assert centre(one(operation, strength, source)) == pytest.approx(where, abs=0.15), operation
+
+
+def test_every_operation_is_drawn_and_moves_its_own_image_only():
+    batch = torch.from_numpy(photo().transpose(2, 0, 1).copy()).repeat(500, 1, 1, 1)
+    result = trivial(batch, seeded())
+    changed = (result != batch).flatten(1).any(1)
+    assert 0.8 < changed.float().mean() < 0.97  # one in 14 is the identity, and weak ones round to it
+    operations = torch.arange(14)
+    together = applied(batch[:14], operations, torch.full((14,), 0.5))
+    for k in range(14):
+        assert torch.equal(together[k], applied(batch[:1], operations[k : k + 1], torch.full((1,), 0.5))[0])
+
+
+# --- on the device, or streamed to it
+
+CPU = torch.device("cpu")
+
+
+def test_placed_images_are_picked_alike_wherever_they_are(tmp_path, monkeypatch):
+    array = images(20).numpy()
+    np.save(tmp_path / "x.npy", array.transpose(0, 2, 3, 1))
+    stored = np.load(tmp_path / "x.npy", mmap_mode="r").transpose(0, 3, 1, 2)
+    indices = torch.tensor([3, 3, 19, 0])
+    resident = placed(stored, CPU)
+    assert isinstance(resident, torch.Tensor) and len(resident) == 20
+    monkeypatch.setattr(storage, "IN_MEMORY", array.nbytes - 1)
+    streamed = placed(stored, CPU)
+    assert isinstance(streamed, Streamed) and len(streamed) == 20
+    for source in (resident, streamed):
+        picked = source[indices]
+        assert picked.is_contiguous() and np.array_equal(picked.numpy(), array[[3, 3, 19, 0]])
+        picked.zero_()  # a copy: the file is not touched
+    assert np.array_equal(stored, array)
+
+
+@pytest.mark.filterwarnings("error")
+def test_on_device_takes_mapped_files_without_a_warning(tmp_path):
+    np.save(tmp_path / "x.npy", images(3).numpy())
+    x, y = on_device(np.load(tmp_path / "x.npy", mmap_mode="r"), np.arange(3), CPU)
+    assert torch.equal(x, images(3)) and y.tolist() == [0, 1, 2]
+
+
+def test_a_data_set_larger_than_the_limit_takes_no_memory(tmp_path):
+    count = 1 + storage.IN_MEMORY // (3 * 64 * 64)
+    # sparse: two gigabytes that take no room on the disk either
+    large = np.memmap(tmp_path / "x", np.uint8, "w+", shape=(count, 3, 64, 64))
+    large[count - 1] = 7
+    data = DataSet("large", large, np.zeros(count, np.int64), large[:10], np.zeros(10, np.int64), 1)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    source = placed(data.x_train, CPU)
+    assert isinstance(source, Streamed)
+    for start in range(0, 50 * 64, 64):
+        assert source[(torch.arange(64) * 7919 + start) % count].shape == (64, 3, 64, 64)
+    assert source[torch.tensor([count - 1])].unique().tolist() == [7]
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert grown < 300 * 1024, f"{grown / 1024:.0f} MiB"

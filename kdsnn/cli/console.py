@@ -34,13 +34,14 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
     from rich.console import Console
     from rich.table import Table
 
-    grid = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for i, column in enumerate(columns):
         cells = [row[i] for row in rows if row[i] not in ("", "–")]
         numeric = bool(cells) and all(cell.lstrip("−-±<≈ ")[:1].isdigit() for cell in cells)
         grid.add_column(column, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         grid.add_row(*row)
+    print(title)
     width = None if sys.stdout.isatty() else 160
     Console(width=width, highlight=False, markup=False).print(grid)
 
@@ -90,6 +91,7 @@ def progress(title: str, *, quiet: bool = False) -> Iterator[Progress]:
                 bar.update(task, completed=done / total, note=note)
 
             yield update
+            bar.update(task, completed=1.0)
 
 
 def si(value: float, unit: str = "") -> str:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from kdsnn.cli.options import Data, Json, ModelOption, OutFile, Seed, model_options
+from kdsnn.cli.options import Data, Json, ModelOption, NoiseKind, NoiseOn, NoiseSigma, OutFile, Seed, model_options
 
 
 class Method(StrEnum):
@@ -24,6 +24,9 @@ def distill(
     teacher: Annotated[Path | None, typer.Option(help="Checkpoint of the ANN teacher.")] = None,
     method: Annotated[Method, typer.Option(help="response: KDSNN Eq. 5; none: labels only.")] = Method.response,
     data: Data = "digits",
+    noise: NoiseSigma = 0.0,
+    noise_kind: NoiseKind = "std",
+    noise_on: NoiseOn = "train,test",
     timesteps: Annotated[int | None, typer.Option("--timesteps", help="T, time steps per image.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training images.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images per step.")] = None,
@@ -39,7 +42,7 @@ def distill(
     from kdsnn import checkpoint
     from kdsnn.cli import training
     from kdsnn.cli.console import percent, print_json
-    from kdsnn.data import load
+    from kdsnn.cli.images import load_images
     from kdsnn.errors import KdsnnError
 
     training.writable(out)
@@ -52,7 +55,7 @@ def distill(
         ann, about = checkpoint.load(teacher)
         if about.spiking:
             raise KdsnnError(f"--teacher {teacher}: this is a spiking network; give the checkpoint of an ANN")
-    images = load(data)
+    images = load_images(data, noise, noise_kind, noise_on, quiet=json)
     recipe = training.recipe_for(data)
     if model == recipe.student:
         options = {**recipe.student_options, **options}

@@ -37,7 +37,9 @@ def export(
     json: Json = False,
 ) -> None:
     """Write a spiking network as ONNX and as netx (.net), read it back and verify every spike."""
-    from kdsnn.cli.console import print_json, si, table
+    from dataclasses import asdict
+
+    from kdsnn.cli.console import percent, print_json, si, table
     from kdsnn.cli.source import load
 
     writable_folder(out)
@@ -45,8 +47,9 @@ def export(
     rows = []
     for format_ in to or list(Format):
         rows.append(write(network, format_, out, verify=verify, seed=seed))
+    scales = [asdict(scale) for scale in network.scales] if Format.netx in (to or Format) else []
     if json:
-        print_json(rows)
+        print_json({"files": rows, "quantisation": scales})
         return
     cells = [
         [
@@ -60,6 +63,20 @@ def export(
         for r in rows
     ]
     table(f"exported {network.name}", ["format", "file", "size", "contents", "spikes verified", "mismatches"], cells)
+    if scales:
+        columns = ["layer", "largest weight", "threshold V", "scale", "limited by", "weight error (RMS)"]
+        cells = [
+            [
+                s["name"],
+                str(s["largest"]),
+                str(s["threshold"]),
+                f"{s['scale']:.4g}",
+                s["limited_by"],
+                percent(s["rms_error"]),
+            ]
+            for s in scales
+        ]
+        table(f"quantised to {bits} bits", columns, cells)
 
 
 def write(network: Source, format_: Format, out: Path, *, verify: bool = True, seed: int = 0) -> dict[str, Any]:

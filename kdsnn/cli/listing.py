@@ -35,10 +35,9 @@ def list_(what: Annotated[What, typer.Argument(help="What to list.")], json: Jso
             for name, m in MODELS.items()
         ]
     elif what is What.data:
-        rows = [
-            {"data": "digits", "description": "scikit-learn's 1,797 handwritten digits, 8×8, embedded"},
-            {"data": "npz:FILE", "description": "arrays x_train, y_train, x_test, y_test (uint8 images)"},
-        ]
+        from kdsnn.data import DESCRIPTIONS
+
+        rows = [{"data": name, "description": text} for name, text in DESCRIPTIONS.items()]
     else:
         from profilers.energy_models import built_in
 

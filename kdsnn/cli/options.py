@@ -9,7 +9,14 @@ import typer
 
 from kdsnn.errors import KdsnnError
 
-Data = Annotated[str, typer.Option("--data", help="digits, or npz:FILE with x_train, y_train, x_test, y_test.")]
+Data = Annotated[
+    str, typer.Option("--data", help="digits, mnist, cifar10, npz:FILE, folder:DIR, … with variants: see `list data`.")
+]
+NoiseSigma = Annotated[
+    float, typer.Option("--noise", min=0, help="Gaussian noise on pixels in 0 to 1, rounded to 8 bits; 0 for none.")
+]
+NoiseKind = Annotated[str, typer.Option("--noise-kind", help="What --noise is: std or var.")]
+NoiseOn = Annotated[str, typer.Option("--noise-on", help="Which images get it: train, test or train,test.")]
 OutFile = Annotated[Path, typer.Option("--out", help="The checkpoint to write (.safetensors).")]
 OutDir = Annotated[Path, typer.Option("--out", help="The folder to write into; made if missing.")]
 Seed = Annotated[int, typer.Option("--seed", help="Makes the run repeatable.")]

@@ -6,13 +6,16 @@ from typing import Annotated
 
 import typer
 
-from kdsnn.cli.options import Data, Json, ModelOption, OutFile, Seed, model_options
+from kdsnn.cli.options import Data, Json, ModelOption, NoiseKind, NoiseOn, NoiseSigma, OutFile, Seed, model_options
 
 
 def pretrain(
     model: Annotated[str, typer.Argument(help="An architecture, see `list models`.")],
     out: OutFile,
     data: Data = "digits",
+    noise: NoiseSigma = 0.0,
+    noise_kind: NoiseKind = "std",
+    noise_on: NoiseOn = "train,test",
     epochs: Annotated[int | None, typer.Option(help="Passes over the training images.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images per step.")] = None,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
@@ -25,10 +28,10 @@ def pretrain(
     from kdsnn import checkpoint
     from kdsnn.cli import training
     from kdsnn.cli.console import percent, print_json
-    from kdsnn.data import load
+    from kdsnn.cli.images import load_images
 
     training.writable(out)
-    images = load(data)
+    images = load_images(data, noise, noise_kind, noise_on, quiet=json)
     config = training.configured(
         training.recipe_for(data).pretrain, epochs=epochs, batch_size=batch_size, lr=lr, seed=seed
     )

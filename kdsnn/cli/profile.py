@@ -33,16 +33,16 @@ def profile(
     from kdsnn import checkpoint
     from kdsnn.cli.console import print_json, table
     from kdsnn.cli.counting import count
+    from kdsnn.cli.images import load_images
     from kdsnn.cli.run import pixels
     from kdsnn.cli.source import load, require_fit
-    from kdsnn.data import load as load_data
     from kdsnn.errors import KdsnnError
     from profilers import report
     from profilers.flops import count_module
 
     writable_folder(out)
     network = load(source, bits=bits, input_bits=input_bits, T=timesteps, weights=weights, input_shape=input_shape)
-    images = load_data(data)
+    images = load_images(data, quiet=json)
     ann = None
     if teacher is not None:
         module, info = checkpoint.load(teacher)

@@ -41,8 +41,8 @@ def run(
     """
     from kdsnn.cli.backends import BACKENDS
     from kdsnn.cli.console import print_json
+    from kdsnn.cli.images import load_images
     from kdsnn.cli.source import load, require_fit
-    from kdsnn.data import load as load_data
     from kdsnn.errors import KdsnnError
 
     backends = [name.strip() for text in on or ["emulator"] for name in text.split(",")]
@@ -50,7 +50,7 @@ def run(
         if name not in BACKENDS:
             raise KdsnnError(f"--on {name}: no such backend; choose from {', '.join(BACKENDS)}")
     network = load(source, bits=bits, input_bits=input_bits, T=timesteps, weights=weights, input_shape=input_shape)
-    images = load_data(data)
+    images = load_images(data, quiet=json)
     require_fit(network.name, network.integer.input.shape, images)
     x, labels = pixels(images.x_test[:samples]), images.y_test[:samples]
     x = x.reshape(len(x), *network.integer.input.shape)

@@ -92,7 +92,14 @@ def test_evaluate_prints_every_time_step(folder: Path) -> None:
 
 
 def test_export_writes_verified_files(folder: Path, tmp_path: Path) -> None:
-    rows = json.loads(cli("export", folder / "snn.safetensors", "--out", tmp_path, "--json").stdout)
+    found = json.loads(cli("export", folder / "snn.safetensors", "--out", tmp_path, "--json").stdout)
+    rows = found["files"]
+    assert [s["name"] for s in found["quantisation"]] == [
+        "stem.conv",
+        "body.stage2.conv1",
+        "body.head.fc1",
+        "body.head.classifier",
+    ]
     assert [r["format"] for r in rows] == ["onnx", "netx"]
     assert all(r["mismatches"] == 0 and r["verified_spikes"] > 1000 for r in rows)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["snn.net", "snn.net.json", "snn.onnx"]

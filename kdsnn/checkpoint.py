@@ -11,7 +11,6 @@ torch is imported only where weights are touched: `read_info` answers without it
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import json
 from collections.abc import Mapping
@@ -21,6 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 import safetensors
 
+from kdsnn.digest import digest_json as _digest_json
+from kdsnn.digest import digest_weights as _digest_weights
 from kdsnn.errors import KdsnnError
 from kdsnn.files import atomic_path
 
@@ -221,22 +222,6 @@ def _require_finite(path: Path, weights: Mapping[str, Tensor]) -> None:
     for name, tensor in weights.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise KdsnnError(f"{path}: weight {name} is NaN or infinite: train again, with a lower learning rate.")
-
-
-def _digest_json(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True, allow_nan=False).encode()).hexdigest()
-
-
-def _digest_weights(weights: Mapping[str, Tensor]) -> str:
-    """Over name, type, shape and bytes of every tensor, in the order of the names."""
-    import torch
-
-    digest = hashlib.sha256()
-    for name in sorted(weights):
-        tensor = weights[name].contiguous()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def _tuples(value: Any) -> Any:

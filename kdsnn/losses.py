@@ -3,13 +3,16 @@
 The student's output is a sequence over time, (T, N, K): spikes of its output neurons or currents of
 a non-firing classifier. The teacher's are logits, (N, K). Every loss is a mean over the batch.
 Equation numbers are KDSNN's (Xu et al., CVPR 2023, arXiv 2304.05627); its temperature T is τ here,
-because T is the number of time steps.
+because T is the number of time steps. A teacher is a constant: no gradient flows into it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy, softmax
+from torch.nn.functional import cross_entropy, kl_div, log_softmax, softmax
 
 
 def firing_rate(student: Tensor) -> Tensor:
@@ -33,7 +36,7 @@ def soft(student: Tensor, teacher: Tensor, *, temperature: float) -> Tensor:
 
     `student` (T, N, K), `teacher` (N, K), `temperature` τ > 0. Its gradient is that of KL(Q_T ‖ Q_S).
     """
-    return cross_entropy(firing_rate(student) / temperature, softmax(teacher / temperature, dim=-1))
+    return cross_entropy(firing_rate(student) / temperature, softmax(teacher.detach() / temperature, dim=-1))
 
 
 def response(
@@ -52,3 +55,93 @@ def response(
     """
     softened = soft(student, teacher, temperature=temperature)
     return alpha * temperature**2 * softened + (1 - alpha) * hard(student, labels, label_smoothing=label_smoothing)
+
+
+def partial_l2(student: Tensor, teacher: Tensor) -> Tensor:
+    """Partial L2 distance, Eq. 6 (Heo et al., ICCV 2019), summed over a feature and averaged over the batch.
+
+        d_p(T, S) = Σ 0 where S ≤ T ≤ 0, else (T - S)²
+
+    A student below a negative teacher is left alone: behind a ReLU both are silent. `student` S and
+    `teacher` T (N, C, H, W), the teacher's behind its margin ReLU. The prose under Eq. 6 swaps S and T;
+    this is Heo's formula.
+    """
+    teacher = teacher.detach()
+    wanted = (student > teacher) | (teacher > 0)
+    return ((teacher - student).square() * wanted).sum() / len(student)
+
+
+def overhaul(students: Sequence[Tensor], teachers: Sequence[Tensor]) -> Tensor:
+    """The features' share of Eq. 7: Σ_i d_p(T_i, S_i) / 2^(n-i-1), i = 0…n-1 from the first stage to the last.
+
+    Weights as in clovaai/overhaul-distillation: 1 for the last stage, half of the next one's for each before.
+    `students` and `teachers`: n ≥ 1 pairs of equal shapes (N, C_i, H_i, W_i), see `partial_l2`.
+    """
+    last = len(students) - 1
+    pairs = enumerate(zip(students, teachers, strict=True))
+    terms = [partial_l2(student, teacher) / 2 ** (last - i) for i, (student, teacher) in pairs]
+    return torch.stack(terms).sum()
+
+
+def feature(
+    student: Tensor,
+    labels: Tensor,
+    students: Sequence[Tensor],
+    teachers: Sequence[Tensor],
+    *,
+    weight: float,
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """Feature-based distillation, Eq. 7: L = CE(softmax(Z_S), y) + α Σ_i d_p(T_i, S_i) / 2^(n-i-1).
+
+    `student` (T, N, K) output, `labels` int64 (N,), `students` and `teachers` as in `overhaul`, `weight`
+    α ≥ 0 (Heo et al. use 1e-3 on images of 32×32).
+    """
+    return hard(student, labels, label_smoothing=label_smoothing) + weight * overhaul(students, teachers)
+
+
+def temporal(
+    student: Tensor,
+    teacher: Tensor,
+    labels: Tensor,
+    *,
+    temperature: float,
+    teacher_weight: float,
+    self_weight: float,
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """Distillation of every time step by itself ("Efficient logit KD", ICML 2025), good at any t ≤ T.
+
+        L = mean_t CE(z_t, y) + a mean_t KL_τ(z_t, z_ANN) + b mean_t KL_τ(z_t, z̄)
+        KL_τ(z, z') = τ² Σ_k softmax(z'/τ)_k log(softmax(z'/τ)_k / softmax(z/τ)_k)
+
+    z̄ is the mean of z_t over the steps whose largest logit is the label, and 0 (a uniform target) for an
+    image that no step gets right; no gradient flows through it. The authors' weights are a = 0.2, b = 0.5, τ = 3.
+
+    `student` z (T, N, K), spikes or currents; `teacher` z_ANN (N, K); `labels` int64 (N,); `temperature` τ > 0;
+    `teacher_weight` a ≥ 0; `self_weight` b ≥ 0.
+    """
+    every_step = labels.expand(len(student), -1).flatten()
+    ce = cross_entropy(student.flatten(0, 1), every_step, label_smoothing=label_smoothing)
+    kept = correct_mean(student, labels)
+    return (
+        ce
+        + teacher_weight * _kl_at_every_step(student, teacher, temperature)
+        + self_weight * _kl_at_every_step(student, kept, temperature)
+    )
+
+
+def correct_mean(student: Tensor, labels: Tensor) -> Tensor:
+    """Mean of the steps whose largest logit is the label, (T, N, K) → (N, K) without gradient; 0 where there is none."""
+    z = student.detach()
+    correct = (z.argmax(-1) == labels).to(z.dtype)
+    total: Tensor = (z * correct.unsqueeze(-1)).sum(0)
+    return total / correct.sum(0).clamp_min(1).unsqueeze(-1)
+
+
+def _kl_at_every_step(student: Tensor, target: Tensor, temperature: float) -> Tensor:
+    """mean_t KL_τ(z_t, target) of `student` (T, N, K) and `target` (N, K), see `temporal`."""
+    log_q = log_softmax(student / temperature, dim=-1)
+    log_p = log_softmax(target.detach() / temperature, dim=-1).expand_as(log_q)
+    divergence = kl_div(log_q, log_p, reduction="sum", log_target=True) / (len(student) * student.shape[1])
+    return temperature**2 * divergence

@@ -75,3 +75,105 @@ def test_hot_logits_stay_finite():
     loss = losses.response(student, torch.full((2, K), 1e4), torch.tensor([0, 1]), alpha=0.9, temperature=0.5)
     loss.backward()
     assert torch.isfinite(loss) and torch.isfinite(student.grad).all()
+
+
+def kl(p: np.ndarray, q: np.ndarray) -> float:
+    return float((p * (np.log(p) - np.log(q))).sum())
+
+
+def reference_temporal(z, teacher, labels, *, tau, a, b, epsilon=0.0) -> float:
+    """Sample by sample and step by step, as the paper writes it."""
+    total = 0.0
+    for n in range(N):
+        right = [z[t, n] for t in range(T) if z[t, n].argmax() == labels[n]]
+        kept = np.mean(right, axis=0) if right else np.zeros(K)
+        for t in range(T):
+            target = (1 - epsilon) * np.eye(K)[labels[n]] + epsilon / K
+            total -= (target * log_softmax(z[t, n][None])[0]).sum()
+            q = np.exp(log_softmax(z[t, n][None] / tau)[0])
+            for weight, guide in ((a, teacher[n]), (b, kept)):
+                total += weight * tau**2 * kl(np.exp(log_softmax(guide[None] / tau)[0]), q)
+    return total / (T * N)
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 0.1])
+def test_temporal(case, epsilon):
+    student, teacher, labels = case
+    labels[0] = student[:, 0].argmax(-1)[1]  # right at least once
+    wrong = set(range(K)) - set(student[:, 1].argmax(-1).tolist())
+    labels[1] = wrong.pop()  # never right
+    expected = reference_temporal(
+        student.detach().numpy(), teacher.numpy(), labels.numpy(), tau=3.0, a=0.2, b=0.5, epsilon=epsilon
+    )
+    actual = losses.temporal(
+        student, teacher, labels, temperature=3.0, teacher_weight=0.2, self_weight=0.5, label_smoothing=epsilon
+    )
+    assert actual.item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_temporal_gradients(case):
+    student, teacher, labels = case
+    weights = {"temperature": 3.0, "teacher_weight": 0.2}
+    # the mean of the correct steps is a constant for the gradient, which finite differences would move: without it
+    assert torch.autograd.gradcheck(lambda s: losses.temporal(s, teacher, labels, self_weight=0.0, **weights), student)
+    kept = losses.correct_mean(student, labels)
+    assert not kept.requires_grad
+    full = losses.temporal(student, teacher, labels, self_weight=0.5, **weights)
+    with_constant = losses.temporal(student, teacher, labels, self_weight=0.0, **weights) + 0.5 * 9 * sum(
+        torch.nn.functional.kl_div(torch.log_softmax(z / 3, -1), torch.softmax(kept / 3, -1), reduction="batchmean")
+        for z in student
+    ) / len(student)
+    torch.testing.assert_close(full, with_constant)
+    torch.testing.assert_close(*(torch.autograd.grad(loss, student)[0] for loss in (full, with_constant)))
+
+
+def test_temporal_with_spikes_and_extreme_teachers():
+    spikes = torch.zeros(T, 2, K, requires_grad=True)
+    weights = {"temperature": 0.5, "teacher_weight": 0.2, "self_weight": 0.5}
+    loss = losses.temporal(spikes, torch.tensor([[1e4, 0, 0, 0, 0], [0.0] * 5]), torch.tensor([0, 1]), **weights)
+    loss.backward()
+    assert torch.isfinite(loss) and torch.isfinite(spikes.grad).all()
+
+
+@pytest.fixture
+def stages() -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """Three pairs of features, (student, teacher)."""
+    rng = torch.Generator().manual_seed(5)
+    shapes = [(N, 2, 4, 4), (N, 3, 2, 2), (N, 4, 1, 1)]
+    students, teachers = ([torch.randn(s, generator=rng, dtype=torch.float64) for s in shapes] for _ in range(2))
+    return [s.requires_grad_() for s in students], teachers
+
+
+def reference_partial(student: np.ndarray, teacher: np.ndarray) -> float:
+    pairs = zip(student.ravel(), teacher.ravel(), strict=True)
+    return sum(0.0 if s <= t <= 0 else (t - s) ** 2 for s, t in pairs) / len(student)
+
+
+def test_feature(case, stages):
+    output, _, labels = case
+    students, teachers = stages
+    distance = sum(
+        weight * reference_partial(s.detach().numpy(), t.numpy())
+        for weight, s, t in zip((0.25, 0.5, 1.0), students, teachers, strict=True)
+    )
+    assert losses.overhaul(students, teachers).item() == pytest.approx(distance, rel=1e-12)
+    expected = reference_hard(output.detach().numpy(), labels.numpy()) + 1e-3 * distance
+    assert losses.feature(output, labels, students, teachers, weight=1e-3).item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_feature_gradients(stages):
+    students, teachers = stages
+    assert torch.autograd.gradcheck(lambda *s: losses.overhaul(s, teachers), tuple(students))
+
+
+def test_no_loss_teaches_the_teacher(case, stages):
+    student, teacher, labels = case
+    teacher = teacher.clone().requires_grad_()
+    features = [t.clone().requires_grad_() for t in stages[1]]
+    total = (
+        losses.response(student, teacher, labels, alpha=0.5, temperature=2.0)
+        + losses.temporal(student, teacher, labels, temperature=2.0, teacher_weight=0.2, self_weight=0.5)
+        + losses.feature(student, labels, stages[0], features, weight=1.0)
+    )
+    total.backward()
+    assert teacher.grad is None and all(f.grad is None for f in features)

@@ -7,13 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from spikingjelly.activation_based import layer, neuron, surrogate
+from spikingjelly.activation_based.functional import reset_net
 from torch import nn
 
-from kdsnn import losses, train
+from kdsnn import loop, losses
 from kdsnn.data import DataSet
 from kdsnn.errors import KdsnnError
 from kdsnn.models import build
+from kdsnn.objectives import Batch, teacher_logits
+from kdsnn.optim import optimizer_of, schedule
 from kdsnn.train import RECIPES, TrainConfig, distill, evaluate, pretrain
 
 SHAPE = (1, 8, 8)
@@ -110,12 +114,11 @@ def test_alpha_zero_is_the_twin(data):
 
 
 def test_the_cache_answers_as_the_teacher_does(data):
-    teacher, accelerator = ann().eval(), train.Accelerator()
+    teacher = ann().eval()
     images = torch.from_numpy(data.x_train).float() / 255
     picked = torch.tensor([3, 60, 3, 0])
-    batch = train.Batch(images[picked], torch.from_numpy(data.y_train)[picked], picked)
-    cached = train._teacher_logits(teacher, data, QUICK, accelerator)(batch)
-    asked = train._teacher_logits(teacher, data, replace(QUICK, shift=1), accelerator)(batch)
+    batch = Batch(images[picked], torch.from_numpy(data.y_train)[picked], picked)
+    cached, asked = (teacher_logits(teacher, data, torch.device("cpu"), augmented=a)(batch) for a in (False, True))
     torch.testing.assert_close(cached, asked)
     torch.testing.assert_close(asked, teacher(images[picked]))
 
@@ -124,7 +127,7 @@ def test_evaluate_reads_the_mean_of_the_first_steps(data):
     student = distill(snn(), data, QUICK, method="none").module
     images = torch.from_numpy(data.x_test).float() / 255
     with torch.no_grad():
-        train.reset_net(student)
+        reset_net(student)
         spikes = student(images.expand(4, *images.shape)).double()
     expected = [(losses.firing_rate(spikes[:t]).argmax(-1).numpy() == data.y_test).mean().item() for t in range(1, 5)]
     assert evaluate(student, data, T=4) == tuple(expected)
@@ -221,26 +224,26 @@ def test_values_out_of_range_are_refused(name, value):
 
 def test_schedule():
     config = TrainConfig(epochs=10, warmup_epochs=2)
-    rates = [train.schedule(epoch, config) for epoch in (0, 1, 2, 6, 10)]
+    rates = [schedule(epoch, config) for epoch in (0, 1, 2, 6, 10)]
     assert rates == pytest.approx([0, 0.5, 1, 0.5, 0], abs=1e-12)
-    assert train.schedule(0.0, replace(config, warmup_epochs=0)) == 1
-    assert train.schedule(1.0, replace(config, epochs=1)) == 0.5  # never leaves the warm-up
+    assert schedule(0.0, replace(config, warmup_epochs=0)) == 1
+    assert schedule(1.0, replace(config, epochs=1)) == 0.5  # never leaves the warm-up
 
 
 def test_decay_spares_biases_and_batchnorm():
     module = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(2, 4))
-    decayed, spared = train._optimizer(module, QUICK).param_groups
+    decayed, spared = optimizer_of(module, QUICK).param_groups
     assert [id(p) for p in decayed["params"]] == [id(module[0].weight), id(module[3].weight)]
     assert decayed["weight_decay"] == QUICK.weight_decay and spared["weight_decay"] == 0
     assert len(spared["params"]) == 4
 
 
 def test_the_last_images_are_seen_too(data):
-    accelerator = train.Accelerator()
-    seen = [i for epoch in range(6) for part in train._batches(72, QUICK, epoch, accelerator) for i in part.tolist()]
+    accelerator = Accelerator()
+    seen = [i for epoch in range(6) for _, part in loop._batches(72, QUICK, epoch, accelerator) for i in part.tolist()]
     assert set(seen) == set(range(72)) and len(seen) == 6 * 64
     # a set smaller than one batch is one batch
-    assert [len(part) for part in train._batches(7, QUICK, 0, accelerator)] == [7]
+    assert [len(part) for _, part in loop._batches(7, QUICK, 0, accelerator)] == [7]
 
 
 SCRIPT = """
@@ -248,12 +251,15 @@ import hashlib, pathlib, sys, torch
 from accelerate import Accelerator
 from kdsnn.data import load
 from kdsnn.models import build
-from kdsnn.train import TrainConfig, distill
+from kdsnn.train import RunFiles, TrainConfig, distill
 
 torch.manual_seed(0)
 student = build("cnn2", spiking=True, input_shape=(1, 8, 8), classes=10, channels=(2, 4), hidden=8)
 accelerator = Accelerator(cpu=True)
-trained = distill(student, load("digits"), TrainConfig(epochs=1, batch_size=128, T=2), method="none", accelerator=accelerator)
+teacher = build("cnn2", spiking=False, input_shape=(1, 8, 8), classes=10, channels=(3, 4), hidden=8)
+config = TrainConfig(epochs=1, batch_size=128, T=2, ema=0.9, clip_norm=1.0)
+files = RunFiles(pathlib.Path(sys.argv[1] + ".state.safetensors"), every_seconds=0)
+trained = distill(student, load("digits"), config, method="feature", teacher=teacher, accelerator=accelerator, files=files)
 weights = b"".join(t.numpy().tobytes() for t in trained.module.state_dict().values())
 record = trained.history[0]
 line = f"{accelerator.num_processes} {hashlib.sha256(weights).hexdigest()} {record.loss} {record.accuracy}"

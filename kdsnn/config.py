@@ -1,0 +1,100 @@
+"""How to train: the one configuration that teachers and students share. Imports no torch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from kdsnn.errors import KdsnnError
+
+Method = Literal["response", "feature", "temporal", "none"]
+"""What a student learns from: KDSNN Eq. 5, KDSNN Eq. 6-7, every step by itself (ICML 2025), or the labels alone."""
+
+Optimizer = Literal["sgd", "adamw"]
+Schedule = Literal["cosine", "step"]
+Precision = Literal["fp32", "bf16"]
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How to train; the same for teacher and student.
+
+    * `batch_size` counts images over all processes.
+    * `lr` is the peak of a schedule that starts after `warmup_epochs` of linear warm-up: "cosine" ends
+      at 0, "step" multiplies by `lr_decay` when each of `milestones`, fractions of the epochs, has passed.
+    * `weight_decay` spares biases and BatchNorm. `clip_norm` bounds the norm of the whole gradient, 0: no bound.
+    * `ema`: decay per step of an average of the weights that takes their place in the result, 0: none.
+    * `precision` "bf16": convolutions and linear layers under autocast; membranes, BatchNorm's
+      statistics, losses and weights stay float32.
+    * `compile`: torch.compile the network; not bit-identical with eager training.
+    * `shift` moves every training image by up to that many pixels each way, anew in every epoch.
+    * `T` is the student's number of time steps; a teacher has no use for it or for what follows.
+    * `alpha` and `temperature` are those of KDSNN Eq. 5. Their defaults give both terms one weight,
+      α τ² = 1 - α: a firing rate in 0…1 cannot follow a softer teacher, and on `digits` α τ² far above
+      1 costs many points. Method "temporal" uses `temperature` too.
+    * `feature_weight` is the α of KDSNN Eq. 7, on the sum over one image's features.
+    * `teacher_weight` and `self_weight` are those of method "temporal".
+
+    Raises KdsnnError when a value is out of its range.
+    """
+
+    epochs: int = 100
+    batch_size: int = 128
+    lr: float = 0.1
+    optimizer: Optimizer = "sgd"
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    schedule: Schedule = "cosine"
+    milestones: tuple[float, ...] = (0.5, 0.75)
+    lr_decay: float = 0.1
+    warmup_epochs: float = 5.0
+    label_smoothing: float = 0.0
+    clip_norm: float = 0.0
+    ema: float = 0.0
+    precision: Precision = "fp32"
+    compile: bool = False
+    shift: int = 0
+    T: int = 4
+    alpha: float = 0.1
+    temperature: float = 3.0
+    feature_weight: float = 1e-3
+    teacher_weight: float = 0.2
+    self_weight: float = 0.5
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        def among(name: str, choices: object) -> tuple[bool, str]:
+            return getattr(self, name) in get_args(choices), " or ".join(get_args(choices))
+
+        def not_negative(name: str) -> tuple[bool, str]:
+            return 0 <= getattr(self, name) < math.inf, "0 or more"
+
+        ascending = all(a < b for a, b in zip((0.0, *self.milestones), (*self.milestones, 1.0), strict=True))
+        rules = {
+            "epochs": (self.epochs >= 1, "1 or more"),
+            "batch_size": (self.batch_size >= 2, "2 or more, BatchNorm needs several images"),
+            "lr": (0 < self.lr < math.inf, "above 0"),
+            "optimizer": among("optimizer", Optimizer),
+            "momentum": (0 <= self.momentum < 1, "in 0…1"),
+            "weight_decay": not_negative("weight_decay"),
+            "schedule": among("schedule", Schedule),
+            "milestones": (ascending, "ascending fractions of the epochs, between 0 and 1"),
+            "lr_decay": (0 < self.lr_decay <= 1, "above 0, at most 1"),
+            "warmup_epochs": not_negative("warmup_epochs"),
+            "label_smoothing": (0 <= self.label_smoothing < 1, "in 0…1"),
+            "clip_norm": not_negative("clip_norm"),
+            "ema": (0 <= self.ema < 1, "in 0…1"),
+            "precision": among("precision", Precision),
+            "shift": (self.shift >= 0, "0 or more pixels"),
+            "T": (self.T >= 1, "1 or more time steps"),
+            "alpha": (0 <= self.alpha <= 1, "in 0…1"),
+            "temperature": (0 < self.temperature < math.inf, "above 0"),
+            "feature_weight": not_negative("feature_weight"),
+            "teacher_weight": not_negative("teacher_weight"),
+            "self_weight": not_negative("self_weight"),
+            "seed": (0 <= self.seed < 2**32, "0 to 2^32 - 1"),
+        }
+        for name, (valid, rule) in rules.items():
+            if not valid:
+                raise KdsnnError(f"{name} is {getattr(self, name)}: it must be {rule}.")

@@ -1,0 +1,72 @@
+"""What a training run leaves to look at: one record per epoch, as CSV and for TensorBoard."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from kdsnn.errors import KdsnnError
+from kdsnn.files import atomic_path
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """One finished epoch, counted from 1.
+
+    `loss`: mean training loss. `accuracy`: on the test set, 0…1, of the full run. `seconds`: wall clock,
+    with the evaluation. `lr`: learning rate of the last step. `by_step`: test accuracy from the mean of
+    the first t steps, t = 1…T; one value for an ANN.
+    """
+
+    epoch: int
+    loss: float
+    accuracy: float
+    seconds: float
+    lr: float = 0.0
+    by_step: tuple[float, ...] = ()
+
+
+OnEpoch = Callable[[EpochRecord], None]
+
+
+def write_csv(path: Path, history: Sequence[EpochRecord]) -> None:
+    """Write the epochs so far, whole or not at all; called after each, so a killed run keeps its curve.
+
+    Columns: `epoch` (from 1), `loss` (mean over the epoch), `accuracy` (test, 0…1), `lr` (of the last step),
+    `seconds` (wall clock), then `accuracy_t1` … `accuracy_tT` (test, from the first t steps).
+    """
+    steps = len(history[0].by_step) if history else 0
+    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file, lineterminator="\n")
+        rows.writerow(["epoch", "loss", "accuracy", "lr", "seconds", *(f"accuracy_t{t + 1}" for t in range(steps))])
+        for r in history:
+            rows.writerow([r.epoch, r.loss, r.accuracy, r.lr, f"{r.seconds:.3f}", *r.by_step])
+
+
+@contextmanager
+def tensorboard(folder: Path, *, first_epoch: int = 1) -> Iterator[OnEpoch]:
+    """A callback that writes every epoch's loss, accuracies and learning rate as TensorBoard scalars under `folder`.
+
+    `first_epoch`: where a resumed run goes on; TensorBoard then hides what an earlier one wrote from there.
+    Raises KdsnnError when TensorBoard is not installed.
+    """
+    try:
+        from torch.utils.tensorboard import SummaryWriter  # type: ignore[attr-defined]
+    except ImportError as error:
+        raise KdsnnError("TensorBoard is not installed: pip install tensorboard, or leave it out.") from error
+    writer = SummaryWriter(str(folder), purge_step=first_epoch)  # type: ignore[no-untyped-call]
+
+    def write(record: EpochRecord) -> None:
+        scalars = {"loss": record.loss, "accuracy": record.accuracy, "lr": record.lr}
+        scalars |= {f"accuracy by step/t{t + 1}": value for t, value in enumerate(record.by_step)}
+        for name, value in scalars.items():
+            writer.add_scalar(name, value, record.epoch)
+        writer.flush()
+
+    try:
+        yield write
+    finally:
+        writer.close()

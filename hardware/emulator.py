@@ -175,6 +175,8 @@ class _Plan:
         # Lava adds the bias behind the register that wraps: where any current can wrap, biases wait for the neuron
         self.integer = graph.is_integer
         self.wraps = self.integer and _can_wrap(graph, bounds)
+        ends = {*graph.neurons, graph.output_name}
+        self.late = {n for n in graph.synapses if self.wraps and ends.issuperset(graph.targets(n))}
         # a membrane takes in at most T currents: most can never reach the end of their register
         self.saturating = {
             n for n in graph.neurons if self.integer and graph.T * _current(graph, n, bounds) > MEMBRANE_MAX
@@ -188,9 +190,9 @@ class _Plan:
 
     def late_bias(self, name: str) -> Tensor | None:
         """The biases of all synapses that feed a neuron layer, shaped to broadcast over (N, *shape)."""
-        found = [b for s in self.sources[name] if (b := self.biases.get(s)) is not None]
+        found = [b for s in self.sources[name] if s in self.late and (b := self.biases[s]) is not None]
         dims = len(self.graph.shapes[name]) - 1
-        return _add(*(b.reshape(-1, *[1] * dims) for b in found)) if found and self.wraps else None
+        return _add(*(b.reshape(-1, *[1] * dims) for b in found)) if found else None
 
 
 def _current(graph: SpikingGraph, name: str, bounds: Mapping[str, float], *, bias: bool = True) -> float:
@@ -240,7 +242,7 @@ def _apply(plan: _Plan, name: str, node: Node, x: Tensor) -> Tensor:
     T = plan.graph.T
     match node:
         case Conv2d() | Linear():
-            return _synapse(node, x, plan.weights[name], None if plan.wraps else plan.biases[name])
+            return _synapse(node, x, plan.weights[name], None if name in plan.late else plan.biases[name])
         case MaxPool2d():
             if plan.graph.signals[name] == "spikes":
                 return _or_pool(x, node, plan.graph.shapes[name])

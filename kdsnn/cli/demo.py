@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from kdsnn.cli.options import Json, Seed, writable_folder
-
-if TYPE_CHECKING:
-    from kdsnn.train import Method
 
 
 def demo(
@@ -30,7 +27,6 @@ def demo(
     import time
 
     from hardware.lava import environment
-    from kdsnn import checkpoint
     from kdsnn.cli import training
     from kdsnn.cli.console import print_json, table
     from kdsnn.cli.counting import comparison_rows, count
@@ -47,23 +43,16 @@ def demo(
     writable_folder(out)
     images = load_data("digits")
     recipe = training.recipe_for("digits")
-    options = dict(recipe.student_options)
     teach, learn = (training.configured(c, seed=seed) for c in (recipe.pretrain, recipe.distill))
 
-    teacher, teacher_info, _ = training.train_network(
-        "1/6 teacher", recipe.teacher, images, teach, options={}, quiet=json
-    )
-    checkpoint.save(out / "teacher.safetensors", teacher, teacher_info)
-    trainings: tuple[tuple[str, str, Method], ...] = (
-        ("2/6 student, distilled", "student", "response"),
-        ("3/6 student, alone", "twin", "none"),
-    )
-    for title, name, method in trainings:
-        module, info, _ = training.train_network(
-            title, recipe.student, images, learn, options=options, method=method,
-            teacher=teacher if method == "response" else None, quiet=json,
-        )  # fmt: skip
-        checkpoint.save(out / f"{name}.safetensors", module, info)
+    first = training.Training("1/6 teacher", recipe.teacher, out / "teacher.safetensors", images, teach, {}, quiet=json)
+    teacher, teacher_info, _ = training.train_and_save(first)
+    second = training.Training(
+        "2/6 student, distilled", recipe.student, out / "student.safetensors", images, learn, recipe.student_options,
+        method="response", teacher=teacher, quiet=json,
+    )  # fmt: skip
+    training.train_and_save(second)
+    training.train_and_save(second.named("3/6 student, alone", out / "twin.safetensors", "none"))
 
     student, twin = load(str(out / "student.safetensors")), load(str(out / "twin.safetensors"))
     exported = [write(student, format_, out, seed=seed) for format_ in Format]

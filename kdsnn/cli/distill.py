@@ -4,25 +4,75 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kdsnn.cli.options import Data, Json, ModelOption, NoiseKind, NoiseOn, NoiseSigma, OutFile, Seed, model_options
+from kdsnn.cli.options import (
+    Auto,
+    Crop,
+    Cutout,
+    Data,
+    Flip,
+    Json,
+    ModelOption,
+    NoiseKind,
+    NoiseOn,
+    NoiseSigma,
+    OutFile,
+    Resume,
+    Seed,
+    Set,
+    TensorBoard,
+    model_options,
+)  # fmt: skip
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from kdsnn.cli.training import Training
+
+COUNTED = 200
+"""Test images on which the cost of a student and its twin is counted."""
 
 
 class Method(StrEnum):
     """What the student learns from."""
 
     response = "response"
+    feature = "feature"
+    temporal = "temporal"
     none = "none"
+
+
+class Readout(StrEnum):
+    """How the student answers."""
+
+    rate = "rate"
+    membrane = "membrane"
+
+
+class Neuron(StrEnum):
+    """What its neurons are."""
+
+    if_ = "if"
+    lif = "lif"
 
 
 def distill(
     model: Annotated[str, typer.Argument(help="An architecture, see `list models`.")],
     out: OutFile,
     teacher: Annotated[Path | None, typer.Option(help="Checkpoint of the ANN teacher.")] = None,
-    method: Annotated[Method, typer.Option(help="response: KDSNN Eq. 5; none: labels only.")] = Method.response,
+    method: Annotated[
+        Method, typer.Option(help="response: KDSNN Eq. 5; feature: Eq. 7; temporal: every step; none: labels only.")
+    ] = Method.response,
+    twin: Annotated[
+        bool, typer.Option("--twin", help="Train the same student without a teacher too, and compare.")
+    ] = False,
+    readout: Annotated[
+        Readout, typer.Option(help="Firing rate of output neurons, or membrane of a layer without.")
+    ] = Readout.rate,
+    neuron: Annotated[Neuron, typer.Option(help="Integrate-and-fire, or leaky.")] = Neuron.if_,
     data: Data = "digits",
     noise: NoiseSigma = 0.0,
     noise_kind: NoiseKind = "std",
@@ -32,17 +82,25 @@ def distill(
     batch_size: Annotated[int | None, typer.Option(help="Images per step.")] = None,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
     alpha: Annotated[float | None, typer.Option(help="Weight of the teacher in Eq. 5, 0 to 1.")] = None,
-    temperature: Annotated[float | None, typer.Option(help="Softening of the logits in Eq. 5.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="Softening of the logits.")] = None,
+    set_: Set = None,
     option: ModelOption = None,
+    crop: Crop = 0,
+    flip: Flip = False,
+    cutout: Cutout = 0,
+    auto_augment: Auto = False,
+    resume: Resume = False,
+    tensorboard: TensorBoard = None,
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
-    """Train a spiking student of an ANN teacher (KDSNN) and write its checkpoint."""
+    """Train a spiking student of an ANN teacher (KDSNN), with the history of its epochs in a CSV file beside it."""
     options = model_options(option)
     from kdsnn import checkpoint
     from kdsnn.cli import training
     from kdsnn.cli.console import percent, print_json
     from kdsnn.cli.images import load_images
+    from kdsnn.data import Augmentation
     from kdsnn.errors import KdsnnError
 
     training.writable(out)
@@ -55,20 +113,70 @@ def distill(
         ann, about = checkpoint.load(teacher)
         if about.spiking:
             raise KdsnnError(f"--teacher {teacher}: this is a spiking network; give the checkpoint of an ANN")
-    images = load_images(data, noise, noise_kind, noise_on, quiet=json)
     recipe = training.recipe_for(data)
     if model == recipe.student:
         options = {**recipe.student_options, **options}
     config = training.configured(
-        recipe.distill, epochs=epochs, batch_size=batch_size, lr=lr, alpha=alpha, temperature=temperature,
-        T=timesteps, seed=seed,
-    )  # fmt: skip
-    module, info, history = training.train_network(
-        f"distill {model}", model, images, config, options=options, method=method.value, teacher=ann
+        recipe.distill,
+        **training.settings(set_)
+        | {
+            "epochs": epochs,
+            "batch_size": batch_size,
+            "lr": lr,
+            "alpha": alpha,
+            "temperature": temperature,
+            "T": timesteps,
+            "seed": seed,
+        },
     )
-    checkpoint.save(out, module, info)
-    accuracy = info.metrics["test_accuracy"]
+    images = load_images(data, noise, noise_kind, noise_on, quiet=json)
+    job = training.Training(
+        f"distill {model}", model, out, images, config, options, method=method.value, teacher=ann,
+        readout=readout.value, neuron=neuron.value, augmentation=Augmentation(crop, flip, cutout, auto_augment) or None,
+        resume=resume, tensorboard=tensorboard,
+    )  # fmt: skip
+    module, info, history = training.train_and_save(job)
+    rows = [{"checkpoint": str(out), **info.metrics, "epochs": len(history), "T": config.T}]
+    if twin:
+        alone = job.named(f"{model} without a teacher", out.with_name(f"{out.stem}.twin{out.suffix}"), "none")
+        other, other_info, other_history = training.train_and_save(alone)
+        rows.append({"checkpoint": str(alone.out), **other_info.metrics, "epochs": len(other_history), "T": config.T})
+        for row, network in zip(rows, (module, other), strict=True):
+            row |= _cost(job, network)
     if json:
-        print_json({"checkpoint": str(out), "test_accuracy": accuracy, "epochs": len(history), "T": config.T})
+        print_json(rows if twin else rows[0])
+    elif twin:
+        _print_twins(rows)
     else:
-        print(f"{model} on {data}: test accuracy {percent(accuracy)} at T={config.T}, written to {out}")
+        print(
+            f"{model} on {data}: test accuracy {percent(info.metrics['test_accuracy'])} at T={config.T}, written to {out}"
+        )
+
+
+def _cost(job: Training, module: nn.Module) -> dict[str, Any]:
+    """Spikes and SynOps per image of the float network: distillation can raise them."""
+    from exporters.from_torch import from_torch
+    from hardware import emulator
+    from kdsnn.cli.run import pixels
+    from profilers.counts import ActivityCounter
+
+    graph = from_torch(module, job.data.input_shape, job.config.T)
+    counter = ActivityCounter(graph)
+    emulator.run(graph, graph.encode(pixels(job.data.x_test[:COUNTED])), observe=counter)
+    activity = counter.result()
+    return {"spikes": float(activity.spikes.sum(1).mean()), "synops": float(activity.synops.sum(1).mean())}
+
+
+def _print_twins(rows: list[dict[str, Any]]) -> None:
+    from kdsnn.cli.console import percent, si, table
+
+    names = ("distilled", "without a teacher")
+    cells = [
+        [name, percent(r["test_accuracy"]), si(r["spikes"]), si(r["synops"]), r["checkpoint"]]
+        for name, r in zip(names, rows, strict=True)
+    ]
+    table(
+        f"the student and its twin; spikes and SynOps per image, mean of {COUNTED}",
+        ["student", "test accuracy", "spikes", "SynOps", "checkpoint"],
+        cells,
+    )

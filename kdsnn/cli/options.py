@@ -38,6 +38,20 @@ Bits = Annotated[int, typer.Option("--bits", help="Weight bits of the quantised 
 InputBits = Annotated[int, typer.Option("--input-bits", help="Bits of an input pixel on the chip, 1 to 8.")]
 
 
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", help="Any other setting of TrainConfig, e.g. ema=0.999, schedule=step, precision=bf16 (repeatable)."
+    ),
+]
+Crop = Annotated[int, typer.Option("--crop", min=0, help="Augment: move images by up to this many pixels.")]
+Flip = Annotated[bool, typer.Option("--flip", help="Augment: mirror images left to right at random.")]
+Cutout = Annotated[int, typer.Option("--cutout", min=0, help="Augment: blank a square of this many pixels.")]
+Auto = Annotated[bool, typer.Option("--auto-augment", help="Augment: one random operation of AutoAugment strength.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run that was cut off, from OUT.training.")]
+TensorBoard = Annotated[Path | None, typer.Option("--tensorboard", help="Also write the history for TensorBoard here.")]
+
+
 def writable_folder(out: Path) -> None:
     """Make the output folder and try a file in it, before the work rather than after.
 

@@ -1,0 +1,91 @@
+"""NIR's neurons in discrete time: v ← leak·v + gain·x, firing at a threshold (see `docs/nir.md`)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import nir
+import numpy as np
+
+from exporters.graph import Array, Shape
+from exporters.nir_file import NirError
+from exporters.nir_values import fit, snapped, uniform
+
+PREFIX = "kdsnn_deploy_"
+Discretisation = Literal["euler", "exponential"]
+
+
+@dataclass(frozen=True)
+class Time:
+    """Seconds per step, and how a leak is discretised: "euler", 1 − dt/τ, or "exponential", exp(−dt/τ).
+
+    `assumed`: dt is not known but assumed. Then IF neurons with R = 1 take in their whole input at every
+    step, which is how snnTorch and others that think in steps write them.
+    """
+
+    dt: float
+    method: Discretisation
+    assumed: bool
+
+
+def fact(node: Any, key: str, default: Any = None) -> Any:
+    """What this program's metadata of a node says."""
+    value = (node.metadata or {}).get(PREFIX + key, default)
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def resting(name: str, node: Any, shape: Shape) -> Array:
+    """Where the membrane rests and is reset to, per neuron.
+
+    Raises:
+        NirError: these are not the same.
+    """
+    if isinstance(node, nir.Threshold):
+        return np.zeros(shape)
+    rest = fit(name, 0.0 if node.v_reset is None else node.v_reset, shape)
+    if not isinstance(node, nir.IF) and not np.allclose(fit(name, node.v_leak, shape), rest):
+        raise NirError(f"{name}: it leaks towards v_leak but resets to v_reset, which must be the same to be mapped")
+    return rest
+
+
+def constants(name: str, node: Any, shape: Shape, time: Time) -> tuple[float, Array, Array]:
+    """(leak, gain, threshold) of v ← leak·v + gain·x."""
+    if isinstance(node, nir.Threshold):  # no memory
+        return 0.0, np.ones(shape), fit(name, node.threshold, shape)
+    leak, gain = dynamics(name, node, shape, time)
+    return leak, gain, fit(name, node.v_threshold, shape) - resting(name, node, shape)
+
+
+def dynamics(name: str, node: Any, shape: Shape, time: Time) -> tuple[float, Array]:
+    """(leak, gain) of a membrane."""
+    r = fit(name, node.r, shape)
+    if isinstance(node, nir.IF | nir.I):
+        if time.assumed and (r == 1).all():
+            return 1.0, r
+        return 1.0, snapped(r * time.dt)
+    if isinstance(node, nir.CubaLIF | nir.CubaLI):
+        tau_syn = fit(name, node.tau_syn, shape)
+        if not np.allclose(tau_syn, time.dt, rtol=1e-6, atol=0):
+            raise NirError(
+                f"{name}: its synaptic current lasts (tau_syn = {float(tau_syn.max()):g} s); only a current without "
+                f"memory (tau_syn = dt = {time.dt:g} s) can be mapped"
+            )
+        r = r * fit(name, node.w_in, shape)
+    tau = fit(name, node.tau if isinstance(node, nir.LIF | nir.LI) else node.tau_mem, shape)
+    tau_value = uniform(tau)
+    if tau_value is None or not tau_value > 0:
+        raise NirError(
+            f"{name}: its time constants differ between neurons or are not positive; they must be one number"
+        )
+    if time.method == "exponential":
+        leak = math.exp(-time.dt / tau_value)
+    elif tau_value < time.dt * (1 - 1e-9):
+        raise NirError(f"{name}: its time constant {tau_value:g} s is shorter than the time step; pass a dt below it")
+    else:
+        leak = max(0.0, 1 - time.dt / tau_value)
+    exact = fact(node, "leak")
+    if exact is not None and math.isclose(float(exact), leak, abs_tol=1e-9):
+        leak = float(exact)
+    return leak, snapped(r * (1 - leak))

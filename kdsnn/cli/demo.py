@@ -55,7 +55,7 @@ def demo(
     training.train_and_save(second.named("3/6 student, alone", out / "twin.safetensors", "none"))
 
     student, twin = load(str(out / "student.safetensors")), load(str(out / "twin.safetensors"))
-    exported = [write(student, format_, out, seed=seed) for format_ in Format]
+    exported = [write(student, format_, out, seed=seed) for format_ in (Format.onnx, Format.netx)]
     x, labels = pixels(images.x_test), images.y_test
     runs, found = run_all(
         student, ["torch", "onnx", "emulator", "lava"], x, lava_samples=lava_samples, quiet=json, title="4/6 "

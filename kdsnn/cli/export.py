@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,6 +12,7 @@ import typer
 from kdsnn.cli.options import Bits, InputBits, InputShape, Json, OutDir, Seed, Timesteps, Weights, writable_folder
 
 if TYPE_CHECKING:
+    from exporters.graph import Array, SpikingGraph
     from kdsnn.cli.source import Source
 
 VERIFY_SAMPLES = 16
@@ -21,12 +23,30 @@ class Format(StrEnum):
 
     onnx = "onnx"
     netx = "netx"
+    nir = "nir"
+
+
+class Form(StrEnum):
+    """How an ONNX model treats time."""
+
+    sequence = "sequence"
+    loop = "loop"
+    step = "step"
 
 
 def export(
-    source: Annotated[str, typer.Argument(help="A checkpoint (.safetensors), or package.module:factory.")],
+    source: Annotated[str, typer.Argument(help="A checkpoint (.safetensors), a .nir file, or package.module:factory.")],
     out: OutDir,
-    to: Annotated[list[Format] | None, typer.Option("--to", help="onnx, netx (repeatable; both by default).")] = None,
+    to: Annotated[
+        list[Format] | None, typer.Option("--to", help="onnx, netx, nir (repeatable; onnx and netx by default).")
+    ] = None,
+    form: Annotated[
+        list[Form] | None,
+        typer.Option("--form", help="ONNX: sequence (T fixed), loop (T an input), step (states explicit); repeatable."),
+    ] = None,
+    quantized: Annotated[
+        bool, typer.Option("--quantized", help="ONNX: the integer network too, bit-identical to the emulator and Lava.")
+    ] = False,
     bits: Bits = 8,
     input_bits: InputBits = 8,
     weights: Weights = None,
@@ -36,33 +56,44 @@ def export(
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
-    """Write a spiking network as ONNX and as netx (.net), read it back and verify every spike."""
+    """Write a spiking network as ONNX, netx (.net) or NIR, read it back and verify every spike of every layer.
+
+    The checkpoint of an ANN teacher is written as plain ONNX.
+    """
     from dataclasses import asdict
 
-    from kdsnn.cli.console import percent, print_json, si, table
+    from kdsnn.cli.console import print_json
     from kdsnn.cli.source import load
 
     writable_folder(out)
-    network = load(source, bits=bits, input_bits=input_bits, T=timesteps, weights=weights, input_shape=input_shape)
-    rows = []
-    for format_ in to or list(Format):
-        rows.append(write(network, format_, out, verify=verify, seed=seed))
-    scales = [asdict(scale) for scale in network.scales] if Format.netx in (to or Format) else []
+    formats = to or [Format.onnx, Format.netx]
+    scales: list[dict[str, Any]] = []
+    if source.endswith(".safetensors") and not _is_spiking(Path(source)):
+        rows = [_write_teacher(Path(source), out)]
+    else:
+        network = load(source, bits=bits, input_bits=input_bits, T=timesteps, weights=weights, input_shape=input_shape)
+        wanted: list[tuple[Format, Form, bool]] = []
+        for format_ in formats:
+            forms = form or [Form.sequence] if format_ is Format.onnx else [Form.sequence]
+            arithmetics = [False, True] if format_ is Format.onnx and quantized else [False]
+            wanted += [(format_, f, integer) for f in forms for integer in arithmetics]
+        rows = [write(network, f, out, form=shape, integer=i, verify=verify, seed=seed) for f, shape, i in wanted]
+        if Format.netx in formats:
+            scales = [asdict(scale) for scale in network.scales]
     if json:
         print_json({"files": rows, "quantisation": scales})
-        return
+    else:
+        _print(source, rows, scales, bits)
+
+
+def _print(source: str, rows: list[dict[str, Any]], scales: list[dict[str, Any]], bits: int) -> None:
+    from kdsnn.cli.console import percent, si, table
+
     cells = [
-        [
-            r["format"],
-            r["path"],
-            si(r["bytes"], "B"),
-            r["contents"],
-            str(r["verified_spikes"] or "–"),
-            str(r["mismatches"]),
-        ]
+        [r["format"], r["path"], si(r["bytes"], "B"), r["contents"], str(r["verified"] or "–"), str(r["mismatches"])]
         for r in rows
     ]
-    table(f"exported {network.name}", ["format", "file", "size", "contents", "spikes verified", "mismatches"], cells)
+    table(f"exported {source}", ["format", "file", "size", "contents", "spikes verified", "mismatches"], cells)
     if scales:
         columns = ["layer", "largest weight", "threshold V", "scale", "limited by", "weight error (RMS)"]
         cells = [
@@ -79,58 +110,128 @@ def export(
         table(f"quantised to {bits} bits", columns, cells)
 
 
-def write(network: Source, format_: Format, out: Path, *, verify: bool = True, seed: int = 0) -> dict[str, Any]:
-    """Write one format, verify it on random input, and delete it again if it does not verify.
+def write(
+    network: Source,
+    format_: Format,
+    out: Path,
+    *,
+    form: Form = Form.sequence,
+    integer: bool = False,
+    verify: bool = True,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Write one file, verify it on random input, and delete it again if it does not verify.
 
     Raises:
         DeployError: it cannot be expressed, or what was read back differs.
     """
     import numpy as np
 
-    from exporters import netx, onnx
     from exporters.errors import DeployError
-    from exporters.to_chain import layers, member_spikes, to_chain
     from hardware import emulator
-    from kdsnn.errors import KdsnnError
 
     rng = np.random.default_rng(seed)
-    x = (rng.integers(0, 256, (VERIFY_SAMPLES, *network.integer.input.shape)) / 255).astype(np.float32)
-    if format_ is Format.onnx:
-        if network.exact is None:
-            raise KdsnnError(
-                f"{network.name}: a netx file holds the quantised network only; export the checkpoint to ONNX"
-            )
-        path = onnx.write(network.exact, out / f"{network.name}.onnx")
-        contents = f"{len(network.exact.neurons)} neuron layers, T={network.exact.T}, exact float32"
-        graph = network.exact
+    shape = network.integer.input.shape
+    if network.integer.input.encoding == "direct":
+        x = (rng.integers(0, 256, (VERIFY_SAMPLES, *shape)) / 255).astype(np.float32)
     else:
-        chain = to_chain(network.integer)
-        path = netx.write(chain, out / f"{network.name}.net")
-        contents = f"{len(layers(chain))} layers, T={chain.T}, integer"
-        graph = network.integer
+        x = rng.integers(0, 2, (VERIFY_SAMPLES, network.integer.T, *shape)).astype(np.float32)
+    if format_ is Format.onnx:
+        graph, path, contents, again = _write_onnx(network, out, form, integer)
+    elif format_ is Format.netx:
+        graph, path, contents, again = _write_netx(network, out)
+    else:
+        graph, path, contents, again = _write_nir(network, out)
     row: dict[str, Any] = {
         "format": format_.value, "path": str(path), "bytes": path.stat().st_size, "contents": contents,
-        "verified_spikes": 0, "mismatches": 0,
+        "verified": 0, "mismatches": 0,
     }  # fmt: skip
     if not verify:
         return row
     recorder = emulator.Recorder(graph)
     emulator.run(graph, graph.encode(x), observe=recorder)
-    if format_ is Format.onnx:
-        found = onnx.run(path, x, layers=list(graph.neurons))
-    else:
-        again = emulator.Recorder(read := netx.read(path))
-        emulator.run(read, read.encode(x), observe=again)
-        found = member_spikes(read, again.spikes)
+    found = again(x)
     for name, spikes in recorder.spikes.items():
-        row["verified_spikes"] += spikes.size
+        row["verified"] += spikes.size
         row["mismatches"] += int((found[name] != spikes).sum())
     if row["mismatches"]:
         path.unlink()
-        if format_ is Format.netx:
-            netx.sidecar_path(path).unlink()
+        path.with_name(f"{path.name}.json").unlink(missing_ok=True)
         raise DeployError(
-            f"{path}: {row['mismatches']} of {row['verified_spikes']} spikes differ from the network it was made from; "
+            f"{path}: {row['mismatches']} of {row['verified']} spikes differ from the network it was made from; "
             "the file was removed. Please report this with the checkpoint"
         )
     return row
+
+
+Written = tuple["SpikingGraph", Path, str, Callable[["Array"], Mapping[str, "Array"]]]
+"""The graph that was written, where, what the file holds, and a function that runs it: samples → spikes by layer."""
+
+
+def _write_onnx(network: Source, out: Path, form: Form, integer: bool) -> Written:
+    from exporters import onnx
+    from kdsnn.errors import KdsnnError
+
+    graph = network.integer if integer else network.exact
+    if graph is None:
+        raise KdsnnError(f"{network.name}: a netx file holds the quantised network only; export the checkpoint to ONNX")
+    parts = [network.name, *(["int8"] if integer else []), *([] if form is Form.sequence else [form.value]), "onnx"]
+    path = onnx.write(graph, out / ".".join(parts), form.value)
+    arithmetic = "integer" if integer else "exact float32"
+    contents = f"{form.value}, {onnx.node_count(path)} nodes, T={graph.T}, {arithmetic}"
+    return graph, path, contents, lambda x: onnx.run(path, x, layers=list(graph.neurons))
+
+
+def _write_netx(network: Source, out: Path) -> Written:
+    from exporters import netx
+    from exporters.to_chain import layers, member_spikes, to_chain
+
+    chain = to_chain(network.integer)
+    path = netx.write(chain, out / f"{network.name}.net")
+    contents = f"{len(layers(chain))} layers, T={chain.T}, integer"
+
+    def again(x: Array) -> Mapping[str, Array]:
+        read = netx.read(path)
+        return member_spikes(read, _spikes(read, x))
+
+    return network.integer, path, contents, again
+
+
+def _write_nir(network: Source, out: Path) -> Written:
+    from exporters import nir
+    from kdsnn.cli.console import say
+
+    # as lowered, on real-valued images, which other programs can run; float64 keeps every spike
+    graph = network.graph or network.integer
+    path = nir.write(graph, out / f"{network.name}.nir")
+    for sentence in nir.losses(graph):
+        say(f"note: {sentence}")
+    return graph, path, f"{len(graph.nodes)} nodes, T={graph.T}", lambda x: _spikes(nir.read(path), x)
+
+
+def _spikes(graph: SpikingGraph, x: Array) -> Mapping[str, Array]:
+    from hardware import emulator
+
+    recorder = emulator.Recorder(graph)
+    emulator.run(graph, graph.encode(x), observe=recorder)
+    return recorder.spikes
+
+
+def _is_spiking(path: Path) -> bool:
+    from kdsnn import checkpoint
+
+    return checkpoint.read_info(path).spiking
+
+
+def _write_teacher(source: Path, out: Path) -> dict[str, Any]:
+    """An ANN as ONNX, verified against torch by its logits."""
+    from exporters.onnx_ann import write_ann
+    from kdsnn import checkpoint
+
+    module, info = checkpoint.load(source)
+    path = out / f"{source.stem}.onnx"
+    error = write_ann(module, info.input_shape, path)
+    return {
+        "format": "onnx", "path": str(path), "bytes": path.stat().st_size,
+        "contents": f"ANN, largest logit error {error:.1e}", "verified": 0, "mismatches": 0,
+    }  # fmt: skip

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from exporters.graph import SpikingGraph
+from kdsnn.cli.console import say
 from kdsnn.errors import KdsnnError
 
 _FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
@@ -29,6 +30,7 @@ class Source:
     Attributes:
         name: for file names and titles.
         module: the spiking torch module in eval mode, None for a file that has none (`.net`).
+        graph: the float graph as it was lowered, None where there is no float form.
         exact: the float graph with exact arithmetic (`make_exact`), None where there is no float form.
         integer: the quantised graph.
         scales: how each synapse layer was quantised.
@@ -37,6 +39,7 @@ class Source:
 
     name: str
     module: nn.Module | None
+    graph: SpikingGraph | None
     exact: SpikingGraph | None
     integer: SpikingGraph
     scales: tuple[LayerScale, ...] = ()
@@ -62,7 +65,7 @@ def load(
     weights: Path | None = None,
     input_shape: str | None = None,
 ) -> Source:
-    """Load a checkpoint (`.safetensors`), a netx file (`.net`), or any SpikingJelly network (`package.module:factory`).
+    """Load a checkpoint (`.safetensors`), a netx or NIR file (`.net`, `.nir`), or any network (`package.module:factory`).
 
     Raises:
         KdsnnError, DeployError: missing, damaged or of another kind; one line each.
@@ -83,11 +86,18 @@ def load(
         from exporters import netx
 
         graph = netx.read(path, T=T)
-        return Source(path.stem, None, None, graph, metadata=dict(graph.metadata))
+        return Source(path.stem, None, None, None, graph, metadata=dict(graph.metadata))
+    if path.suffix == ".nir":
+        from exporters import nir
+
+        read = nir.read(path, T=T)
+        for warning in read.metadata.get("nir_warnings", ()):
+            say(f"note: {warning}")
+        return _quantised(path.stem, None, read, bits, input_bits, dict(read.metadata))
     if path.suffix == ".safetensors":
         return _checkpoint(path, bits, input_bits)
     raise KdsnnError(
-        f"{source}: not a source; give a checkpoint (.safetensors), a netx file (.net) or package.module:factory"
+        f"{source}: not a source; give a checkpoint (.safetensors), a .net or .nir file, or package.module:factory"
     )
 
 
@@ -157,10 +167,19 @@ def lower(
     metadata: dict[str, Any] | None = None,
 ) -> Source:
     """Lower a spiking module to its exact float graph and its integer graph."""
-    from exporters.exact import make_exact
     from exporters.from_torch import from_torch
-    from exporters.quantize import quantize
 
     graph = from_torch(module.eval(), input_shape, T, **(metadata or {}))
+    return _quantised(name, module, graph, bits, input_bits, metadata or {})
+
+
+def _quantised(
+    name: str, module: nn.Module | None, graph: SpikingGraph, bits: int, input_bits: int, metadata: dict[str, Any]
+) -> Source:
+    from exporters.exact import make_exact
+    from exporters.quantize import quantize
+
+    if graph.is_integer:
+        return Source(name, module, None, None, graph, (), metadata)
     integer, scales = quantize(graph, bits=bits, input_bits=input_bits)
-    return Source(name, module, make_exact(graph), integer, scales, metadata or {})
+    return Source(name, module, graph, make_exact(graph), integer, scales, metadata)

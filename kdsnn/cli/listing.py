@@ -24,16 +24,7 @@ def list_(what: Annotated[What, typer.Argument(help="What to list.")], json: Jso
 
     rows: list[dict[str, str]]
     if what is What.models:
-        from kdsnn.models import MODELS
-
-        rows = [
-            {
-                "model": name,
-                "options": ", ".join(f"{k}={v}" for k, v in m.options.items()),
-                "description": m.description,
-            }
-            for name, m in MODELS.items()
-        ]
+        rows = [_model_row(name) for name in _models()]
     elif what is What.data:
         from kdsnn.data import DESCRIPTIONS
 
@@ -55,3 +46,27 @@ def list_(what: Annotated[What, typer.Argument(help="What to list.")], json: Jso
         print_json(rows)
     else:
         table(what.value, list(rows[0]), [list(r.values()) for r in rows])
+
+
+def _models() -> list[str]:
+    from kdsnn.models import MODELS
+
+    return list(MODELS)
+
+
+def _model_row(name: str) -> dict[str, str]:
+    """An architecture with its ANN's parameters and thop's FLOPs on images of MNIST's and CIFAR's size, 10 classes."""
+    from kdsnn.errors import KdsnnError
+    from kdsnn.models import MODELS, build
+    from profilers.flops import count_module
+
+    row = {"model": name}
+    for data, shape in (("MNIST", (1, 28, 28)), ("CIFAR", (3, 32, 32))):
+        try:
+            counts = count_module(build(name, spiking=False, input_shape=shape, classes=10), shape)
+        except KdsnnError:  # an image this architecture is not made for
+            row |= {f"parameters, {data}": "–", f"FLOPs, {data}": "–"}
+            continue
+        row |= {f"parameters, {data}": f"{counts.parameters:,}", f"FLOPs, {data}": f"{counts.thop / 1e6:.2f} M"}
+    options = ", ".join(f"{k}={v}" for k, v in MODELS[name].options.items())
+    return row | {"options": options, "description": MODELS[name].description}

@@ -5,6 +5,7 @@ Each side runs in a process of its own, in turn, so that neither profits from th
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import subprocess
 import sys
@@ -60,7 +61,7 @@ def ours(precision: str) -> list[float]:
     config = train.TrainConfig(epochs=1, batch_size=BATCH, lr=0.05, warmup_epochs=0, T=T, precision=precision)  # type: ignore[arg-type]
     ends: list[float] = []
     train.distill(net, data, config, method="none", on_step=lambda done, total: ends.append(time.perf_counter()))
-    return [b - a for a, b in zip(ends, ends[1:], strict=False)]
+    return [b - a for a, b in itertools.pairwise(ends)]
 
 
 SIDES = {"SpikingJelly, plain loop": "plain", "kdsnn, fp32": "fp32", "kdsnn, bf16": "bf16"}

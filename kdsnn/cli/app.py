@@ -7,6 +7,7 @@ first command that needs it.
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 
 import typer
@@ -41,6 +42,8 @@ def main() -> None:
     sys.argv = [a for a in sys.argv if a != "--debug"]
     # a remark that Triton is missing, on every start, is no news to anybody without a GPU
     logging.getLogger("torch._library.triton").setLevel(logging.ERROR)
+    # a polite kill unwinds like Ctrl-C, so that temporary folders and processes go too
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         app()
     except (KdsnnError, DeployError, OSError, MemoryError) as error:

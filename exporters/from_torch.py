@@ -50,6 +50,8 @@ from exporters.torch_values import (
     synapse_shape,
 )
 
+_REPEATED = "{}: an adaptive pool that enlarges its input stands before it; only Flatten and Linear may follow"
+
 __all__ = ["LoweringError", "from_torch", "node_name"]
 
 
@@ -106,9 +108,7 @@ class Lowering:
         """The nodes whose outputs add up to the value; a current's synapses are added on first use."""
         if isinstance(value, Signal):
             if value.repeated is not None:
-                raise LoweringError(
-                    f"{reader}: an adaptive pool that enlarges its input stands before it; only Flatten and Linear may follow"
-                )
+                raise LoweringError(_REPEATED.format(reader))
             if value.scale is not None:
                 raise LoweringError(
                     f"{reader}: a BatchNorm stands between spikes (or the input) and this layer; only a convolution "
@@ -213,7 +213,8 @@ class Lowering:
             value = Signal(self.place(value, name), value.shape)  # two synapse layers in a row stay two layers
         if value.repeated is not None and isinstance(layer, Linear):
             layer, value = fold_repeats(layer, value)
-        self.place(replace(value, scale=None, shift=None), name)
+        if value.repeated is not None:
+            raise LoweringError(_REPEATED.format(name))
         shape = synapse_shape(layer, value.shape, name)
         total = np.zeros(shape[0]) if bias is None else bias.astype(np.float64)
         if value.scale is not None and value.shift is not None:

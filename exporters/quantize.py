@@ -4,9 +4,8 @@ Per membrane one scale s (integer units per real unit; Loihi's threshold is one 
 
     W_q = rint(s·W),   b_q = rint(s·b),   V = ceil(s·v_threshold)
 
-With integer membranes, `A ≥ V` is then exactly Lava's `v > (V − 1)·64` (both in `facts` of the netx
-format page). The scale is the largest that respects every limit of the chip's registers, so an integer
-graph made here can neither wrap nor clip; where that costs resolution, `QuantizationReport` says so.
+With integer membranes, `A ≥ V` is then exactly Lava's `v > (V − 1)·64`. The scale is the largest that respects every limit of the chip's registers, so an integer
+graph made here can neither wrap nor clip; where that costs resolution, `LayerScale` says so.
 """
 
 from __future__ import annotations
@@ -118,11 +117,9 @@ def _quantize_group(
         node = graph.nodes[end]
         if isinstance(node, IF | LIF):
             threshold = _integer_threshold(scale * node.threshold)
-            nodes[end] = replace(node, threshold=threshold, scale=scale)
             if isinstance(node, LIF):  # Loihi's decay has 12 bits
-                nodes[end] = replace(
-                    node, threshold=threshold, scale=scale, leak=min(round(node.leak * 4096), 4095) / 4096
-                )
+                node = replace(node, leak=min(round(node.leak * 4096), 4095) / 4096)
+            nodes[end] = replace(node, threshold=threshold, scale=scale)
         elif isinstance(node, Output):
             nodes[end] = replace(node, scale=scale)
     for name in group.synapses:

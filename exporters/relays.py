@@ -38,6 +38,7 @@ from exporters.graph import (
     chain,
     window_positions,
 )
+from exporters.rescale import require_synapses
 
 Slot = tuple[str, int, int]
 """A block of a level's channels: the spikes of a neuron layer at offset (y, x) of its grid (0, 0 for its own)."""
@@ -91,9 +92,7 @@ def _is_chain(graph: SpikingGraph) -> bool:
 
 
 def _links(graph: SpikingGraph) -> Iterator[_Link]:
-    for name in graph.neurons:
-        if not all(source in graph.synapses for source in graph.sources(name)):
-            raise DeployError(f"{name}: spikes reach these neurons without a synapse layer; put a layer in between")
+    require_synapses(graph)
     for name, synapse in graph.synapses.items():
         for target, source in itertools.product(graph.targets(name), graph.sources(name)):
             origin = source

@@ -53,10 +53,15 @@ def neuron_groups(graph: SpikingGraph) -> tuple[Group, ...]:
         groups = [*rest, merged]
     order = {name: i for i, name in enumerate(graph.nodes)}
     found = [Group(tuple(sorted(a, key=order.__getitem__)), tuple(sorted(b, key=order.__getitem__))) for a, b in groups]
+    require_synapses(graph)
+    return tuple(sorted(found, key=lambda g: order[g.synapses[0]]))
+
+
+def require_synapses(graph: SpikingGraph) -> None:
+    """Raise DeployError where spikes reach neurons without synapses, which no chip can do."""
     for name in graph.neurons:
         if not all(source in graph.synapses for source in graph.sources(name)):
             raise DeployError(f"{name}: spikes reach these neurons without a synapse layer; put a layer in between")
-    return tuple(sorted(found, key=lambda g: order[g.synapses[0]]))
 
 
 def neuron_depths(graph: SpikingGraph) -> dict[str, int]:

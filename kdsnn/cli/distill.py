@@ -117,18 +117,9 @@ def distill(
     if model == recipe.student:
         options = {**recipe.student_options, **options}
     config = training.configured(
-        recipe.distill,
-        **training.settings(set_)
-        | {
-            "epochs": epochs,
-            "batch_size": batch_size,
-            "lr": lr,
-            "alpha": alpha,
-            "temperature": temperature,
-            "T": timesteps,
-            "seed": seed,
-        },
-    )
+        training.configured(recipe.distill, **training.settings(set_)),
+        epochs=epochs, batch_size=batch_size, lr=lr, alpha=alpha, temperature=temperature, T=timesteps, seed=seed,
+    )  # fmt: skip
     images = load_images(data, noise, noise_kind, noise_on, quiet=json)
     job = training.Training(
         f"distill {model}", model, out, images, config, options, method=method.value, teacher=ann,

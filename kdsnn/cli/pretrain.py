@@ -56,8 +56,11 @@ def pretrain(
 
     training.writable(out)
     config = training.configured(
-        training.recipe_for(data).pretrain,
-        **training.settings(set_) | {"epochs": epochs, "batch_size": batch_size, "lr": lr, "seed": seed},
+        training.configured(training.recipe_for(data).pretrain, **training.settings(set_)),
+        epochs=epochs,
+        batch_size=batch_size,
+        lr=lr,
+        seed=seed,
     )
     images = load_images(data, noise, noise_kind, noise_on, quiet=json)
     job = training.Training(

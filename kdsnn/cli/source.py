@@ -6,7 +6,7 @@ import importlib
 import math
 import re
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +34,6 @@ class Source:
         exact: the float graph with exact arithmetic (`make_exact`), None where there is no float form.
         integer: the quantised graph.
         scales: how each synapse layer was quantised.
-        metadata: of the checkpoint.
     """
 
     name: str
@@ -43,7 +42,6 @@ class Source:
     exact: SpikingGraph | None
     integer: SpikingGraph
     scales: tuple[LayerScale, ...] = ()
-    metadata: dict[str, Any] = field(default_factory=dict)
 
 
 def require_fit(name: str, shape: tuple[int, ...], data: DataSet) -> None:
@@ -86,14 +84,14 @@ def load(
         from exporters import netx
 
         graph = netx.read(path, T=T)
-        return Source(path.stem, None, None, None, graph, metadata=dict(graph.metadata))
+        return Source(path.stem, None, None, None, graph)
     if path.suffix == ".nir":
         from exporters import nir
 
         read = nir.read(path, T=T)
         for warning in read.metadata.get("nir_warnings", ()):
             say(f"note: {warning}")
-        return _quantised(path.stem, None, read, bits, input_bits, dict(read.metadata))
+        return _quantised(path.stem, None, read, bits, input_bits)
     if path.suffix == ".safetensors":
         return _checkpoint(path, bits, input_bits)
     raise KdsnnError(
@@ -170,16 +168,14 @@ def lower(
     from exporters.from_torch import from_torch
 
     graph = from_torch(module.eval(), input_shape, T, **(metadata or {}))
-    return _quantised(name, module, graph, bits, input_bits, metadata or {})
+    return _quantised(name, module, graph, bits, input_bits)
 
 
-def _quantised(
-    name: str, module: nn.Module | None, graph: SpikingGraph, bits: int, input_bits: int, metadata: dict[str, Any]
-) -> Source:
+def _quantised(name: str, module: nn.Module | None, graph: SpikingGraph, bits: int, input_bits: int) -> Source:
     from exporters.exact import make_exact
     from exporters.quantize import quantize
 
     if graph.is_integer:
-        return Source(name, module, None, None, graph, (), metadata)
+        return Source(name, module, None, None, graph)
     integer, scales = quantize(graph, bits=bits, input_bits=input_bits)
-    return Source(name, module, graph, make_exact(graph), integer, scales, metadata)
+    return Source(name, module, graph, make_exact(graph), integer, scales)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdsnn.cli.console import progress
+from kdsnn.cli.options import writable_folder
 from kdsnn.errors import KdsnnError
 
 if TYPE_CHECKING:
@@ -40,16 +41,11 @@ def writable(out: Path) -> None:
     Raises:
         KdsnnError: wrong ending; OSError: the folder cannot be written.
     """
-    from kdsnn.files import atomic_path
-
     if out.suffix != ".safetensors":
         raise KdsnnError(f"--out {out}: a checkpoint's name ends in .safetensors")
     if out.is_dir():
         raise KdsnnError(f"--out {out}: this is a folder; give a file name")
-    probe = out.with_name(f".{out.name}.probe")
-    with atomic_path(probe):
-        pass
-    probe.unlink()
+    writable_folder(out.parent)
 
 
 def settings(texts: list[str] | None) -> dict[str, Any]:
@@ -60,7 +56,7 @@ def settings(texts: list[str] | None) -> dict[str, Any]:
     """
     from kdsnn.config import TrainConfig
 
-    defaults = {f.name: f.default for f in fields(TrainConfig)}
+    defaults = {f.name: f.default for f in fields(TrainConfig) if f.name != "seed"}  # --seed is an option of its own
     found: dict[str, Any] = {}
     for text in texts or []:
         name, equals, value = text.partition("=")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import resource
 import subprocess
 import sys
@@ -220,4 +221,4 @@ def test_a_model_runs_without_this_program(tmp_path: Path) -> None:
         [sys.executable, "-c", prelude + code], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert eval(done.stdout) == export.run(tmp_path / "net.onnx", X)["spikes"].mean(axis=1).tolist()
+    assert ast.literal_eval(done.stdout) == export.run(tmp_path / "net.onnx", X)["spikes"].mean(axis=1).tolist()

@@ -203,6 +203,22 @@ def test_twin_and_settings(folder: Path, tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == [
         "student.csv", "student.safetensors", "student.twin.csv", "student.twin.safetensors",
     ]  # fmt: skip
+    # --set reaches settings that have an option of their own too, unless that option is given
+    plain = [
+        "distill",
+        "cnn2",
+        "--method",
+        "none",
+        "--option",
+        "channels=2,2",
+        "--option",
+        "hidden=4",
+        "--out",
+        out,
+        "--json",
+    ]
+    assert json.loads(cli(*plain, "--set", "epochs=3").stdout)["epochs"] == 3
+    assert json.loads(cli(*plain, "--set", "epochs=3", "--epochs", 2).stdout)["epochs"] == 2
     assert "--set wrong=1" in error_line("distill", "cnn2", "--method", "none", "--out", out, "--set", "wrong=1")
     assert "ema takes a value" in error_line("distill", "cnn2", "--method", "none", "--out", out, "--set", "ema=x")
 

@@ -50,6 +50,8 @@ class CheckpointInfo:
     * `input_shape` (C, H, W), `classes`, `preprocessing` (uint8 pixels / 255).
     * `data`: the spec of the data set; `metrics`: name → value, accuracies in 0…1; `training`: method
       and configuration.
+    * `quantized`: None, or for a student trained on a grid ("distill --quantize") its `bits`, and the `layers` of
+      which its weights are (`kdsnn.folded`). Left out of the file where it is None.
     """
 
     model: str
@@ -65,13 +67,17 @@ class CheckpointInfo:
     metrics: Mapping[str, float] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
     version: str = field(default_factory=_version)
+    quantized: Mapping[str, Any] | None = None
 
     def build(self) -> nn.Module:
-        """The network described, with fresh weights. Raises KdsnnError as `kdsnn.models.build` does."""
+        """The network described, with fresh weights.
+
+        Raises KdsnnError as `kdsnn.models.build` does; `layers` that make no network, errors as `kdsnn.folded.described`.
+        """
         from kdsnn.models import build
 
         spiking: dict[str, Any] = {"readout": self.readout, "neuron": self.neuron} if self.spiking else {}
-        return build(
+        network = build(
             self.model,
             spiking=self.spiking,
             input_shape=self.input_shape,
@@ -79,6 +85,11 @@ class CheckpointInfo:
             **spiking,
             **self.options,
         )
+        if self.quantized is None:
+            return network
+        from kdsnn.folded import described
+
+        return described(self.quantized["layers"], network.taps, self.input_shape, self.classes)
 
 
 def save(path: str | Path, module: nn.Module, info: CheckpointInfo) -> None:
@@ -92,6 +103,8 @@ def save(path: str | Path, module: nn.Module, info: CheckpointInfo) -> None:
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
     _require_finite(path, weights)
     described = asdict(info)
+    if info.quantized is None:
+        del described["quantized"]
     header = {
         "format": FORMAT,
         "info": described,
@@ -162,11 +175,11 @@ def _header(path: Path, metadata: Mapping[str, str] | None) -> dict[str, Any]:
 def _info(path: Path, header: Mapping[str, Any]) -> CheckpointInfo:
     values = header["info"]
     try:
-        if set(values) != {f.name for f in fields(CheckpointInfo)}:
+        entries = {f.name for f in fields(CheckpointInfo)}
+        if not entries - {"quantized"} <= set(values) <= entries:
             raise TypeError("its entries are not those of this format")
-        info = CheckpointInfo(
-            **{**values, **{name: _tuples(values[name]) for name in ("input_shape", "options", "training")}}
-        )
+        listed = ("input_shape", "options", "training", "quantized")
+        info = CheckpointInfo(**{**values, **{name: _tuples(values.get(name)) for name in listed}})
         _require_types(info)
     except (TypeError, ValueError) as error:
         raise KdsnnError(f"{path}: its description cannot be used ({error}): train it again.") from error
@@ -179,7 +192,7 @@ def _require_types(info: CheckpointInfo) -> None:
     expected: dict[str, type | tuple[type, ...]] = {
         "model": str, "spiking": bool, "classes": int, "data": str, "options": dict, "readout": optional_str,
         "neuron": optional_str, "T": optional_int, "preprocessing": str, "metrics": dict, "training": dict,
-        "version": str,
+        "version": str, "quantized": (dict, type(None)),
     }  # fmt: skip
     for name, types in expected.items():
         if not isinstance(getattr(info, name), types):
@@ -190,13 +203,28 @@ def _require_types(info: CheckpointInfo) -> None:
         raise ValueError(f"preprocessing '{info.preprocessing}' is unknown, only {PIXELS} is")
     if info.spiking and (info.T is None or info.T < 1 or info.readout is None or info.neuron is None):
         raise ValueError("a spiking network needs T, readout and neuron")
+    if info.quantized is not None:
+        _require_layers(info, info.quantized)
+
+
+def _require_layers(info: CheckpointInfo, quantized: Mapping[str, Any]) -> None:
+    layers = quantized.get("layers")
+    if not info.spiking or quantized.keys() != {"bits", "layers"} or quantized["bits"] not in range(2, 9):
+        raise ValueError("a quantised network spikes, and has 2 to 8 bits and layers")
+    if not isinstance(layers, tuple) or not all(isinstance(one, dict) for one in layers):
+        raise TypeError("'layers' has the wrong type")
+
+
+_CANNOT_BUILD = (KdsnnError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RuntimeError)
+"""What Python and torch raise where layers listed in a file make no network."""
 
 
 def _build(path: Path, info: CheckpointInfo) -> nn.Module:
     try:
         return info.build()
-    except (KdsnnError, TypeError, ValueError, RuntimeError, MemoryError) as error:
-        raise KdsnnError(f"{path}: the network it describes, '{info.model}', cannot be built: {error}") from error
+    except (*_CANNOT_BUILD, MemoryError) as error:
+        reason = " ".join(str(error).split())
+        raise KdsnnError(f"{path}: the network it describes, '{info.model}', cannot be built: {reason}") from error
 
 
 def _require_fit(path: Path, info: CheckpointInfo, module: nn.Module, weights: Mapping[str, Tensor]) -> None:

@@ -30,6 +30,7 @@ from kdsnn.cli.options import (
 if TYPE_CHECKING:
     from torch import nn
 
+    from kdsnn.checkpoint import CheckpointInfo
     from kdsnn.cli.training import Training
 
 COUNTED = 200
@@ -42,6 +43,7 @@ class Method(StrEnum):
     response = "response"
     feature = "feature"
     temporal = "temporal"
+    selective = "selective"
     none = "none"
 
 
@@ -64,7 +66,8 @@ def distill(
     out: OutFile,
     teacher: Annotated[Path | None, typer.Option(help="Checkpoint of the ANN teacher.")] = None,
     method: Annotated[
-        Method, typer.Option(help="response: KDSNN Eq. 5; feature: Eq. 7; temporal: every step; none: labels only.")
+        Method,
+        typer.Option(help="response: KDSNN Eq. 5; feature: Eq. 7; temporal, selective: every step; none: labels only."),
     ] = Method.response,
     twin: Annotated[
         bool, typer.Option("--twin", help="Train the same student without a teacher too, and compare.")
@@ -83,6 +86,18 @@ def distill(
     lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
     alpha: Annotated[float | None, typer.Option(help="Weight of the teacher in Eq. 5, 0 to 1.")] = None,
     temperature: Annotated[float | None, typer.Option(help="Softening of the logits.")] = None,
+    quantize: Annotated[
+        int | None,
+        typer.Option(
+            "--quantize",
+            help="Train on with weights of so many bits, 2 to 8, from --start; unless said otherwise at a tenth of the "
+            "learning rate and without warm-up.",
+        ),
+    ] = None,
+    start: Annotated[
+        Path | None,
+        typer.Option(help="For --quantize: the trained student; model options, T, neuron and readout are its own."),
+    ] = None,
     set_: Set = None,
     option: ModelOption = None,
     crop: Crop = 0,
@@ -94,16 +109,20 @@ def distill(
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
-    """Train a spiking student of an ANN teacher (KDSNN), with the history of its epochs in a CSV file beside it."""
+    """Train a spiking student of an ANN teacher (KDSNN), with the history of its epochs as CSV and as a picture (SVG) beside it."""
     options = model_options(option)
+    from dataclasses import replace
+
     from kdsnn import checkpoint
     from kdsnn.cli import training
     from kdsnn.cli.console import percent, print_json
     from kdsnn.cli.images import load_images
+    from kdsnn.cli.source import require_fit
     from kdsnn.data import Augmentation
     from kdsnn.errors import KdsnnError
 
     training.writable(out)
+    began = None if quantize is None and start is None else _start(model, quantize, start, options, timesteps)
     ann = None
     if method != Method.none:
         if teacher is None:
@@ -114,22 +133,34 @@ def distill(
         if about.spiking:
             raise KdsnnError(f"--teacher {teacher}: this is a spiking network; give the checkpoint of an ANN")
     recipe = training.recipe_for(data)
-    if model == recipe.student:
+    settled = recipe.distill
+    if began is not None:
+        options, timesteps = dict(began[1].options), began[1].T
+        settled = training.configured(settled, lr=settled.lr / 10, warmup_epochs=0.0)
+    elif model == recipe.student:
         options = {**recipe.student_options, **options}
     config = training.configured(
-        training.configured(recipe.distill, **training.settings(set_)),
+        training.configured(settled, **training.settings(set_)),
         epochs=epochs, batch_size=batch_size, lr=lr, alpha=alpha, temperature=temperature, T=timesteps, seed=seed,
     )  # fmt: skip
     images = load_images(data, noise, noise_kind, noise_on, quiet=json)
     job = training.Training(
         f"distill {model}", model, out, images, config, options, method=method.value, teacher=ann,
         readout=readout.value, neuron=neuron.value, augmentation=Augmentation(crop, flip, cutout, auto_augment) or None,
-        resume=resume, tensorboard=tensorboard,
+        resume=resume, tensorboard=tensorboard, label="student" if method == Method.none else "distilled",
+        others={} if ann is None or teacher is None else {"teacher": teacher.with_suffix(".csv")},
     )  # fmt: skip
+    if began is not None:
+        if config.compile:
+            raise KdsnnError("--set compile=true: thresholds change at every step with --quantize; leave compile out")
+        network, of_start = began
+        require_fit(str(start), of_start.input_shape, images)
+        kinds: dict[str, Any] = {"readout": of_start.readout, "neuron": of_start.neuron}
+        job = replace(job, quantize=quantize, start=network, **kinds)
     module, info, history = training.train_and_save(job)
     rows = [{"checkpoint": str(out), **info.metrics, "epochs": len(history), "T": config.T}]
     if twin:
-        alone = job.named(f"{model} without a teacher", out.with_name(f"{out.stem}.twin{out.suffix}"), "none")
+        alone = job.twin(f"{model} without a teacher", out.with_name(f"{out.stem}.twin{out.suffix}"))
         other, other_info, other_history = training.train_and_save(alone)
         rows.append({"checkpoint": str(alone.out), **other_info.metrics, "epochs": len(other_history), "T": config.T})
         for row, network in zip(rows, (module, other), strict=True):
@@ -142,6 +173,35 @@ def distill(
         print(
             f"{model} on {data}: test accuracy {percent(info.metrics['test_accuracy'])} at T={config.T}, written to {out}"
         )
+
+
+def _start(
+    model: str, bits: int | None, start: Path | None, options: dict[str, Any], timesteps: int | None
+) -> tuple[Any, CheckpointInfo]:
+    """The trained student to go on from, and what it is.
+
+    Raises:
+        KdsnnError: one of --quantize and --start without the other, an ANN, or a student that the other options contradict.
+    """
+    from kdsnn import checkpoint
+    from kdsnn.errors import KdsnnError
+    from kdsnn.quantized import require_bits
+
+    if bits is None or start is None:
+        raise KdsnnError("--quantize BITS and --start STUDENT go together: give both, or neither")
+    require_bits(bits)
+    module, info = checkpoint.load(start)
+    if not info.spiking:
+        raise KdsnnError(
+            f"--start {start}: this is an ANN ({info.model}); give a spiking student, which distill writes"
+        )
+    if info.model != model:
+        raise KdsnnError(f"--start {start}: this is a {info.model}, not a {model}; name the model it is")
+    if options or timesteps not in (None, info.T):
+        raise KdsnnError(
+            f"--start {start}: its options and T={info.T} stay as they are; leave --option and --timesteps out"
+        )
+    return module, info
 
 
 def _cost(job: Training, module: nn.Module) -> dict[str, Any]:

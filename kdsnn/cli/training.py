@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from kdsnn.config import Method, TrainConfig
     from kdsnn.data import Augmentation, DataSet
     from kdsnn.history import EpochRecord
-    from kdsnn.loop import Trained
+    from kdsnn.models import Network
     from kdsnn.models.kit import Neuron, Readout
     from kdsnn.recipes import Recipe
 
@@ -82,7 +82,9 @@ class Training:
     Attributes:
         out: the checkpoint; the state of an unfinished run and the history lie beside it.
         method: None for an ANN teacher.
-        alone: also train the student's twin, without a teacher, into `OUT.twin.safetensors`.
+        label: what the run is called in the picture of its curves, which lies beside `out` (a twin's: in its brother's).
+        others: label → history CSV of the runs drawn with it.
+        quantize: train on a grid of so many bits, from the trained student `start`.
     """
 
     title: str
@@ -99,10 +101,23 @@ class Training:
     resume: bool = False
     tensorboard: Path | None = None
     quiet: bool = False
+    label: str = "student"
+    others: Mapping[str, Path] = field(default_factory=dict)
+    plot: Path | None = None
+    quantize: int | None = None
+    start: Network | None = None
 
-    def named(self, title: str, out: Path, method: Method) -> Training:
-        """The same network trained by another method into another file."""
-        return replace(self, title=title, out=out, method=method)
+    def twin(self, title: str, out: Path) -> Training:
+        """The same network trained without a teacher into another file, its curves drawn beside this one's."""
+        return replace(
+            self,
+            title=title,
+            out=out,
+            method="none",
+            label="without a teacher",
+            others={**self.others, self.label: self.out.with_suffix(".csv")},
+            plot=self.plot or self.out.with_suffix(".svg"),
+        )
 
 
 def train_and_save(job: Training) -> tuple[nn.Module, CheckpointInfo, tuple[EpochRecord, ...]]:
@@ -113,26 +128,25 @@ def train_and_save(job: Training) -> tuple[nn.Module, CheckpointInfo, tuple[Epoc
     """
     import torch
 
-    from kdsnn import checkpoint, models, train
+    from kdsnn import train
 
-    spiking = job.method is not None
     config = job.config
     torch.manual_seed(config.seed)
-    kinds: dict[str, Any] = {"readout": job.readout, "neuron": job.neuron} if spiking else {}
-    module = models.build(
-        job.model, spiking=spiking, input_shape=job.data.input_shape, classes=job.data.classes, **kinds, **job.options
-    )
+    kinds: dict[str, Any] = {} if job.method is None else {"readout": job.readout, "neuron": job.neuron}
+    module = _untrained(job, kinds)
     augment = job.augmentation.apply if job.augmentation else None
     state = job.out.with_name(f"{job.out.stem}.training")
     files = train.RunFiles(
-        state=state, resume=job.resume, history=job.out.with_suffix(".csv"), tensorboard=job.tensorboard
-    )
+        state=state, resume=job.resume, history=job.out.with_suffix(".csv"), tensorboard=job.tensorboard,
+        plot=job.plot or job.out.with_suffix(".svg"), label=job.label, others=job.others,
+    )  # fmt: skip
     about = {
         "model": job.model,
         "options": dict(job.options),
         **kinds,
         "augmentation": asdict(job.augmentation) if job.augmentation else None,
         "teacher": _digest(job.teacher),
+        **({} if job.start is None else {"quantize": job.quantize, "start": _digest(job.start)}),
     }
     note = ""
     with progress(job.title, quiet=job.quiet) as show:
@@ -158,20 +172,55 @@ def train_and_save(job: Training) -> tuple[nn.Module, CheckpointInfo, tuple[Epoc
                 trained = train.pretrain(module, job.data, config, **rest)
         except train.DivergedError as error:
             if error.trained.history:
-                checkpoint.save(job.out, error.trained.module.cpu(), _described(job, error.trained))
+                _save(job, error.trained.module)
             raise
-    info = _described(job, trained)
-    checkpoint.save(job.out, trained.module.cpu(), info)
+    module, info = _save(job, trained.module)
     state.unlink(missing_ok=True)
-    return trained.module, info, trained.history
+    return module, info, trained.history
 
 
-def _described(job: Training, trained: Trained) -> CheckpointInfo:
+def _untrained(job: Training, kinds: dict[str, Any]) -> nn.Module:
+    """A fresh network; or the start, on the grid."""
+    from kdsnn import models
+    from kdsnn.cli.folding import quantized
+
+    if job.start is not None and job.quantize is not None:
+        return quantized(job.start, job.data.input_shape, job.config.T, job.quantize)
+    return models.build(
+        job.model, spiking=job.method is not None, input_shape=job.data.input_shape, classes=job.data.classes,
+        **kinds, **job.options,
+    )  # fmt: skip
+
+
+def _save(job: Training, trained: nn.Module) -> tuple[nn.Module, CheckpointInfo]:
+    """Evaluate and write what was trained; if that was on a grid, the network that has only grid points as weights."""
+    from kdsnn import checkpoint
+    from kdsnn.cli.console import say
+    from kdsnn.cli.folding import deviations
+    from kdsnn.quantized import QuantizedNetwork
+
+    if not isinstance(trained, QuantizedNetwork):
+        info = _described(job, trained)
+        checkpoint.save(job.out, trained.cpu(), info)
+        return trained, info
+    network = trained.deployed().eval()
+    info = replace(_described(job, network), quantized={"bits": trained.bits, "layers": network.description()})
+    checkpoint.save(job.out, network.cpu(), info)
+    others = deviations(trained.cpu(), network, job.data.input_shape, job.config.T)
+    if others:
+        say(
+            f"note: a register of the chip holds down the scale of {', '.join(others)}: there export rounds once more "
+            "than training did; use fewer --quantize bits"
+        )
+    return network, info
+
+
+def _described(job: Training, module: nn.Module) -> CheckpointInfo:
     from kdsnn import train
     from kdsnn.checkpoint import CheckpointInfo
 
     spiking = job.method is not None
-    accuracies = train.evaluate(trained.module, job.data, T=job.config.T if spiking else None)
+    accuracies = train.evaluate(module, job.data, T=job.config.T if spiking else None)
     training = {"method": job.method or "pretrain", **asdict(job.config)}
     if job.augmentation:
         training["augmentation"] = asdict(job.augmentation)

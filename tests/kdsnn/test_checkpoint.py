@@ -151,6 +151,75 @@ def test_wrong_descriptions(tmp_path, network, header, pattern):
     refused(tmp_path / "f", pattern)
 
 
+def grid_network():
+    """A network of three layers, as `distill --quantize` lists one."""
+    from kdsnn.folded import FoldedNetwork, Layer
+
+    square = {"kernel_size": (3, 3), "stride": (1, 1), "padding": (1, 1), "dilation": (1, 1), "groups": 1}
+    layers = (
+        Layer("stem.conv", "conv", ("input",), {"in_channels": 1, "out_channels": 2, "bias": True, **square}),
+        Layer("body.act", "if", ("stem.conv",), {"v_threshold": 0.1 + 0.2}),
+        Layer("body.flatten", "flatten", ("body.act",)),
+        Layer("body.fc", "linear", ("body.flatten",), {"in_features": 128, "out_features": 10, "bias": False}),
+        Layer("output", "output", ("body.fc",)),
+    )
+    return FoldedNetwork(layers, ())
+
+
+def test_a_quantised_network_comes_back_with_its_layers_and_thresholds(tmp_path):
+    network = grid_network()
+    info = replace(INFO, readout="membrane", quantized={"bits": 3, "layers": network.description()})
+    save(tmp_path / "q", network, info)
+    loaded, described = load(tmp_path / "q")
+    assert described == info == read_info(tmp_path / "q")
+    assert loaded.layers == network.layers and loaded.get_submodule("body.act").v_threshold == 0.1 + 0.2
+    x = torch.rand(3, 1, 8, 8)
+    assert torch.equal(loaded.forward_static(x, 4), network.forward_static(x, 4))
+
+
+def test_an_ordinary_checkpoint_says_nothing_of_layers(path):
+    with safetensors.safe_open(path, framework="pt") as file:
+        assert "quantized" not in json.loads(file.metadata()[checkpoint.KEY])["info"]
+
+
+@pytest.mark.parametrize(
+    ("layer", "change", "pattern"),
+    [
+        (0, {"kind": "exec"}, "unknown kind 'exec'"),
+        (0, {"sources": ["body.fc"]}, "does not follow"),
+        (0, {"sources": []}, "does not follow"),
+        (0, {"name": "limb.conv"}, "does not follow|a stem, a body"),
+        (1, {"arguments": {"v_threshold": 0.0}}, "not a threshold"),
+        (1, {"arguments": {"v_threshold": "1"}}, "cannot be built"),
+        (1, {"arguments": {"device": "cuda"}}, "cannot be built"),
+        (1, {"name": "body"}, "cannot be built|does not follow"),
+        (1, {"name": ""}, "cannot be built"),
+        (1, {"name": 7}, "cannot be built"),
+        (1, {"extra": 1}, "cannot be built"),
+        (3, {"arguments": {"in_features": 99, "out_features": 10, "bias": False}}, "cannot be built"),
+        (3, {"arguments": {"in_features": 128, "out_features": 7, "bias": False}}, "not in 10 classes"),
+        (4, {"kind": "flatten"}, "cannot be built"),
+        (None, {"bits": 1}, "2 to 8 bits"),
+        (None, {"bits": "4"}, "2 to 8 bits"),
+        (None, {"layers": None}, "'layers' has the wrong type"),
+        (None, {"layers": [1]}, "'layers' has the wrong type"),
+        (None, {"layers": []}, "cannot be built"),
+        (None, {"surprise": 1}, "2 to 8 bits and layers"),
+    ],
+)
+def test_layers_that_make_no_network(tmp_path, layer, change, pattern):
+    network = grid_network()
+    quantized = json.loads(json.dumps({"bits": 3, "layers": network.description()}))
+    if layer is None:
+        quantized |= change
+    else:
+        quantized["layers"][layer] |= change
+    forged(tmp_path / "f", network.state_dict(), info={"quantized": quantized})
+    with pytest.raises(KdsnnError, match=pattern) as caught:
+        load(tmp_path / "f")
+    assert "\n" not in str(caught.value) and str(tmp_path / "f") in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("info", "pattern"),
     [

@@ -1,0 +1,298 @@
+"""Training on a grid: what it computes, by hand; and that a chip is given exactly what it saw, on every architecture."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from spikingjelly.activation_based.functional import reset_net
+from torch import nn
+
+from exporters.from_torch import from_torch
+from exporters.quantize import quantize
+from hardware import emulator
+from kdsnn import checkpoint
+from kdsnn.checkpoint import CheckpointInfo
+from kdsnn.cli.folding import deviations, layers_of, quantized, weights_of
+from kdsnn.data import load
+from kdsnn.errors import KdsnnError
+from kdsnn.folded import FoldedNetwork, Layer
+from kdsnn.models import Network, build
+from kdsnn.quantized import QuantizedNetwork, Rounded
+from kdsnn.train import DivergedError, RunFiles, TrainConfig, distill
+
+CONVOLUTION = {
+    "kernel_size": (1, 1),
+    "stride": (1, 1),
+    "padding": (0, 0),
+    "dilation": (1, 1),
+    "groups": 1,
+    "bias": True,
+}
+SMALL = {
+    "cnn2": {"channels": (6, 6), "hidden": 16},
+    "vgg11": {"widths": (4, 6, 6, 8, 8), "hidden": (16, 16)},
+    "vgg16": {"widths": (4, 6, 6, 8, 8), "hidden": (16, 16)},
+    "resnet14": {"stem": 4, "widths": (4, 6, 8)},
+    "resnet18": {"stem": 4, "widths": (4, 6, 8, 8)},
+    "resnet19": {"stem": 4, "widths": (4, 6, 8), "hidden": (12,)},
+    "wrn16-2": {"stem": 4, "widths": (6, 8, 10)},
+}
+KINDS = ({}, {"readout": "membrane", "neuron": "lif"})
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def size_of(name: str) -> int:
+    return 16 if name.startswith("vgg") else 8
+
+
+def student(name: str, **changes) -> Network:
+    """As training leaves one: BatchNorms with statistics and affine parameters of their own, and firing neurons."""
+    torch.manual_seed(0)
+    shape = (1, size_of(name), size_of(name))
+    network = build(name, spiking=True, input_shape=shape, classes=5, **{**SMALL.get(name, {}), **changes})
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.uniform_(module.bias, -0.2, 0.6)
+    for _ in range(4):
+        network.forward_static(torch.rand(16, *shape), 4)
+        reset_net(network)
+    return network.eval()
+
+
+def pixels(name: str, count: int = 6) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randint(0, 256, (count, 1, size_of(name), size_of(name)), generator=generator) / 255
+
+
+def on_grid(network: Network, name: str, bits: int) -> QuantizedNetwork:
+    return quantized(network, (1, size_of(name), size_of(name)), 4, bits)
+
+
+def spikes_of(network: Network, x: torch.Tensor, names: list[str]) -> tuple[torch.Tensor, dict[str, np.ndarray]]:
+    """The output over 4 steps, and the spikes (N, T, …) of the named neurons."""
+    spikes: dict[str, np.ndarray] = {}
+
+    def keeper(name):
+        return lambda module, args, out: spikes.__setitem__(name, out.movedim(0, 1).numpy())
+
+    for name in names:
+        network.get_submodule(name).register_forward_hook(keeper(name))
+    with torch.no_grad():
+        return network.forward_static(x, 4), spikes
+
+
+# -- by hand -----------------------------------------------------------------------------------------
+
+
+def test_rounding_and_its_straight_through_gradient():
+    x = torch.tensor([-1.0, -0.3, 0.1, 0.26, 0.74], requires_grad=True)
+    rounded = Rounded.apply(x, 4.0, 3)
+    assert rounded.tolist() == [-0.75, -0.25, 0.0, 0.25, 0.75]  # -4 is clipped to -3; rint(-1.2, 0.4, 1.04, 2.96)
+    (rounded.square() * torch.arange(1.0, 6.0)).sum().backward()
+    # d(a x̂²)/dx = 2 a x̂, as if x̂ were x
+    assert x.grad.tolist() == [2 * 1 * -0.75, 2 * 2 * -0.25, 0.0, 2 * 4 * 0.25, 2 * 5 * 0.75]
+
+
+def by_hand() -> QuantizedNetwork:
+    """One pixel, two neurons, an average over 2 × 1 of them, and one output; 3 bits, so q = 3."""
+    layers = (
+        Layer("stem", "conv", ("input",), {**CONVOLUTION, "in_channels": 1, "out_channels": 2}),
+        Layer("body.act", "if", ("stem",), {"v_threshold": 1.0}),
+        Layer("body.pool", "avg_pool", ("body.act",),
+              {"kernel_size": (2, 1), "stride": (2, 1), "padding": (0, 0), "divisor_override": 2}),
+        Layer("body.flat", "flatten", ("body.pool",)),
+        Layer("body.fc", "linear", ("body.flat",), {"in_features": 2, "out_features": 1, "bias": False}),
+        Layer("output", "output", ("body.fc",)),
+    )  # fmt: skip
+    weights = {
+        "stem.weight": torch.tensor([0.75, 0.3]).reshape(2, 1, 1, 1),
+        "stem.bias": torch.tensor([0.1, -0.2]),
+        "body.fc.weight": torch.tensor([[1.5, -1.0]]),
+    }
+    groups = [(("stem",), ("body.act",)), (("body.fc",), ("output",))]
+    return QuantizedNetwork(layers, weights, (), groups, bits=3)
+
+
+def test_scales_thresholds_and_biases_by_hand():
+    network = by_hand()
+    found = network.integers()
+    # stem, (c/3) (3, 1) nearest to (0.75, 0.3): c = 3 (3·0.75 + 0.3)/10 = 0.765, and clipped at the largest, 0.75.
+    # It reads units of 1/255, so S = 3 · 255 / 0.75 and V = 1020; float32 may put S just above or below
+    scale = 1020
+    assert found.weights["stem"].flatten().tolist() == [3, 1]
+    assert found.biases["stem"].tolist() == [0.1 * scale, -0.2 * scale]
+    assert found.thresholds["body.act"] in (scale, scale + 1)
+    # fc reads halves, and 1.5 : -1 is 3 : -2 exactly, so nothing is clipped: S = 3 / 0.75
+    assert found.weights["body.fc"].tolist() == [[3, -2]] and found.biases["body.fc"] is None
+    deployed = network.deployed()
+    torch.testing.assert_close(deployed.get_submodule("body.fc").weight, torch.tensor([[1.5, -1.0]]))
+    level = deployed.get_submodule("body.act").v_threshold
+    stem = deployed.get_submodule("stem")
+    unit = stem.weight[0].item() / 3 / 255  # what one integer is worth
+    assert level / unit == pytest.approx(found.thresholds["body.act"] - 0.5, rel=1e-5)
+    assert (stem.bias / unit).tolist() == pytest.approx(found.biases["stem"].tolist(), rel=1e-5)
+
+
+def test_the_gradient_of_a_network_is_that_of_its_grid_by_hand():
+    """The last layer's gradient: what it reads times the gradient behind it, whatever was rounded."""
+    network = by_hand()
+    x = torch.tensor([1.0, 0.6]).reshape(1, 1, 2, 1)
+    out = network.forward_static(x, T=2)
+    reset_net(network)
+    spikes = network.deployed()
+    read = []
+    spikes.get_submodule("body.fc").register_forward_pre_hook(lambda module, args: read.append(args[0]))
+    torch.testing.assert_close(spikes.forward_static(x, T=2), out)
+    (3 * out).sum().backward()
+    assert read[0].sum() > 0
+    torch.testing.assert_close(network.get_submodule("body.fc").weight.grad, 3 * read[0].sum((0, 1))[None])
+    assert network.get_submodule("stem").weight.grad.abs().sum() > 0  # through the neurons' surrogate
+
+
+# -- exact folding, exact deployment -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kinds", KINDS)
+@pytest.mark.parametrize("name", SMALL)
+def test_folding_changes_nothing(name, kinds):
+    network = student(name, **kinds).double()
+    x = pixels(name).double()
+    graph = from_torch(network, tuple(x.shape[1:]), 4)
+    folded = FoldedNetwork(layers_of(graph), network.taps).double().eval()
+    folded.load_state_dict(weights_of(graph))
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
+    with torch.no_grad():
+        expected, found = network.forward_static(x, 4), folded.forward_static(x, 4)
+        reset_net(folded)
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+        assert torch.equal(folded(x.expand(4, *x.shape)), found)
+
+
+@pytest.mark.parametrize(("name", "kinds"), [(name, KINDS[i % 2]) for i, name in enumerate(SMALL)])
+def test_the_chip_is_given_what_training_saw(name, kinds, tmp_path):
+    """The checkpoint, lowered and quantised as every other: the same integers, and the same spikes in every layer."""
+    network = student(name, **kinds)
+    x = pixels(name)
+    for bits in (2, 4):
+        trained = on_grid(network, name, bits)
+        with torch.no_grad():  # away from the start, as an optimizer step would
+            for parameter in trained.parameters():
+                parameter.mul_(1 + 0.1 * torch.rand_like(parameter))
+            seen = trained.eval().forward_static(x, 4)
+        description = {"bits": bits, "layers": trained.deployed().description()}
+        info = CheckpointInfo(
+            model=name, options=SMALL[name], spiking=True, T=4, input_shape=tuple(x.shape[1:]), classes=5, data="random",
+            readout=kinds.get("readout", "rate"), neuron=kinds.get("neuron", "if"), quantized=description,
+        )  # fmt: skip
+        checkpoint.save(tmp_path / "q.safetensors", trained.deployed(), info)
+        loaded, read = checkpoint.load(tmp_path / "q.safetensors")
+        assert read == info
+        graph, _ = quantize(from_torch(loaded, read.input_shape, 4), bits=bits)
+        integers = trained.integers()
+        assert graph.synapses.keys() == integers.weights.keys()
+        for layer, synapse in graph.synapses.items():
+            np.testing.assert_array_equal(synapse.weight, integers.weights[layer].numpy())
+            bias = integers.biases[layer]
+            ours = np.zeros(len(synapse.weight)) if bias is None else bias.numpy()
+            np.testing.assert_array_equal(np.zeros_like(ours) if synapse.bias is None else synapse.bias, ours)
+        assert {layer: node.threshold for layer, node in graph.neurons.items()} == integers.thresholds
+        output, spikes = spikes_of(loaded, x, list(graph.neurons))
+        torch.testing.assert_close(output, seen)
+        recorder = emulator.Recorder(graph)
+        emulator.run(graph, graph.encode(x.numpy()), observe=recorder)
+        assert 0.02 < np.mean([s.mean() for s in spikes.values()]) < 0.7
+        for layer, expected in recorder.spikes.items():
+            np.testing.assert_array_equal(spikes[layer], expected)
+
+
+def test_a_register_that_sets_the_scale_is_named():
+    """A stem of tiny weights: in 8 bits its threshold would pass 17 bits, so the exporter takes a smaller scale."""
+    network = student("cnn2")
+    with torch.no_grad():
+        network.get_submodule("stem.bn").weight.mul_(0.05)
+    trained = on_grid(network, "cnn2", 8)
+    assert trained.integers().thresholds["body.stage1.act1"] > 2**17
+    assert set(deviations(trained, trained.deployed().eval(), (1, 8, 8), 4)) == {"stem.conv", "body.stage1.act1"}
+    fine = on_grid(network, "cnn2", 4)
+    assert deviations(fine, fine.deployed().eval(), (1, 8, 8), 4) == ()
+
+
+def test_what_cannot_be_put_on_a_grid_is_refused():
+    for bits in (1, 9):
+        with pytest.raises(KdsnnError, match=f"--quantize {bits}: weights have 2 to 8 bits"):
+            on_grid(student("cnn2"), "cnn2", bits)
+    # an identity shortcut brings the stem's currents, from pixels of 1/255, into the membranes of spikes
+    with pytest.raises(KdsnnError, match="stem_2: in 4 bits all its weights round to zero"):
+        on_grid(student("wrn16-2", widths=(4, 6, 8)), "wrn16-2", 4)
+    dead = student("cnn2")
+    nn.init.zeros_(dead.get_submodule("body.head.classifier").weight)
+    with pytest.raises(KdsnnError, match="classifier: all its weights are zero"):
+        on_grid(dead, "cnn2", 4)
+
+
+# -- training ----------------------------------------------------------------------------------------
+
+CONFIG = TrainConfig(epochs=2, batch_size=256, lr=0.01, T=2, warmup_epochs=0, ema=0.9)
+OPTIONS = {"input_shape": (1, 8, 8), "classes": 10, "channels": (2, 4), "hidden": 8}
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return load("digits")
+
+
+@pytest.fixture(scope="module")
+def networks(digits):
+    """A teacher, and a student trained for a few epochs."""
+    torch.manual_seed(0)
+    teacher, fresh = (build("cnn2", spiking=spiking, **OPTIONS) for spiking in (False, True))
+    distill(fresh, digits, replace(CONFIG, epochs=3, lr=0.1), method="none")
+    return teacher, fresh
+
+
+@pytest.mark.parametrize("method", ["feature", "none"])
+def test_training_goes_on_bit_identical_where_it_was_killed(digits, networks, tmp_path, method):
+    teacher, trained = networks
+
+    def run(**rest):
+        module = quantized(copy.deepcopy(trained), (1, 8, 8), CONFIG.T, 3)
+        found = distill(module, digits, CONFIG, method=method, teacher=teacher, **rest)
+        return {name: tensor.clone() for name, tensor in found.module.deployed().state_dict().items()}, found.history
+
+    def killed(done, total):
+        if done == 7:
+            raise KeyboardInterrupt
+
+    state = tmp_path / "state"
+    with pytest.raises(KeyboardInterrupt):
+        run(files=RunFiles(state, every_seconds=0), on_step=killed)
+    resumed, history = run(files=RunFiles(state, every_seconds=0, resume=True))
+    whole, expected = run()
+    assert all(torch.equal(resumed[name], whole[name]) for name in whole)
+    assert [record.loss for record in history] == [record.loss for record in expected]
+    start = quantized(copy.deepcopy(trained), (1, 8, 8), CONFIG.T, 3).deployed().state_dict()
+    assert any(not torch.equal(start[name], whole[name]) for name in whole)
+
+
+def test_weights_that_diverge_are_noticed(digits, networks):
+    module = quantized(networks[1], (1, 8, 8), CONFIG.T, 3)
+
+    def poison(done, total):
+        with torch.no_grad():
+            module.get_submodule("stem.conv").weight.fill_(float("nan"))
+
+    with pytest.raises(DivergedError, match="diverged in epoch 1"):
+        distill(module, digits, replace(CONFIG, ema=0.0), method="none", on_step=poison)
+    assert all(torch.isfinite(tensor).all() for tensor in module.deployed().state_dict().values())

@@ -6,6 +6,8 @@ Lava's registers, and how finely weights may be represented.
 
 from __future__ import annotations
 
+from weakref import WeakKeyDictionary
+
 import numpy as np
 
 from exporters.graph import (
@@ -26,6 +28,9 @@ BIAS_LIMIT = 32_767
 """Largest |bias|: Lava keeps the mantissa in 16 bits."""
 THRESHOLD_LIMIT = 131_072
 """Largest integer threshold V: the file stores V − 1 in 17 bits."""
+
+_sums: WeakKeyDictionary[Synapse, tuple[Array, Array]] = WeakKeyDictionary()
+"""Per output channel the sums of positive and of negative weights: a pass over millions of weights, asked for many times."""
 
 
 def input_bounds(graph: SpikingGraph) -> dict[str, float]:
@@ -57,9 +62,11 @@ def channel_bounds(synapse: Synapse, arriving: float, *, bias: bool = True, sign
     positive products alone or the negative products alone are the worst case; `signed` inputs can
     make every product as large as it gets.
     """
-    weight = synapse.weight.reshape(len(synapse.weight), -1).astype(np.float64)
-    positive = np.maximum(weight, 0).sum(axis=1) * arriving
-    negative = np.maximum(-weight, 0).sum(axis=1) * arriving
+    if synapse not in _sums:
+        weight = synapse.weight.reshape(len(synapse.weight), -1)
+        parts = (np.maximum(weight, 0), np.minimum(weight, 0))
+        _sums[synapse] = (parts[0].sum(axis=1, dtype=np.float64), -parts[1].sum(axis=1, dtype=np.float64))
+    positive, negative = (total * arriving for total in _sums[synapse])
     if signed:
         positive = negative = positive + negative
     if bias and synapse.bias is not None:

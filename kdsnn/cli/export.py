@@ -9,7 +9,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kdsnn.cli.options import Bits, InputBits, InputShape, Json, OutDir, Seed, Timesteps, Weights, writable_folder
+from kdsnn.cli.options import (
+    Bits,
+    Calibrate,
+    CalibrationSamples,
+    InputBits,
+    InputShape,
+    Json,
+    OutDir,
+    Seed,
+    Timesteps,
+    Weights,
+    writable_folder,
+)
 
 if TYPE_CHECKING:
     from exporters.graph import Array, SpikingGraph
@@ -47,8 +59,10 @@ def export(
     quantized: Annotated[
         bool, typer.Option("--quantized", help="ONNX: the integer network too, bit-identical to the emulator and Lava.")
     ] = False,
-    bits: Bits = 8,
+    bits: Bits = None,
     input_bits: InputBits = 8,
+    calibrate: Calibrate = None,
+    calibration_samples: CalibrationSamples = 512,
     weights: Weights = None,
     input_shape: InputShape = None,
     timesteps: Timesteps = None,
@@ -60,34 +74,48 @@ def export(
 
     The checkpoint of an ANN teacher is written as plain ONNX.
     """
-    from dataclasses import asdict
-
+    from kdsnn.cli.calibrating import drift_rows
     from kdsnn.cli.console import print_json
     from kdsnn.cli.source import load
+    from kdsnn.errors import KdsnnError
 
     writable_folder(out)
     formats = to or [Format.onnx, Format.netx]
+    holds_integers = Format.netx in formats or (quantized and Format.onnx in formats)
     scales: list[dict[str, Any]] = []
     if source.endswith(".safetensors") and not _is_spiking(Path(source)):
+        if calibrate is not None:
+            raise KdsnnError(
+                f"--calibrate {calibrate}: {source} is an ANN and is not quantised; give a spiking student"
+            )
         rows = [_write_teacher(Path(source), out)]
     else:
-        network = load(source, bits=bits, input_bits=input_bits, T=timesteps, weights=weights, input_shape=input_shape)
+        if calibrate is not None and not holds_integers:
+            raise KdsnnError(
+                f"--calibrate {calibrate}: no file holds the quantised network; add --to netx, or --quantized for ONNX"
+            )
+        network = load(
+            source, bits=bits, input_bits=input_bits, T=timesteps, weights=weights, input_shape=input_shape,
+            calibrate=calibrate, calibration_samples=calibration_samples, quiet=json,
+        )  # fmt: skip
         wanted: list[tuple[Format, Form, bool]] = []
         for format_ in formats:
             forms = form or [Form.sequence] if format_ is Format.onnx else [Form.sequence]
             arithmetics = [False, True] if format_ is Format.onnx and quantized else [False]
             wanted += [(format_, f, integer) for f in forms for integer in arithmetics]
         rows = [write(network, f, out, form=shape, integer=i, verify=verify, seed=seed) for f, shape, i in wanted]
-        if Format.netx in formats:
-            scales = [asdict(scale) for scale in network.scales]
+        if holds_integers:
+            scales = drift_rows(network.scales, network.drifts)
+            bits = network.integer.metadata.get("quantisation", {}).get("bits")
     if json:
         print_json({"files": rows, "quantisation": scales})
     else:
         _print(source, rows, scales, bits)
 
 
-def _print(source: str, rows: list[dict[str, Any]], scales: list[dict[str, Any]], bits: int) -> None:
-    from kdsnn.cli.console import percent, si, table
+def _print(source: str, rows: list[dict[str, Any]], scales: list[dict[str, Any]], bits: int | None) -> None:
+    from kdsnn.cli.calibrating import print_quantisation
+    from kdsnn.cli.console import si, table
 
     cells = [
         [r["format"], r["path"], si(r["bytes"], "B"), r["contents"], str(r["verified"] or "–"), str(r["mismatches"])]
@@ -95,19 +123,7 @@ def _print(source: str, rows: list[dict[str, Any]], scales: list[dict[str, Any]]
     ]
     table(f"exported {source}", ["format", "file", "size", "contents", "spikes verified", "mismatches"], cells)
     if scales:
-        columns = ["layer", "largest weight", "threshold V", "scale", "limited by", "weight error (RMS)"]
-        cells = [
-            [
-                s["name"],
-                str(s["largest"]),
-                str(s["threshold"]),
-                f"{s['scale']:.4g}",
-                s["limited_by"],
-                percent(s["rms_error"]),
-            ]
-            for s in scales
-        ]
-        table(f"quantised to {bits} bits", columns, cells)
+        print_quantisation(f"quantised to {bits} bits", scales)
 
 
 def write(

@@ -34,8 +34,20 @@ Timesteps = Annotated[
     int | None,
     typer.Option("--timesteps", help="T, where the source does not say (package.module:factory, bare .net)."),
 ]
-Bits = Annotated[int, typer.Option("--bits", help="Weight bits of the quantised network, 2 to 8.")]
+Bits = Annotated[
+    int | None,
+    typer.Option(
+        "--bits", help="Weight bits of the quantised network, 2 to 8; by default 8, or what it was trained for."
+    ),
+]
 InputBits = Annotated[int, typer.Option("--input-bits", help="Bits of an input pixel on the chip, 1 to 8.")]
+Calibrate = Annotated[
+    str | None,
+    typer.Option("--calibrate", help="Quantise so that currents err least on the training images of this data."),
+]
+CalibrationSamples = Annotated[
+    int, typer.Option("--calibration-samples", min=1, help="How many training images --calibrate takes.")
+]
 
 
 Set = Annotated[

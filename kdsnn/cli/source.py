@@ -6,11 +6,12 @@ import importlib
 import math
 import re
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from exporters.graph import SpikingGraph
+from kdsnn.cli.calibrating import Quantisation, quantised
 from kdsnn.cli.console import say
 from kdsnn.errors import KdsnnError
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from exporters.quantize import LayerScale
+    from hardware.calibration import LayerDrift
     from kdsnn.data import DataSet
 
 
@@ -34,6 +36,7 @@ class Source:
         exact: the float graph with exact arithmetic (`make_exact`), None where there is no float form.
         integer: the quantised graph.
         scales: how each synapse layer was quantised.
+        drifts: how each synapse layer drifted by it, where it was calibrated.
     """
 
     name: str
@@ -42,6 +45,7 @@ class Source:
     exact: SpikingGraph | None
     integer: SpikingGraph
     scales: tuple[LayerScale, ...] = ()
+    drifts: tuple[LayerDrift, ...] = ()
 
 
 def require_fit(name: str, shape: tuple[int, ...], data: DataSet) -> None:
@@ -57,18 +61,24 @@ def require_fit(name: str, shape: tuple[int, ...], data: DataSet) -> None:
 def load(
     source: str,
     *,
-    bits: int = 8,
+    bits: int | None = None,
     input_bits: int = 8,
     T: int | None = None,
     weights: Path | None = None,
     input_shape: str | None = None,
+    calibrate: str | None = None,
+    calibration_samples: int = 512,
+    quiet: bool = False,
 ) -> Source:
     """Load a checkpoint (`.safetensors`), a netx or NIR file (`.net`, `.nir`), or any network (`package.module:factory`).
+
+    With `calibrate`, quantisation is calibrated on that many training images of this data set; `quiet` hides its progress.
 
     Raises:
         KdsnnError, DeployError: missing, damaged or of another kind; one line each.
     """
     path = Path(source)
+    how = Quantisation(8 if bits is None else bits, input_bits, calibrate, calibration_samples, quiet)
     if _FACTORY.fullmatch(source):
         module = _call_factory(source)
         if weights is not None:
@@ -79,10 +89,14 @@ def load(
             )
         name = source.rpartition(":")[2]
         metadata = {"factory": source, "weights": weights.name if weights else None}
-        return lower(name, module, _shape(input_shape), T, bits=bits, input_bits=input_bits, metadata=metadata)
+        return lower(name, module, _shape(input_shape), T, how, metadata)
     if path.suffix == ".net":
         from exporters import netx
 
+        if calibrate is not None:
+            raise KdsnnError(
+                f"--calibrate {calibrate}: {source} is quantised already; calibrate what it was exported from"
+            )
         graph = netx.read(path, T=T)
         return Source(path.stem, None, None, None, graph)
     if path.suffix == ".nir":
@@ -91,9 +105,13 @@ def load(
         read = nir.read(path, T=T)
         for warning in read.metadata.get("nir_warnings", ()):
             say(f"note: {warning}")
-        return _quantised(path.stem, None, read, bits, input_bits)
+        return _quantised(path.stem, None, read, how)
     if path.suffix == ".safetensors":
-        return _checkpoint(path, bits, input_bits)
+        return _checkpoint(path, how, bits)
+    if path.suffix == ".onnx":
+        raise KdsnnError(
+            f"{source}: an ONNX model is finished, and only `run` takes one; give the checkpoint, .net or .nir file"
+        )
     raise KdsnnError(
         f"{source}: not a source; give a checkpoint (.safetensors), a .net or .nir file, or package.module:factory"
     )
@@ -144,14 +162,26 @@ def _shape(text: str) -> tuple[int, ...]:
     return tuple(int(p) for p in parts)
 
 
-def _checkpoint(path: Path, bits: int, input_bits: int) -> Source:
+def _checkpoint(path: Path, how: Quantisation, bits: int | None) -> Source:
     from kdsnn import checkpoint
 
     module, info = checkpoint.load(path)
     if not info.spiking or info.T is None:
         raise KdsnnError(f"{path}: this is an ANN ({info.model}); give a spiking student, which distill writes")
+    if info.quantized is not None:
+        how = _as_trained(path, how, bits, info.quantized["bits"])
     metadata = {"checkpoint": path.name, "model": info.model, "data": info.data, "metrics": dict(info.metrics)}
-    return lower(path.stem, module, info.input_shape, info.T, bits=bits, input_bits=input_bits, metadata=metadata)
+    return lower(path.stem, module, info.input_shape, info.T, how, metadata)
+
+
+def _as_trained(path: Path, how: Quantisation, asked: int | None, bits: int) -> Quantisation:
+    """A student trained on a grid (`distill --quantize`) is quantised to that grid, unless other bits were asked for."""
+    if how.data is not None:
+        raise KdsnnError(f"--calibrate {how.data}: {path} was trained on its grid of {bits} bits; leave it out")
+    if asked is not None and asked != bits:
+        say(f"note: {path} was trained for {bits} bits, not {asked}")
+        return how
+    return replace(how, bits=bits)
 
 
 def lower(
@@ -159,23 +189,24 @@ def lower(
     module: nn.Module,
     input_shape: tuple[int, ...],
     T: int,
-    *,
-    bits: int = 8,
-    input_bits: int = 8,
-    metadata: dict[str, Any] | None = None,
+    how: Quantisation,
+    metadata: dict[str, Any],
 ) -> Source:
     """Lower a spiking module to its exact float graph and its integer graph."""
     from exporters.from_torch import from_torch
 
-    graph = from_torch(module.eval(), input_shape, T, **(metadata or {}))
-    return _quantised(name, module, graph, bits, input_bits)
+    graph = from_torch(module.eval(), input_shape, T, **metadata)
+    return _quantised(name, module, graph, how)
 
 
-def _quantised(name: str, module: nn.Module | None, graph: SpikingGraph, bits: int, input_bits: int) -> Source:
+def _quantised(name: str, module: nn.Module | None, graph: SpikingGraph, how: Quantisation) -> Source:
     from exporters.exact import make_exact
-    from exporters.quantize import quantize
 
     if graph.is_integer:
+        if how.data is not None:
+            raise KdsnnError(
+                f"--calibrate {how.data}: {name} is quantised already; calibrate what it was exported from"
+            )
         return Source(name, module, None, None, graph)
-    integer, scales = quantize(graph, bits=bits, input_bits=input_bits)
-    return Source(name, module, graph, make_exact(graph), integer, scales)
+    exact = make_exact(graph)
+    return Source(name, module, graph, exact, *quantised(name, graph, exact, how))

@@ -1,0 +1,333 @@
+"""Calibrated quantisation: the scale it chooses against brute force, and the registers on random networks."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from spikingjelly.activation_based import layer, neuron
+from torch import nn
+
+from exporters.bounds import BIAS_LIMIT, CURRENT_LIMIT, THRESHOLD_LIMIT, input_bounds, sum_bound
+from exporters.errors import DeployError
+from exporters.exact import make_exact
+from exporters.from_torch import from_torch
+from exporters.graph import (
+    IF,
+    LIF,
+    AvgPool2d,
+    Conv2d,
+    Flatten,
+    Input,
+    Linear,
+    Node,
+    Output,
+    SpikingGraph,
+    Synapse,
+    chain,
+    current_leak,
+)
+from exporters.moments import InputMoments
+from exporters.quantize import CLIP_RATIOS, LayerScale, quantize
+from exporters.to_chain import member_spikes, to_chain
+from hardware.calibration import calibrate
+from hardware.emulator import Recorder, run
+from tests.networks import Case, Residual, random_integer_network, randomize, spiking_modules
+
+
+def bernoulli(rates: np.ndarray) -> InputMoments:
+    """Spikes that arrive with these rates."""
+    return InputMoments(rates, rates * (1 - rates))
+
+
+def expectation(change: np.ndarray, shift: float, rates: np.ndarray) -> float:
+    """E[(Σ change·x + shift)²] over independent spikes x, by going through every pattern."""
+    patterns = np.array(list(itertools.product([0, 1], repeat=len(rates))))
+    chances = np.prod(np.where(patterns == 1, rates, 1 - rates), axis=1)
+    return float(chances @ (patterns @ change + shift) ** 2)
+
+
+def brute_error(synapses: dict[str, Synapse], rates: dict[str, np.ndarray], scale: float, largest: int) -> float | None:
+    """The expected squared error of a group's current at a scale, None where it does not fit: no formula, all patterns."""
+    outputs = len(next(iter(synapses.values())).weight)
+    total, current = 0.0, np.zeros(outputs)
+    for o in range(outputs):
+        changes, chances, shift = [], [], 0.0
+        for name, synapse in synapses.items():
+            flat, p = synapse.weight[o].reshape(-1), rates[name]
+            if isinstance(synapse, Conv2d):
+                each = synapse.weight.shape[1]
+                group = o // (outputs // synapse.groups)
+                p = np.repeat(p[group * each : (group + 1) * each], flat.size // each)
+            whole = np.clip(np.round(scale * flat), -largest, largest)
+            change = whole / scale - flat
+            bias = 0.0 if synapse.bias is None else float(synapse.bias[o])
+            integer_bias = np.round(scale * (bias - change @ p))
+            if abs(scale * bias) > BIAS_LIMIT + 0.5 or abs(integer_bias) > BIAS_LIMIT:
+                return None
+            shift += integer_bias / scale - bias
+            changes.append(change)
+            chances.append(p)
+            current[o] += max(whole[whole > 0].sum(), -whole[whole < 0].sum())
+        total += expectation(np.concatenate(changes), shift, np.concatenate(chances))
+    gone = any(not np.round(scale * s.weight).any() for s in synapses.values())
+    return None if gone or current.max() > CURRENT_LIMIT else total
+
+
+def heavy_tailed(rng: np.random.Generator, *shape: int) -> np.ndarray:
+    return rng.standard_t(3, shape) * 10 ** rng.uniform(-2, 1)
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.integers(0, 2**31), st.integers(2, 8))
+def test_no_candidate_errs_less_than_the_chosen_scale(seed: int, bits: int) -> None:
+    """A dense layer, a grouped convolution and two layers into one membrane, each by every pattern of its inputs."""
+    rng = np.random.default_rng(seed)
+    kernel = Conv2d(heavy_tailed(rng, 4, 2, 2, 1), rng.normal(0, 0.2, 4), groups=2)
+    fc, skip = Linear(heavy_tailed(rng, 3, 4), rng.normal(0, 0.1, 3)), Linear(heavy_tailed(rng, 3, 4))
+    first, second = Linear(heavy_tailed(rng, 4, 4 * 3 * 4)), Linear(heavy_tailed(rng, 4, 4), rng.normal(0, 0.3, 4))
+    nodes: dict[str, Node] = {
+        "in": Input((4, 4, 4), "spikes"), "conv": kernel, "n1": IF(1.0), "flat": Flatten(), "first": first, "n2": IF(1.0),
+        "second": second, "n3": IF(1.0), "fc": fc, "skip": skip, "n4": IF(1.0), "out": Output(),
+    }  # fmt: skip
+    edges = [
+        ("in", "conv"), ("conv", "n1"), ("n1", "flat"), ("flat", "first"), ("first", "n2"), ("n2", "second"), ("second", "n3"),
+        ("n3", "fc"), ("fc", "n4"), ("n2", "skip"), ("skip", "n4"), ("n4", "out"),
+    ]  # fmt: skip
+    graph = SpikingGraph(nodes, tuple(edges), 2)
+    rates = {name: rng.uniform(0, 0.6, graph.in_shape(name)[0]) for name in graph.synapses}
+    try:
+        _, report = quantize(graph, bits=bits, moments={name: bernoulli(p) for name, p in rates.items()})
+    except DeployError as error:
+        assert "round to zero" in str(error)
+        return
+    found = {row.name: row for row in report}
+    for group in (["conv"], ["second"], ["fc", "skip"]):
+        synapses = {name: graph.synapses[name] for name in group}
+        largest = 2 ** (bits - 1) - 1
+        uncut = largest / max(np.abs(s.weight).max() for s in synapses.values())
+        errors = {ratio: brute_error(synapses, rates, uncut / ratio, largest) for ratio in CLIP_RATIOS}
+        least = min(e for e in errors.values() if e is not None)
+        row = found[group[0]]
+        chosen = min(CLIP_RATIOS, key=lambda ratio: abs(uncut / ratio - row.scale))
+        assert row.scale == pytest.approx(uncut / chosen, rel=1e-12)
+        assert errors[chosen] == pytest.approx(least, rel=1e-9)
+        assert row.limited_by == ("weights" if chosen == 1 else "calibration")
+        for name in group:
+            cut = np.abs(np.round(row.scale * graph.synapses[name].weight)) > largest
+            assert found[name].clipped == pytest.approx(cut.mean())
+
+
+def float_network(seed: int) -> SpikingGraph:
+    """A random network of everything that a chain holds, in real weights."""
+    graph, rng = random_integer_network(seed), np.random.default_rng(seed)
+    unit = 10 ** rng.uniform(-4, 1)
+    changed: dict[str, Node] = {}
+    for name, node in graph.nodes.items():
+        if isinstance(node, Conv2d | Linear):
+            noise = rng.standard_t(3, node.weight.shape) * 5
+            changed[name] = replace(
+                node, weight=(node.weight + noise) * unit, bias=None if node.bias is None else node.bias * unit
+            )
+        elif name in graph.neurons:
+            changed[name] = replace(graph.neurons[name], threshold=graph.neurons[name].threshold * unit)
+        elif isinstance(node, AvgPool2d):
+            changed[name] = replace(node, divisor=math.prod(node.kernel))
+        elif isinstance(node, Input):
+            changed[name] = replace(node, scale=None)
+    return graph.with_nodes(changed)
+
+
+def assert_fits_registers(graph: SpikingGraph, report: tuple[LayerScale, ...], bits: int) -> None:
+    assert graph.is_integer and {row.name for row in report} == set(graph.synapses)
+    bounds = input_bounds(graph)
+    for end in [*graph.neurons, graph.output_name]:
+        is_output = end == graph.output_name
+        feeding = [s for s in graph.sources(end) if s in graph.synapses]
+        kept = 1.0 if is_output else current_leak(graph.neurons[end])
+        current = sum(sum_bound(graph.synapses[s], bounds[s], bias=is_output) for s in feeding)
+        assert current * sum(kept**t for t in range(graph.T)) <= CURRENT_LIMIT
+        for s in feeding:
+            synapse = graph.synapses[s]
+            assert np.abs(synapse.weight).max() <= 2 ** (bits - 1) - 1
+            assert synapse.bias is None or np.abs(synapse.bias).max() <= BIAS_LIMIT
+    assert all(1 <= n.threshold <= THRESHOLD_LIMIT for n in graph.neurons.values())
+
+
+REFUSALS = "round to zero|no scale fits"
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 2**31), st.integers(2, 8), st.sampled_from([1, 4, 8]), st.sampled_from([0.0, 1.0, 1e3]))
+def test_calibrated_networks_cannot_overflow(seed: int, bits: int, input_bits: int, exaggerate: float) -> None:
+    """Also where the moments are nonsense, so that the corrected biases would pass any register."""
+    graph, rng = float_network(seed), np.random.default_rng(seed)
+    exact = make_exact(graph, input_scale=2**input_bits - 1)
+    shape = (3, *([graph.T] if graph.input.encoding == "spikes" else []), *graph.input.shape)
+    x = rng.integers(0, 2, shape) if graph.input.encoding == "spikes" else rng.integers(0, 256, shape) / 255
+    moments = calibrate(exact, exact.encode(x)).inputs
+    if exaggerate:
+        moments = {
+            n: InputMoments(m.mean * exaggerate + rng.normal(size=m.mean.shape), m.variance) for n, m in moments.items()
+        }
+    try:
+        integer, report = quantize(graph, bits=bits, input_bits=input_bits, moments=moments)
+    except DeployError as error:
+        assert re.search(REFUSALS, str(error)), error
+        return
+    assert_fits_registers(integer, report, bits)
+    # and what is seen is what was promised
+    seen = calibrate(integer, integer.encode(x)).peaks
+    assert max(seen.values()) <= CURRENT_LIMIT + BIAS_LIMIT
+
+
+@settings(max_examples=25, deadline=None)
+@given(spiking_modules(soft=False, leaky=False), st.integers(2, 8))
+def test_calibrated_networks_become_chains_spike_for_spike(case: Case, bits: int) -> None:
+    graph = from_torch(case.module, case.shape, case.T)
+    exact, x = make_exact(graph), case.input(4).numpy()
+    try:
+        integer, _ = quantize(graph, bits=bits, moments=calibrate(exact, exact.encode(x)).inputs)
+        chained = to_chain(integer)
+    except DeployError as error:
+        assert re.search(f"{REFUSALS}|does not tile|past a strided layer", str(error)), error
+        return
+    before, after = Recorder(integer), Recorder(chained)
+    run(integer, integer.encode(x), observe=before)
+    run(chained, chained.encode(x), observe=after)
+    found = member_spikes(chained, after.spikes)
+    for name, spikes in before.spikes.items():
+        np.testing.assert_array_equal(found[name], spikes, err_msg=name)
+
+
+def test_an_outlier_that_hardly_matters_is_cut() -> None:
+    """Nine weights of 1 and 0.5, and a tenth of 8 whose input never varies: by hand, in 3 bits (−3…3)."""
+    weight = np.array([[1.0, 0.5, 1.0, 0.5, 1.0, 0.5, 1.0, 0.5, 1.0, 8.0]])
+    graph = chain([("in", Input((10,), "spikes")), ("fc", Linear(weight)), ("n", IF(1.0)), ("out", Output())], 2)
+    rates = np.array([0.5] * 9 + [0.0])
+    plain, calibrated = quantize(graph, bits=3), quantize(graph, bits=3, moments={"fc": bernoulli(rates)})
+    np.testing.assert_array_equal(plain[0].synapses["fc"].weight, [[0, 0, 0, 0, 0, 0, 0, 0, 0, 3]])
+    np.testing.assert_array_equal(calibrated[0].synapses["fc"].weight, [[2, 1, 2, 1, 2, 1, 2, 1, 2, 3]])
+    assert plain[1][0].clipped == 0 and plain[1][0].limited_by == "weights"
+    assert calibrated[1][0].clipped == 0.1 and calibrated[1][0].limited_by == "calibration"
+
+
+def test_biases_take_up_the_shift_of_the_mean() -> None:
+    """3 weights of 0.6 at scale 1 become 1: with rates of ½ the mean current rises by 0.6, which the bias takes back."""
+    weight = np.array([[0.6, 0.6, 0.6, -1.0]])
+    graph = chain(
+        [("in", Input((4,), "spikes")), ("fc", Linear(weight, np.array([3.0]))), ("n", IF(1.0)), ("out", Output())], 2
+    )
+    rates = np.array([0.5, 0.5, 0.5, 0.999])
+    integer, (row,) = quantize(graph, bits=2, moments={"fc": bernoulli(rates)})
+    change = integer.synapses["fc"].weight / row.scale - weight
+    assert np.abs(change).max() > 0.1
+    assert integer.synapses["fc"].bias == np.rint(row.scale * (3.0 - change[0] @ rates))
+    # where fewer spikes arrive than in the float network, it makes up for these too: mean current as it was
+    arriving = np.array([0.1, 0.2, 0.5, 0.3])
+    integer, (row,) = quantize(graph, bits=2, moments={"fc": replace(bernoulli(rates), arriving=arriving)})
+    synapse = integer.synapses["fc"]
+    assert synapse.bias is not None
+    mean = (synapse.weight @ arriving + synapse.bias) / row.scale
+    assert abs(mean - (weight @ rates + 3.0)) <= 0.5 / row.scale
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 2**31))
+def test_weights_on_the_grid_already_stay_as_they_are(seed: int) -> None:
+    """What quantisation-aware training leaves: calibration has nothing to improve."""
+    rng = np.random.default_rng(seed)
+    weight = rng.integers(-7, 8, (5, 8)).astype(float)
+    weight.flat[0] = 7
+    graph = chain([("in", Input((8,), "spikes")), ("fc", Linear(weight * 0.03)), ("n", IF(1.0)), ("out", Output())], 3)
+    integer, (row,) = quantize(graph, bits=4, moments={"fc": bernoulli(rng.uniform(0.1, 0.9, 8))})
+    np.testing.assert_array_equal(integer.synapses["fc"].weight, weight)
+    assert integer.synapses["fc"].bias is None and (row.limited_by, row.clipped) == ("weights", 0)
+
+
+@pytest.mark.parametrize("bits", [3, 4, 6, 8])
+def test_parallel_layers_get_one_threshold_and_the_best_one(bits: int) -> None:
+    """A SEW block with a downsample branch: of the thresholds on offer, none errs less on the two layers together."""
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        layer.Conv2d(1, 3, 3, 1, 1), neuron.IFNode(), Residual(3, 6, 2, True, neuron.IFNode), layer.Flatten(),
+        layer.Linear(6 * 16, 4), neuron.IFNode(),
+    )  # fmt: skip
+    randomize(net, 0)
+    graph = from_torch(net, (1, 8, 8), 4)
+    exact = make_exact(graph)
+    x = np.random.default_rng(0).integers(0, 256, (5, 1, 8, 8)) / 255
+    moments = calibrate(exact, exact.encode(x)).inputs
+    integer, report = quantize(graph, bits=bits, moments=moments)
+    rows = {row.name: row for row in report}
+    pair = ("2.conv1", "2.down.0")
+    V = rows[pair[0]].threshold
+    assert V == rows[pair[1]].threshold == integer.neurons["2.sn1"].threshold == integer.neurons["2.down.2"].threshold
+
+    largest = 2 ** (bits - 1) - 1
+    uncut = {name: largest / np.abs(graph.synapses[name].weight).max() for name in pair}
+
+    def error(scale: float, name: str) -> float:
+        w, b, m = graph.synapses[name].weight, graph.synapses[name].bias, moments[name]
+        change = np.clip(np.rint(scale * w), -largest, largest) / scale - w
+        wanted = b - np.einsum("oikl,i->o", change, m.mean)
+        return float(
+            np.einsum("oikl,i->", change**2, m.variance) + np.sum((np.rint(scale * wanted) / scale - wanted) ** 2)
+        )
+
+    offers = {}
+    for ratio in CLIP_RATIOS:
+        common = max(1, math.floor(min(uncut.values()) / ratio))
+        offers[common] = sum(error(min(uncut[name] / ratio, common), name) for name in pair)
+    assert sum(error(rows[name].scale, name) for name in pair) == pytest.approx(min(offers.values()), rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("moments", "message"),
+    [
+        ({}, "fc: the calibration has nothing for this layer"),
+        ({"fc": bernoulli(np.full(3, 0.5))}, r"fc: the calibration has \(3,\) means .* for 4 input features"),
+        ({"fc": InputMoments(np.full(4, np.nan), np.ones(4))}, "fc: the calibration holds NaN"),
+        ({"fc": replace(bernoulli(np.full(4, 0.5)), arriving=np.ones(3))}, "fc: the calibration has"),
+        ({"fc": InputMoments(np.ones(4), -np.ones(4))}, "fc: the calibration holds NaN, infinite values or negative"),
+    ],
+)
+def test_moments_of_another_network_are_refused(moments: dict[str, InputMoments], message: str) -> None:
+    graph = chain([("in", Input((4,), "spikes")), ("fc", Linear(np.eye(4))), ("n", IF(1.0)), ("out", Output())], 2)
+    with pytest.raises(DeployError, match=message):
+        quantize(graph, moments=moments)
+
+
+@pytest.mark.parametrize("calibrated", [False, True])
+@pytest.mark.parametrize("kind", ["step", "persisting current", "membrane read-out"])
+def test_every_register_is_used_up_to_its_end_and_no_further(kind: str, calibrated: bool) -> None:
+    """Pixels of 8 bits into 8-bit weights: 12·255·127 is three times what a register holds, in one step of several."""
+    rng = np.random.default_rng(0)
+    fc = Linear(rng.uniform(0.5, 1, (2, 12)), rng.normal(0, 0.1, 2))
+    last = {"step": IF(3.0), "persisting current": LIF(3.0, 0.9, current_leak=0.75), "membrane read-out": None}[kind]
+    end: list[tuple[str, Node]] = [("out", Output("membrane"))] if last is None else [("n", last), ("out", Output())]
+    graph = chain([("in", Input((12,))), ("fc", fc), *end], 4)
+    moments = {"fc": InputMoments(rng.uniform(0, 255, 12), rng.uniform(0, 9999, 12))} if calibrated else None
+    integer, (row,) = quantize(graph, moments=moments)
+    synapse = integer.synapses["fc"]
+    assert synapse.bias is not None
+    one = 255 * synapse.weight.sum(axis=1) + (np.maximum(synapse.bias, 0) if last is None else 0)
+    steps = {"step": 1, "persisting current": 1 + 0.75 + 0.75**2 + 0.75**3, "membrane read-out": 4}[kind]
+    assert 0.97 * CURRENT_LIMIT < steps * one.max() <= CURRENT_LIMIT
+    assert row.limited_by == "current"
+
+
+def test_a_correction_stops_where_the_bias_register_ends() -> None:
+    weight = np.array([[0.6, 1.0, -0.3], [0.3, -0.7, 1.0]])
+    graph = chain([("in", Input((3,), "spikes")), ("fc", Linear(weight)), ("n", IF(1.0)), ("out", Output())], 2)
+    moments = InputMoments(np.array([1e9, -1e9, 3e9]), np.ones(3))
+    integer, _ = quantize(graph, bits=3, moments={"fc": moments})
+    bias = integer.synapses["fc"].bias
+    assert bias is not None and np.abs(bias).max() == BIAS_LIMIT

@@ -13,7 +13,7 @@ import sys
 import typer
 
 from exporters.errors import DeployError
-from kdsnn.cli import demo, distill, evaluate, export, lava, listing, pretrain, profile, run
+from kdsnn.cli import check, demo, distill, evaluate, export, lava, listing, pretrain, profile, run
 from kdsnn.errors import KdsnnError
 
 app = typer.Typer(
@@ -30,6 +30,7 @@ app.command("pretrain")(pretrain.pretrain)
 app.command("distill")(distill.distill)
 app.command("evaluate")(evaluate.evaluate)
 app.command("export")(export.export)
+app.command("check")(check.check)
 app.command("run")(run.run)
 app.command("profile")(profile.profile)
 app.add_typer(lava.app, name="lava")

@@ -16,10 +16,11 @@ class What(StrEnum):
     models = "models"
     data = "data"
     energy_models = "energy-models"
+    targets = "targets"
 
 
 def list_(what: Annotated[What, typer.Argument(help="What to list.")], json: Json = False) -> None:
-    """List the architectures, data sets or energy models."""
+    """List the architectures, data sets, energy models or targets."""
     from kdsnn.cli.console import print_json, table
 
     rows: list[dict[str, str]]
@@ -29,6 +30,22 @@ def list_(what: Annotated[What, typer.Argument(help="What to list.")], json: Jso
         from kdsnn.data import DESCRIPTIONS
 
         rows = [{"data": name, "description": text} for name, text in DESCRIPTIONS.items()]
+    elif what is What.targets:
+        from hardware.limits import targets
+
+        rows = [
+            {
+                "target": t.name,
+                "limit": key.replace("_", " "),
+                "value": f"{limit.value:,}",
+                "unit": limit.unit,
+                "confidence": limit.confidence,
+                "source": limit.source.citation,
+                "note": limit.note,
+            }
+            for t in targets().values()
+            for key, limit in t.limits.items()
+        ]
     else:
         from profilers.energy_models import built_in
 

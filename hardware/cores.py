@@ -1,0 +1,313 @@
+"""What a block of a layer takes on one neurocore: compartments, synaptic memory, axons.
+
+Every layer is seen as a convolution from a source grid (I, H, W) to its own grid (O, H', W'); a dense
+layer is one whose kernel covers its whole source. A *block* is a box of a layer's grid, on one core.
+
+Loihi 1 ("lines"): the rules of NxTF's partitioner (Rueckauer et al. 2022; its public source is cited in
+the target file).
+
+* One spike finds its synapses on a core in a *list* of 64-bit words: entries of up to 60 synapses, each
+  with a prefix of 10 bits. Sparse entries spend index bits on every synapse, dense entries once per
+  entry, but hold zeros too; the shorter of the two is taken. A list is one word longer where its last
+  word is full or has fewer than 6 bits left.
+* The sources of a *line* (one channel, one image column) share the length of the longest list. Lines
+  whose lists are equal but for a shift of the compartments are stored once: this is the weight sharing
+  of convolutions. A dense layer has nothing to share.
+* Input axons: one for each source that feeds several cores (discrete), one for all those of a line
+  that feed this core only (a population). Output axons: one entry for each core a discrete source
+  feeds, two for each population.
+
+Two things differ from NxTF and are inferences. Compartments are numbered channel by channel within a
+position, so that dense entries run over channels. And where discrete axons do not fit, as for more
+than 4096 sources, a line stays one population on all the cores it feeds, two entries for each; NxTF
+refuses such a layer, nengo-loihi maps so. The extra entry of a spike that leaves the chip, and NxTF's
+interleaving of compartments (the way around a bug of its SDK), are not counted.
+
+Loihi 2 ("kernel"): no compiler is public. Neuron state and the kernel's non-zero weights, once per core,
+share the core's memory; axons are not counted. That is a lower bound (inference).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+
+from exporters.graph import Array, Conv2d, Shape, Synapse
+from hardware.limits import Target
+
+WORD = 64
+Span = tuple[int, int]
+Axons = Literal["discrete", "population"]
+
+
+@dataclass(frozen=True)
+class Block:
+    """A box of a layer's grid: half-open ranges of channels, rows and columns."""
+
+    channels: Span
+    rows: Span
+    columns: Span
+
+    @property
+    def neurons(self) -> int:
+        """How many neurons it holds."""
+        return math.prod(b - a for a, b in (self.channels, self.rows, self.columns))
+
+    @property
+    def slices(self) -> tuple[slice, slice, slice]:
+        """For indexing an array of the layer's shape."""
+        return slice(*self.channels), slice(*self.rows), slice(*self.columns)
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What one core is used for, in the units of the target's limits.
+
+    `memory`: 64-bit words of synaptic memory on Loihi 1, bytes of neuron state and synapses on Loihi 2.
+    `longest`: words of the longest list, 0 where there are no lists.
+    """
+
+    neurons: int
+    compartments: int
+    memory: int
+    longest: int
+    input_axons: int
+    output_axons: int
+
+
+@dataclass(frozen=True, eq=False)
+class Hop:
+    """The synapses between two layers as a convolution's non-zero mask.
+
+    Attributes:
+        mask: (O, I, kH, kW) bool, groups expanded.
+        grid: shape (O, H', W') of the layer.
+        source: shape (I, H, W) of what feeds it; a flat source is wrapped into lines and padded.
+        stride, padding, dilation: (y, x).
+        weight_bits: stored bits per weight.
+        soft: whether its neurons reset by subtraction.
+        words: what `memory_words` has found so far.
+    """
+
+    mask: Array
+    grid: Shape
+    source: Shape
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    dilation: tuple[int, int]
+    weight_bits: int
+    soft: bool
+    _counts: dict[Span, Array] = field(default_factory=dict)
+    words: dict[tuple[Span, int, bytes, bytes], tuple[int, int]] = field(default_factory=dict)
+
+    @cached_property
+    def _cumulated(self) -> Array:
+        summed = np.zeros((len(self.mask) + 1, *self.mask.shape[1:]), np.int32)
+        np.cumsum(self.mask, axis=0, out=summed[1:])
+        return summed
+
+    def synapses_per_tap(self, channels: Span) -> Array:
+        """(I, kH, kW): how many of these output channels a source reaches through each kernel tap."""
+        if channels not in self._counts:
+            self._counts[channels] = self._cumulated[channels[1]] - self._cumulated[channels[0]]
+        return self._counts[channels]
+
+    def taps(self, axis: int, span: Span) -> Array:
+        """(source size, kernel size) bool: which taps lead from a source row (column) into a range of the layer's."""
+        size, kernel = self.source[1 + axis], self.mask.shape[2 + axis]
+        outputs = np.arange(*span)[:, None]
+        index = outputs * self.stride[axis] - self.padding[axis] + np.arange(kernel) * self.dilation[axis]
+        found: Array = np.zeros((size, kernel), bool)
+        inside = (index >= 0) & (index < size)
+        found[index[inside], np.broadcast_to(np.arange(kernel), index.shape)[inside]] = True
+        return found
+
+    def reached(self, block: Block) -> Array:
+        """(I, H, W) bool: the sources with at least one synapse into the block."""
+        used = self.synapses_per_tap(block.channels) > 0
+        ys, xs = self.taps(0, block.rows), self.taps(1, block.columns)
+        return np.asarray(_through(used, ys, xs) > 0)
+
+
+def hop(synapse: Synapse, source: Shape, grid: Shape, target: Target, *, soft: bool) -> Hop:
+    """The synapses of a layer, ready to be counted. `source`: before any `Flatten`; `grid`: of the neurons."""
+    mask = synapse.weight != 0
+    bits = _weight_bits(synapse.weight)
+    if isinstance(synapse, Conv2d):
+        return Hop(
+            _ungrouped(mask, synapse.groups),
+            grid,
+            source,
+            synapse.stride,
+            synapse.padding,
+            synapse.dilation,
+            bits,
+            soft,
+        )
+    lines = target.get("population_size") or 1
+    wrapped = wrapped_source(source, lines)
+    padded: Array = np.zeros((len(mask), math.prod(wrapped)), bool)
+    padded[:, : mask.shape[1]] = mask
+    kernel = padded.reshape(len(mask), *wrapped)
+    return Hop(kernel, (len(mask), 1, 1), wrapped, (1, 1), (0, 0), (1, 1), bits, soft)
+
+
+def wrapped_source(source: Shape, longest: int) -> Shape:
+    """The grid (I, H, W) in which a dense layer sees its source: lines as long as a population may be.
+
+    A channel whose map fits is one line, else each of its columns is; a flat source is cut every
+    `longest` neurons. C order is kept; what is beyond the source's size has no synapses.
+    """
+    if len(source) == 1:
+        return (-(-source[0] // longest), min(longest, source[0]), 1)
+    channels, height, width = source
+    return (channels, height * width, 1) if height * width <= longest else source
+
+
+def memory_words(target: Target, hop_: Hop, block: Block) -> tuple[int, int]:
+    """Words of synaptic memory that a block takes on Loihi 1, and of its longest list."""
+    rows = hop_.taps(0, block.rows)
+    rows = rows[rows.any(axis=1)]
+    columns = np.unique(hop_.taps(1, block.columns), axis=0)  # columns with equal taps share their lists
+    # blocks that differ by a shift only, most of a layer's, take the same
+    key = (block.channels, block.neurons, rows.tobytes(), columns.tobytes())
+    if key not in hop_.words:
+        hop_.words[key] = _lists(target, hop_, block, rows, columns)
+    return hop_.words[key]
+
+
+def _lists(target: Target, hop_: Hop, block: Block, rows: Array, columns: Array) -> tuple[int, int]:
+    per_tap = hop_.synapses_per_tap(block.channels)
+    synapses = _through(per_tap, rows, columns)
+    entries = _through(per_tap > 0, rows, columns)
+    per_entry, prefix = target["synapses_per_entry"], target["entry_prefix_bits"]
+    neurons = block.neurons * (target["soft_reset_compartments"] if hop_.soft else 1)
+    index = max(target["min_index_bits"], (neurons - 1).bit_length())
+    channels = block.channels[1] - block.channels[0]
+    sparse = synapses * (hop_.weight_bits + index) + -(-synapses // per_entry) * prefix
+    dense = entries * (channels * hop_.weight_bits + -(-channels // per_entry) * (prefix + index))
+    bits = np.minimum(sparse, dense)
+    words = -(-bits // WORD) + ((bits % WORD == 0) | (bits % WORD >= WORD - 5))
+    words = np.where(synapses > 0, words, 0)
+    lines = words.max(axis=1, initial=0) * (words > 0).sum(axis=1)
+    # a reset by subtraction is one more synapse, and list, per neuron
+    recurrent = block.neurons if hop_.soft else 0
+    return int(lines.sum()) + recurrent, int(words.max(initial=0))
+
+
+def _through(per_tap: Array, rows: Array, columns: Array) -> Array:
+    """Sums over the taps that are open: (I, kH, kW), (Y, kH), (X, kW) → (I, Y, X)."""
+    # float32 for the sake of BLAS; counts below 2²⁴ are exact in it
+    over_columns = per_tap.astype(np.float32) @ columns.T.astype(np.float32)
+    return np.asarray(np.rint(rows.astype(np.float32) @ over_columns).astype(np.int64))
+
+
+def memory_bytes(target: Target, hop_: Hop, block: Block) -> int:
+    """Bytes that a block takes on Loihi 2: neuron state, and each non-zero weight that it uses once."""
+    per_tap = hop_.synapses_per_tap(block.channels)
+    used = np.outer(hop_.taps(0, block.rows).any(axis=0), hop_.taps(1, block.columns).any(axis=0))
+    weights = int((per_tap * used).sum())
+    return block.neurons * target["neuron_bytes"] + -(-weights * hop_.weight_bits // 8)
+
+
+def input_axons(hop_: Hop, reached: Array, feeds: Array, axons: Axons, block: Block) -> int:
+    """Input axons of a core that `reached` sources feed; `feeds` (I, H, W): how many cores each feeds in all."""
+    if hop_.soft:  # discrete axons only, and one per neuron that leads back to it
+        return int(reached.sum()) + block.neurons
+    shared = reached & ((feeds == 1) | (axons == "population"))
+    return int(shared.any(axis=1).sum()) + int((reached & ~shared).sum())
+
+
+@dataclass(frozen=True, eq=False)
+class FanOut:
+    """Where the spikes of a layer go.
+
+    Attributes:
+        reached: (cores, C, H, W) bool: which neurons each core of the next layer listens to.
+        feeds: (C, H, W): how many cores each neuron feeds.
+        lines: (C, H, W): the line that each neuron belongs to.
+        axons: how they are addressed.
+    """
+
+    reached: Array
+    feeds: Array
+    lines: Array
+    axons: Axons
+
+    def entries(self, target: Target, block: Block, *, soft: bool) -> int:
+        """Output axon entries of the core that holds a block."""
+        feeds = self.feeds[block.slices]
+        if soft:  # discrete axons only, and one per neuron that leads back to it
+            return int(feeds.sum()) + block.neurons
+        shared = feeds > 0 if self.axons == "population" else feeds == 1
+        discrete = int(feeds[~shared].sum())
+        pairs = 0
+        if shared.any():
+            lines = self.lines[block.slices].ravel()
+            order = np.argsort(lines, kind="stable")
+            starts = np.flatnonzero(np.diff(lines[order], prepend=-1))
+            members = (self.reached[(slice(None), *block.slices)] & shared).reshape(len(self.reached), -1)
+            pairs = int(np.logical_or.reduceat(members[:, order], starts, axis=1).sum())
+        return discrete + pairs * target["population_entries"]
+
+
+def fan_out(hop_: Hop, parts: Sequence[Block], axons: Axons, shape: Shape) -> FanOut:
+    """Where a layer of a shape sends its spikes, given the blocks of the next layer."""
+    reached = np.stack([hop_.reached(block) for block in parts])
+    channels, _, width = hop_.source
+    line = np.arange(channels)[:, None, None] * width + np.arange(width)
+    size = math.prod(shape)
+    grid = as_grid(shape)
+
+    def unwrapped(values: Array) -> Array:
+        return values.reshape(*values.shape[:-3], -1)[..., :size].reshape(*values.shape[:-3], *grid)
+
+    reached = unwrapped(reached)
+    return FanOut(reached, reached.sum(axis=0), unwrapped(np.broadcast_to(line, hop_.source)), axons)
+
+
+def silent(shape: Shape) -> FanOut:
+    """The fan-out of the last layer, which only the host reads."""
+    grid = as_grid(shape)
+    return FanOut(np.zeros((0, *grid), bool), np.zeros(grid, np.int64), np.zeros(grid, np.int64), "discrete")
+
+
+def as_grid(shape: Shape) -> Shape:
+    """(C, H, W) as it is, (F,) as (F, 1, 1)."""
+    return shape if len(shape) == 3 else (shape[0], 1, 1)
+
+
+def cut(size: int, step: int) -> list[Span]:
+    """0…size in pieces of `step`, the last one shorter."""
+    return [(start, min(start + step, size)) for start in range(0, size, step)]
+
+
+def blocks(grid: Shape, step: Shape) -> list[Block]:
+    """The blocks of a grid cut into boxes of a size, channels slowest."""
+    cuts: Sequence[list[Span]] = [cut(n, s) for n, s in zip(grid, step, strict=True)]
+    return [Block(c, y, x) for c in cuts[0] for y in cuts[1] for x in cuts[2]]
+
+
+def _ungrouped(mask: Array, groups: int) -> Array:
+    if groups == 1:
+        return mask
+    out, per_in = len(mask) // groups, mask.shape[1]
+    full: Array = np.zeros((len(mask), per_in * groups, *mask.shape[2:]), bool)
+    for g in range(groups):
+        full[g * out : (g + 1) * out, g * per_in : (g + 1) * per_in] = mask[g * out : (g + 1) * out]
+    return full
+
+
+def _weight_bits(weight: Array) -> int:
+    """Bits to store a weight: sign included where both signs occur, a common power of two left to the exponent."""
+    values = np.abs(weight[weight != 0].astype(np.int64))
+    if not values.size:
+        return 1
+    common = int(np.bitwise_or.reduce(values))
+    shift = (common & -common).bit_length() - 1
+    return int(values.max() >> shift).bit_length() + bool(weight.min() < 0 < weight.max())

@@ -1,0 +1,346 @@
+"""Placement against connections counted one by one, the limits themselves, and what NxTF's compiler reported."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections import defaultdict
+from pathlib import Path
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+from exporters.errors import DeployError
+from exporters.graph import IF, Conv2d, Flatten, Input, Linear, Node, Output, SpikingGraph, chain
+from exporters.to_chain import layers, to_chain
+from hardware import limits
+from hardware.placement import Placement, PlacementError, hops, place, position
+from tests.networks import random_integer_chain
+
+LOIHI1, LOIHI2 = limits.target("loihi1"), limits.target("loihi2")
+
+
+def small_chip(tmp_path: Path, **numbers: int) -> limits.Target:
+    """Loihi 1 with other limits, so that small networks are cut."""
+    data = json.loads((Path(limits.__file__).parent / "data" / "loihi1.json").read_text())
+    for key, value in numbers.items():
+        data["limits"][key]["value"] = value
+    path = tmp_path / "small.json"
+    path.write_text(json.dumps(data))
+    return limits.load(path)
+
+
+# -- every connection, one by one ----------------------------------------------------------------------
+
+
+def connections(graph: SpikingGraph, name: str) -> list[tuple[int, tuple[int, int, int], tuple[int, ...]]]:
+    """(flat source, (c, y, x) of the neuron, kernel position) of every non-zero synapse, by six loops."""
+    node = graph.synapses[name]
+    found = []
+    if isinstance(node, Linear):
+        for o, i in itertools.product(*map(range, node.weight.shape)):
+            if node.weight[o, i]:
+                found.append((i, (o, 0, 0), (o, i)))
+        return found
+    _, height, width = graph.in_shape(name)
+    out, per_in, kh, kw = node.weight.shape
+    for o, y, x in itertools.product(*map(range, graph.shapes[name])):
+        for i, a, b in itertools.product(range(per_in), range(kh), range(kw)):
+            sy = y * node.stride[0] - node.padding[0] + a * node.dilation[0]
+            sx = x * node.stride[1] - node.padding[1] + b * node.dilation[1]
+            if 0 <= sy < height and 0 <= sx < width and node.weight[o, i, a, b]:
+                channel = o // (out // node.groups) * per_in + i
+                found.append(((channel * height + sy) * width + sx, (o, y, x), (o, i, a, b)))
+    return found
+
+
+def core_maps(placement: Placement) -> list[dict[tuple[int, int, int], int]]:
+    """Per layer: neuron → core. Fails where a neuron is on no core or on two."""
+    maps = []
+    for layer in placement.layers:
+        where: dict[tuple[int, int, int], int] = {}
+        for k, block in enumerate(layer.blocks):
+            for neuron in itertools.product(*(range(*span) for span in (block.channels, block.rows, block.columns))):
+                assert neuron not in where
+                where[neuron] = layer.first_core + k
+        grid = layer.shape if len(layer.shape) == 3 else (*layer.shape, 1, 1)
+        assert set(where) == set(itertools.product(*map(range, grid)))
+        maps.append(where)
+    return maps
+
+
+def assert_counts(graph: SpikingGraph, placement: Placement, target: limits.Target) -> None:
+    """Axons of every core from the definition; memory against the smallest that the synapses could take."""
+    maps = core_maps(placement)
+    names = [layer.name for layer in placement.layers]
+    feeds: list[dict[int, set[int]]] = []  # per layer: flat source → cores it feeds
+    for name, where in zip(names, maps, strict=True):
+        cores: dict[int, set[int]] = defaultdict(set)
+        for source, neuron, _ in connections(graph, name):
+            cores[source].add(where[neuron])
+        feeds.append(cores)
+    for k, layer in enumerate(placement.layers):
+        line = lines(graph, layer.name, target)
+        for core, usage in enumerate(layer.usage, layer.first_core):
+            sources = [s for s, to in feeds[k].items() if core in to]
+            alone = [s for s in sources if len(feeds[k][s]) == 1 or layer.axons == "population"]
+            assert usage.input_axons == len(sources) - len(alone) + len({line(s) for s in alone})
+            assert usage.neurons == sum(c == core for c in maps[k].values())
+            if k + 1 < len(names):
+                line_out, axons = lines(graph, names[k + 1], target), placement.layers[k + 1].axons
+                entries, shared = 0, set()
+                for flat, neuron in enumerate(sorted(maps[k])):
+                    to = feeds[k + 1].get(flat, set())
+                    if maps[k][neuron] != core or not to:
+                        continue
+                    if len(to) == 1 or axons == "population":
+                        shared |= {(line_out(flat), c) for c in to}
+                    else:
+                        entries += len(to)
+                assert usage.output_axons == entries + 2 * len(shared)
+            assert usage.memory == words(graph, layer.name, maps[k], core, line, target)
+
+
+def lines(graph: SpikingGraph, name: str, target: limits.Target):
+    """Flat source → its line: an image column of a channel; a channel or a run of neurons before a dense layer."""
+    source = graph.sources(name)[0]
+    flattened = isinstance(graph.nodes[source], Flatten)
+    shape = graph.in_shape(source) if flattened else graph.shapes[source]
+    longest = target["population_size"]
+    if len(shape) == 1:
+        return lambda s: s // longest
+    _, height, width = shape
+    if isinstance(graph.synapses[name], Linear) and height * width <= longest:
+        return lambda s: s // (height * width)
+    return lambda s: (s // (height * width), s % width)
+
+
+def weight_bits(weight: np.ndarray) -> int:
+    """Of the largest, sign included, once all are halved as often as none is odd."""
+    while (weight % 2 == 0).all():
+        weight = weight // 2
+    return len(f"{abs(weight).max():b}") + (weight.min() < 0 < weight.max())
+
+
+def words(graph: SpikingGraph, name: str, where, core: int, line, target: limits.Target) -> int:
+    """64-bit words by writing out every list of the core and storing equal lines once."""
+    node = graph.synapses[name]
+    bits_each = weight_bits(node.weight)
+    here = sorted(n for n, c in where.items() if c == core)
+    channels = len({n[0] for n in here})
+    index = max(6, (len(here) - 1).bit_length())
+    lists: dict[int, list[tuple[tuple[int, int, int], tuple[int, ...]]]] = defaultdict(list)
+    for source, neuron, kernel in connections(graph, name):
+        if where[neuron] == core:
+            lists[source].append((neuron, kernel))
+    by_line: dict[object, dict[int, int]] = defaultdict(dict)
+    looks: dict[object, list[object]] = defaultdict(list)
+    for source, synapses in sorted(lists.items()):
+        n, taps = len(synapses), len({k[2:] for _, k in synapses}) if isinstance(node, Conv2d) else 1
+        sparse = n * (bits_each + index) + 10 * math.ceil(n / 60)
+        dense = taps * (channels * bits_each + math.ceil(channels / 60) * (10 + index))
+        bits = min(sparse, dense)
+        length = math.ceil(bits / 64) + (bits % 64 == 0 or bits % 64 >= 59)
+        by_line[line(source)][source] = length
+        left = min(x for (_, _, x), _ in synapses)
+        looks[line(source)].append(frozenset(((o, y, x - left), k) for (o, y, x), k in synapses))
+    stored = {}
+    for key, lengths in by_line.items():
+        stored[tuple(looks[key])] = max(lengths.values()) * len(lengths)
+    return sum(stored.values())
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    seed=st.integers(0, 10_000),
+    compartments=st.sampled_from([8, 24, 64]),
+    axons=st.sampled_from([24, 60, 4096]),
+    synaptic=st.sampled_from([60, 200, 16384]),
+)
+def test_every_core_against_enumeration(
+    tmp_path: Path, seed: int, compartments: int, axons: int, synaptic: int
+) -> None:
+    graph = to_chain(random_integer_chain(seed, T=2))
+    target = small_chip(
+        tmp_path, compartments=compartments, input_axons=axons, output_axons=axons, synaptic_words=synaptic
+    )
+    try:
+        placement = place(graph, target)
+    except PlacementError as error:
+        assert error.layer in graph.synapses and str(error).startswith(error.layer)
+        return
+    assert_counts(graph, placement, target)
+    for layer in placement.layers:
+        for usage in layer.usage:
+            assert usage.compartments <= compartments and usage.memory <= synaptic
+            assert max(usage.input_axons, usage.output_axons) <= axons
+        assert layer.cores >= max(layer.needed().values())
+        assert all(share <= 1 for share in layer.utilisation().values())
+
+
+@settings(max_examples=10, deadline=None)
+@given(seed=st.integers(0, 10_000))
+def test_loihi2_memory_against_enumeration(seed: int) -> None:
+    graph = to_chain(random_integer_chain(seed, T=2))
+    placement = place(graph, LOIHI2)
+    for layer, where in zip(placement.layers, core_maps(placement), strict=True):
+        node = graph.synapses[layer.name]
+        size = weight_bits(node.weight)
+        for core, usage in enumerate(layer.usage, layer.first_core):
+            kernels = {k for _, neuron, k in connections(graph, layer.name) if where[neuron] == core}
+            assert usage.memory == 24 * usage.neurons + math.ceil(len(kernels) * size / 8)
+
+
+# -- hops ------------------------------------------------------------------------------------------------
+
+
+def test_hops_against_enumeration(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    first = Conv2d(rng.integers(-1, 2, (6, 2, 3, 3)).astype(np.int32), None, (1, 1), (1, 1))
+    second = Conv2d(rng.integers(-1, 2, (3, 6, 2, 2)).astype(np.int32), None, (2, 2))
+    parts: list[tuple[str, Node]] = [("input", Input((2, 6, 6), "spikes")), ("a", first), ("a.if", IF(3))]
+    parts += [("b", second), ("b.if", IF(3)), ("flat", Flatten())]
+    dense = Linear(rng.integers(-1, 2, (5, 27)).astype(np.int32))
+    graph = chain([*parts, ("c", dense), ("c.if", IF(3)), ("output", Output())], 2)
+    target = small_chip(tmp_path, compartments=8, cores_per_tile=2, mesh_columns=3, cores_per_chip=12)
+    placement = place(graph, target)
+    assert placement.chips > 1 and len(placement.layers) > 1
+    maps = core_maps(placement)
+    events = {layer.neurons_name: 10.0 * (k + 1) for k, layer in enumerate(placement.layers)}
+    east = north = 0.0
+    for k, layer in enumerate(placement.layers[:-1]):
+        goes: dict[int, set[int]] = defaultdict(set)
+        for source, neuron, _ in connections(graph, placement.layers[k + 1].name):
+            goes[source].add(maps[k + 1][neuron])
+        each = events[layer.neurons_name] / layer.neurons
+        for flat, neuron in enumerate(sorted(maps[k])):
+            x, y = tile(maps[k][neuron])
+            east += each * sum(abs(tile(core)[0] - x) for core in goes.get(flat, ()))
+            north += each * sum(abs(tile(core)[1] - y) for core in goes.get(flat, ()))
+    assert hops(placement, events) == pytest.approx((east, north))
+    by_synapse = {layer.name: events[layer.neurons_name] for layer in placement.layers}
+    assert hops(placement, by_synapse) == pytest.approx((east, north))
+    assert east > 0 and north > 0
+
+
+def tile(core: int) -> tuple[int, int]:
+    """Chips of 12 cores, 2 to a tile, 3 tiles to a row."""
+    chip, rest = divmod(core, 12)
+    row, column = divmod(rest // 2, 3)
+    return chip * 3 + column, row
+
+
+def test_no_hops_where_no_mesh_is_published() -> None:
+    placement = place(to_chain(random_integer_chain(1)), LOIHI2)
+    assert position(LOIHI2, 0) is None
+    with pytest.raises(DeployError, match="mesh is not published"):
+        hops(placement, {})
+
+
+# -- published placements ----------------------------------------------------------------------------------
+
+
+def mobile_net(rows: list[tuple[str, int, int, int, int]]) -> SpikingGraph:
+    """(depthwise "d" or full "c", channels, kernel, stride, padding) on 3 × 32 × 32, dense to 10, soft reset."""
+    rng = np.random.default_rng(0)
+    nodes: list[tuple[str, Node]] = [("input", Input((3, 32, 32), "spikes"))]
+    c = 3
+    for i, (kind, out, k, stride, padding) in enumerate(rows):
+        groups = c if kind == "d" else 1
+        weight = rng.integers(-127, 128, (out, c // groups, k, k)).astype(np.int32)
+        nodes += [(f"conv{i}", Conv2d(weight, None, (stride,) * 2, (padding,) * 2, (1, 1), groups))]
+        nodes += [(f"if{i}", IF(200, "soft"))]
+        c = out
+    dense = Linear(rng.integers(-127, 128, (10, 4 * c)).astype(np.int32))
+    return chain([*nodes, ("flat", Flatten()), ("dense", dense), ("if", IF(200, "soft")), ("output", Output())], 4)
+
+
+def test_nxtf_cifar10_tutorial() -> None:
+    """NxTF's CIFAR-10 tutorial prints 76,810 neurons and 157 cores, 128 on one chip and 29 on the next.
+
+    Its input layer, on the chip there, is 3072 neurons, 6 of these cores. (intel-nrc-ecosystem/models,
+    nxsdk_modules_ncl/dnn/tutorials/b_image_classification_cifar.ipynb, soft reset.)
+    """
+    graph = mobile_net(
+        [
+            ("c", 32, 3, 2, 1), ("d", 32, 3, 1, 1), ("c", 64, 1, 1, 0), ("d", 64, 3, 2, 1), ("c", 128, 1, 1, 0),
+            ("d", 128, 3, 1, 1), ("c", 128, 1, 1, 0), ("d", 128, 3, 2, 1), ("c", 256, 1, 1, 0), ("d", 256, 3, 1, 1),
+            ("c", 256, 1, 1, 0), ("d", 256, 2, 2, 0),
+        ]
+    )  # fmt: skip
+    placement = place(graph, LOIHI1)
+    assert sum(layer.neurons for layer in placement.layers) == 76_810
+    assert placement.cores + math.ceil(2 * 3072 / 1024) == 157
+    assert placement.chips == 2
+
+
+def one_layer(node: Node, shape: tuple[int, ...], reset: str = "hard") -> SpikingGraph:
+    parts: list[tuple[str, Node]] = [("input", Input(shape, "spikes")), ("layer", node)]
+    return chain([*parts, ("if", IF(2, reset)), ("output", Output())], 1)
+
+
+def test_soft_reset_takes_two_compartments() -> None:
+    node = Conv2d(np.ones((4, 1, 1, 1), np.int32))
+    hard = place(one_layer(node, (1, 32, 32)), LOIHI1)
+    soft = place(one_layer(node, (1, 32, 32), "soft"), LOIHI1)
+    assert hard.cores == 4 and soft.cores == 8
+    assert soft.layers[0].usage[0].compartments == 2 * soft.layers[0].usage[0].neurons
+    assert place(one_layer(node, (1, 32, 32), "soft"), LOIHI2).cores == 1
+
+
+def test_host_layers_are_not_placed() -> None:
+    graph = to_chain(random_integer_chain(3))
+    whole, rest = place(graph, LOIHI1), place(graph, LOIHI1, host_layers=1)
+    first = layers(graph)[0].name
+    assert rest.host == (first,) and [p.name for p in rest.layers] == [p.name for p in whole.layers[1:]]
+
+
+def test_one_neuron_that_reads_too_much_is_refused_by_name() -> None:
+    conv = Conv2d(np.ones((1, 4800, 1, 1), np.int32))
+    with pytest.raises(PlacementError, match="layer: one neuron needs 4,800 input axons, a core has 4,096"):
+        place(one_layer(conv, (4800, 1, 1)), LOIHI1)
+    # a list takes a word at least, a core has 16,384
+    dense = Linear(np.ones((2, 20_000), np.int32))
+    with pytest.raises(PlacementError, match="layer: one neuron needs 20,000 words of synaptic memory"):
+        place(one_layer(dense, (20_000,)), LOIHI1)
+    assert place(one_layer(dense, (20_000,)), LOIHI2).cores == 1
+
+
+# -- target files ------------------------------------------------------------------------------------------
+
+
+def test_targets_state_a_source_for_every_number() -> None:
+    assert list(limits.targets()) == ["loihi1", "loihi2"]
+    for target in limits.targets().values():
+        for limit in target.limits.values():
+            assert limit.source.url.startswith("https://") and limit.confidence in ("A", "B", "inference")
+            assert limit.confidence != "inference" or limit.note
+    with pytest.raises(DeployError, match="there is no target 'loihi3'; choose from loihi1, loihi2"):
+        limits.target("loihi3")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"value": 0}, "limits.compartments: value 0 must be"),
+        ({"confidence": "C"}, "limits.compartments: confidence 'C'"),
+        ({"source": "x"}, "source 'x' is not among the sources"),
+    ],
+)
+def test_target_files_are_checked(tmp_path: Path, change: dict[str, object], message: str) -> None:
+    data = json.loads((Path(limits.__file__).parent / "data" / "loihi1.json").read_text())
+    data["limits"]["compartments"] |= change
+    path = tmp_path / "t.json"
+    path.write_text(json.dumps(data))
+    with pytest.raises(DeployError, match=message):
+        limits.load(path)
+    path.write_text("{")
+    with pytest.raises(DeployError, match="not a readable JSON file"):
+        limits.load(path)
+    del data["limits"]["input_axons"], data["limits"]["compartments"]
+    path.write_text(json.dumps(data))
+    with pytest.raises(DeployError, match="compartments, input_axons missing"):
+        limits.load(path)

@@ -1,0 +1,217 @@
+"""`kdsnn-deploy check` as a gate: exit codes, findings and JSON."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from spikingjelly.activation_based import layer, neuron
+from torch import nn
+
+from exporters import netx, nir
+from exporters.from_torch import from_torch
+from exporters.graph import IF, Conv2d, Flatten, Input, Linear, Node, Output, SpikingGraph, chain
+from exporters.to_chain import SILENT
+from hardware import fit, limits
+from kdsnn import models
+from kdsnn.cli.app import main
+
+
+def cli(*arguments: object, code: int = 0) -> tuple[str, str]:
+    """Standard output and error of the command line, run in this process."""
+    out, err = io.StringIO(), io.StringIO()
+    before = sys.argv
+    sys.argv = ["kdsnn-deploy", *map(str, arguments)]
+    found = 0
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            main()
+    except SystemExit as end:
+        found = int(end.code or 0)
+    finally:
+        sys.argv = before
+    assert found == code, f"exit {found}\n{out.getvalue()}\n{err.getvalue()}"
+    return out.getvalue(), err.getvalue()
+
+
+def network(
+    weight: int = 9, threshold: int = 40, bias: int = 5, encoding: str = "spikes", **output: str
+) -> SpikingGraph:
+    """A small sound chain: convolution, dense layer."""
+    kernel = np.full((4, 1, 3, 3), weight, np.int32)
+    kernel[0] = -weight
+    nodes: list[tuple[str, Node]] = [
+        ("input", Input((1, 8, 8), encoding, 255 if encoding == "direct" else None)),
+        ("conv", Conv2d(kernel, np.full(4, bias, np.int32))), ("conv.if", IF(threshold)),
+        ("flat", Flatten()), ("dense", Linear(np.full((10, 144), 3, np.int32))),
+    ]  # fmt: skip
+    if output.get("readout") == "membrane":
+        return chain([*nodes, ("output", Output("membrane"))], 4)
+    return chain([*nodes, ("dense.if", IF(20)), ("output", Output())], 4)
+
+
+def found(graph: SpikingGraph, target: str = "loihi1", **options: int) -> list[fit.Finding]:
+    return list(fit.check(graph, limits.target(target), **options).findings)
+
+
+def one(graph: SpikingGraph, words: str, target: str = "loihi1") -> fit.Finding:
+    """The one finding with these words in it."""
+    [finding] = [f for f in found(graph, target) if words in f.what]
+    return finding
+
+
+def test_a_sound_network_has_notes_only() -> None:
+    for target in ("loihi1", "loihi2"):
+        assert {f.severity for f in found(network(), target)} == {"note"}
+
+
+def test_weights_beyond_the_synapse() -> None:
+    assert not any("weight of" in f.what for f in found(network(weight=127)))
+    finding = one(network(weight=128), "a weight of 128; Loihi 1 holds ±127")
+    assert finding.severity == "error" and finding.layer == "conv" and "--bits 7" in finding.change
+    graph = network()
+    one_sign = graph.with_nodes({"dense": Linear(np.full((10, 144), 255, np.int32))})
+    assert not any("weight of" in f.what for f in found(one_sign))
+    too_large = graph.with_nodes({"dense": Linear(np.full((10, 144), 256, np.int32))})
+    assert one(too_large, "a weight of 256").severity == "error"
+
+
+def test_thresholds_and_biases_against_their_registers() -> None:
+    # the convolution has both signs: doubled, 2·65536 − 1 = 2¹⁷ − 1 is the most 17 bits hold
+    assert not any("vThMant" in f.what for f in found(network(threshold=65_536)))
+    assert one(network(threshold=65_537), "a threshold of 131073 (vThMant)").severity == "error"
+    assert one(network(threshold=9), "a threshold of 9 units").severity == "warning"
+    assert not any("bias" in f.what for f in found(network(bias=4095)))
+    assert one(network(bias=-4096), "the last 1 bits").severity == "warning"
+    assert one(network(readout="membrane"), f"{SILENT - 1}, is beyond").severity == "note"
+
+
+def test_pixels_need_graded_spikes() -> None:
+    graph = network(encoding="direct")
+    finding = one(graph, "8-bit pixels")
+    assert finding.severity == "warning" and finding.layer == "conv" and "host" in finding.change
+    placed = fit.check(graph, limits.target("loihi1")).placement
+    assert placed is not None and placed.host == ("conv",) and [p.name for p in placed.layers] == ["dense"]
+    assert one(graph, "8-bit pixels", "loihi2").severity == "note"
+    placed = fit.check(graph, limits.target("loihi2")).placement
+    assert placed is not None and placed.host == () and len(placed.layers) == 2
+
+
+def test_chips_at_hand() -> None:
+    large = Conv2d(np.full((300, 1, 1, 1), 3, np.int32))
+    nodes: list[tuple[str, Node]] = [("input", Input((1, 32, 32), "spikes")), ("conv", large), ("if", IF(20))]
+    wide = chain([*nodes, ("output", Output())], 1)
+    result = fit.check(wide, limits.target("loihi1"), max_chips=2)
+    assert not result.fits and result.placement is not None and result.placement.chips == 3
+    [error] = [f for f in result.findings if f.severity == "error"]
+    assert error.what == f"{result.placement.cores} cores are 3 chips, and there are 2"
+    assert fit.check(wide, limits.target("loihi1"), max_chips=3).fits
+
+
+# -- the command -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def net_file(tmp_path: Path) -> Path:
+    return netx.write(network(), tmp_path / "small.net")
+
+
+def test_exit_codes_and_json(tmp_path: Path, net_file: Path) -> None:
+    out, _ = cli("check", net_file, "--target", "loihi1")
+    assert out.splitlines()[-1] == "fits Loihi 1: 2 cores, 1 chip"
+    document = json.loads(cli("check", net_file, "--target", "loihi2", "--json")[0])
+    assert document["fits"] is True and document["placement"]["cores"] == 2
+    assert document["placement"]["layers"][0]["shape"] == [4, 6, 6]
+    assert set(document["findings"][0]) == {"severity", "layer", "what", "change"}
+
+    path = netx.write(network(weight=200), tmp_path / "wide.net")
+    out, _ = cli("check", path, "--target", "loihi1", code=1)
+    assert "a weight of 200" in out and out.splitlines()[-1].startswith(
+        "does not fit Loihi 1: 2 cores, 1 chip (1 error)"
+    )
+    assert json.loads(cli("check", path, "--target", "loihi1", "--json", code=1)[0])["fits"] is False
+
+
+def test_what_cannot_be_checked_is_an_error(tmp_path: Path, net_file: Path) -> None:
+    _, err = cli("check", net_file, "--target", "loihi9", code=2)
+    assert err == "error: there is no target 'loihi9'; choose from loihi1, loihi2\n"
+    for name in ("none.net", "none.nir", "none.safetensors", "none"):
+        assert cli("check", tmp_path / name, "--target", "loihi1", code=2)[1].count("\n") == 1
+    broken = tmp_path / "broken.nir"
+    broken.write_bytes(net_file.read_bytes()[:300])
+    assert "broken.nir" in cli("check", broken, "--target", "loihi1", code=2)[1]
+
+
+def soft() -> nn.Module:
+    """Resets by subtraction, which Lava cannot."""
+    return nn.Sequential(layer.Flatten(), layer.Linear(64, 10), neuron.IFNode(v_reset=None))
+
+
+def softplus() -> nn.Module:
+    """A module that no spiking graph expresses."""
+    return nn.Sequential(layer.Flatten(), layer.Linear(64, 10), nn.Softplus(), neuron.IFNode())
+
+
+def sound() -> nn.Module:
+    """Deploys as it is."""
+    torch.manual_seed(0)
+    return nn.Sequential(layer.Flatten(), layer.Linear(64, 10), neuron.IFNode())
+
+
+@pytest.mark.parametrize(
+    ("factory", "words"), [("soft", "reset by subtraction does not exist"), ("softplus", "Softplus")]
+)
+def test_what_cannot_be_lowered_is_a_finding(monkeypatch: pytest.MonkeyPatch, factory: str, words: str) -> None:
+    monkeypatch.setitem(sys.modules, "factories_for_check", sys.modules[__name__])
+    options = ["--target", "loihi2", "--input-shape", "1,8,8", "--timesteps", 4, "--json"]
+    document = json.loads(cli("check", f"factories_for_check:{factory}", *options, code=1)[0])
+    assert document["fits"] is False and document["placement"] is None
+    [finding] = document["findings"]
+    assert finding["severity"] == "error" and words in finding["what"] and finding["layer"] and finding["change"]
+
+
+def test_a_factory_and_coarse_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "factories_for_check", sys.modules[__name__])
+    options = ["--target", "loihi2", "--input-shape", "1,8,8", "--timesteps", 4, "--json"]
+    assert json.loads(cli("check", "factories_for_check:sound", *options)[0])["fits"]
+    coarse = json.loads(cli("check", "factories_for_check:sound", *options, "--bits", 3)[0])
+    assert any("rounding changes its weights" in f["what"] for f in coarse["findings"])
+    error = cli("check", "factories_for_check:sound", *options, "--bits", 9, code=2)[1]
+    assert "--bits 9" in error and "weights have 2 to 8 bits" in error
+
+
+def test_nir_files(tmp_path: Path) -> None:
+    path = nir.write(from_torch(sound(), (1, 8, 8), 4), tmp_path / "sound.nir")
+    document = json.loads(cli("check", path, "--target", "loihi2", "--json")[0])
+    assert document["fits"] and [p["neurons"] for p in document["placement"]["layers"]] == [10]
+
+
+def test_a_residual_network_fits_with_the_bits_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A relay's weight is the threshold it feeds: too wide at 8 bits; the bits that the finding names put it right."""
+    monkeypatch.setitem(sys.modules, "factories_for_check", sys.modules[__name__])
+    options = ["--target", "loihi1", "--input-shape", "3,16,16", "--timesteps", 4, "--json"]
+    document = json.loads(cli("check", "factories_for_check:residual", *options, code=1)[0])
+    errors = [f for f in document["findings"] if f["severity"] == "error"]
+    assert errors and all("relayed spike" in f["what"] for f in errors)
+    bits = min(int(f["change"].split("--bits ")[1][0]) for f in errors)
+    again = json.loads(cli("check", "factories_for_check:residual", *options, "--bits", bits)[0])
+    assert again["fits"]
+    assert again["placement"]["cores"] <= document["placement"]["cores"]
+
+
+def residual() -> nn.Module:
+    torch.manual_seed(0)
+    options = {"stem": 8, "widths": (8, 16, 16), "blocks": (1, 1, 1)}
+    return models.build("resnet14", spiking=True, input_shape=(3, 16, 16), classes=10, **options)
+
+
+def test_list_targets() -> None:
+    rows = json.loads(cli("list", "targets", "--json")[0])
+    assert {r["target"] for r in rows} == {"loihi1", "loihi2"}
+    assert {"target": "loihi1", "limit": "compartments", "value": "1,024"}.items() <= rows[0].items()

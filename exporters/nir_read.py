@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,10 +33,9 @@ from exporters.graph import (
     Output,
     Shape,
     SpikingGraph,
-    Synapse,
 )
 from exporters.nir_file import NirError, Unfolded, load, unfold
-from exporters.nir_neurons import PREFIX, Discretisation, Time, constants, dynamics, fact, resting
+from exporters.nir_neurons import PREFIX, Discretisation, Time, constants, dynamics, fact, persistence, resting
 from exporters.nir_values import (
     Part,
     Value,
@@ -46,15 +45,19 @@ from exporters.nir_values import (
     identity,
     is_one,
     pair,
-    regrouped,
     same_factor,
+    sample_shape,
     scaled,
+    synapse_of,
     uniform,
     window_shape,
 )
 
+Reset = Literal["hard", "soft"]
 MAX_ELEMENTS = 2**26
 """Of one layer."""
+MAX_T = 4_096
+"""Of what a file asks for."""
 
 
 def read(
@@ -64,6 +67,7 @@ def read(
     dt: float | None = None,
     encoding: Literal["direct", "spikes"] | None = None,
     method: Discretisation = "euler",
+    reset: Reset | None = None,
 ) -> SpikingGraph:
     """Read a NIR file of any framework.
 
@@ -74,6 +78,8 @@ def read(
         encoding: "direct" or "spikes"; by default what the file says, or direct.
         method: how a leak is discretised: "euler", 1 − dt/τ (snnTorch, SpikingJelly, Norse, lava-dl), or
             "exponential", exp(−dt/τ) (Rockpool, sinabs).
+        reset: "hard" (to v_reset) or "soft" (by subtraction of the threshold), where the file does not say, as only
+            this program's do; hard by default, as NIR means it. snnTorch, sinabs and Rockpool subtract unless told not to.
 
     Returns:
         The graph; `metadata["nir_warnings"]` holds a sentence for everything that is not exactly as in the file.
@@ -81,7 +87,7 @@ def read(
     Raises:
         NirError: it cannot be read, or holds something that cannot be mapped, by name.
     """
-    return _lower(load(path), path.name, T, dt, encoding, method)
+    return _lower(load(path), path.name, _How(T, dt, encoding, method, reset))
 
 
 def from_nir(
@@ -91,19 +97,27 @@ def from_nir(
     dt: float | None = None,
     encoding: Literal["direct", "spikes"] | None = None,
     method: Discretisation = "euler",
+    reset: Reset | None = None,
 ) -> SpikingGraph:
     """As `read`, for a `nir.NIRGraph` in memory."""
-    return _lower(unfold(graph), "the NIR graph", T, dt, encoding, method)
+    return _lower(unfold(graph), "the NIR graph", _How(T, dt, encoding, method, reset))
 
 
-def _lower(
-    file: Unfolded, where: str, T: int | None, dt: float | None, encoding: Any, method: Discretisation
-) -> SpikingGraph:
+@dataclass(frozen=True)
+class _How:
+    """The arguments of `read`."""
+
+    T: int | None
+    dt: float | None
+    encoding: Literal["direct", "spikes"] | None
+    method: Discretisation
+    reset: Reset | None
+
+
+def _lower(file: Unfolded, where: str, how: _How) -> SpikingGraph:
     try:
-        return _Reader(file, T, dt, encoding, method).graph()
-    except GraphError as error:
-        raise NirError(f"{where}: {error}") from error
-    except NirError as error:
+        return _Reader(file, how).graph()
+    except (GraphError, NirError) as error:
         raise NirError(f"{where}: {error}") from error
     except (ValueError, TypeError, AttributeError, KeyError, IndexError, OverflowError) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
@@ -113,21 +127,28 @@ def _lower(
 class _Reader:
     """The state of one reading: the graph so far and the value of every NIR node."""
 
-    def __init__(self, file: Unfolded, T: int | None, dt: float | None, encoding: Any, method: Discretisation) -> None:
+    def __init__(self, file: Unfolded, how: _How) -> None:
         self.file = file
         self.facts = {k.removeprefix(PREFIX): v for k, v in file.metadata.items() if str(k).startswith(PREFIX)}
         self.warnings: list[str] = []
-        steps = T if T is not None else self.facts.get("T")
+        steps = how.T if how.T is not None else self.facts.get("T")
         if steps is None:
             raise NirError("a NIR file does not say how many time steps to run; pass T")
         self.T = int(steps)
-        self.dt = float(dt if dt is not None else self.facts.get("dt", 1e-4))
+        if how.T is None and not 1 <= self.T <= MAX_T:
+            raise NirError(
+                f"it asks for {self.T} time steps; from 1 to {MAX_T} are taken from a file, more if T says so"
+            )
+        self.dt = float(how.dt if how.dt is not None else self.facts.get("dt", 1e-4))
         if not (math.isfinite(self.dt) and self.dt > 0):
             raise NirError(f"dt is {self.dt}; it must be a positive number of seconds")
-        if method not in ("euler", "exponential"):
-            raise NirError(f"the method is {method!r}; choose euler or exponential")
-        self.time = Time(self.dt, method, dt is None and "dt" not in self.facts)
-        self.encoding = encoding or self.facts.get("input_encoding", "direct")
+        if how.method not in ("euler", "exponential"):
+            raise NirError(f"the method is {how.method!r}; choose euler or exponential")
+        if how.reset not in (None, "hard", "soft"):
+            raise NirError(f"the reset is {how.reset!r}; choose hard or soft")
+        self.reset = how.reset
+        self.time = Time(self.dt, how.method, how.dt is None and "dt" not in self.facts)
+        self.encoding = how.encoding or self.facts.get("input_encoding", "direct")
         self.nodes: dict[str, Node] = {}
         self.edges: list[tuple[str, str]] = []
         self.placed: dict[int, tuple[Part, str]] = {}
@@ -140,11 +161,11 @@ class _Reader:
             self.sources[b].append(a)
             self.targets[a].append(b)
         if not self.facts:
-            if dt is None:
+            if how.dt is None:
                 self.warnings.append(
                     "the file does not say its time step; dt = 0.0001 s is used, as most frameworks do"
                 )
-            if encoding is None:
+            if how.encoding is None:
                 self.warnings.append(
                     "the file does not say how the input is coded; it is taken to be constant over time"
                 )
@@ -239,7 +260,7 @@ class _Reader:
     def map(self, name: str, own: str, node: Any, x: Value) -> Value:
         match node:
             case nir.Input() if name not in self.file.inner_ends:
-                return self.input(own, node)
+                return self.input(name, own, node)
             case nir.Output() if name not in self.file.inner_ends:
                 return self.read_out(own, x)
             case nir.Input() | nir.Output():
@@ -260,8 +281,11 @@ class _Reader:
                 return self.delay(name, node, x)
         raise NirError(f"{name}: {type(node).__name__} cannot be mapped")
 
-    def input(self, own: str, node: Any) -> Value:
-        shape = tuple(int(d) for d in np.asarray(node.input_type["input"]).reshape(-1))
+    def input(self, name: str, own: str, node: Any) -> Value:
+        declared = tuple(int(d) for d in np.asarray(node.input_type["input"]).reshape(-1))
+        shape = sample_shape(declared, [self.file.nodes[b] for b in self.targets[name]])
+        if shape != declared:  # exporters that were given a batch write its shape
+            self.warnings.append(f"{own}: of its shape {declared} the first axes are taken to be batch and time")
         if len(shape) == 2:
             shape = (shape[0], 1, shape[1])
             self.warnings.append(f"{own}: the input (C, L) becomes (C, 1, L)")
@@ -275,7 +299,7 @@ class _Reader:
             kernel = (int(weight.shape[2]), int(weight.shape[3]))
             pool = MaxPool2d(kernel, pair(node.stride), pair(node.padding))
             return self.place_after(own, pool, x, window_shape(x.shape, weight.shape[0], kernel, pool))
-        layer = self.layer(name, node)
+        layer = synapse_of(name, node, integer=bool(self.facts.get("integer")), groups=int(fact(node, "groups", 1)))
         if isinstance(layer, Linear) and len(x.shape) != 1:
             raise NirError(f"{name}: it takes flat input, but {x.shape} arrives; a Flatten is missing")
         shape: Shape = (len(layer.weight),)
@@ -289,31 +313,6 @@ class _Reader:
             synapse = fold(name, layer, signal.factor, x.shape)
             parts.append(Part(signal.nodes, 1.0, own, replace(synapse, bias=None) if parts else synapse))
         return Value(tuple(parts), shape)
-
-    def layer(self, name: str, node: Any) -> Synapse:
-        weight, bias = np.asarray(node.weight), getattr(node, "bias", None)
-        bias = None if bias is None or not np.any(bias) else np.asarray(bias).reshape(-1)
-        if self.facts.get("integer"):
-            weight = weight.astype(np.int32)
-            bias = None if bias is None else bias.astype(np.int32)
-        if weight.dtype.kind != "i":
-            weight = weight.astype(np.promote_types(weight.dtype, np.float32))
-        if isinstance(node, nir.Linear | nir.Affine):
-            return Linear(weight, bias)
-        stride, dilation, padding, groups = (getattr(node, k) for k in ("stride", "dilation", "padding", "groups"))
-        if isinstance(node, nir.Conv1d):
-            weight = weight[:, :, None]
-            stride, dilation = (1, int(np.ravel(stride)[0])), (1, int(np.ravel(dilation)[0]))
-            padding = padding if isinstance(padding, str) else (0, int(np.ravel(padding)[0]))
-        kernel = weight.shape[2:]
-        if isinstance(padding, str):
-            total = [0, 0] if padding == "valid" else [d * (k - 1) for d, k in zip(pair(dilation), kernel, strict=True)]
-            if any(t % 2 for t in total):
-                raise NirError(f"{name}: padding 'same' with an even kernel pads unevenly, which cannot be mapped")
-            padding = (total[0] // 2, total[1] // 2)
-        groups = int(np.ravel(groups)[0])
-        conv = Conv2d(weight, bias, pair(stride), pair(padding), pair(dilation), groups)
-        return regrouped(conv, int(fact(node, "groups", 1)))
 
     def place_after(self, own: str, node: Node, x: Value, shape: Shape) -> Value:
         """A node without weights on every group of signals with a common factor."""
@@ -371,11 +370,21 @@ class _Reader:
         if isinstance(common, float) and common > 0 and all(same_factor(p.factor, common) for p in x.parts):
             x = Value(tuple(replace(p, factor=1.0) if p.synapse is None else p for p in x.parts), x.shape)
             level /= common
-        reset: Literal["hard", "soft"] = "soft" if fact(node, "reset") == "soft" else "hard"
+        reset: Reset = "soft" if fact(node, "reset", self.reset) == "soft" else "hard"
         scale = float(fact(node, "scale", 1.0))
         threshold_value = round(level) if self.facts.get("integer") else level
-        neuron = IF(threshold_value, reset, scale) if leak == 1 else LIF(threshold_value, leak, reset, scale)
-        return Value((Part((self.add(own, neuron, self.place(x)),)),), x.shape)
+        persists = persistence(name, node, x.shape, self.time)
+        is_leaky = leak != 1 or persists
+        neuron = LIF(threshold_value, leak, reset, scale, persists) if is_leaky else IF(threshold_value, reset, scale)
+        sources = self.place(x)
+        if persists:
+            if any(getattr(self.nodes[source], "bias", None) is not None for source in sources):
+                raise NirError(
+                    f"{name}: the biases of what feeds it would pass through its synaptic current (tau_syn), which "
+                    "Loihi's do not; use layers without bias before it"
+                )
+            self.warnings.append(f"{name}: its membrane takes in the synaptic current of the same step")
+        return Value((Part((self.add(own, neuron, sources),)),), x.shape)
 
     def integrator(self, name: str, node: Any, x: Value) -> Value:
         targets = [self.file.nodes[b] for b in self.targets[name]]
@@ -384,6 +393,10 @@ class _Reader:
                 f"{name}: neurons that never fire ({type(node).__name__}) can be mapped as the read-out only"
             )
         leak, gain = dynamics(name, node, x.shape, self.time)
+        if persistence(name, node, x.shape, self.time):
+            raise NirError(
+                f"{name}: its synaptic current lasts (tau_syn); a read-out needs tau_syn = dt = {self.time.dt:g} s"
+            )
         level = uniform(gain)
         if level is None or level <= 0:
             raise NirError(f"{name}: its resistances must be positive and the same for all neurons")

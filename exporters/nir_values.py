@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -119,6 +120,39 @@ def identity(shape: Shape, factor: float | Array, name: str) -> Synapse:
     if shape[0] > 4096:
         raise NirError(f"{name}: {shape[0]} signals are scaled without a layer behind them, which cannot be mapped")
     return Linear(np.diag(factors))
+
+
+def synapse_of(name: str, node: Any, *, integer: bool, groups: int) -> Synapse:
+    """The layer of a NIR node with weights; `groups`: of a convolution whose kernels are written out block-diagonally."""
+    weight, bias = np.asarray(node.weight), getattr(node, "bias", None)
+    bias = None if bias is None or not np.any(bias) else np.asarray(bias).reshape(-1)
+    if integer:
+        weight = weight.astype(np.int32)
+        bias = None if bias is None else bias.astype(np.int32)
+    if weight.dtype.kind != "i":
+        weight = weight.astype(np.promote_types(weight.dtype, np.float32))
+    if isinstance(node, nir.Linear | nir.Affine):
+        return Linear(weight, bias)
+    stride, dilation, padding = (getattr(node, k) for k in ("stride", "dilation", "padding"))
+    if isinstance(node, nir.Conv1d):
+        weight = weight[:, :, None]
+        stride, dilation = (1, int(np.ravel(stride)[0])), (1, int(np.ravel(dilation)[0]))
+        padding = padding if isinstance(padding, str) else (0, int(np.ravel(padding)[0]))
+    kernel = weight.shape[2:]
+    if isinstance(padding, str):
+        total = [0, 0] if padding == "valid" else [d * (k - 1) for d, k in zip(pair(dilation), kernel, strict=True)]
+        if any(t % 2 for t in total):
+            raise NirError(f"{name}: padding 'same' with an even kernel pads unevenly, which cannot be mapped")
+        padding = (total[0] // 2, total[1] // 2)
+    conv = Conv2d(weight, bias, pair(stride), pair(padding), pair(dilation), int(np.ravel(node.groups)[0]))
+    return regrouped(conv, groups)
+
+
+def sample_shape(declared: Shape, readers: Sequence[Any]) -> Shape:
+    """The shape of one sample: (F,) where only dense layers read it along the last axis, else three axes at most."""
+    features = {np.shape(r.weight)[-1:] for r in readers if isinstance(r, nir.Linear | nir.Affine)}
+    is_flat = features == {declared[-1:]} and all(isinstance(r, nir.Linear | nir.Affine) for r in readers)
+    return declared[-1:] if is_flat else declared[-3:]
 
 
 def regrouped(conv: Conv2d, groups: int) -> Conv2d:

@@ -29,11 +29,11 @@ from exporters.onnx_build import build, membrane_of, spikes_of
 from exporters.onnx_check import load
 from exporters.onnx_facts import FORMS, Form, OnnxError, first_line
 from exporters.onnx_functions import DOMAIN, IR_VERSION, OPSET
-from exporters.onnx_run import node_count, run, verify
+from exporters.onnx_run import Runner, node_count, prepare, run, verify
 
 __all__ = [
-    "DOMAIN", "FORMS", "IR_VERSION", "OPSET", "Form", "OnnxError", "build", "load", "membrane_of", "node_count", "run",
-    "spikes_of", "verify", "write", "write_ann",
+    "DOMAIN", "FORMS", "IR_VERSION", "OPSET", "Form", "OnnxError", "Runner", "build", "load", "membrane_of", "node_count",
+    "prepare", "run", "spikes_of", "verify", "write", "write_ann",
 ]  # fmt: skip
 
 

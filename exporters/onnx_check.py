@@ -21,9 +21,15 @@ from onnx import TensorProto, helper, numpy_helper, shape_inference
 from exporters import onnx_functions as functions
 from exporters.onnx_facts import MAX_T, OnnxError, first_line, parse
 
+MAX_BYTES = 2**31
+"""Of a file: what protobuf can hold."""
 MAX_NODES = 20_000
 MAX_ELEMENTS = 2**28
 """Of one tensor for one sample and all its steps (1 GB of float32)."""
+MAX_TOTAL = 2**30
+"""Elements of all tensors of one sample together: a model can keep them all until its end."""
+MAX_WORK = 2**40
+"""Multiplications and comparisons for one sample, the ResNet-18 of ImageNet for 150 steps: runtimes cannot be interrupted."""
 OPERATORS = {
     "Add", "AveragePool", "Cast", "Clip", "Conv", "ConvInteger", "Div", "Flatten", "Gather", "Gemm", "Identity",
     "Loop", "MatMul", "MatMulInteger", "MaxPool", "Mul", "ReduceMean", "Reshape", "Round", "Transpose",
@@ -60,6 +66,8 @@ def load(path: Path) -> Model:
     """
     if not path.is_file():
         raise OnnxError(f"{path}: no such file")
+    if path.stat().st_size > MAX_BYTES:
+        raise OnnxError(f"{path.name}: it is larger than the {MAX_BYTES >> 30} GB that an ONNX model can have")
     try:
         proto = onnx.load_model_from_string(path.read_bytes())
     except Exception as error:  # protobuf's own types differ between its implementations
@@ -156,14 +164,36 @@ def _largest_tensor(proto: onnx.ModelProto, facts: dict[str, Any]) -> int:
     )  # fmt: skip
     inferred = shape_inference.infer_shapes(outline, strict_mode=True, data_prop=True).graph
     largest = max((math.prod(t.dims) for t in proto.graph.initializer), default=0)
-    shapes = {v.name: v.type.tensor_type for v in (*inferred.value_info, *inferred.output)}
-    for name in (output for node in inferred.node for output in node.output):
-        if name not in shapes or not all(d.HasField("dim_value") for d in shapes[name].shape.dim):
-            raise OnnxError(f"the shape of {name[:60]} cannot be worked out")
-        largest = max(largest, math.prod(d.dim_value for d in shapes[name].shape.dim))
-        if largest > MAX_ELEMENTS:
-            raise OnnxError(f"{name[:60]} would have {largest:.3g} elements for one sample")
+    infos = {v.name: v.type.tensor_type.shape for v in (*inferred.input, *inferred.value_info, *inferred.output)}
+    shapes = {t.name: tuple(t.dims) for t in inferred.initializer}
+    shapes |= {name: tuple(d.dim_value for d in shape.dim) for name, shape in infos.items()}
+    total = work = 0
+    for node in inferred.node:
+        for name in node.output:
+            if name not in infos or not all(d.HasField("dim_value") for d in infos[name].dim):
+                raise OnnxError(f"the shape of {name[:60]} cannot be worked out")
+            size = math.prod(shapes[name])
+            largest, total = max(largest, size), total + size
+            if size > MAX_ELEMENTS:
+                raise OnnxError(f"{name[:60]} would have {size:.3g} elements for one sample")
+        work += _work(node, shapes)
+    steps = 1 if facts["kdsnn_deploy_form"] == "sequence" else facts["T"]
+    if total > MAX_TOTAL:
+        raise OnnxError(f"its tensors would have {total:.3g} elements together for one sample")
+    if work * steps > MAX_WORK:
+        raise OnnxError(f"one sample would take {work * steps:.3g} multiplications and comparisons")
     return largest
+
+
+def _work(node: onnx.NodeProto, shapes: dict[str, tuple[int, ...]]) -> int:
+    """Multiplications or comparisons of an operator for one sample."""
+    size = math.prod(shapes[node.output[0]])
+    if node.op_type in ("Conv", "ConvInteger"):  # weights per output channel
+        return size * math.prod(shapes[node.input[1]][1:])
+    if node.op_type in ("Gemm", "MatMul", "MatMulInteger"):
+        return size * max(shapes[node.input[0]], default=1)
+    window = next((a.ints for a in node.attribute if a.name == "kernel_shape"), ())
+    return size * math.prod(window)
 
 
 def _outline(graph: onnx.GraphProto, facts: dict[str, Any]) -> onnx.GraphProto:
@@ -206,7 +236,7 @@ def _stand_ins(node: onnx.NodeProto, facts: dict[str, Any]) -> Iterable[onnx.Nod
             raise OnnxError(f"{y[:60]} would have {math.prod(shape):.3g} elements for one sample")
         size = functions.node("Constant", [], [f"{y}/size"], value=numpy_helper.from_array(np.array(shape, np.int64)))
         return [size, functions.node("ConstantOfShape", [f"{y}/size"], [y], value=numpy_helper.from_array(zero))]
-    if name == functions.WRAP or name.removesuffix("Step").endswith("I"):
+    if name in (functions.WRAP, functions.WRAP_DENSE) or name.removesuffix("Step").endswith("I"):
         return [functions.node("Identity", [node.input[-1] if name.endswith("Step") else x], [o]) for o in node.output]
     spikes = functions.node("Cast", [node.input[1] if name.endswith("Step") else x], [y], to=fired)
     return [functions.node("Identity", [x], [node.output[0]]), spikes] if name.endswith("Step") else [spikes]

@@ -59,9 +59,22 @@ def parse(proto: onnx.ModelProto) -> dict[str, Any]:
     T = facts.get("T")
     if not isinstance(T, int) or not 1 <= T <= MAX_T:
         raise OnnxError(f"its T is {T!r}; it must be a whole number from 1 to {MAX_T}")
-    ok = facts["kdsnn_deploy_form"] in FORMS and facts.get("readout") in ("rate", "membrane")
-    if not ok or not isinstance(facts.get("input_shape"), list):
-        raise OnnxError("its metadata lacks the form, the read-out or the input shape; export it again")
+    expected = {
+        "kdsnn_deploy_form": FORMS,
+        "arithmetic": ("float32", "integer"),
+        "input_encoding": ("direct", "spikes"),
+        "readout": ("rate", "membrane"),
+    }
+    shape, scale = facts.get("input_shape"), facts.get("input_scale")
+    wrong = [key for key, values in expected.items() if facts.get(key) not in values]
+    if not isinstance(shape, list) or not all(type(d) is int and d > 0 for d in shape):
+        wrong.append("input_shape")
+    if scale is not None and not (type(scale) is int and scale > 0):
+        wrong.append("input_scale")
+    if not isinstance(facts.get("neurons"), dict):
+        wrong.append("neurons")
+    if wrong:
+        raise OnnxError(f"its metadata lacks {wrong[0]}, or says something impossible there; export it again")
     return facts
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,70 @@ from exporters.onnx_check import Model, load
 from exporters.onnx_facts import MAX_T, OnnxError, first_line
 
 
+@dataclass(frozen=True, eq=False)
+class Runner:
+    """A model that was looked through and loaded into onnxruntime, ready for samples.
+
+    Attributes:
+        model: the model and what its metadata says.
+        layers: neuron layers whose spikes come with every run.
+        session: the `onnxruntime.InferenceSession`.
+    """
+
+    model: Model
+    layers: tuple[str, ...]
+    session: Any
+
+    def run(
+        self,
+        x: Array,
+        *,
+        T: int | None = None,
+        batch_size: int | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> dict[str, Array]:
+        """Run samples; arguments, result and errors as of `run`."""
+        model, path = self.model, self.model.path
+        steps = _time_steps(model, x, T)
+        _check_samples(model, x, steps)
+        if batch_size is None:
+            batch_size = max(1, 2**24 // model.largest)
+        run_batch = _run_steps if model.form == "step" else _run_sequence
+        parts = []
+        try:
+            for i in range(0, len(x), batch_size):
+                batch = np.ascontiguousarray(x[i : i + batch_size], np.float32)
+                parts.append(run_batch(self.session, model, batch, self.layers, steps))
+                if progress is not None:
+                    progress(i + len(batch))
+        except Exception as error:  # onnxruntime and protobuf raise a dozen unrelated types
+            raise _cannot_run(path, error) from error
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def prepare(path: Path, layers: Sequence[str] = ()) -> Runner:
+    """Load a model once for many runs.
+
+    Raises:
+        OnnxError: as `run`.
+    """
+    model = load(path)
+    try:
+        return Runner(model, tuple(layers), _session(model, layers))
+    except OnnxError:
+        raise
+    except Exception as error:
+        raise _cannot_run(path, error) from error
+
+
 def run(
-    path: Path, x: Array, *, layers: Sequence[str] = (), T: int | None = None, batch_size: int | None = None
+    path: Path,
+    x: Array,
+    *,
+    layers: Sequence[str] = (),
+    T: int | None = None,
+    batch_size: int | None = None,
+    progress: Callable[[int], None] | None = None,
 ) -> dict[str, Array]:
     """Run a model on onnxruntime, whatever its form; a `step` model is driven from here, step by step.
 
@@ -27,6 +90,7 @@ def run(
         layers: neuron layers whose spikes to return as well, (N, T, *shape) under their own name.
         T: time steps, for `loop` and `step` models; the model's own by default.
         batch_size: samples at a time; by default what keeps the largest tensor near 64 MB.
+        progress: called with the number of samples done after every batch.
 
     Returns:
         "spikes" or "membrane" (N, T, F), "scores" (N, F), and the layers.
@@ -34,23 +98,7 @@ def run(
     Raises:
         OnnxError: the file cannot be loaded or does not fit x.
     """
-    model = load(path)
-    steps = _time_steps(model, x, T)
-    _check_samples(model, x, steps)
-    if batch_size is None:
-        batch_size = max(1, 2**24 // model.largest)
-    try:
-        session = _session(model, layers)
-        run_batch = _run_steps if model.form == "step" else _run_sequence
-        parts = [
-            run_batch(session, model, np.ascontiguousarray(x[i : i + batch_size], np.float32), layers, steps)
-            for i in range(0, len(x), batch_size)
-        ]
-    except OnnxError:
-        raise
-    except Exception as error:  # onnxruntime and protobuf raise a dozen unrelated types
-        raise OnnxError(f"{path.name}: onnxruntime cannot run it ({first_line(error)})") from error
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return prepare(path, layers).run(x, T=T, batch_size=batch_size, progress=progress)
 
 
 def verify(path: Path, x: Array, expected: Mapping[str, Array], *, T: int | None = None) -> dict[str, int]:
@@ -87,6 +135,10 @@ def node_count(path: Path) -> int:
 
 
 # -- inside ------------------------------------------------------------------------------------------
+
+
+def _cannot_run(path: Path, error: Exception) -> OnnxError:
+    return OnnxError(f"{path.name}: onnxruntime cannot run it ({first_line(error)})")
 
 
 def _time_steps(model: Model, x: Array, T: int | None) -> int:

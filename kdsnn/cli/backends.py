@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from exporters.onnx import Runner
+
 BACKENDS = ("torch", "onnx", "emulator", "lava")
 REFERENCE = {"torch": "spikingjelly", "onnx": "torch", "emulator": "torch", "lava": "emulator"}
 MUST_AGREE = {("onnx", "torch"), ("lava", "emulator")}
@@ -113,7 +115,7 @@ def run_backend(
     if backend == "spikingjelly":
         return _spikingjelly(source, x)
     if backend == "onnx":
-        return _onnx(_float_graph(source, backend), x, layers)
+        return _onnx(_float_graph(source, backend), x, progress, layers)
     if backend == "torch":
         return _emulate(backend, _float_graph(source, backend), x, progress, layers)
     if backend == "emulator":
@@ -222,17 +224,30 @@ def _steps(module: nn.Module, batch: torch.Tensor, T: int, single_step: bool) ->
         return np.asarray(module(batch).unsqueeze(1).numpy())
 
 
-def _onnx(graph: SpikingGraph, x: Array, layers: bool) -> BackendRun:
+def run_onnx(
+    runner: Runner, x: Array, *, T: int | None = None, progress: Callable[[int, int], None] | None = None
+) -> BackendRun:
+    """Run real-valued samples x (N, *shape) on a loaded model of any form, float or integer.
+
+    Raises:
+        OnnxError: it does not take these samples or this T.
+    """
+    total = len(x)
+    started = time.perf_counter()
+    found = runner.run(x, T=T, progress=None if progress is None else lambda done: progress(done, total))
+    seconds = time.perf_counter() - started
+    output = found["spikes"].astype(np.uint8) if "spikes" in found else found["membrane"]
+    return BackendRun(
+        "onnx", output, found["scores"], {name: found[name].astype(np.uint8) for name in runner.layers}, seconds
+    )
+
+
+def _onnx(graph: SpikingGraph, x: Array, progress: Callable[[int, int], None] | None, layers: bool) -> BackendRun:
     from exporters import onnx
 
     with tempfile.TemporaryDirectory(prefix="kdsnn-") as folder:
         path = onnx.write(graph, Path(folder) / "network.onnx")
-        started = time.perf_counter()
-        found = onnx.run(path, x, layers=list(graph.neurons) if layers else [])
-    seconds = time.perf_counter() - started
-    output = found["spikes" if graph.output.readout == "rate" else "membrane"]
-    spikes = {name: found[name].astype(np.uint8) for name in graph.neurons if name in found}
-    return BackendRun("onnx", output, found["scores"], spikes, seconds)
+        return run_onnx(onnx.prepare(path, list(graph.neurons) if layers else []), x, progress=progress)
 
 
 def _emulate(

@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kdsnn.cli.options import Bits, Data, InputBits, InputShape, Json, Timesteps, Weights
+from kdsnn.cli.options import (
+    Bits,
+    Calibrate,
+    CalibrationSamples,
+    Data,
+    InputBits,
+    InputShape,
+    Json,
+    Timesteps,
+    Weights,
+)
 
 if TYPE_CHECKING:
     from exporters.graph import Array
@@ -17,16 +27,25 @@ if TYPE_CHECKING:
 
 def run(
     source: Annotated[
-        str, typer.Argument(help="A checkpoint (.safetensors), a netx file (.net), or package.module:factory.")
+        str,
+        typer.Argument(
+            help="A checkpoint (.safetensors), a .net, .nir or .onnx file of this program, or package.module:factory."
+        ),
     ],
     on: Annotated[
-        list[str] | None, typer.Option("--on", help="torch, onnx, emulator, lava (repeatable, or comma-separated).")
+        list[str] | None,
+        typer.Option(
+            "--on",
+            help="torch, onnx, emulator, lava (repeatable, or comma-separated); a .onnx file runs on onnx only.",
+        ),
     ] = None,
     data: Data = "digits",
     samples: Annotated[int, typer.Option(min=1, help="How many test images.")] = 20,
     save: Annotated[Path | None, typer.Option(help="Write integer input and output spikes to this .npz.")] = None,
-    bits: Bits = 8,
+    bits: Bits = None,
     input_bits: InputBits = 8,
+    calibrate: Calibrate = None,
+    calibration_samples: CalibrationSamples = 512,
     weights: Weights = None,
     input_shape: InputShape = None,
     timesteps: Timesteps = None,
@@ -45,18 +64,28 @@ def run(
     from kdsnn.cli.source import load, require_fit
     from kdsnn.errors import KdsnnError
 
-    backends = [name.strip() for text in on or ["emulator"] for name in text.split(",")]
+    is_onnx = Path(source).suffix == ".onnx"
+    backends = [name.strip() for text in on or ["onnx" if is_onnx else "emulator"] for name in text.split(",")]
     for name in backends:
         if name not in BACKENDS:
             raise KdsnnError(f"--on {name}: no such backend; choose from {', '.join(BACKENDS)}")
-    network = load(source, bits=bits, input_bits=input_bits, T=timesteps, weights=weights, input_shape=input_shape)
+    if is_onnx:
+        if bits is not None or calibrate is not None:
+            option = "--bits" if bits is not None else "--calibrate"
+            raise KdsnnError(f"{option}: {source} is a finished model; give it when exporting the checkpoint")
+        _run_onnx_file(Path(source), backends, data, samples, save, timesteps, json=json)
+        return
+    network = load(
+        source, bits=bits, input_bits=input_bits, T=timesteps, weights=weights, input_shape=input_shape,
+        calibrate=calibrate, calibration_samples=calibration_samples, quiet=json,
+    )  # fmt: skip
     images = load_images(data, quiet=json)
     require_fit(network.name, network.integer.input.shape, images)
     x, labels = pixels(images.x_test[:samples]), images.y_test[:samples]
     x = x.reshape(len(x), *network.integer.input.shape)
     runs, found = run_all(network, backends, x, quiet=json, fast_conv=not stock_lava, timeout=timeout)
     if save is not None:
-        save_spikes(save, network, x, runs)
+        save_spikes(save, network.integer.encode(x).astype("int32"), runs)
     if json:
         print_json(as_rows(runs, found, labels))
     else:
@@ -93,13 +122,52 @@ def run_all(
     return runs, comparisons(runs)
 
 
-def save_spikes(path: Path, network: Source, x: Array, runs: list[BackendRun]) -> None:
-    """Write the integer input (N, *shape) and per backend the output (N, T, F) as a compressed .npz."""
+def _run_onnx_file(
+    path: Path, backends: list[str], data: str, samples: int, save: Path | None, T: int | None, *, json: bool
+) -> None:
+    """A model that `export` wrote, on onnxruntime: everything it takes to run is in its metadata."""
+    import numpy as np
+
+    from exporters import onnx
+    from kdsnn.cli.backends import run_onnx
+    from kdsnn.cli.console import print_json, progress
+    from kdsnn.cli.images import load_images
+    from kdsnn.cli.source import require_fit
+    from kdsnn.errors import KdsnnError
+
+    other = next((name for name in backends if name != "onnx"), None)
+    if other is not None:
+        raise KdsnnError(
+            f"--on {other}: {path.name} is a finished model and runs on onnx only; "
+            "give the checkpoint or .nir file that it was exported from"
+        )
+    runner = onnx.prepare(path)
+    facts = runner.model.facts
+    if facts.get("input_encoding") != "direct":
+        raise KdsnnError(f"{path.name}: it takes spikes over time, but data sets hold images; run it from Python")
+    shape, scale = tuple(facts["input_shape"]), facts.get("input_scale")
+    images = load_images(data, quiet=json)
+    require_fit(path.stem, shape, images)
+    x, labels = pixels(images.x_test[:samples]), images.y_test[:samples]
+    x = x.reshape(len(x), *shape)
+    with progress("run on onnx", quiet=json) as show:
+        runs = [run_onnx(runner, x, T=T, progress=show)]
+    if save is not None:
+        save_spikes(save, x if scale is None else np.rint(x * np.float32(scale)).astype(np.int32), runs)
+    if json:
+        print_json(as_rows(runs, [], labels))
+    else:
+        title = f"{path.name} ({runner.model.form}, {facts['arithmetic']}, T={runs[0].output.shape[1]}) on {data}"
+        print_tables(title, runs, [], labels)
+
+
+def save_spikes(path: Path, frames: Array, runs: list[BackendRun]) -> None:
+    """Write what the network consumes (N, *shape) and per backend the output (N, T, F) as a compressed .npz."""
     import numpy as np
 
     from exporters.files import atomic_path
 
-    arrays = {"input": network.integer.encode(x).astype(np.int32)} | {r.backend: r.output for r in runs}
+    arrays = {"input": frames} | {r.backend: r.output for r in runs}
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, allow_pickle=False, **arrays)
 

@@ -215,8 +215,8 @@ def test_leak_and_reset_to_the_same_rest() -> None:
     assert any("counted from v_reset" in w for w in graph.metadata["nir_warnings"])
 
 
-def test_current_based_neurons_without_memory() -> None:
-    """lava-dl: iDecay 4096 is tau_syn = dt."""
+def test_current_based_neurons() -> None:
+    """lava-dl: iDecay 4096 is tau_syn = dt; a longer tau_syn by forward Euler of its equations, in float64 here."""
 
     def cuba(tau_syn: float) -> Any:
         return nir.CubaLIF(
@@ -227,8 +227,17 @@ def test_current_based_neurons_without_memory() -> None:
     graph = door.from_nir(nir_chain(nir.Linear(w), cuba(1e-4), shape=(4,)), T=5, dt=1e-4)
     same = door.from_nir(nir_chain(nir.Linear(w), lif(3, tau=3e-4, r=3.0, threshold=0.5), shape=(4,)), T=5, dt=1e-4)
     np.testing.assert_array_equal(simulate(graph, X), simulate(same, X))
-    with pytest.raises(door.NirError, match=r"n1: its synaptic current lasts \(tau_syn = 0\.0005 s\)"):
-        door.from_nir(nir_chain(nir.Linear(w), cuba(5e-4), shape=(4,)), T=5)
+    lasting = door.from_nir(nir_chain(nir.Linear(w), cuba(5e-4), shape=(4,)), T=5, dt=1e-4)
+    current, v, expected = np.zeros((len(X), 3)), np.zeros((len(X), 3)), []
+    for _ in range(5):
+        current = current + 1 / 5 * (2.0 * (X @ w.T) - current)
+        v = v + 1 / 3 * (1.5 * current - v)
+        expected.append(v > 0.5)
+        v = np.where(v > 0.5, 0, v)
+    np.testing.assert_array_equal(simulate(lasting, X), np.stack(expected, 1))
+    assert any("synaptic current of the same step" in w for w in lasting.metadata["nir_warnings"])
+    with pytest.raises(door.NirError, match=r"n1: the biases .*tau_syn"):
+        door.from_nir(nir_chain(nir.Affine(w, full(1.0, 3)), cuba(5e-4), shape=(4,)), T=5)
 
 
 def test_constants_per_neuron_and_scales_go_into_the_weights() -> None:
@@ -410,10 +419,10 @@ def written(folder: Path) -> Path:
     return door.write(graph, folder / "net.nir")
 
 
-def refused(path: Path) -> str:
+def refused(path: Path, T: int | None = 3) -> str:
     started = time.monotonic()
     with pytest.raises(door.NirError) as caught:
-        door.read(path, T=3)
+        door.read(path, T=T)
     assert time.monotonic() - started < 5
     message = str(caught.value)
     assert path.name in message and "\n" not in message and len(message) < 400, message
@@ -445,11 +454,11 @@ def test_truncated_and_damaged_files(tmp_path: Path) -> None:
 
 
 def test_hostile_files(tmp_path: Path) -> None:
-    def attack(change: Any) -> str:
+    def attack(change: Any, T: int | None = 3) -> str:
         path = written(tmp_path)
         with h5py.File(path, "r+") as file:
             change(file)
-        return refused(path)
+        return refused(path, T)
 
     def replace(name: str, **how: Any) -> Any:
         def change(file: h5py.File) -> None:
@@ -468,11 +477,16 @@ def test_hostile_files(tmp_path: Path) -> None:
     def link(file: h5py.File) -> None:
         file["node/nodes/other"] = h5py.ExternalLink("/etc/passwd", "/x")
 
+    def endless(file: h5py.File) -> None:
+        del file["node/metadata/kdsnn_deploy_T"]
+        file["node/metadata/kdsnn_deploy_T"] = 10**9
+
     def outside(file: h5py.File) -> None:
         del file["node/nodes/conv/weight"]
         file.create_dataset("node/nodes/conv/weight", (4,), "f4", external=[("/etc/passwd", 0, 16)])
 
     assert "would take more than" in attack(bomb)
+    assert "it asks for 1000000000 time steps" in attack(endless, T=None)
     assert "nested too deeply" in attack(loop)
     assert "is a link" in attack(link)
     assert "in another file" in attack(outside)

@@ -1,0 +1,134 @@
+"""kill -9 at random moments of every command that writes: each file is the whole old one or a whole new one."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import random
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from exporters import netx
+from kdsnn import checkpoint, models
+from kdsnn.checkpoint import CheckpointInfo
+from kdsnn.data import load
+
+KILLS = 10
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork, which spares importing torch at each kill")
+
+
+def forked(arguments: list[str], log: Path) -> int:
+    """Start a command in a copy of this process, so that it is at work at once; its process number."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.setsid()
+            handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            os.dup2(handle, 1)
+            os.dup2(handle, 2)
+            sys.argv = ["kdsnn-deploy", *arguments]
+            from kdsnn.cli.app import main
+
+            main()
+            os._exit(0)
+        except SystemExit as end:
+            os._exit(int(end.code or 0))
+        except BaseException:
+            traceback.print_exc()
+            sys.stderr.flush()
+            os._exit(99)
+    return pid
+
+
+def ended(pid: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def sound_netx(path: Path) -> None:
+    assert netx.validate(path) == []
+
+
+def sound_nir(path: Path) -> None:
+    with h5py.File(path) as file:
+        assert "node" in file
+
+
+def sound_npz(path: Path) -> None:
+    with np.load(path) as file:
+        assert all(file[name].size for name in file)
+
+
+SOUND: dict[str, Callable[[Path], object]] = {
+    ".safetensors": checkpoint.load,
+    ".onnx": lambda path: onnx.checker.check_model(onnx.load(path)),
+    ".net": sound_netx,
+    ".nir": sound_nir,
+    ".npz": sound_npz,
+    ".json": lambda path: json.loads(path.read_text()),
+    ".csv": lambda path: list(csv.reader(path.open())),
+    ".html": lambda path: path.read_text().index("</html>"),
+}
+
+
+def check(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        # what begins with a dot is the temporary name of a file that was never finished
+        if path.is_file() and not path.name.startswith("."):
+            known = SOUND.get(path.suffix)
+            if known is not None:
+                known(path)
+
+
+@pytest.fixture(scope="module")
+def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    load("digits")  # here once, not in every copy of this process
+    torch.manual_seed(0)
+    small = {"channels": (4, 4), "hidden": 16}
+    module = models.build("cnn2", spiking=True, input_shape=(1, 8, 8), classes=10, **small)
+    info = CheckpointInfo("cnn2", True, (1, 8, 8), 10, "digits", small, "rate", "if", 4)
+    path = tmp_path_factory.mktemp("kills") / "student.safetensors"
+    checkpoint.save(path, module.eval(), info)
+    return path
+
+
+COMMANDS = {
+    "export": "export STUDENT --to onnx --to netx --to nir --out OUT",
+    "run": "run STUDENT --on emulator --samples 40 --save OUT/spikes.npz",
+    "profile": "profile STUDENT --samples 20 --out OUT",
+    "pretrain": "pretrain cnn2 --option channels=4,4 --option hidden=16 --epochs 2 --out OUT/teacher.safetensors",
+    "distill": "distill cnn2 --method none --option channels=4,4 --option hidden=16 --epochs 1 --out OUT/new.safetensors",
+}
+
+
+@pytest.mark.parametrize("verb", COMMANDS)
+def test_killed_at_random_moments(verb: str, student: Path, tmp_path: Path) -> None:
+    out, log = tmp_path / "out", tmp_path / "log"
+    out.mkdir()
+    arguments = COMMANDS[verb].replace("STUDENT", str(student)).replace("OUT", str(out)).split()
+    started = time.monotonic()
+    assert ended(forked(arguments, log)) == 0, log.read_text()
+    whole = time.monotonic() - started
+    before = {path.name for path in out.iterdir()}
+    assert before and not any(name.startswith(".") for name in before)
+    check(out)
+    moments = random.Random(verb)
+    for _ in range(KILLS):
+        pid = forked(arguments, log)
+        time.sleep(moments.random() * whole)
+        os.killpg(pid, signal.SIGKILL)
+        assert ended(pid) in (0, -signal.SIGKILL), log.read_text()
+        check(out)
+        assert before <= {path.name for path in out.iterdir()}  # what was there is still there, old or new
+    assert ended(forked(arguments, log)) == 0, log.read_text()
+    check(out)

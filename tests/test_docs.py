@@ -1,0 +1,164 @@
+"""What the README and the pages in docs/ show: their Python runs, their commands run, their links lead somewhere."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from kdsnn import checkpoint, models
+from kdsnn.checkpoint import CheckpointInfo
+from kdsnn.cli.app import main
+from kdsnn.data import load
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+QUICK = {"pretrain": ["--epochs", "1"], "distill": ["--epochs", "1"]}
+"""What a command gets besides, so that it ends soon."""
+NOT_RUN = {"make", "pip", "python", "accelerate"}
+"""Programs whose lines are not run: the suite itself runs inside of `make test`, benchmarks have checks of their own."""
+MAY_FAIL = {"check": {0, 1}}
+"""`check` exits with 1 when a network does not fit."""
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the files that the pages speak of."""
+    folder = tmp_path_factory.mktemp("docs")
+    data = load("digits")
+    np.savez(
+        folder / "mydata.npz",
+        x_train=data.x_train[:64], y_train=np.arange(64) % 10,
+        x_test=data.x_test[:40], y_test=np.arange(40) % 10,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    small = {"channels": (4, 4), "hidden": 16}
+    for name, spiking in (("teacher", False), ("student", True)):
+        module = models.build("cnn2", spiking=spiking, input_shape=(1, 8, 8), classes=10, **small)
+        kinds = {"readout": "rate", "neuron": "if", "T": 4} if spiking else {}
+        info = CheckpointInfo("cnn2", spiking, (1, 8, 8), 10, "digits", small, **kinds)
+        checkpoint.save(folder / f"{name}.safetensors", module.eval(), info)
+    monkey = ["kdsnn-deploy", "export", str(folder / "student.safetensors"), "--out", str(folder)]
+    cli(
+        [
+            *monkey[1:],
+            "--to",
+            "onnx",
+            "--form",
+            "sequence",
+            "--form",
+            "loop",
+            "--form",
+            "step",
+            "--to",
+            "netx",
+            "--to",
+            "nir",
+        ]
+    )
+    shutil.copy(folder / "student.nir", folder / "theirs.nir")
+    return folder
+
+
+def cli(arguments: list[str]) -> int:
+    """Run the command line in this process; its exit code."""
+    before = sys.argv
+    sys.argv = ["kdsnn-deploy", *arguments]
+    try:
+        main()
+    except SystemExit as end:
+        return int(end.code or 0)
+    finally:
+        sys.argv = before
+    return 0
+
+
+def blocks(page: Path) -> Iterator[tuple[str, str]]:
+    """(language, text) of every fenced block."""
+    yield from re.findall(r"^```(\w*)\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+
+
+def with_code(language: str) -> list[Path]:
+    found = []
+    for page in PAGES:
+        texts = [text for kind, text in blocks(page) if kind == language]
+        if any(language or "kdsnn-deploy " in text for text in texts):
+            found.append(page)
+    return found
+
+
+def known(page: Path) -> dict[str, object]:
+    """The names that a page takes as given: a module of the reader's own, his images, his camera."""
+    from exporters.from_torch import from_torch
+
+    module, _ = checkpoint.load("student.safetensors")
+    teacher, _ = checkpoint.load("teacher.safetensors")
+    x = np.random.default_rng(0).random((3, 1, 8, 8)).astype(np.float32)
+    return {
+        "__name__": page.stem,
+        "module": module,
+        "teacher": teacher,
+        "graph": from_torch(module, (1, 8, 8), 4),
+        "x": x,
+        "camera": [x, x],
+    }
+
+
+@pytest.mark.parametrize("page", with_code("python"), ids=lambda page: page.name)
+def test_python_runs(
+    page: Path, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lava_python: Path
+) -> None:
+    shutil.copytree(prepared, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    names = known(page)
+    for language, text in blocks(page):
+        if language == "python":
+            if named := re.match(r"# (\w+\.py)\n", text):
+                Path(named[1]).write_text(text)
+            exec(compile(text, page.name, "exec"), names)
+
+
+@pytest.mark.parametrize("page", with_code(""), ids=lambda page: page.name)
+def test_commands_run(
+    page: Path, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lava_python: Path
+) -> None:
+    shutil.copytree(prepared, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    ran = 0
+    for language, text in blocks(page):
+        if named := re.match(r"# (\w+\.py)\n", text):
+            Path(named[1]).write_text(text)
+        lines = text.replace("\\\n", " ").splitlines()
+        if language or not any(line.startswith("kdsnn-deploy ") for line in lines):
+            continue
+        for line in filter(None, lines):
+            program, *arguments = shlex.split(line, comments=True)
+            assert program == "kdsnn-deploy" or program in NOT_RUN, f"{page.name}: {line}"
+            if program == "kdsnn-deploy":
+                verb = arguments[0]
+                code = cli([*arguments, *QUICK.get(verb, [])])
+                assert code in MAY_FAIL.get(verb, {0}), f"{page.name}: {line}: exit {code}"
+                ran += 1
+    assert ran
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        if "://" not in target:
+            path, _, anchor = target.partition("#")
+            other = page.parent / path if path else page
+            assert other.exists(), f"{page.name}: {target}"
+            if anchor:
+                titles = re.findall(r"^#+ (.*)$", other.read_text(encoding="utf-8"), re.MULTILINE)
+                slugs = {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+                assert anchor in slugs, f"{page.name}: {target}"

@@ -117,11 +117,12 @@ def run_backend(
     if backend == "onnx":
         return _onnx(_float_graph(source, backend), x, progress, layers)
     if backend == "torch":
-        return _emulate(backend, _float_graph(source, backend), x, progress, layers)
+        graph = _float_graph(source, backend)
+        return _emulate(backend, graph, graph.encode(x), progress, layers)
     if backend == "emulator":
-        return _emulate(backend, source.integer, x, progress, layers)
+        return _emulate(backend, source.integer, source.frames(x), progress, layers)
     if backend == "lava":
-        return _lava(source.integer, x, progress, layers, fast_conv, timeout)
+        return _lava(source.integer, source.frames(x), progress, layers, fast_conv, timeout)
     raise KdsnnError(f"--on {backend}: no such backend; choose from {', '.join(BACKENDS)}")
 
 
@@ -251,16 +252,16 @@ def _onnx(graph: SpikingGraph, x: Array, progress: Callable[[int, int], None] | 
 
 
 def _emulate(
-    backend: str, graph: SpikingGraph, x: Array, progress: Callable[[int, int], None] | None, layers: bool
+    backend: str, graph: SpikingGraph, frames: Array, progress: Callable[[int, int], None] | None, layers: bool
 ) -> BackendRun:
     from hardware import emulator
 
     recorder = emulator.Recorder(graph)
-    total = len(x)
+    total = len(frames)
     started = time.perf_counter()
     result = emulator.run(
         graph,
-        graph.encode(x),
+        frames,
         observe=recorder if layers else None,
         progress=None if progress is None else lambda done: progress(done, total),
     )
@@ -270,7 +271,7 @@ def _emulate(
 
 def _lava(
     graph: SpikingGraph,
-    x: Array,
+    frames: Array,
     progress: Callable[[int, int], None] | None,
     layers: bool,
     fast_conv: bool,
@@ -282,7 +283,7 @@ def _lava(
     from hardware.lava import client
 
     chain = to_chain(graph)
-    frames = chain.encode(x).astype(np.int32)
+    frames = frames.astype(np.int32)
     if chain.input.encoding == "direct":
         frames = np.repeat(frames[:, None], chain.T, axis=1)
     membrane = chain.output.readout == "membrane"

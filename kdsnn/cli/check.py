@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kdsnn.cli.options import Bits, Calibrate, CalibrationSamples, InputBits, InputShape, Json, Timesteps, Weights
+from kdsnn.cli.options import (
+    Bits,
+    Calibrate,
+    CalibrationSamples,
+    InputBits,
+    InputShape,
+    Json,
+    Nir,
+    Timesteps,
+    Weights,
+    nir_options,
+)
 from kdsnn.errors import KdsnnError
 
 if TYPE_CHECKING:
@@ -32,6 +43,7 @@ def check(
     weights: Weights = None,
     input_shape: InputShape = None,
     timesteps: Timesteps = None,
+    nir: Nir = None,
     json: Json = False,
 ) -> None:
     """Say whether a network fits a chip, on how many cores, and what to change.
@@ -44,12 +56,10 @@ def check(
     from kdsnn.cli.console import print_json
 
     chip = limits.target(target)
-    if not (2 <= (bits or 8) <= 8 and 1 <= input_bits <= 8):
-        raise KdsnnError(f"--bits {bits or 8} --input-bits {input_bits}: weights have 2 to 8 bits, pixels 1 to 8")
     fit = _fit(
         source, chip, chips,
         bits=bits, input_bits=input_bits, T=timesteps, weights=weights, input_shape=input_shape, calibrate=calibrate,
-        calibration_samples=calibration_samples, quiet=json,
+        calibration_samples=calibration_samples, nir=nir_options(nir), quiet=json,
     )  # fmt: skip
     if json:
         print_json(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from kdsnn.cli.encoding import EncoderAt, Where
 from kdsnn.cli.options import (
     Bits,
     Calibrate,
@@ -16,10 +17,12 @@ from kdsnn.cli.options import (
     InputBits,
     InputShape,
     Json,
+    Nir,
     OutDir,
     Seed,
     Timesteps,
     Weights,
+    nir_options,
     writable_folder,
 )
 
@@ -66,6 +69,8 @@ def export(
     weights: Weights = None,
     input_shape: InputShape = None,
     timesteps: Timesteps = None,
+    nir: Nir = None,
+    encoder: EncoderAt = Where.chip,
     verify: Annotated[bool, typer.Option(help="Run what was written against the network it came from.")] = True,
     seed: Seed = 0,
     json: Json = False,
@@ -74,11 +79,16 @@ def export(
 
     The checkpoint of an ANN teacher is written as plain ONNX.
     """
+    from dataclasses import replace
+
     from kdsnn.cli.calibrating import drift_rows
     from kdsnn.cli.console import print_json
+    from kdsnn.cli.encoding import on_host
     from kdsnn.cli.source import load
     from kdsnn.errors import KdsnnError
 
+    if encoder is Where.host and Format.netx not in (to or [Format.netx]):
+        raise KdsnnError("--encoder host: it divides the network for the chip; add --to netx")
     writable_folder(out)
     formats = to or [Format.onnx, Format.netx]
     holds_integers = Format.netx in formats or (quantized and Format.onnx in formats)
@@ -96,16 +106,26 @@ def export(
             )
         network = load(
             source, bits=bits, input_bits=input_bits, T=timesteps, weights=weights, input_shape=input_shape,
-            calibrate=calibrate, calibration_samples=calibration_samples, quiet=json,
+            calibrate=calibrate, calibration_samples=calibration_samples, nir=nir_options(nir), quiet=json,
         )  # fmt: skip
         wanted: list[tuple[Format, Form, bool]] = []
         for format_ in formats:
             forms = form or [Form.sequence] if format_ is Format.onnx else [Form.sequence]
             arithmetics = [False, True] if format_ is Format.onnx and quantized else [False]
             wanted += [(format_, f, integer) for f in forms for integer in arithmetics]
-        rows = [write(network, f, out, form=shape, integer=i, verify=verify, seed=seed) for f, shape, i in wanted]
+        wanted.sort(
+            key=lambda one: one[0] is not Format.netx
+        )  # what it cannot express is refused before anything is written
+        split = on_host(network) if encoder is Where.host else network
+        rows = []
+        for format_, shape, i in wanted:
+            one = split if format_ is Format.netx else network
+            rows.append(write(one, format_, out, form=shape, integer=i, verify=verify, seed=seed))
+        if split.encoder is not None and split.encoder.graph is not None:
+            host = replace(network, name=f"{network.name}.encoder", exact=split.encoder.graph)
+            rows.append(write(host, Format.onnx, out, verify=verify, seed=seed))
         if holds_integers:
-            scales = drift_rows(network.scales, network.drifts)
+            scales = drift_rows(split.scales if formats == [Format.netx] else network.scales, network.drifts)
             bits = network.integer.metadata.get("quantisation", {}).get("bits")
     if json:
         print_json({"files": rows, "quantisation": scales})
@@ -146,12 +166,6 @@ def write(
     from exporters.errors import DeployError
     from hardware import emulator
 
-    rng = np.random.default_rng(seed)
-    shape = network.integer.input.shape
-    if network.integer.input.encoding == "direct":
-        x = (rng.integers(0, 256, (VERIFY_SAMPLES, *shape)) / 255).astype(np.float32)
-    else:
-        x = rng.integers(0, 2, (VERIFY_SAMPLES, network.integer.T, *shape)).astype(np.float32)
     if format_ is Format.onnx:
         graph, path, contents, again = _write_onnx(network, out, form, integer)
     elif format_ is Format.netx:
@@ -164,6 +178,12 @@ def write(
     }  # fmt: skip
     if not verify:
         return row
+    rng = np.random.default_rng(seed)
+    shape = graph.input.shape
+    if graph.input.encoding == "direct":
+        x = (rng.integers(0, 256, (VERIFY_SAMPLES, *shape)) / 255).astype(np.float32)
+    else:
+        x = rng.integers(0, 2, (VERIFY_SAMPLES, graph.T, *shape)).astype(np.float32)
     recorder = emulator.Recorder(graph)
     emulator.run(graph, graph.encode(x), observe=recorder)
     found = again(x)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -48,8 +49,13 @@ Calibrate = Annotated[
 CalibrationSamples = Annotated[
     int, typer.Option("--calibration-samples", min=1, help="How many training images --calibrate takes.")
 ]
-
-
+Nir = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--nir",
+        help="How to read a foreign .nir file: dt=SECONDS, method=euler or exponential, reset=hard or soft (repeatable).",
+    ),
+]
 Set = Annotated[
     list[str] | None,
     typer.Option(
@@ -75,6 +81,30 @@ def writable_folder(out: Path) -> None:
     with atomic_path(out / ".probe"):
         pass
     (out / ".probe").unlink()
+
+
+def nir_options(texts: list[str] | None) -> dict[str, Any]:
+    """["dt=1e-3", "reset=soft"] → {"dt": 0.001, "reset": "soft"}.
+
+    Raises:
+        KdsnnError: another name or value.
+    """
+    choices = {"method": ("euler", "exponential"), "reset": ("hard", "soft")}
+    found: dict[str, Any] = {}
+    for text in texts or []:
+        name, _, value = text.partition("=")
+        if name == "dt":
+            try:
+                found["dt"] = float(value)
+            except ValueError:
+                found["dt"] = 0.0
+            if not 0 < found["dt"] < math.inf:
+                raise KdsnnError(f"--nir {text}: dt is a time step in seconds, such as dt=1e-3")
+        elif value in choices.get(name, ()):
+            found[name] = value
+        else:
+            raise KdsnnError(f"--nir {text}: it must be dt=SECONDS, method=euler|exponential or reset=hard|soft")
+    return found
 
 
 def model_options(texts: list[str] | None) -> dict[str, Any]:

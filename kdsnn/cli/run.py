@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from kdsnn.cli.encoding import EncoderAt, Where
 from kdsnn.cli.options import (
     Bits,
     Calibrate,
@@ -15,8 +16,10 @@ from kdsnn.cli.options import (
     InputBits,
     InputShape,
     Json,
+    Nir,
     Timesteps,
     Weights,
+    nir_options,
 )
 
 if TYPE_CHECKING:
@@ -49,6 +52,8 @@ def run(
     weights: Weights = None,
     input_shape: InputShape = None,
     timesteps: Timesteps = None,
+    nir: Nir = None,
+    encoder: EncoderAt = Where.chip,
     timeout: Annotated[float | None, typer.Option(help="Seconds after which a Lava run is given up.")] = None,
     compare: Annotated[bool, typer.Option("--compare", help="Show every layer's mismatching spikes.")] = False,
     stock_lava: Annotated[bool, typer.Option("--stock-lava", help="Lava's own slow convolution.")] = False,
@@ -60,6 +65,7 @@ def run(
     """
     from kdsnn.cli.backends import BACKENDS
     from kdsnn.cli.console import print_json
+    from kdsnn.cli.encoding import on_host
     from kdsnn.cli.images import load_images
     from kdsnn.cli.source import load, require_fit
     from kdsnn.errors import KdsnnError
@@ -70,22 +76,25 @@ def run(
         if name not in BACKENDS:
             raise KdsnnError(f"--on {name}: no such backend; choose from {', '.join(BACKENDS)}")
     if is_onnx:
-        if bits is not None or calibrate is not None:
-            option = "--bits" if bits is not None else "--calibrate"
+        given = {"--bits": bits, "--calibrate": calibrate, "--nir": nir, "--encoder": encoder is Where.host or None}
+        option = next((name for name, value in given.items() if value is not None), None)
+        if option is not None:
             raise KdsnnError(f"{option}: {source} is a finished model; give it when exporting the checkpoint")
         _run_onnx_file(Path(source), backends, data, samples, save, timesteps, json=json)
         return
     network = load(
         source, bits=bits, input_bits=input_bits, T=timesteps, weights=weights, input_shape=input_shape,
-        calibrate=calibrate, calibration_samples=calibration_samples, quiet=json,
+        calibrate=calibrate, calibration_samples=calibration_samples, nir=nir_options(nir), quiet=json,
     )  # fmt: skip
+    if encoder is Where.host:
+        network = on_host(network)
     images = load_images(data, quiet=json)
-    require_fit(network.name, network.integer.input.shape, images)
+    require_fit(network.name, network.input_shape, images)
     x, labels = pixels(images.x_test[:samples]), images.y_test[:samples]
-    x = x.reshape(len(x), *network.integer.input.shape)
+    x = x.reshape(len(x), *network.input_shape)
     runs, found = run_all(network, backends, x, quiet=json, fast_conv=not stock_lava, timeout=timeout)
     if save is not None:
-        save_spikes(save, network.integer.encode(x).astype("int32"), runs)
+        save_spikes(save, _input_of(network, x), runs)
     if json:
         print_json(as_rows(runs, found, labels))
     else:
@@ -159,6 +168,13 @@ def _run_onnx_file(
     else:
         title = f"{path.name} ({runner.model.form}, {facts['arithmetic']}, T={runs[0].output.shape[1]}) on {data}"
         print_tables(title, runs, [], labels)
+
+
+def _input_of(network: Source, x: Array) -> Array:
+    """What the quantised network consumes; real pixels where there is none."""
+    from exporters.errors import DeployError
+
+    return x if isinstance(network.chip, DeployError) else network.frames(x).astype("int32")
 
 
 def save_spikes(path: Path, frames: Array, runs: list[BackendRun]) -> None:

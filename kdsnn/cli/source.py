@@ -6,10 +6,12 @@ import importlib
 import math
 import re
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from exporters.errors import DeployError
 from exporters.graph import SpikingGraph
 from kdsnn.cli.calibrating import Quantisation, quantised
 from kdsnn.cli.console import say
@@ -20,8 +22,10 @@ _FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 if TYPE_CHECKING:
     from torch import nn
 
+    from exporters.graph import Array
     from exporters.quantize import LayerScale
     from hardware.calibration import LayerDrift
+    from kdsnn.cli.encoding import Encoder
     from kdsnn.data import DataSet
 
 
@@ -34,18 +38,42 @@ class Source:
         module: the spiking torch module in eval mode, None for a file that has none (`.net`).
         graph: the float graph as it was lowered, None where there is no float form.
         exact: the float graph with exact arithmetic (`make_exact`), None where there is no float form.
-        integer: the quantised graph.
+        chip: the quantised graph, or why there is none (reset by subtraction, say): then only verbs that need it fail.
         scales: how each synapse layer was quantised.
         drifts: how each synapse layer drifted by it, where it was calibrated.
+        encoder: what makes spikes of images on the host, where `chip` reads these.
     """
 
     name: str
     module: nn.Module | None
     graph: SpikingGraph | None
     exact: SpikingGraph | None
-    integer: SpikingGraph
+    chip: SpikingGraph | DeployError
     scales: tuple[LayerScale, ...] = ()
     drifts: tuple[LayerDrift, ...] = ()
+    encoder: Encoder | None = None
+
+    @property
+    def integer(self) -> SpikingGraph:
+        """The quantised graph.
+
+        Raises:
+            DeployError: the network cannot be quantised.
+        """
+        if isinstance(self.chip, DeployError):
+            raise self.chip
+        return self.chip
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one sample."""
+        if self.encoder is not None:
+            return self.encoder.shape
+        return (self.graph or self.integer).input.shape
+
+    def frames(self, x: Array) -> Array:
+        """What the quantised graph consumes of samples x (N, *shape): integer pixels, or the spikes of the host's encoder."""
+        return self.integer.encode(x if self.encoder is None else self.encoder.spikes(x))
 
 
 def require_fit(name: str, shape: tuple[int, ...], data: DataSet) -> None:
@@ -68,17 +96,23 @@ def load(
     input_shape: str | None = None,
     calibrate: str | None = None,
     calibration_samples: int = 512,
+    nir: Mapping[str, Any] | None = None,
     quiet: bool = False,
 ) -> Source:
     """Load a checkpoint (`.safetensors`), a netx or NIR file (`.net`, `.nir`), or any network (`package.module:factory`).
 
-    With `calibrate`, quantisation is calibrated on that many training images of this data set; `quiet` hides its progress.
+    With `calibrate`, quantisation is calibrated on that many training images of this data set; `quiet` hides its
+    progress. `nir`: further arguments of `exporters.nir.read` (dt, method, reset).
 
     Raises:
         KdsnnError, DeployError: missing, damaged or of another kind; one line each.
     """
     path = Path(source)
     how = Quantisation(8 if bits is None else bits, input_bits, calibrate, calibration_samples, quiet)
+    if not (2 <= how.bits <= 8 and 1 <= input_bits <= 8):
+        raise KdsnnError(f"--bits {how.bits} --input-bits {input_bits}: weights have 2 to 8 bits, pixels 1 to 8")
+    if nir and path.suffix != ".nir":
+        raise KdsnnError(f"--nir: {source} is not a .nir file; leave it out")
     if _FACTORY.fullmatch(source):
         module = _call_factory(source)
         if weights is not None:
@@ -92,17 +126,18 @@ def load(
         return lower(name, module, _shape(input_shape), T, how, metadata)
     if path.suffix == ".net":
         from exporters import netx
+        from kdsnn.cli.encoding import beside
 
         if calibrate is not None:
             raise KdsnnError(
                 f"--calibrate {calibrate}: {source} is quantised already; calibrate what it was exported from"
             )
         graph = netx.read(path, T=T)
-        return Source(path.stem, None, None, None, graph)
+        return Source(path.stem, None, None, None, graph, encoder=beside(path, graph))
     if path.suffix == ".nir":
-        from exporters import nir
+        from exporters import nir as nir_files
 
-        read = nir.read(path, T=T)
+        read = nir_files.read(path, T=T, **(nir or {}))
         for warning in read.metadata.get("nir_warnings", ()):
             say(f"note: {warning}")
         return _quantised(path.stem, None, read, how)
@@ -209,4 +244,7 @@ def _quantised(name: str, module: nn.Module | None, graph: SpikingGraph, how: Qu
             )
         return Source(name, module, None, None, graph)
     exact = make_exact(graph)
-    return Source(name, module, graph, exact, *quantised(name, graph, exact, how))
+    try:
+        return Source(name, module, graph, exact, *quantised(name, graph, exact, how))
+    except DeployError as error:
+        return Source(name, module, graph, exact, error)

@@ -1,0 +1,77 @@
+"""`--encoder host`, and `--nir` for foreign files, on the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nir
+import numpy as np
+import pytest
+import torch
+
+from kdsnn import checkpoint, models
+from kdsnn.checkpoint import CheckpointInfo
+from tests.integration.test_cli import cli, error_line
+from tests.networks import randomize
+
+
+@pytest.fixture(scope="module")
+def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    options = {"channels": (3, 4), "hidden": 8}
+    module = models.build("cnn2", spiking=True, input_shape=(1, 8, 8), classes=10, **options)
+    randomize(module, 0)
+    module.float()
+    path = tmp_path_factory.mktemp("encoder") / "tiny.safetensors"
+    checkpoint.save(path, module, CheckpointInfo("cnn2", True, (1, 8, 8), 10, "digits", options, "rate", "if", 4))
+    return path
+
+
+def test_host_and_chip_together_are_the_network(student: Path, tmp_path: Path, lava_python: Path) -> None:
+    rows = json.loads(cli("export", student, "--to", "netx", "--encoder", "host", "--out", tmp_path, "--json").stdout)
+    assert [(row["format"], row["mismatches"]) for row in rows["files"]] == [("netx", 0), ("onnx", 0)]
+    assert all(row["verified"] for row in rows["files"])
+    assert "body.stage1.conv1" not in {row["name"] for row in rows["quantisation"]}  # it stays as trained
+    cli("run", student, "--encoder", "host", "--samples", 12, "--save", tmp_path / "a.npz")
+    cli("run", tmp_path / "tiny.net", "--on", "emulator,lava", "--samples", 12, "--save", tmp_path / "b.npz")
+    cli("run", student, "--samples", 12, "--on", "torch", "--save", tmp_path / "c.npz")
+    with np.load(tmp_path / "a.npz") as a, np.load(tmp_path / "b.npz") as b, np.load(tmp_path / "c.npz") as c:
+        assert a["input"].shape == (12, 4, 3, 8, 8) and a["input"].any()
+        assert (a["input"] == b["input"]).all()
+        assert (a["emulator"] == b["emulator"]).all() and (b["emulator"] == b["lava"]).all()
+        assert (a["emulator"] == c["torch"]).mean() > 0.9  # what is left of quantisation
+
+
+def test_what_cannot_be_divided_is_refused(student: Path, tmp_path: Path) -> None:
+    cli("export", student, "--to", "netx", "--encoder", "host", "--out", tmp_path)
+    assert "add --to netx" in error_line("export", student, "--to", "onnx", "--encoder", "host", "--out", tmp_path)
+    assert "quantised already" in error_line("run", tmp_path / "tiny.net", "--encoder", "host")
+    (tmp_path / "tiny.encoder.onnx").unlink()
+    assert "is not beside it" in error_line("run", tmp_path / "tiny.net")
+
+
+def test_a_foreign_nir_file_is_read_as_told(student: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    tau = np.full(10, 5e-3, np.float32)
+    weights = torch.randn(10, 64).numpy() * 8
+    layer = nir.LIF(
+        tau=tau, r=np.ones(10, np.float32), v_leak=np.zeros(10, np.float32), v_threshold=np.ones(10, np.float32)
+    )
+    nodes = {
+        "input": nir.Input(np.array([64])),
+        "fc": nir.Linear(weights),
+        "lif": layer,
+        "output": nir.Output(np.array([10])),
+    }
+    path = tmp_path / "theirs.nir"
+    nir.write(path, nir.NIRGraph(nodes, [("input", "fc"), ("fc", "lif"), ("lif", "output")]))
+    found = []
+    for how in (["dt=1e-3"], ["dt=2e-3"], ["dt=1e-3", "method=exponential"], ["dt=1e-3", "reset=soft"]):
+        options = [part for text in how for part in ("--nir", text)]
+        cli("run", path, "--timesteps", 8, "--on", "torch", "--samples", 30, "--save", tmp_path / "x.npz", *options)
+        with np.load(tmp_path / "x.npz") as saved:
+            found.append(saved["torch"].sum())
+    assert len(set(found)) == 4 and min(found) > 0
+    assert "a time step in seconds" in error_line("run", path, "--timesteps", 8, "--nir", "dt=0")
+    assert "euler|exponential" in error_line("run", path, "--timesteps", 8, "--nir", "tau=3")
+    assert "is not a .nir file" in error_line("run", student, "--nir", "dt=1e-3")

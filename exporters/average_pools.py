@@ -12,7 +12,19 @@ from dataclasses import replace
 import numpy as np
 
 from exporters.errors import DeployError
-from exporters.graph import Array, AvgPool2d, Conv2d, Flatten, Linear, Node, Pair, Shape, SpikingGraph, window_positions
+from exporters.graph import (
+    Array,
+    AvgPool2d,
+    Conv2d,
+    Flatten,
+    Linear,
+    Node,
+    Pair,
+    Shape,
+    SpikingGraph,
+    unique_name,
+    window_positions,
+)
 
 
 def fold_average_pools(graph: SpikingGraph) -> SpikingGraph:
@@ -46,9 +58,7 @@ def fold_average_pools(graph: SpikingGraph) -> SpikingGraph:
                 pool_node = graph.nodes[pool]
                 assert isinstance(pool_node, AvgPool2d)
                 layer = _absorb(layer, pool_node, graph.in_shape(pool), graph.shapes[pool], name)
-            unique = name if not copies[name] else f"{name}_{len(copies[name]) + 1}"
-            while unique in nodes or (unique != name and unique in graph.nodes):
-                unique += "_"
+            unique = name if not copies[name] else unique_name(name, {*nodes, *graph.nodes})
             read = origin
             if flattened:
                 read = f"{unique}.flatten"

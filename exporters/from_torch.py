@@ -36,6 +36,7 @@ from exporters.graph import (
     Shape,
     SpikingGraph,
     Synapse,
+    unique_name,
     window_positions,
 )
 from exporters.torch_modules import MODULES, known_kind, node_name, unsupported
@@ -97,9 +98,7 @@ class Lowering:
     # -- building the graph --------------------------------------------------------------------
 
     def add(self, name: str, node: Node, sources: Sequence[str]) -> str:
-        unique, n = name, 2
-        while unique in self.nodes:
-            unique, n = f"{name}_{n}", n + 1
+        unique = unique_name(name, self.nodes)
         self.nodes[unique] = node
         self.edges += [(s, unique) for s in sources]
         return unique

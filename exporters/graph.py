@@ -13,6 +13,8 @@ Semantics, per time step `t` of `T` (all state is zero before the first step of 
 * `IF`:  v ← v + x;  spike = (v ≥ threshold);  where it spikes, v ← 0 (hard reset) or
   v ← v − threshold (soft reset).  `LIF` first multiplies v by `leak`. In an integer graph
   spike = (v > threshold − 1), which differs only where Loihi's leak or saturation leaves v fractional.
+* With a `current_leak` (slayer's CUBA neuron) synaptic current persists: u ← current_leak·u + Σ w·x, and v takes
+  in u + b. The biases b do not pass through u: on Loihi they drive the membrane directly.
 * `Output` reads spikes ("rate": mean over time is the score) or currents ("membrane": a neuron that
   never fires integrates them, its value after `t` steps divided by `t` is the score).
 
@@ -23,7 +25,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Literal
@@ -115,13 +117,18 @@ class IF:
 class LIF:
     """Leaky integrate-and-fire: v ← leak·v + x, 0 ≤ leak < 1, else as `IF`.
 
-    An integer graph leaks as Loihi does: leak = (4096 − decay)/4096, the product truncated towards zero.
+    `current_leak` a > 0 is a current-based neuron (CUBA): u ← a·u + Σ w·x, then v ← leak·v + u + b, where u = 0
+    before the first step, a spike resets v and leaves u, and `leak` may be 1. At 0 the current does not persist.
+
+    An integer graph leaks as Loihi does: leak = (4096 − decay)/4096, the product truncated towards zero in units
+    of 1/64; u is a register of 24 bits that wraps once (`PyLifModelBitAcc` of lava-nc 0.10).
     """
 
     threshold: float
     leak: float
     reset: Literal["hard", "soft"] = "hard"
     scale: float = 1.0
+    current_leak: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,8 +188,20 @@ class SpikingGraph:
             signal = _common_signal(name, sources[name], signals)
             shapes[name] = _infer_shape(name, node, shape)
             signals[name] = _infer_signal(name, node, signal)
+        self._check_currents()
         object.__setattr__(self, "shapes", MappingProxyType(shapes))
         object.__setattr__(self, "signals", MappingProxyType(signals))
+
+    def _check_currents(self) -> None:
+        """A current that persists is that of synapses without their biases, so it must be plain which these are."""
+        ends = {*self.neurons, self.output_name}
+        for name, neuron in self.neurons.items():
+            for source in self.sources(name) if current_leak(neuron) else ():
+                _require(
+                    isinstance(self.nodes[source], Conv2d | Linear) and ends.issuperset(self.targets(source)),
+                    name,
+                    f"its current persists, so only synapse layers may feed it, and these only neurons; {source} is not so",
+                )
 
     # -- structure -----------------------------------------------------------------------------
 
@@ -280,6 +299,19 @@ def chain(nodes: Iterable[tuple[str, Node]], T: int, **fields: Any) -> SpikingGr
     if len(set(names)) != len(names):
         raise GraphError("two nodes of the chain share a name; give every node its own")
     return SpikingGraph(dict(named), tuple(itertools.pairwise(names)), T, **fields)
+
+
+def current_leak(neuron: Neuron) -> float:
+    """What share of its synaptic current a neuron keeps from step to step: 0 for all but current-based ones."""
+    return neuron.current_leak if isinstance(neuron, LIF) else 0.0
+
+
+def unique_name(name: str, taken: Container[str]) -> str:
+    """The name, or with the first number from 2 on that makes it one of its own."""
+    unique, n = name, 2
+    while unique in taken:
+        unique, n = f"{name}_{n}", n + 1
+    return unique
 
 
 def window_positions(size: int, kernel: int, stride: int, padding: int, dilation: int = 1) -> int:
@@ -473,9 +505,14 @@ def _infer_shape(name: str, node: Node, shape: Shape) -> Shape:
             )
             if isinstance(node, LIF):
                 _require(
-                    0 <= node.leak < 1,
+                    0 <= node.leak < 1 or (node.leak == 1 and node.current_leak > 0),
                     name,
                     f"the leak is {node.leak}; it must be at least 0 and below 1 (use IF for 1)",
+                )
+                _require(
+                    0 <= node.current_leak <= 1,
+                    name,
+                    f"the current leak is {node.current_leak}; it must be from 0 (the current does not persist) to 1",
                 )
             return shape
         case Output():

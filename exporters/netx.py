@@ -2,33 +2,33 @@
 
 The file format, as `lava.lib.dl.netx` 0.6 reads it: root group `layer`, children "0", "1", …; every item
 a dataset. This project writes layers of type `input`, `flatten`, `conv` and `dense`, neurons of type
-`CUBA` with iDecay 4096 and vDecay 0, which is an IF neuron (a LIF has its 12-bit decay there), and vThMant = V − 1, since Lava fires above
-its threshold where SpikingJelly fires at it. Everything is in PyTorch's order. A JSON file beside it
+`CUBA` with iDecay 4096 and vDecay 0, which is an IF neuron (a LIF has its 12-bit decays there), and
+vThMant = V − 1, since Lava fires above its threshold where SpikingJelly fires at it. Everything is in PyTorch's order. A JSON file beside it
 (`NAME.net.json`) keeps what the format has no room for: T, input encoding, scales, read-out, timing.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import h5py
 import numpy as np
 
-from exporters.bounds import BIAS_LIMIT, THRESHOLD_LIMIT
-from exporters.errors import DeployError
 from exporters.files import atomic_path
-from exporters.graph import IF, LIF, Array, Conv2d, Flatten, Input, Linear, Node, Output, Pair, SpikingGraph, chain
-from exporters.to_chain import MAX_GROUPS, SILENT, layers
+from exporters.graph import IF, LIF, Conv2d, Flatten, Input, Linear, Node, Output, Pair, SpikingGraph, chain
+from exporters.netx_file import NetxError, layer_groups, opened, problems, text
+from exporters.to_chain import SILENT, layers
 
-SIDECAR_VERSION = 1
+__all__ = ["NetxError", "Timing", "message_bits", "read", "sidecar_path", "timing", "validate", "write"]
 
-
-class NetxError(DeployError):
-    """A `.net` file that cannot be read, or that Lava would skip, clip, wrap or crash on."""
+SIDECAR_VERSION = 2
+COMPRESSED = 2**16
+"""Bytes from which on an array is stored compressed; any HDF5 library reads it."""
 
 
 @dataclass(frozen=True)
@@ -70,11 +70,13 @@ def write(graph: SpikingGraph, path: Path) -> Path:
             group = file.create_group("layer")
             for index, layer in enumerate(described):
                 _write_layer(group.create_group(str(index)), layer)
-        problems = validate(temporary)
-        if problems:
-            raise NetxError(f"{path.name}: {problems[0]}")
+        found = validate(temporary)
+        if found:
+            raise NetxError(f"{path.name}: {found[0]}")
     with atomic_path(sidecar_path(path)) as temporary:
-        temporary.write_text(json.dumps(_sidecar(graph), indent=2) + "\n", encoding="utf-8")
+        described_beside = _sidecar(graph)
+        described_beside["digest"] = _digest(path, described_beside)
+        temporary.write_text(json.dumps(described_beside, indent=2) + "\n", encoding="utf-8")
     return path
 
 
@@ -89,32 +91,42 @@ def validate(path: Path) -> list[str]:
     Raises:
         NetxError: the file cannot be read at all.
     """
-    with _open(path) as file:
-        return list(_problems(file))
+    with opened(path) as file:
+        return list(problems(file))
 
 
-def read(path: Path, *, T: int | None = None) -> SpikingGraph:
+def read(path: Path, *, T: int | None = None, encoding: Literal["direct", "spikes"] = "direct") -> SpikingGraph:
     """A `.net` file as an integer chain.
 
-    T, the input encoding and the scales come from the JSON file beside it; without one, pass T, and
-    the input is taken to be graded 8-bit pixels.
+    T, the input encoding and the scales come from the JSON file beside it; without one (slayer writes none),
+    pass T and the encoding: graded 8-bit pixels ("direct") or "spikes".
+
+    An input layer with neurons (slayer's `Input` block) becomes synapses of its own, one per pixel with the
+    block's weight and bias: what Lava computes when weight·pixel + bias is written to the neurons' `bias_mant`
+    at every step, as lava-dl's tutorials do, since netx itself leaves that layer's input unconnected. Neurons
+    of the last layer that cannot fire (slayer's `Affine`, or a dense layer without neurons) are a membrane read-out.
 
     Raises:
-        NetxError: unreadable, truncated, or not sound (the first finding of `validate`).
+        NetxError: unreadable, truncated, changed since it was written, or not sound (the first finding of `validate`).
     """
-    with _open(path) as file:
-        problems = list(_problems(file))
-        if problems:
-            raise NetxError(f"{path.name}: {problems[0]}")
+    with opened(path) as file:
+        found = list(problems(file))
+        if found:
+            raise NetxError(f"{path.name}: {found[0]}")
         extra = _read_sidecar(path)
+        if extra and extra.get("digest") != _digest(path, extra):
+            raise NetxError(
+                f"{path.name}: it or {sidecar_path(path).name} was damaged or changed since they were written; export the "
+                f"network again, or delete {sidecar_path(path).name} and say the time steps yourself"
+            )
         steps = T if T is not None else extra.get("T")
         if steps is None:
             raise NetxError(
                 f"{path.name}: no {sidecar_path(path).name} beside it says how many time steps to run; pass T"
             )
         try:
-            return _to_graph(file, int(steps), extra)
-        except (KeyError, TypeError, ValueError, IndexError) as error:
+            return _to_graph(file, int(steps), {"input": {"encoding": encoding}} | extra)
+        except (KeyError, TypeError, ValueError, IndexError, OSError, RuntimeError) as error:
             raise NetxError(f"{path.name}: it cannot be understood ({error}); write it again") from error
 
 
@@ -145,7 +157,7 @@ def _describe(graph: SpikingGraph) -> Iterator[dict[str, Any]]:
             layer["bias"] = synapse.bias.astype(np.float32)
         layer["neuron"] = {
             "type": "CUBA",
-            "iDecay": np.int64(4096),
+            "iDecay": np.int64(step.current_decay),
             "vDecay": np.int64(step.decay),
             "vThMant": np.int64(step.threshold - 1),
             "refDelay": np.int64(1),
@@ -160,6 +172,9 @@ def _write_layer(group: h5py.Group, layer: dict[str, Any]) -> None:
             _write_layer(group.create_group(key), value)
         elif isinstance(value, str):
             group.create_dataset(key, data=np.array([value.encode("ascii")], "S10"))
+        elif value.nbytes > COMPRESSED:
+            # chains of residual networks are mostly zeros
+            group.create_dataset(key, data=value, compression="gzip", compression_opts=1, shuffle=True)
         else:
             group.create_dataset(key, data=value)
 
@@ -187,6 +202,7 @@ def _sidecar(graph: SpikingGraph) -> dict[str, Any]:
                 "threshold": step.threshold,
                 "scale": step.scale,
                 "decay": step.decay,
+                "current_decay": step.current_decay,
             }
             for step in layers(graph)
         ],
@@ -197,121 +213,14 @@ def _sidecar(graph: SpikingGraph) -> dict[str, Any]:
 # -- reading -----------------------------------------------------------------------------------------
 
 
-class _open:  # noqa: N801 - reads as a function
-    """`h5py.File` for reading, with every way it can fail turned into one line."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __enter__(self) -> h5py.File:
-        if not self.path.is_file():
-            raise NetxError(f"{self.path}: no such file")
-        try:
-            self.file = h5py.File(self.path, "r")
-        except OSError as error:
-            raise NetxError(
-                f"{self.path.name}: not a readable netx (HDF5) file; it is truncated or of another kind"
-            ) from error
-        return self.file
-
-    def __exit__(self, *exception: object) -> None:
-        self.file.close()
-
-
-def _layer_groups(file: h5py.File) -> list[h5py.Group]:
-    root = file["layer"]
-    return [root[str(i)] for i in range(len(root))]
-
-
-def _text(dataset: Any) -> str:
-    value = dataset[()]
-    value = value.flat[0] if isinstance(value, np.ndarray) else value
-    return value.decode("ascii") if isinstance(value, bytes) else str(value)
-
-
-def _problems(file: h5py.File) -> Iterator[str]:
-    """The findings; a file damaged inside raises from h5py at any point, which is one more finding."""
-    try:
-        if "layer" not in file or not isinstance(file["layer"], h5py.Group) or len(file["layer"]) == 0:
-            yield "it has no 'layer' group; this is not a netx file"
-            return
-        names = sorted(file["layer"])
-        if names != sorted(str(i) for i in range(len(names))):
-            yield f"its layers are named {', '.join(names[:6])}; they must be 0, 1, 2, … without a gap"
-            return
-        seen_neurons = False
-        for index, group in enumerate(_layer_groups(file)):
-            kind = _text(group["type"]) if "type" in group else "missing"
-            where = f"layer {index} ({kind})"
-            if kind in ("conv", "dense"):
-                seen_neurons = True
-                yield from (f"{where}: {problem}" for problem in _layer_problems(kind, group))
-            elif kind == "input":
-                if "neuron" in group:
-                    yield f"{where}: input layers with neurons are not supported"
-                if "shape" not in group:
-                    yield f"{where}: the shape is missing"
-            elif kind != "flatten":
-                yield f"{where}: Lava skips or refuses layers of this type; supported are input, conv, dense, flatten"
-        if not seen_neurons:
-            yield "it has no conv or dense layer"
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
-        yield f"it is damaged inside ({str(error).splitlines()[0][:120]})"
-
-
-def _layer_problems(kind: str, group: h5py.Group) -> Iterator[str]:
-    required = ("shape", "weight", "neuron") + (("stride", "padding", "dilation", "groups") if kind == "conv" else ())
-    missing = [key for key in required if key not in group]
-    if missing:
-        yield f"{', '.join(missing)} missing"
-        return
-    weight = np.asarray(group["weight"][()])
-    if weight.ndim != (4 if kind == "conv" else 2) or weight.size == 0:
-        yield f"the weight has shape {weight.shape}"
-        return
-    yield from _number_problems("weight", weight)
-    if not weight.any():
-        yield "all weights are zero, on which Lava's dense layer overflows; remove the layer"
-    if kind == "dense" and (weight.min() < -256 or weight.max() > 254):
-        yield f"weights reach from {weight.min():g} to {weight.max():g}; Lava clips dense weights to −256…254"
-    if kind == "dense" and weight.max() <= 0:
-        yield "no weight is positive; Lava rounds such a dense layer wrongly"
-    if kind == "conv" and not 1 <= int(np.asarray(group["groups"][()]).flat[0]) <= MAX_GROUPS:
-        yield f"{int(np.asarray(group['groups'][()]).flat[0])} groups; Lava keeps the number in 8 signed bits (1…{MAX_GROUPS})"
-    for key in ("stride", "padding", "dilation") if kind == "conv" else ():
-        values = np.asarray(group[key][()])
-        if values.size == 0 or (values > 127).any() or (values < (0 if key == "padding" else 1)).any():
-            yield f"{key} {values.tolist()} is out of range (Lava keeps it in 8 signed bits)"
-    if "bias" in group:
-        bias = np.asarray(group["bias"][()])
-        yield from _number_problems("bias", bias)
-        if np.abs(bias).max(initial=0) > BIAS_LIMIT:
-            yield f"a bias of {np.abs(bias).max():g}; Lava keeps it in 16 bits (±{BIAS_LIMIT})"
-        if bias.shape != weight.shape[:1]:
-            yield f"the bias has shape {bias.shape}, expected {weight.shape[:1]}"
-    yield from _neuron_problems(group["neuron"])
-
-
-def _neuron_problems(neuron: h5py.Group) -> Iterator[str]:
-    missing = [key for key in ("type", "iDecay", "vDecay", "vThMant") if key not in neuron]
-    if missing:
-        yield f"neuron: {', '.join(missing)} missing"
-        return
-    kind = _text(neuron["type"])
-    if kind not in ("CUBA", "LOIHI"):
-        yield f"neuron: type {kind}; supported is CUBA"
-    current, voltage, threshold = (int(np.asarray(neuron[k][()]).flat[0]) for k in ("iDecay", "vDecay", "vThMant"))
-    if current != 4096 or not 0 <= voltage <= 4096:
-        yield f"neuron: iDecay {current}, vDecay {voltage}; supported are IF (4096, 0) and LIF (4096, 1…4096)"
-    if threshold < 0 or threshold >= SILENT:
-        yield f"neuron: vThMant {threshold} is outside 0…{THRESHOLD_LIMIT}"
-
-
-def _number_problems(what: str, values: Array) -> Iterator[str]:
-    if values.dtype.kind not in "fiu" or not np.isfinite(values).all():
-        yield f"the {what} holds NaN, infinite or non-numeric values"
-    elif (values != np.trunc(values)).any():
-        yield f"the {what} holds fractions, which Lava cuts off; quantize the network first"
+def _digest(path: Path, beside: dict[str, Any]) -> str:
+    """SHA-256 of the file and of what stands beside it: a flipped bit in a weight is still a sound network, but not this one."""
+    facts = {key: value for key, value in beside.items() if key != "digest"}
+    content = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            content.update(block)
+    return content.hexdigest()
 
 
 def _read_sidecar(path: Path) -> dict[str, Any]:
@@ -339,29 +248,58 @@ def _to_graph(file: h5py.File, T: int, extra: dict[str, Any]) -> SpikingGraph:
     names = [(row["synapse"], row["neuron"], float(row["scale"])) for row in extra.get("layers", [])]
     nodes: list[tuple[str, Node]] = []
     k = 0
-    for index, group in enumerate(_layer_groups(file)):
-        kind = _text(group["type"])
+    for index, group in enumerate(layer_groups(file)):
+        kind = text(group["type"])
         if kind == "input":
             shape = tuple(int(d) for d in np.asarray(group["shape"][()]).reshape(-1))
             nodes.append(("input", Input(shape, encoding, scale)))
+            if "neuron" in group:
+                nodes += _driven_neurons(group, shape)
         elif kind == "flatten":
             nodes.append((f"flatten{index}", Flatten()))
         else:
             synapse, neuron, unit = names[k] if k < len(names) else (f"layer{index}", f"layer{index}.neuron", 1.0)
-            threshold = int(np.asarray(group["neuron/vThMant"][()]).flat[0]) + 1
             weight = np.asarray(group["weight"][()]).astype(np.int32)
             bias = np.asarray(group["bias"][()]).astype(np.int32) if "bias" in group else None
             node: Node = Linear(weight, bias)
             if kind == "conv":
                 stride, padding, dilation = (_pair(group[key]) for key in ("stride", "padding", "dilation"))
                 node = Conv2d(weight, bias, stride, padding, dilation, int(np.asarray(group["groups"][()]).flat[0]))
-            decay = int(np.asarray(group["neuron/vDecay"][()]).flat[0])
-            leaky = LIF(threshold, (4096 - decay) / 4096, scale=unit)
-            nodes += [(synapse, node), (neuron, leaky if decay else IF(threshold, scale=unit))]
+            nodes += [(synapse, node), (neuron, _neuron(group, unit))]
             k += 1
     last, end = nodes[-1]
-    if isinstance(end, IF) and end.threshold >= SILENT:  # neurons that only integrate: their membrane is the result
+    # neurons that only integrate: their membrane is the result
+    if isinstance(end, IF | LIF) and end.threshold >= SILENT:
         nodes[-1] = (last, Output("membrane", end.scale))
     else:
         nodes.append(("output", Output("rate")))
     return chain(nodes, T, metadata=extra.get("metadata", {}))
+
+
+def _neuron(group: h5py.Group, unit: float) -> IF | LIF:
+    """A layer's neurons; netx gives a dense layer without any some that sum its current and never fire."""
+    if "neuron" not in group:
+        return IF(SILENT, scale=unit)
+    voltage, current, threshold = (
+        int(np.asarray(group[f"neuron/{key}"][()]).flat[0]) for key in ("vDecay", "iDecay", "vThMant")
+    )
+    leak, persists = (4096 - voltage) / 4096, (4096 - current) / 4096
+    if leak == 1 and persists == 0:
+        return IF(threshold + 1, scale=unit)
+    return LIF(threshold + 1, leak, scale=unit, current_leak=persists)
+
+
+def _driven_neurons(group: h5py.Group, shape: tuple[int, ...]) -> list[tuple[str, Node]]:
+    """slayer's `Input` block: neurons that weight·pixel + bias drives; their current decay has nothing to decay."""
+    weight, bias = (
+        int(np.asarray(group[key][()]).flat[0]) if key in group else default
+        for key, default in (("weight", 1), ("bias", 0))
+    )
+    biases = np.full(shape[0], bias, np.int32) if bias else None
+    synapse: Node = Conv2d(np.full((shape[0], 1, 1, 1), weight, np.int32), biases, groups=shape[0])
+    if len(shape) == 1:
+        synapse = Linear(weight * np.eye(shape[0], dtype=np.int32), biases)
+    neuron = _neuron(group, 1.0)
+    if isinstance(neuron, LIF):
+        neuron = LIF(neuron.threshold, neuron.leak) if neuron.leak < 1 else IF(neuron.threshold)
+    return [("input.synapses", synapse), ("input.neurons", neuron)]

@@ -4,7 +4,9 @@ NIR's neurons live in continuous time. Discretised by forward Euler with time st
 neurons of a `SpikingGraph`:
 
 * IF, v̇ = R·I, becomes v ← v + x with R = 1/dt;
-* LIF, τ·v̇ = (v_leak − v) + R·I, becomes v ← leak·v + x with τ = dt/(1 − leak), R = τ/dt, v_leak = 0.
+* LIF, τ·v̇ = (v_leak − v) + R·I, becomes v ← leak·v + x with τ = dt/(1 − leak), R = τ/dt, v_leak = 0;
+* CubaLIF, in addition τ_syn·İ = w_in·S − I, becomes u ← current_leak·u + x with τ_syn = dt/(1 − current_leak),
+  w_in = τ_syn/dt, and v takes in the u of the same step.
 
 What NIR has no word for is in the metadata of the graph (T, dt, encoding, read-out, quantisation) and of
 its nodes (reset, leak, scale), as plain values under a `kdsnn_deploy_` name. A max-pool of spikes is written
@@ -39,6 +41,7 @@ from exporters.graph import (
     Node,
     Output,
     SpikingGraph,
+    current_leak,
 )
 from exporters.nir_file import NirError
 from exporters.nir_neurons import PREFIX
@@ -161,6 +164,8 @@ def _parts(graph: SpikingGraph, name: str, node: Node, dt: float) -> Iterator[tu
             yield "", conv
             yield "or", _neurons(IF(0.5), shape, dt, max_pool=1)
         case IF() | LIF():
+            if current_leak(node):
+                _check_current(graph, name)
             yield "", _neurons(node, shape, dt, reset=node.reset, scale=node.scale)
 
 
@@ -197,10 +202,29 @@ def _sums(node: AvgPool2d, shape: tuple[int, ...]) -> Iterator[tuple[str, Any]]:
         yield "divisor", nir.Scale(np.full(shape, 1 / node.divisor), metadata={f"{PREFIX}merged": 1})
 
 
+def _check_current(graph: SpikingGraph, name: str) -> None:
+    """A current that persists, as NIR's CubaLIF has it: it dies out, leaks with the membrane, and biases pass through it."""
+    node = graph.nodes[name]
+    if isinstance(node, LIF) and max(node.leak, node.current_leak) == 1:
+        raise NirError(f"{name}: its current persists and something does not leak (1), which NIR's CubaLIF cannot say")
+    if any(graph.synapses[s].bias is not None for s in graph.sources(name)):
+        raise NirError(
+            f"{name}: it has a bias, which NIR would pass through the synaptic current, while Loihi does not; "
+            "train without biases before neurons with a current_leak"
+        )
+
+
 def _neurons(node: Neuron, shape: tuple[int, ...], dt: float, **facts: Any) -> Any:
     threshold, zero = np.full(shape, float(node.threshold)), np.zeros(shape)
     if isinstance(node, IF):
         found = nir.IF(np.full(shape, 1 / dt), threshold, zero)
+    elif node.current_leak:
+        facts |= {"leak": node.leak, "current_leak": node.current_leak}
+        slowness, lasting = 1 / (1 - node.leak), 1 / (1 - node.current_leak)
+        found = nir.CubaLIF(
+            tau_syn=np.full(shape, dt * lasting), tau_mem=np.full(shape, dt * slowness), r=np.full(shape, slowness),
+            v_leak=zero, v_threshold=threshold, v_reset=zero, w_in=np.full(shape, lasting),
+        )  # fmt: skip
     else:
         facts["leak"] = node.leak
         slowness = 1 / (1 - node.leak)

@@ -66,14 +66,24 @@ def dynamics(name: str, node: Any, shape: Shape, time: Time) -> tuple[float, Arr
             return 1.0, r
         return 1.0, snapped(r * time.dt)
     if isinstance(node, nir.CubaLIF | nir.CubaLI):
-        tau_syn = fit(name, node.tau_syn, shape)
-        if not np.allclose(tau_syn, time.dt, rtol=1e-6, atol=0):
-            raise NirError(
-                f"{name}: its synaptic current lasts (tau_syn = {float(tau_syn.max()):g} s); only a current without "
-                f"memory (tau_syn = dt = {time.dt:g} s) can be mapped"
-            )
-        r = r * fit(name, node.w_in, shape)
+        r = r * fit(name, node.w_in, shape) * (1 - persistence(name, node, shape, time))
     tau = fit(name, node.tau if isinstance(node, nir.LIF | nir.LI) else node.tau_mem, shape)
+    leak = _leak(name, node, "leak", tau, time)
+    return leak, snapped(r * (1 - leak))
+
+
+def persistence(name: str, node: Any, shape: Shape, time: Time) -> float:
+    """`current_leak` of u ← current_leak·u + x: what share of a synaptic current lasts to the next step."""
+    if not isinstance(node, nir.CubaLIF | nir.CubaLI):
+        return 0.0
+    tau = fit(name, node.tau_syn, shape)
+    if np.allclose(tau, time.dt, rtol=1e-6, atol=0):  # by either method: a current of one step
+        return 0.0
+    return _leak(name, node, "current_leak", tau, time)
+
+
+def _leak(name: str, node: Any, key: str, tau: Array, time: Time) -> float:
+    """What a time constant leaves after one step; the number in this program's metadata where it is the same."""
     tau_value = uniform(tau)
     if tau_value is None or not tau_value > 0:
         raise NirError(
@@ -85,7 +95,5 @@ def dynamics(name: str, node: Any, shape: Shape, time: Time) -> tuple[float, Arr
         raise NirError(f"{name}: its time constant {tau_value:g} s is shorter than the time step; pass a dt below it")
     else:
         leak = max(0.0, 1 - time.dt / tau_value)
-    exact = fact(node, "leak")
-    if exact is not None and math.isclose(float(exact), leak, abs_tol=1e-9):
-        leak = float(exact)
-    return leak, snapped(r * (1 - leak))
+    exact = fact(node, key)
+    return float(exact) if exact is not None and math.isclose(float(exact), leak, abs_tol=1e-9) else leak

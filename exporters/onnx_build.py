@@ -16,7 +16,7 @@ weights, which is exact because the worst sum stays below 2²⁴ (`exporters.bou
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -40,6 +40,7 @@ from exporters.graph import (
     Output,
     SpikingGraph,
     Synapse,
+    current_leak,
 )
 from exporters.onnx_facts import FORMS, Form, OnnxError, metadata
 
@@ -81,6 +82,11 @@ def membrane_of(name: str) -> str:
     return f"{name}/v"
 
 
+def current_of(name: str) -> str:
+    """As `membrane_of`: what takes the synaptic current (N, *shape) of a layer where it persists."""
+    return f"{name}/u"
+
+
 @dataclass(frozen=True)
 class _Value:
     """A tensor: (N, …), the same at every step, where `static`; otherwise with time as its form has it."""
@@ -103,7 +109,9 @@ class _Builder:
         self.outputs: list[onnx.ValueInfoProto] = []
         self.initializers: list[onnx.TensorProto] = []
         self.values: dict[str, _Value] = {}  # node → its output
-        self.states: list[str] = []
+        self.states: dict[str, str] = {}  # tensor → the layer of neurons whose state it is
+        self.persistent = {name for name, layer in graph.neurons.items() if current_leak(layer)}
+        self.late = {name for name in graph.synapses if not self.persistent.isdisjoint(graph.targets(name))}
         self.functions: set[str] = set()
         self.written: set[str] = set()
 
@@ -239,7 +247,7 @@ class _Builder:
 
     def float_synapse(self, name: str, node: Synapse, x: _Value) -> _Value:
         inputs = [x.tensor, self.constant(f"{name}/weight", node.weight.astype(np.float32))]
-        if node.bias is not None:
+        if node.bias is not None and name not in self.late:
             inputs.append(self.constant(f"{name}/bias", node.bias.astype(np.float32)))
         if isinstance(node, Conv2d):
             output = self.op("Conv", inputs, f"{name}/current", static=x.static, **_window(node))
@@ -297,7 +305,9 @@ class _Builder:
     def neurons(self, name: str, node: IF | LIF | Output, x: _Value, output: str) -> str:
         """Fire, or integrate for a membrane read-out; one function call either way."""
         if self.integer:
-            x = self.chip_current(name, x)
+            x = self.chip_current(name, node, x)
+        else:
+            x = self.biased(name, self.current(name, node, x), [s for s in self.graph.sources(name) if s in self.late])
         kind = functions.neuron_kind(node, integer=self.integer)
         attributes = functions.neuron_attributes(node, integer=self.integer)
         if self.form == "sequence":
@@ -305,25 +315,51 @@ class _Builder:
         else:
             v = membrane_of(name)
             self.call(f"{kind}Step", [v, x.tensor], [f"{v}_next", output], **attributes)
-            self.states.append(name)
+            self.states[v] = name
         return output
 
-    def chip_current(self, name: str, x: _Value) -> _Value:
+    def current(self, name: str, node: IF | LIF | Output, x: _Value) -> _Value:
+        """The synaptic current, leaked from step to step where it persists."""
+        if isinstance(node, Output) or not current_leak(node):
+            return x
+        kind, output = "LoihiLI" if self.integer else "LI", f"{name}/lasting"
+        attributes = functions.current_attributes(node, integer=self.integer)
+        if self.form == "sequence":
+            self.call(kind, [self.every_step(x).tensor, self.time()], [output], **attributes)
+        else:
+            u = current_of(name)
+            self.call(f"{kind}Step", [u, x.tensor], [f"{u}_next", output], **attributes)
+            self.states[u] = name
+        return replace(x, tensor=output, static=False)
+
+    def chip_current(self, name: str, node: IF | LIF | Output, x: _Value) -> _Value:
         """What reaches an integer membrane: where Lava's registers can wrap they do, and only then comes the bias."""
         synapses = {s: self.graph.synapses[s] for s in self.graph.sources(name) if s in self.graph.synapses}
         x = self.cast(x, "int32")
-        if sum(sum_bound(s, self.bounds[n], bias=False) for n, s in synapses.items()) > CURRENT_LIMIT:
+        bound = sum(sum_bound(s, self.bounds[n], bias=False) for n, s in synapses.items())
+        if name in self.persistent and bound >= 2**23:
+            raise OnnxError(
+                f"{name}: its currents can reach {bound:g}, and where they persist only 2^23 can be computed"
+            )
+        if name not in self.persistent and bound > CURRENT_LIMIT:
             wrapped = f"{name}/wrapped"
-            self.call(functions.WRAP, [x.tensor], [wrapped], static=x.static)
+            convolved = len(self.graph.shapes[name]) == 3
+            self.call(functions.WRAP if convolved else functions.WRAP_DENSE, [x.tensor], [wrapped], static=x.static)
             x = replace(x, tensor=wrapped)
-        biases = [s.bias.astype(np.int64) for s in synapses.values() if s.bias is not None]
+        return self.biased(name, self.current(name, node, x), synapses)
+
+    def biased(self, name: str, x: _Value, synapses: Collection[str]) -> _Value:
+        """The current with the biases of these synapse layers, which the neurons add themselves."""
+        biases = [b for s in synapses if (b := self.graph.synapses[s].bias) is not None]
         if not biases:
             return x
-        total = np.sum(biases, axis=0)
-        if np.abs(total).max() >= 2**23:
-            raise OnnxError(f"{name}: a bias of {np.abs(total).max()} exceeds Lava's 16 bits by far")
+        total = np.sum([b.astype(np.int64 if self.integer else np.float32) for b in biases], axis=0)
         total = total.reshape(-1, *[1] * (len(self.graph.shapes[name]) - 1))
-        bias = self.constant(f"{name}/bias", total.astype(np.int32))
+        if self.integer and np.abs(total).max() >= 2**17:
+            raise OnnxError(f"{name}: a bias of {np.abs(total).max()} exceeds Lava's 16 bits by far")
+        if self.integer and name in self.persistent:
+            total = total * functions.FRACTION
+        bias = self.constant(f"{name}/bias", total.astype(np.int32 if self.integer else np.float32))
         return replace(x, tensor=self.op("Add", [x.tensor, bias], f"{name}/biased", static=x.static))
 
     def read_out(self, node: Output, x: _Value) -> None:
@@ -374,8 +410,8 @@ class _Builder:
     def state_infos(self, suffix: str) -> list[onnx.ValueInfoProto]:
         kind = TensorProto.INT32 if self.integer else TensorProto.FLOAT
         return [
-            helper.make_tensor_value_info(membrane_of(n) + suffix, kind, ["N", *self.graph.shapes[n]])
-            for n in self.states
+            helper.make_tensor_value_info(tensor + suffix, kind, ["N", *self.graph.shapes[name]])
+            for tensor, name in self.states.items()
         ]
 
     def membranes(self) -> None:
@@ -399,8 +435,8 @@ class _Builder:
             ],
         )
         rest = f"Loihi{functions.AT_REST}" if self.integer else functions.AT_REST
-        starts, ends = ([f"{membrane_of(n)}_{end}" for n in self.states] for end in ("start", "end"))
-        for name, start in zip(self.states, starts, strict=True):
+        starts, ends = ([f"{tensor}_{end}" for tensor in self.states] for end in ("start", "end"))
+        for name, start in zip(self.states.values(), starts, strict=True):
             self.call(rest, ["input"], [start], static=True, shape=list(self.graph.shapes[name]))
         self.outer.append(functions.node("Loop", ["T", "", *starts], [*ends, steps], body=body))
 

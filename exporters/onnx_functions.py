@@ -2,11 +2,13 @@
 
 Each neuron exists twice. `IFStep(v, current) → (v_next, spikes)` is one time step. `IF(current, T) →
 spikes` is T steps: a `Scan` over `IFStep` with time folded into the batch axis, time major, (T·N, …).
-`LIF` leaks, `…Soft` resets by subtraction, `I` integrates and never fires (a membrane read-out).
+`LIF` leaks, `…Soft` resets by subtraction, `I` integrates and never fires (a membrane read-out), `LI` leaks
+and never fires: the synaptic current of a current-based neuron, which a `LIF` reads.
 
 `Loihi…` are the same neurons in the fixed-point arithmetic of Lava's `PyLifModelBitAcc` (lava-nc 0.10):
 current int32 in units of the integer weights, membrane int32 in units of 1/64 of that, saturating at
-±(2²³ − 1), leak (4096 − decay)/4096 truncated towards zero, firing above (threshold − 1)·64.
+±(2²³ − 1), leak (4096 − decay)/4096 truncated towards zero, firing above (threshold − 1)·64. `LoihiLI` gives
+its current, which wraps, in those units of 1/64, and `LoihiCubaLIF` is a `LoihiLIF` that takes them.
 
 Every function is made of standard operators of opset 20; runtimes inline them.
 """
@@ -20,7 +22,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from exporters.graph import IF, LIF, Output
+from exporters.graph import IF, LIF, Output, current_leak
 
 OPSET = 20
 IR_VERSION = 10
@@ -29,7 +31,8 @@ FRACTION = 64
 """Units of an integer membrane per unit of the integer weights: Lava's six fractional bits."""
 MEMBRANE_MAX = 2**23 - 1
 
-REPEAT, AT_REST, WRAP, OFFSET = "RepeatOverTime", "AtRest", "Wrap24Bit", "OffsetBy128"
+REPEAT, AT_REST, OFFSET = "RepeatOverTime", "AtRest", "OffsetBy128"
+WRAP, WRAP_DENSE = "Wrap24Bit", "Wrap26Bit"
 
 
 def node(kind: str, inputs: Sequence[str], outputs: Sequence[str], **attributes: Any) -> onnx.NodeProto:
@@ -39,8 +42,10 @@ def node(kind: str, inputs: Sequence[str], outputs: Sequence[str], **attributes:
 
 def neuron_kind(layer: IF | LIF | Output, *, integer: bool) -> str:
     """Which function computes a layer, by name; a membrane read-out is an integrator `I`."""
-    kind = "I" if isinstance(layer, Output) else type(layer).__name__ + ("" if layer.reset == "hard" else "Soft")
-    return f"Loihi{kind}" if integer else kind
+    if isinstance(layer, Output):
+        return "LoihiI" if integer else "I"
+    kind = type(layer).__name__ + ("" if layer.reset == "hard" else "Soft")
+    return f"Loihi{'Cuba' if current_leak(layer) else ''}{kind}" if integer else kind
 
 
 def neuron_attributes(layer: IF | LIF | Output, *, integer: bool) -> dict[str, Any]:
@@ -53,24 +58,38 @@ def neuron_attributes(layer: IF | LIF | Output, *, integer: bool) -> dict[str, A
     return found
 
 
+def current_attributes(layer: IF | LIF, *, integer: bool) -> dict[str, Any]:
+    """The attributes of a call of `LI`, for a current that persists."""
+    leak = current_leak(layer)
+    return {"decay": 4096 - round(leak * 4096)} if integer else {"leak": float(leak)}
+
+
 def make(name: str) -> onnx.FunctionProto:
     """The local function of that name.
 
     Raises:
         KeyError: there is none.
     """
-    helpers = {REPEAT: _repeat, AT_REST: _at_rest, f"Loihi{AT_REST}": _at_rest, WRAP: _wrap, OFFSET: _offset}
+    helpers = {
+        REPEAT: _repeat,
+        AT_REST: _at_rest,
+        f"Loihi{AT_REST}": _at_rest,
+        WRAP: _wrap,
+        WRAP_DENSE: _wrap,
+        OFFSET: _offset,
+    }
     if name in helpers:
         return helpers[name](name)
     base = name.removesuffix("Step")
-    if base.removeprefix("Loihi") not in ("I", "IF", "LIF", "IFSoft", "LIFSoft"):
+    cuba = base in ("LoihiCubaLIF", "LoihiCubaLIFSoft")
+    if not cuba and base.removeprefix("Loihi") not in ("I", "LI", "IF", "LIF", "IFSoft", "LIFSoft"):
         raise KeyError(name)
     return _one_step(name) if name != base else _all_steps(name)
 
 
 def needs(name: str) -> tuple[str, ...]:
     """The functions that a function calls."""
-    is_neuron = name not in (REPEAT, AT_REST, f"Loihi{AT_REST}", WRAP, OFFSET)
+    is_neuron = name not in (REPEAT, AT_REST, f"Loihi{AT_REST}", WRAP, WRAP_DENSE, OFFSET)
     return (f"{name}Step",) if is_neuron and not name.endswith("Step") else ()
 
 
@@ -95,7 +114,9 @@ def _refer(to: onnx.NodeProto, field: str, attribute: str, kind: int) -> onnx.No
 
 
 def _attribute_names(kind: str) -> list[str]:
-    leaky = [] if "LIF" not in kind else ["decay" if kind.startswith("Loihi") else "leak"]
+    leaky = [] if "LI" not in kind else ["decay" if kind.startswith("Loihi") else "leak"]
+    if kind.endswith("LI"):
+        return leaky
     return [] if kind.endswith("I") else ["threshold", *leaky]
 
 
@@ -109,12 +130,14 @@ def _one_step(name: str) -> onnx.FunctionProto:
 def _float_step(kind: str) -> list[onnx.NodeProto]:
     if kind == "I":
         return [node("Add", ["v", "current"], ["v_next"]), node("Identity", ["v_next"], ["membrane"])]
-    leaky, soft = kind.startswith("LIF"), kind.endswith("Soft")
+    leaky, soft = kind.startswith("LI"), kind.endswith("Soft")
     nodes = [
         _refer(node("Constant", [], [name]), "value_float", name, onnx.AttributeProto.FLOAT)
         for name in _attribute_names(kind)
     ]
     nodes += [node("Mul", ["v", "leak"], ["kept"])] if leaky else []
+    if kind == "LI":
+        return [*nodes, node("Add", ["kept", "current"], ["v_next"]), node("Identity", ["v_next"], ["membrane"])]
     nodes += [
         node("Add", ["kept" if leaky else "v", "current"], ["charged"]),
         node("GreaterOrEqual", ["charged", "threshold"], ["fires"]),
@@ -126,12 +149,13 @@ def _float_step(kind: str) -> list[onnx.NodeProto]:
 
 
 def _loihi_step(kind: str) -> list[onnx.NodeProto]:
-    leaky, soft = "LIF" in kind, kind.endswith("Soft")
+    leaky, soft = "LI" in kind, kind.endswith("Soft")
+    in_registers = node("Identity", ["current"], ["added"])
     nodes = [
         _constant("fraction", np.int32(FRACTION)),
         _constant("lowest", np.int32(-MEMBRANE_MAX)),
         _constant("highest", np.int32(MEMBRANE_MAX)),
-        node("Mul", ["current", "fraction"], ["added"]),
+        in_registers if "Cuba" in kind else node("Mul", ["current", "fraction"], ["added"]),
     ]
     if leaky:  # 23 bits times 12 bits need 64; integer division truncates towards zero, as Loihi does
         nodes += [
@@ -144,6 +168,8 @@ def _loihi_step(kind: str) -> list[onnx.NodeProto]:
             node("Cast", ["kept_wide"], ["kept"], to=TensorProto.INT32),
         ]
     nodes.append(node("Add", ["kept" if leaky else "v", "added"], ["charged"]))
+    if kind == "LoihiLI":
+        return [*nodes, *_turned("charged", "v_next", 2**23), node("Identity", ["v_next"], ["membrane"])]
     saturated = node("Clip", ["charged", "lowest", "highest"], ["v_next" if kind.endswith("I") else "saturated"])
     nodes.append(saturated)
     if kind.endswith("I"):
@@ -220,25 +246,34 @@ def _at_rest(name: str) -> onnx.FunctionProto:
 def _wrap(name: str) -> onnx.FunctionProto:
     """The current's registers on Lava: a 24-bit sum, then 24 bits with six fractional ones, turned around once.
 
-    `PyConvModelFixed` (`signed_clamp`, which wraps) and the current u of `PyLifModelBitAcc`.
+    `PyConvModelFixed` (`signed_clamp`, which wraps) and the current u of `PyLifModelBitAcc`. A dense layer's
+    sum has 32 bits, of which the neuron shifts six out: 26 are left.
     """
+    bits = 24 if name == WRAP else 26
     nodes = [
-        _constant("half", np.int32(2**23)),
-        _constant("whole", np.int32(2**24)),
-        _constant("limit", np.int32(2**17)),
-        _constant("minus_limit", np.int32(-(2**17))),
-        _constant("turn", np.int32(2**18)),
+        _constant("half", np.int32(2 ** (bits - 1))),
+        _constant("whole", np.int32(2**bits)),
         node("Add", ["x", "half"], ["shifted"]),
         node("Mod", ["shifted", "whole"], ["remainder"]),
         node("Sub", ["remainder", "half"], ["sum"]),
-        node("Greater", ["sum", "limit"], ["above"]),
-        node("Sub", ["sum", "turn"], ["turned_down"]),
-        node("Where", ["above", "turned_down", "sum"], ["low"]),
-        node("LessOrEqual", ["low", "minus_limit"], ["below"]),
-        node("Add", ["low", "turn"], ["turned_up"]),
-        node("Where", ["below", "turned_up", "low"], ["y"]),
+        *_turned("sum", "y", 2**17),
     ]
     return _function(name, ["x"], ["y"], nodes, [])
+
+
+def _turned(x: str, y: str, limit: int) -> list[onnx.NodeProto]:
+    """A register from −limit (exclusive) to limit, turned around once, not modulo."""
+    return [
+        _constant("limit", np.int32(limit)),
+        _constant("minus_limit", np.int32(-limit)),
+        _constant("turn", np.int32(2 * limit)),
+        node("Greater", [x, "limit"], ["above"]),
+        node("Sub", [x, "turn"], ["turned_down"]),
+        node("Where", ["above", "turned_down", x], ["low"]),
+        node("LessOrEqual", ["low", "minus_limit"], ["below"]),
+        node("Add", ["low", "turn"], ["turned_up"]),
+        node("Where", ["below", "turned_up", "low"], [y]),
+    ]
 
 
 def _offset(name: str) -> onnx.FunctionProto:

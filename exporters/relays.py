@@ -69,6 +69,11 @@ class _Level:
     stride: Pair = (1, 1)
 
 
+def _leaks(node: Node) -> tuple[float, float]:
+    """The shares of membrane and of current that last from step to step."""
+    return (node.leak, node.current_leak) if isinstance(node, LIF) else (1.0, 0.0)
+
+
 def straighten(graph: SpikingGraph) -> SpikingGraph:
     """An integer graph of synapses and neurons (no pools) as one chain, spike for spike.
 
@@ -176,8 +181,7 @@ class _Chain:
                 raise DeployError(
                     f"{other}: it runs beside {first} but has another size ({b} and {a}), so they cannot share a layer"
                 )
-            leaks = {getattr(self.graph.nodes[n], "leak", 1.0) for n in (first, other)}
-            if len(leaks) > 1:
+            if len({_leaks(self.graph.nodes[n]) for n in (first, other)}) > 1:
                 raise DeployError(f"{other}: it runs beside {first} but leaks differently; a Loihi layer has one decay")
 
     def _stride(self, d: int) -> Pair:
@@ -216,6 +220,12 @@ class _Chain:
                 self._check_relay(source, d)
 
     def _check_relay(self, source: str, d: int) -> None:
+        main = self.levels[d].members[0]
+        if _leaks(self.graph.nodes[main])[1] > 0:
+            raise DeployError(
+                f"{main}: its current persists (current_leak), and so would that of relays beside it, which carry the spikes "
+                f"of {source} past it; set current_leak to 0 in networks with skip connections"
+            )
         if source == self.graph.input_name and self.graph.input.encoding == "direct":
             raise DeployError(
                 f"{self.levels[d].members[0]}: the analog input skips this layer, and relay neurons pass on spikes only; "
@@ -235,10 +245,10 @@ class _Chain:
     def _taps(self, link: _Link, d: int) -> Iterator[tuple[Pair, Slot, Array, int]]:
         """What a connection reads on level d − 1: (tap offset, slot, weights (Cout, Cin/groups), groups)."""
         synapse = link.synapse
-        if isinstance(synapse, Linear):
-            yield (0, 0), (link.source, 0, 0), synapse.weight, 1
-            return
         factor = self._factor(link.source, d - 1)
+        if isinstance(synapse, Linear):
+            yield from self._dense_taps(link, d, factor)
+            return
         stride = (factor[0] * self.levels[d].stride[0], factor[1] * self.levels[d].stride[1])
         if synapse.stride != stride:
             raise DeployError(
@@ -253,6 +263,27 @@ class _Chain:
             x = b * synapse.dilation[1] - synapse.padding[1]
             yield (y // factor[0], x // factor[1]), (link.source, y % factor[0], x % factor[1]), taps, synapse.groups
 
+    def _dense_taps(self, link: _Link, d: int, factor: Pair) -> Iterator[tuple[Pair, Slot, Array, int]]:
+        """As `_taps`, weights (Cout, Cin·H·W) over the grid of level d − 1: one part for each offset of the source's grid."""
+        weight = link.synapse.weight
+        if factor == (1, 1):
+            yield (0, 0), (link.source, 0, 0), weight, 1
+            return
+        channels, height, width = self.graph.shapes[link.source]
+        grid = self._shape(d - 1)[1:]
+        if height > grid[0] * factor[0] or width > grid[1] * factor[1]:
+            raise DeployError(
+                f"{link.name}: it reads {link.source} past layers that cut off its border; netx cannot relay that to a "
+                "dense layer; pad the strided layers so that they see the whole of it"
+            )
+        whole = weight.reshape(-1, channels, height, width)
+        for y, x in itertools.product(range(factor[0]), range(factor[1])):
+            part = whole[:, :, y :: factor[0], x :: factor[1]]
+            if part.any():
+                spread: Array = np.zeros((len(weight), channels, *grid), weight.dtype)
+                spread[:, :, : part.shape[2], : part.shape[3]] = part
+                yield (0, 0), (link.source, y, x), spread.reshape(len(weight), -1), 1
+
     # -- numbers -------------------------------------------------------------------------------
 
     def _common_threshold(self, level: _Level) -> tuple[dict[str, int], int]:
@@ -260,6 +291,13 @@ class _Chain:
         thresholds = {m: round(n.threshold) for m, n in nodes.items() if isinstance(n, IF | LIF)}
         if len(thresholds) < len(nodes):  # the membrane read-out stands alone
             return dict.fromkeys(nodes, 1), 0
+        main = level.members[0]
+        if _leaks(nodes[main]) != (1.0, 0.0) and len(set(thresholds.values())) > 1:
+            listed = ", ".join(f"{m} {v}" for m, v in thresholds.items())
+            raise DeployError(
+                f"{main}: leaky neurons run side by side with different thresholds ({listed}); Loihi truncates leaks, so no "
+                "factor makes them alike; give them one threshold"
+            )
         for common in range(max(thresholds.values()), THRESHOLD_LIMIT + 1):
             factors = {m: -(-common // v) for m, v in thresholds.items()}
             if all(factors[m] * (v - 1) < common for m, v in thresholds.items()) and self._fits(factors):
@@ -277,7 +315,8 @@ class _Chain:
             arriving = [float(scale) if link.source == self.graph.input_name else 1.0 for link in into]
             current = sum(sum_bound(link.synapse, a, bias=False) for link, a in zip(into, arriving, strict=True))
             bias = sum(float(np.abs(link.synapse.bias).max()) for link in into if link.synapse.bias is not None)
-            if factor > 1 and (factor * current > CURRENT_LIMIT or factor * bias > BIAS_LIMIT):
+            # all steps together, so that no membrane saturates that would not without the factor
+            if factor > 1 and (factor * (current + bias) * self.graph.T > CURRENT_LIMIT or factor * bias > BIAS_LIMIT):
                 return False
         return True
 
@@ -334,15 +373,11 @@ class _Chain:
             (sum(map(self._width, level.slots)), sum(map(self._width, below.slots)) * positions), np.int64
         )
         for link in into:
-            slot = (link.source, 0, 0)
-            if self._factor(link.source, d - 1) != (1, 1):
-                raise DeployError(
-                    f"{link.name}: it reads {link.source} past a strided layer; netx cannot relay that to a dense layer"
-                )
             rows = starts_out[link.target, 0, 0]
-            columns = starts_in[slot] * positions
-            part = link.synapse.weight.astype(np.int64) * factors[link.target]
-            weight[rows : rows + part.shape[0], columns : columns + part.shape[1]] += part
+            for _, slot, tap, _ in self._taps(link, d):
+                columns = starts_in[slot] * positions
+                part = tap.astype(np.int64) * factors[link.target]
+                weight[rows : rows + part.shape[0], columns : columns + part.shape[1]] += part
         for slot in level.slots[len(level.members) :]:
             if threshold > 254:
                 raise DeployError(

@@ -17,6 +17,7 @@ from exporters.graph import (
     Node,
     Output,
     SpikingGraph,
+    unique_name,
 )
 
 
@@ -90,9 +91,7 @@ def integer_inputs(graph: SpikingGraph, input_scale: int) -> SpikingGraph:
     ] = {}  # node → the nodes that now stand for it: real value = Σ unit × integer
 
     def add(name: str, node: Node, sources: list[str]) -> str:
-        unique, n = name, 2
-        while unique in nodes:
-            unique, n = f"{name}_{n}", n + 1
+        unique = unique_name(name, nodes)
         nodes[unique] = node
         edges.extend((source, unique) for source in sources)
         return unique

@@ -30,6 +30,7 @@ from exporters.graph import (
     Output,
     SpikingGraph,
     Synapse,
+    current_leak,
 )
 from exporters.relays import straighten
 
@@ -96,7 +97,8 @@ class Layer:
     """One step of a chain: a synapse layer and the neurons behind it.
 
     A membrane read-out has no neurons in the graph; on the chip it is neurons whose threshold, `SILENT`,
-    is out of reach. `neuron_name` is then the output's. `decay` is Loihi's: v ← v·(4096 − decay)/4096 per step.
+    is out of reach. `neuron_name` is then the output's. The decays are Loihi's: v ← v·(4096 − decay)/4096 per step,
+    and so the current.
     """
 
     name: str
@@ -105,6 +107,7 @@ class Layer:
     threshold: int
     scale: float
     decay: int = 0
+    current_decay: int = 4096
 
 
 def layers(chained: SpikingGraph) -> list[Layer]:
@@ -125,7 +128,8 @@ def layers(chained: SpikingGraph) -> list[Layer]:
                 pass
             case IF() | LIF() if waiting is not None:
                 decay = 4096 - round(node.leak * 4096) if isinstance(node, LIF) else 0
-                found.append(Layer(*waiting, name, round(node.threshold), node.scale, decay))
+                current_decay = 4096 - round(current_leak(node) * 4096)
+                found.append(Layer(*waiting, name, round(node.threshold), node.scale, decay, current_decay))
                 waiting = None
             case Output(readout="membrane") if waiting is not None:
                 found.append(Layer(*waiting, name, SILENT, node.scale))

@@ -112,6 +112,10 @@ def _neuron(lowering: Lowering, module: Any, value: Value, name: str) -> Value:
     current = lowering.current(value, name)
     reset: Any = "soft" if module.v_reset is None else "hard"
     threshold = float(module.v_threshold)
+    if hasattr(module, "current_decay"):
+        return Signal(
+            (lowering.add(name, _current_based(module, current, name), lowering.place(current, name)),), current.shape
+        )
     tau = _time_constant(module)
     node: Node = IF(threshold, reset)
     if tau is not None:
@@ -121,6 +125,27 @@ def _neuron(lowering: Lowering, module: Any, value: Value, name: str) -> Value:
             terms = tuple(replace(t, synapse=scaled(t.synapse, gain)) for t in current.terms)
             current = Current(terms, current.bias / tau, current.shape)
     return Signal((lowering.add(name, node, lowering.place(current, name)),), current.shape)
+
+
+def _current_based(module: Any, current: Current, name: str) -> Node:
+    """SpikingJelly's copy of slayer's neuron: 12-bit decays of current and membrane, whose truncation is the chip's business."""
+    if module.norm is not None:
+        raise LoweringError(
+            f"{name}: a norm inside the neuron has no counterpart; put a BatchNorm behind the convolution"
+        )
+    current_decay, decay = _numpy(module.current_decay), _numpy(module.voltage_decay)
+    if np.ptp(current_decay) or np.ptp(decay):
+        raise LoweringError(f"{name}: its decays differ between neurons; a Loihi layer has one of each")
+    # the module truncates them to whole numbers of 1/4096 as it computes
+    persists, leak = (1 - int(values.flat[0]) / 4096 for values in (current_decay, decay))
+    if persists and np.any(current.bias):
+        raise LoweringError(
+            f"{name}: a bias (or BatchNorm shift) would pass through its synaptic current, which on Loihi it does not; "
+            "use layers with bias=False before neurons whose current persists"
+        )
+    # it fires above its threshold, as Loihi does
+    threshold = float(module.v_threshold) + float(module.v_threshold_eps)
+    return IF(threshold) if leak == 1 and not persists else LIF(threshold, leak, current_leak=persists)
 
 
 def _time_constant(module: Any) -> float | None:
@@ -147,6 +172,7 @@ MODULES: dict[str, Callable[[Lowering, Any, Value, str], Value]] = {
     "LIFNode": _neuron,
     "SimpleLIFNode": _neuron,
     "ParametricLIFNode": _neuron,
+    "CubaLIFNode": _neuron,
 }
 """Handlers by the class name that torch.nn and SpikingJelly share; SpikingJelly need not be imported for it."""
 

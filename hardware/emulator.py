@@ -1,8 +1,9 @@
 """The emulator: runs a `SpikingGraph`, float or integer, batched in torch, layer by layer.
 
 On an integer graph it computes what Lava's fixed-point models compute (`PyConvModelFixed`,
-`PyDenseModelBitAcc`, `PyLifModelBitAcc` of lava-nc 0.10), spike for spike, registers included:
-the synaptic current wraps at 24 bits with 6 fractional ones, the membrane saturates at 23 bits.
+`PyDenseModelBitAcc`, `PyLifModelBitAcc` of lava-nc 0.10), spike for spike, registers included: the
+synaptic current wraps at 24 bits with 6 fractional ones (and decays there, where the neurons keep it
+from step to step), the membrane saturates at 23 bits.
 
 Exactness does not rest on luck. Sums of integers are exact in float32 while no partial sum can pass
 2²⁴, which is decided from the weights beforehand (`sum_bound`); where it could, float64 is used. Kernels that
@@ -41,6 +42,7 @@ from exporters.graph import (
     Shape,
     SpikingGraph,
     Synapse,
+    current_leak,
 )
 
 Observer = Callable[[str, Tensor], None]
@@ -50,7 +52,11 @@ Values have shape (T, N, *shape), or (1, N, *shape) where they are the same at e
 direct-coded input and what is computed from it before the first neuron.
 """
 
-MEMBRANE_MAX = (2**23 - 1) / 64
+LARGEST = 2**32
+"""Values of one layer for one sample and all its steps (16 GB of float32) beyond which nothing is tried."""
+FRACTION = 64
+"""Register units per unit of the integer weights: six fractional bits."""
+MEMBRANE_MAX = (2**23 - 1) / FRACTION
 """Where Lava's membrane register saturates, in units of the integer weights (23 bits, 6 fractional)."""
 
 
@@ -101,7 +107,7 @@ def run(
         dtype: torch.float32 or float64; float32 where that is exact by default.
 
     Raises:
-        DeployError: frames of the wrong shape.
+        DeployError: frames of the wrong shape, or a sample too large for any memory.
     """
     spikes_in = graph.input.encoding == "spikes"
     expected = ((graph.T,) if spikes_in else ()) + graph.input.shape
@@ -109,10 +115,14 @@ def run(
         raise DeployError(
             f"the emulator needs frames of shape (N, {', '.join(map(str, expected))}), not {frames.shape}"
         )
+    largest = max(math.prod(shape) for shape in graph.shapes.values())
+    if graph.T * largest > LARGEST:
+        raise DeployError(
+            f"one sample would take {graph.T * largest:.3g} values in the largest layer; run fewer time steps (T is {graph.T})"
+        )
     plan = _Plan(graph, torch.device(device), dtype)
     if batch_size is None:
         # about 64 MB for the largest layer: larger batches gain nothing and fall out of the caches
-        largest = max(math.prod(shape) for shape in graph.shapes.values())
         batch_size = max(1, 2**24 // (graph.T * largest))
     outputs = []
     with torch.inference_mode(), exact_arithmetic():
@@ -172,27 +182,38 @@ class _Plan:
             exact = all(sum_bound(s, bounds[n]) < 2**24 for n, s in graph.synapses.items()) or not graph.is_integer
             dtype = torch.float32 if exact else torch.float64
         self.dtype = dtype
-        # Lava adds the bias behind the register that wraps: where any current can wrap, biases wait for the neuron
+        # Lava adds the bias behind the register that wraps and decays: where a current can do so, biases wait for the neuron
         self.integer = graph.is_integer
         self.wraps = self.integer and _can_wrap(graph, bounds)
+        self.persists = {n: leak for n, node in graph.neurons.items() if (leak := current_leak(node))}
         ends = {*graph.neurons, graph.output_name}
-        self.late = {n for n in graph.synapses if self.wraps and ends.issuperset(graph.targets(n))}
+        self.late = {
+            n
+            for n in graph.synapses
+            if (self.wraps and ends.issuperset(graph.targets(n)))
+            or not self.persists.keys().isdisjoint(graph.targets(n))
+        }
         # a membrane takes in at most T currents: most can never reach the end of their register
         self.saturating = {
-            n for n in graph.neurons if self.integer and graph.T * _current(graph, n, bounds) > MEMBRANE_MAX
+            n
+            for n in graph.neurons
+            if self.integer and (n in self.persists or graph.T * _current(graph, n, bounds) > MEMBRANE_MAX)
         }
         self.weights: dict[str, Tensor] = {}
         self.biases: dict[str, Tensor | None] = {}
         for name, synapse in graph.synapses.items():
-            self.weights[name] = torch.from_numpy(synapse.weight.astype(np.float64)).to(device, dtype)
-            bias = synapse.bias
-            self.biases[name] = None if bias is None else torch.from_numpy(bias.astype(np.float64)).to(device, dtype)
+            self.weights[name] = _tensor(synapse.weight, device, dtype)
+            self.biases[name] = None if synapse.bias is None else _tensor(synapse.bias, device, dtype)
 
     def late_bias(self, name: str) -> Tensor | None:
         """The biases of all synapses that feed a neuron layer, shaped to broadcast over (N, *shape)."""
         found = [b for s in self.sources[name] if s in self.late and (b := self.biases[s]) is not None]
         dims = len(self.graph.shapes[name]) - 1
         return _add(*(b.reshape(-1, *[1] * dims) for b in found)) if found else None
+
+
+def _tensor(values: Array, device: torch.device, dtype: torch.dtype) -> Tensor:
+    return torch.from_numpy(values.astype(np.float32 if dtype == torch.float32 else np.float64)).to(device)
 
 
 def _current(graph: SpikingGraph, name: str, bounds: Mapping[str, float], *, bias: bool = True) -> float:
@@ -254,10 +275,10 @@ def _apply(plan: _Plan, name: str, node: Node, x: Tensor) -> Tensor:
         case Flatten():
             return x.flatten(2)
         case IF() | LIF():
-            current, saturates = _lava_current(plan, name, x), name in plan.saturating
+            current, saturates = _membrane_input(plan, name, x), name in plan.saturating
             return _fire(node, current, T, integer=plan.integer, saturates=saturates)
         case Output(readout="membrane"):
-            return _integrate(_lava_current(plan, name, x), T, integer=plan.integer)
+            return _integrate(_membrane_input(plan, name, x), T, integer=plan.integer)
         case Output():
             return x.expand(T, *x.shape[1:])
     raise AssertionError(f"unhandled node {node}")
@@ -286,20 +307,45 @@ def _synapse(node: Synapse, x: Tensor, weight: Tensor, bias: Tensor | None) -> T
     return _per_frame(x, lambda y: F.conv2d(y, weight, bias, node.stride, node.padding, node.dilation, node.groups))
 
 
-def _lava_current(plan: _Plan, name: str, x: Tensor) -> Tensor:
-    """What reaches the membrane: where registers can wrap, they wrap, and only then comes the bias.
-
-    `PyConvModelFixed` keeps its sum in 24 bits; `PyLifModelBitAcc` then keeps six fractional bits of
-    the current in 24, and turns the counter around once, not modulo.
-    """
-    if not plan.wraps:
-        return x
-    limit, turn = 2**17, 2**18
-    x = torch.remainder(x + 2**23, 2**24) - 2**23
-    x = torch.where(x > limit, x - turn, x)
-    x = torch.where(x <= -limit, x + turn, x)
-    bias = plan.late_bias(name)
+def _membrane_input(plan: _Plan, name: str, x: Tensor) -> Tensor:
+    """What reaches the membrane: where registers can wrap they wrap, a current that persists does, and then comes the bias."""
+    if plan.wraps:
+        # PyConvModelFixed keeps its sum in 24 bits; a dense layer's sum has 32, of which the neuron shifts six out
+        bits = 24 if len(plan.graph.shapes[name]) == 3 else 26
+        x = torch.remainder(x.double() + 2 ** (bits - 1), 2**bits) - 2 ** (bits - 1)
+    if name in plan.persists:
+        x = _persist(x, plan.persists[name], plan.graph.T, integer=plan.integer)
+    elif plan.wraps:
+        x = _turned(x * FRACTION) / FRACTION
+    x, bias = x.to(plan.dtype), plan.late_bias(name)
     return x if bias is None else x + bias
+
+
+def _turned(u: Tensor) -> Tensor:
+    """The current register of `PyLifModelBitAcc`: 24 bits, turned around once, not modulo."""
+    u = torch.where(u > 2**23, u - 2**24, u)
+    return torch.where(u <= -(2**23), u + 2**24, u)
+
+
+def _persist(x: Tensor, leak: float, T: int, *, integer: bool) -> Tensor:
+    """u ← leak·u + x over the time axis of x, (T or 1, N, *shape) to (T, N, *shape)."""
+    steps = []
+    u = torch.zeros_like(x[0], dtype=torch.float64 if integer else x.dtype)
+    for t in range(T):
+        step = x[t if len(x) > 1 else 0]
+        # the register's sum is an int32 of Lava's before it is turned around
+        u = _turned(_int32(_decayed(u, leak) + step.double() * FRACTION)) if integer else u * leak + step
+        steps.append(u)
+    return torch.stack(steps) / FRACTION if integer else torch.stack(steps)
+
+
+def _int32(x: Tensor) -> Tensor:
+    return torch.remainder(x + 2**31, 2**32) - 2**31
+
+
+def _decayed(register: Tensor, leak: float) -> Tensor:
+    """Loihi's 12-bit decay of a float64 register: |r|·(4096 − decay) >> 12, the sign kept."""
+    return (register.abs() * round(leak * 4096) / 4096).floor() * register.sign()
 
 
 def _fire(node: Neuron, x: Tensor, T: int, *, integer: bool, saturates: bool) -> Tensor:
@@ -324,11 +370,7 @@ def _fire(node: Neuron, x: Tensor, T: int, *, integer: bool, saturates: bool) ->
 
 
 def _leak(v: Tensor, leak: float, *, integer: bool) -> Tensor:
-    if not integer:
-        return v * leak
-    keep = round(leak * 4096)  # Loihi's 12-bit decay: |v|·(4096 − dv) >> 12, in units of 1/64, sign kept
-    scaled = (v.double() * 64).abs() * keep
-    return ((scaled / 4096).floor() / 64 * v.sign()).to(v.dtype)
+    return (_decayed(v.double() * FRACTION, leak) / FRACTION).to(v.dtype) if integer else v * leak
 
 
 def _integrate(x: Tensor, T: int, *, integer: bool) -> Tensor:

@@ -10,7 +10,21 @@ import torch
 from spikingjelly.activation_based import functional, layer, neuron
 from torch import nn
 
-from exporters.graph import IF, Conv2d, Flatten, Input, Linear, MaxPool2d, Node, Output, SpikingGraph, chain
+from exporters.graph import (
+    IF,
+    LIF,
+    AvgPool2d,
+    Conv2d,
+    Flatten,
+    Input,
+    Linear,
+    MaxPool2d,
+    Node,
+    Output,
+    SpikingGraph,
+    chain,
+    window_positions,
+)
 
 
 @dataclass
@@ -206,3 +220,152 @@ def random_integer_chain(seed: int, *, T: int | None = None) -> SpikingGraph:
         features, unit = out, 1.0
     nodes.append(("output", Output("rate")))
     return chain(nodes, T or int(rng.integers(1, 6)))
+
+
+def random_integer_network(seed: int) -> SpikingGraph:
+    """An integer network of everything that `to_chain` lowers, from a seed.
+
+    Convolutions with stride, padding, dilation, groups, depthwise; max and average pools; membrane adds and
+    SEW adds with identity, 1×1 and strided shortcuts; IF, LIF and current-based LIF; biases; pixels of 1 to 8 bits or
+    spikes; read out as spikes or membranes. Rates are neither 0 nor 1 on the whole.
+    """
+    return _NetworkMaker(np.random.default_rng(seed)).make()
+
+
+class _NetworkMaker:
+    """Adds nodes at the end of a growing graph; `at` are the nodes whose sum comes next."""
+
+    def __init__(self, rng: np.random.Generator) -> None:
+        self.rng = rng
+        self.nodes: dict[str, Node] = {}
+        self.edges: list[tuple[str, str]] = []
+        # side by side on a chip means one decay, so that residual networks have one kind of neuron throughout
+        self.leak = float(rng.choice([1, 1, rng.integers(1, 4096) / 4096]))
+        self.current_leak = float(rng.choice([0, 0, rng.integers(1, 3500) / 4096]))
+        self.residual = self.current_leak == 0 and rng.random() < 0.6
+
+    def add(self, name: str, node: Node, sources: list[str]) -> list[str]:
+        self.nodes[name] = node
+        self.edges += [(source, name) for source in sources]
+        return [name]
+
+    def make(self) -> SpikingGraph:
+        rng = self.rng
+        T = int(rng.integers(2, 7))
+        spikes, bits = rng.random() < 0.3, int(rng.choice([1, 3, 6, 8, 8]))
+        shape = (int(rng.integers(1, 4)), *map(int, rng.choice([6, 7, 8, 8, 9], 2)))
+        if not self.residual and rng.random() < 0.15:
+            shape = (int(rng.integers(3, 20)),)
+        node = Input(shape, "spikes") if spikes else Input(shape, "direct", 2**bits - 1)
+        at, size = self.add("input", node, []), shape
+        unit = 0.5 if spikes else (2**bits - 1) / 2
+        if len(shape) == 3:
+            for i in range(int(rng.integers(1, 3))):
+                at, size = self.convolution(f"conv{i}", at, size, unit)
+                unit = 0.4
+                at, size = self.pool(f"pool{i}", at, size)
+                if self.residual:
+                    at, size = self.block(f"block{i}", at, size)
+                    if len(at) == 1:
+                        at, size = self.pool(f"pool{i}b", at, size)
+            at, size = self.add("flatten", Flatten(), at), (int(np.prod(size)),)
+        for i in range(int(rng.integers(0, 2))):
+            at, size = self.dense(f"dense{i}", at, size, unit)
+            unit = 0.4
+        features = int(rng.integers(2, 7))
+        at = self.add("last", self.linear(size[0], features, unit), at)
+        if rng.random() < 0.2:
+            self.add("output", Output("membrane"), at)
+        else:
+            at = self.add("last.neurons", self.neurons(size[0] * unit), at)
+            self.add("output", Output("rate"), at)
+        return SpikingGraph(self.nodes, tuple(self.edges), T)
+
+    # -- numbers -------------------------------------------------------------------------------
+
+    def weights(self, *shape: int) -> np.ndarray:
+        w = self.rng.integers(-40, 61, shape).astype(np.int32)
+        w.flat[0] = 33  # never all of one sign
+        return w
+
+    def bias(self, n: int, unit: float) -> np.ndarray | None:
+        if self.rng.random() < 0.4:
+            return None
+        return (self.rng.integers(-20, 40, n) * max(1, int(unit))).astype(np.int32)
+
+    def linear(self, features: int, out: int, unit: float) -> Linear:
+        return Linear(self.weights(out, features), self.bias(out, unit))
+
+    def neurons(self, drive: float) -> IF | LIF:
+        """`drive`: inputs times their size, of which weights of 30 or so make a current."""
+        threshold = int(max(1, min(100_000, drive**0.5 * max(drive, 1) ** 0.2 * self.rng.uniform(15, 60))))
+        return self.with_threshold(threshold)
+
+    def with_threshold(self, threshold: int) -> IF | LIF:
+        if self.leak == 1 and self.current_leak == 0:
+            return IF(threshold)
+        return LIF(threshold, self.leak, current_leak=self.current_leak)
+
+    # -- layers --------------------------------------------------------------------------------
+
+    def convolution(
+        self, name: str, at: list[str], size: tuple[int, ...], unit: float
+    ) -> tuple[list[str], tuple[int, ...]]:
+        rng = self.rng
+        c, h, w = size
+        groups = int(rng.choice([g for g in (1, 2, 3) if c % g == 0]))
+        out = groups * int(rng.integers(1, 4))
+        k, s, p, d = (int(rng.integers(*r)) for r in ((1, 4), (1, 3), (0, 2), (1, 3)))
+        h2, w2 = (window_positions(n, k, s, p, d) for n in (h, w))
+        if min(h2, w2) < 3:
+            k, s, p, d, h2, w2 = 3, 1, 1, 1, h, w
+        kernel = self.weights(out, c // groups, k, k)
+        at = self.add(name, Conv2d(kernel, self.bias(out, unit), (s, s), (p, p), (d, d), groups), at)
+        return self.add(f"{name}.neurons", self.neurons(c // groups * k * k * unit), at), (out, h2, w2)
+
+    def dense(self, name: str, at: list[str], size: tuple[int, ...], unit: float) -> tuple[list[str], tuple[int, ...]]:
+        out = int(self.rng.integers(2, 9))
+        at = self.add(name, self.linear(size[0], out, unit), at)
+        return self.add(f"{name}.neurons", self.neurons(size[0] * unit), at), (out,)
+
+    def pool(self, name: str, at: list[str], size: tuple[int, ...]) -> tuple[list[str], tuple[int, ...]]:
+        kind = str(self.rng.choice(["none", "max", "padded max", "average", "average"]))
+        c, h, w = size
+        if kind == "none" or min(h, w) < 4:
+            return at, size
+        if kind == "padded max":
+            node: Node = MaxPool2d((3, 3), (2, 2), (1, 1))
+            return self.add(name, node, at), (c, (h + 1) // 2, (w + 1) // 2)
+        if kind == "max":
+            return self.add(name, MaxPool2d((2, 2), (2, 2)), at), (c, h // 2, w // 2)
+        if h % 2 or w % 2:  # behind it a padded layer may stand, which merges with a pool that tiles its input
+            return at, size
+        return self.add(name, AvgPool2d((2, 2), (2, 2)), at), (c, h // 2, w // 2)
+
+    def block(self, name: str, at: list[str], size: tuple[int, ...]) -> tuple[list[str], tuple[int, ...]]:
+        """Two convolutions and a shortcut, added to their currents (membrane add) or to their spikes (SEW add)."""
+        rng = self.rng
+        c, h, w = size
+        stride = int(rng.integers(1, 3)) if min(h, w) >= 4 else 1
+        shortcut = stride > 1 or rng.random() < 0.5
+        out = c * int(rng.integers(1, 3)) if shortcut else c
+        first = Conv2d(self.weights(out, c, 3, 3), self.bias(out, 1), (stride, stride), (1, 1))
+        threshold = int((9 * c) ** 0.5 * rng.uniform(10, 30))
+        inner = self.add(f"{name}.conv1", first, at)
+        inner = self.add(f"{name}.neurons1", self.with_threshold(threshold), inner)
+        second = self.add(
+            f"{name}.conv2", Conv2d(self.weights(out, out, 3, 3), self.bias(out, 1), padding=(1, 1)), inner
+        )
+        size = (out, (h - 1) // stride + 1, (w - 1) // stride + 1)
+        down = Conv2d(self.weights(out, c, 1, 1), self.bias(out, 1), (stride, stride))
+        fire = self.with_threshold(int((9 * out) ** 0.5 * rng.uniform(10, 30)))
+        if rng.random() < 0.5:  # membrane add
+            identity = Conv2d(np.full((c, 1, 1, 1), 20, np.int32), groups=c)
+            skip = self.add(f"{name}.skip", down if shortcut else identity, at)
+            return self.add(f"{name}.neurons2", fire, [*second, *skip]), size
+        if shortcut:
+            # beside the first neurons in one layer of the chip: IF may have any threshold, leaky ones the same
+            other = threshold if isinstance(fire, LIF) else int(c**0.5 * rng.uniform(10, 30))
+            skip = self.add(f"{name}.down", down, at)
+            at = self.add(f"{name}.down.neurons", self.with_threshold(other), skip)
+        return [*self.add(f"{name}.neurons2", fire, second), *at], size

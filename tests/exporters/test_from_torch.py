@@ -202,3 +202,37 @@ def test_identity_shortcut_into_a_membrane_is_a_synapse_of_weight_one() -> None:
     net = nn.Sequential(layer.Conv2d(1, 2, 3), neuron.IFNode(), block, layer.Flatten(), layer.Linear(32, 2))
     graph = from_torch(net, (1, 6, 6), 2)
     assert len(graph.sources("2.sn2") if "2.sn2" in graph.nodes else graph.sources("ifnode2.sn2")) == 2
+
+
+@pytest.mark.parametrize(("current_decay", "voltage_decay"), [(0.25, 0.5), (0.5, 0.0), (1.0, 0.25), (1.0, 0.0)])
+@pytest.mark.parametrize("threshold", [0.75, 1.0])
+def test_current_based_neurons_of_spikingjelly(current_decay: float, voltage_decay: float, threshold: float) -> None:
+    """`lava_exchange.CubaLIFNode` computes in units of 1/4096: numbers that never need a finer one, so that nothing is truncated."""
+    from spikingjelly.activation_based.lava_exchange import CubaLIFNode
+
+    neurons = [CubaLIFNode(current_decay, voltage_decay, threshold) for _ in range(2)]
+    net = nn.Sequential(
+        layer.Linear(4, 30, bias=False), neurons[0], layer.Linear(30, 8, bias=False), neurons[1]
+    ).double()
+    torch.manual_seed(1)
+    for m in net.modules():
+        if isinstance(m, nn.Linear):
+            m.weight.data = torch.randint(-3, 6, m.weight.shape).float() / 8
+    x = torch.randint(0, 5, (6, 4)).float() / 4
+    graph = from_torch(net.eval(), (4,), 4)
+    functional.reset_net(net)
+    expected = torch.stack([net(x) for _ in range(4)], 1).detach().numpy()
+    found = run(graph, x.numpy(), dtype=torch.float64).output
+    np.testing.assert_array_equal(found, expected)
+    assert 0.02 < expected.mean() < 0.98
+
+
+def test_current_based_neurons_that_cannot_be_lowered() -> None:
+    from spikingjelly.activation_based.lava_exchange import CubaLIFNode
+
+    biased = nn.Sequential(layer.Linear(2, 3), CubaLIFNode(0.5, 0.1))
+    with pytest.raises(LoweringError, match=r"cubalifnode1: a bias .* current"):
+        from_torch(biased, (2,), 2)
+    mixed = nn.Sequential(layer.Linear(2, 3, bias=False), CubaLIFNode(np.array([0.5, 0.6, 0.7]), 0.1))
+    with pytest.raises(LoweringError, match="cubalifnode1: its decays differ"):
+        from_torch(mixed, (2,), 2)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from exporters import netx
 from exporters.errors import DeployError
-from exporters.graph import IF, Input, Linear, Output, chain
+from exporters.graph import IF, LIF, Input, Linear, Output, chain
 from exporters.to_chain import to_chain
 from hardware.emulator import run
 from tests.networks import random_integer_chain
@@ -94,7 +94,14 @@ def replace(file: h5py.File, key: str, value) -> None:
         (lambda f: replace(f, "layer/1/bias", np.full(len(f["layer/1/weight"]), 40_000.0)), "40000; Lava keeps it in 16 bits"),
         (lambda f: replace(f, "layer/1/neuron/vThMant", -1), "vThMant -1"),
         (lambda f: replace(f, "layer/1/neuron/vThMant", 200_000), "vThMant 200000"),
-        (lambda f: replace(f, "layer/1/neuron/iDecay", 0), "iDecay 0"),
+        (lambda f: replace(f, "layer/1/neuron/iDecay", 4097), "iDecay 4097"),
+        (lambda f: replace(f, "layer/1/neuron/vDecay", [0, 5, 0]), "vDecay differs between neurons"),
+        (lambda f: replace(f, "layer/1/neuron/gradedSpike", True), "graded spikes"),
+        (lambda f: f.create_dataset("layer/1/neuron/weight_exp", data=2), "weight exponent"),
+        (lambda f: f.create_dataset("layer/1/delay", data=[0.0, 3.0]), "synaptic delays, which Lava ignores"),
+        (lambda f: replace(f, "layer/1/type", np.array([b"pool"])), "pool.*Lava skips or refuses"),
+        (lambda f: replace(f, "layer/1/type", np.array([b"dense_rec"])), "recurrent layers"),
+        (lambda f: f.create_group("layer/0/neuron"), "input.*neuron: type, iDecay, vDecay, vThMant missing"),
         (lambda f: replace(f, "layer/1/neuron/type", np.array([b"SDNN"])), "type SDNN"),
         (lambda f: f["layer/1"].pop("neuron"), "neuron missing"),
         (lambda f: f["layer/1"].pop("stride"), "stride missing"),
@@ -145,12 +152,112 @@ def test_damaged_files_give_one_clear_error_or_a_sound_network(
     if data.draw(st.booleans()):
         content = content[: data.draw(st.integers(0, len(content) - 1))]
     else:
-        for _ in range(data.draw(st.integers(1, 4))):
-            content[data.draw(st.integers(0, len(content) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+        for bit in data.draw(st.sets(st.integers(0, 8 * len(content) - 1), min_size=1, max_size=4)):
+            content[bit // 8] ^= 1 << bit % 8
     hurt = tmp_path / "hurt.net"
     hurt.write_bytes(content)
     shutil.copy(netx.sidecar_path(sound), netx.sidecar_path(hurt))
-    try:
+    with pytest.raises(DeployError) as caught:  # never a network that merely looks sound
         netx.read(hurt)
+    assert "\n" not in str(caught.value)
+    netx.sidecar_path(hurt).unlink()
+    try:  # nobody says what the file should be: then a sound one, or again one line
+        netx.read(hurt, T=2)
     except DeployError as error:
         assert "\n" not in str(error)
+
+
+def test_a_changed_sidecar_is_noticed(sound: Path) -> None:
+    beside = netx.sidecar_path(sound)
+    facts = json.loads(beside.read_text())
+    beside.write_text(json.dumps(facts))  # laid out otherwise, the same facts
+    netx.read(sound)
+    facts["T"] += 1
+    beside.write_text(json.dumps(facts))
+    with pytest.raises(netx.NetxError, match=r"sound\.net\.json was damaged or changed"):
+        netx.read(sound)
+
+
+# -- files that slayer writes ------------------------------------------------------------------------
+
+DATA = Path(__file__).with_name("data")
+
+
+def test_a_file_of_slayer_gives_slayers_spikes() -> None:
+    """`slayer_cuba.net` and `.npz` come from lava-dl 0.6 itself: its Conv and Dense blocks of CUBA neurons with
+    three pairs of decays, its export, and what its forward (delay_shift=False) gave for 6 samples of 12 steps."""
+    path = DATA / "slayer_cuba.net"
+    assert netx.validate(path) == []
+    graph = netx.read(path, T=12, encoding="spikes")
+    assert [round(n.current_leak * 4096) for n in graph.neurons.values() if isinstance(n, LIF)] == [2662, 2048]
+    with np.load(DATA / "slayer_cuba.npz") as expected:
+        np.testing.assert_array_equal(run(graph, expected["x"].astype(np.float32)).output, expected["y"])
+        assert 0.05 < expected["y"].mean() < 0.95
+
+
+def foreign(path: Path, **changes) -> Path:
+    """A file in slayer's layout: an input block with neurons, a dense layer, and slayer's Affine."""
+    layers: dict[str, dict] = {
+        "0": {"type": b"input", "shape": [3], "weight": np.array([[3.0]], np.float32), "bias": np.array([[-2.0]], np.float32),
+              "neuron": {"type": "CUBA", "iDecay": 4096, "vDecay": 512, "vThMant": 400, "refDelay": 1, "gradedSpike": False}},
+        "1": {"type": b"dense", "shape": [2], "weight": np.array([[10, -4, 6], [2, 2, 2]], np.float32), "inFeatures": 3, "outFeatures": 2,
+              "neuron": {"type": "CUBA", "iDecay": 1024, "vDecay": 0, "vThMant": 11, "refDelay": 1, "gradedSpike": False}},
+        "2": {"type": b"dense", "shape": [2], "weight": np.array([[4, -2], [0, 6]], np.float32), "inFeatures": 2, "outFeatures": 2,
+              "neuron": {"type": "CUBA", "iDecay": 0, "vDecay": 4096, "vThMant": 2**18 - 1, "refDelay": 1, "gradedSpike": False}},
+    }  # fmt: skip
+    for key, value in changes.items():
+        layer, _, field = key[1:].partition("_")
+        layers[layer].pop(field) if value is None else layers[layer].update({field: value})
+    with h5py.File(path, "w") as file:
+        for name, layer in layers.items():
+            for key, value in layer.items():
+                if key == "neuron":
+                    for field, number in value.items():
+                        file[f"layer/{name}/neuron/{field}"] = number
+                else:
+                    file[f"layer/{name}/{key}"] = np.array([value], "S10") if key == "type" else value
+    return path
+
+
+def by_hand(x: np.ndarray, T: int) -> np.ndarray:
+    """The network of `foreign` as Lava computes it when weight·x + bias is written to the input block's bias_mant."""
+    v0, v1, u1, sums, found = np.zeros(3, int), np.zeros(2, int), np.zeros(2, int), np.zeros(2, int), []
+    for _ in range(T):
+        v0 = np.sign(v0) * (np.abs(v0) * (4096 - 512) >> 12) + ((3 * x - 2) << 6)
+        s0 = v0 > 400 << 6
+        v0[s0] = 0
+        u1 = np.sign(u1) * (np.abs(u1) * (4096 - 1024) >> 12) + ((np.array([[10, -4, 6], [2, 2, 2]]) @ s0) << 6)
+        v1 = v1 + u1
+        s1 = v1 > 11 << 6
+        v1[s1] = 0
+        sums = sums + np.array([[4, -2], [0, 6]]) @ s1
+        found.append(sums)
+    return np.array(found)
+
+
+def test_input_blocks_with_neurons_and_affine_read_outs(tmp_path: Path) -> None:
+    graph = netx.read(foreign(tmp_path / "f.net"), T=9)
+    x = np.array([[255, 60, 90], [0, 130, 134], [200, 201, 7]])
+    found = run(graph, x.astype(np.float32)).output
+    np.testing.assert_array_equal(found, [by_hand(row, 9) for row in x])
+    assert found.any()
+    # the last layer without any neurons is the same to netx
+    bare = netx.read(foreign(tmp_path / "bare.net", _2_neuron=None), T=9)
+    np.testing.assert_array_equal(run(bare, x.astype(np.float32)).output, found)
+
+
+@pytest.mark.parametrize(
+    ("changes", "finding"),
+    [
+        ({"_0_weight": np.array([[1.5]], np.float32)}, r"layer 0 \(input\): the weight holds fractions"),
+        ({"_0_weight": np.ones((3, 1), np.float32)}, r"layer 0 \(input\): the weight of an input layer has shape"),
+        ({"_0_bias": np.array([[40_000.0]], np.float32)}, "a bias of 40000"),
+        ({"_1_delay": np.array([0.0, 2.0, 1.0], np.float32)}, r"layer 1 \(dense\): it has synaptic delays, which this program"),
+        ({"_1_type": b"average"}, r"layer 1 \(average\): Lava skips or refuses"),
+        ({"_1_neuron": None}, r"layer 1 \(dense\): neuron missing"),
+        ({"_2_neuron": None, "_2_bias": np.ones(2, np.float32)}, "a bias but no neurons"),
+    ],
+)  # fmt: skip
+def test_what_slayer_writes_and_lava_would_not_run_right(tmp_path: Path, changes: dict, finding: str) -> None:
+    with pytest.raises(netx.NetxError, match=finding):
+        netx.read(foreign(tmp_path / "f.net", **changes), T=4)

@@ -17,12 +17,17 @@ from hardware.emulator import Recorder, run
 from tests.networks import random_integer_chain
 
 
-def lava_neuron(currents: list[int], bias: int, threshold: int, decay: int = 0) -> list[int]:
-    """`PyConvModelFixed` + `PyLifModelBitAcc` of lava-nc 0.10 for one neuron, in Python integers."""
-    v, spikes = 0, []
+def lava_neuron(
+    currents: list[int], bias: int, threshold: int, decay: int = 0, current_decay: int = 4096, *, dense: bool = False
+) -> list[int]:
+    """`PyConvModelFixed` or `PyDenseModelBitAcc`, and `PyLifModelBitAcc` of lava-nc 0.10 for one neuron, in Python integers."""
+    u, v, spikes = 0, 0, []
     for a in currents:
-        a = (a + 2**23) % 2**24 - 2**23
-        u = a << 6
+        if not dense:
+            a = (a + 2**23) % 2**24 - 2**23
+        a = ((a << 6) + 2**31) % 2**32 - 2**31  # all of it in int32
+        u = (1 if u >= 0 else -1) * ((abs(u) * (4096 - current_decay)) >> 12) + a
+        u = (u + 2**31) % 2**32 - 2**31
         if u > 2**23:
             u -= 2**24
         if u <= -(2**23):
@@ -64,13 +69,15 @@ def brute_force(graph: SpikingGraph, frames: np.ndarray) -> dict[str, np.ndarray
             case MaxPool2d():
                 values = [[pool(v, node, graph.shapes[name]) for v in s] for s in values]
             case IF() | LIF():
-                decay = 4096 - round(node.leak * 4096) if isinstance(node, LIF) else 0
+                decay, current_decay = 0, 4096
+                if isinstance(node, LIF):
+                    decay, current_decay = (4096 - round(leak * 4096) for leak in (node.leak, node.current_leak))
                 shape = graph.shapes[name]
                 for s in values:
                     fired = np.zeros((T, *shape), int)
                     for i in itertools.product(*map(range, shape)):
                         fired[(slice(None), *i)] = lava_neuron(
-                            [int(s[t][i]) for t in range(T)], int(bias[i]), round(node.threshold), decay
+                            [int(s[t][i]) for t in range(T)], int(bias[i]), round(node.threshold), decay, current_decay
                         )
                     s[:] = list(fired)
                 layers[name] = np.array([[v.astype(int) for v in s] for s in values])
@@ -114,35 +121,49 @@ def test_random_networks_equal_brute_force(seed: int) -> None:
     bias=st.integers(-32_767, 32_767),
     threshold=st.integers(1, 131_072),
     x=st.lists(st.integers(0, 255), min_size=5, max_size=5),
-    decay=st.one_of(st.none(), st.integers(1, 4095)),
+    decay=st.one_of(st.none(), st.integers(0, 4096)),
+    current_decay=st.one_of(st.just(4096), st.integers(0, 4096)),
+    dense=st.booleans(),
 )
 def test_registers_wrap_and_saturate_as_lava(
-    w: list[int], bias: int, threshold: int, x: list[int], decay: int | None
+    w: list[int], bias: int, threshold: int, x: list[int], decay: int | None, current_decay: int, dense: bool
 ) -> None:
     """Weights far beyond what `quantize` makes: a foreign .net file may hold them."""
-    T = 6
-    node = IF(threshold) if decay is None else LIF(threshold, (4096 - decay) / 4096)
-    weight = np.array([w], np.int32)
-    graph = chain(
-        [
-            ("in", Input((len(w),), scale=255)),
-            ("fc", Linear(weight, np.array([bias], np.int32))),
-            ("sn", node),
-            ("out", Output()),
-        ],
-        T,
-    )
+    T, F = 6, len(w)
+    if decay is None or (decay == 0 and current_decay == 4096):
+        node, decays = IF(threshold), (0, 4096)
+    else:
+        decays = (decay, current_decay)
+        node = LIF(threshold, (4096 - decay) / 4096, current_leak=(4096 - current_decay) / 4096)
+    weight, b = np.array([w], np.int32), np.array([bias], np.int32)
+    synapse = Linear(weight, b) if dense else Conv2d(weight[:, :, None, None], b)
+    shape = (F,) if dense else (F, 1, 1)
+    graph = chain([("in", Input(shape, scale=255)), ("syn", synapse), ("sn", node), ("out", Output())], T)
     current = sum(a * b for a, b in zip(w, x, strict=False))
-    found = run(graph, np.array([x[: len(w)]], np.float32)).output[0, :, 0]
-    assert found.tolist() == lava_neuron([current] * T, bias, threshold, decay or 0)
+    found = run(graph, np.array([x[:F]], np.float32).reshape(1, *shape)).output.reshape(T)
+    assert found.tolist() == lava_neuron([current] * T, bias, threshold, *decays, dense=dense)
+
+
+def test_current_that_persists_in_real_numbers() -> None:
+    """By hand: x = 1, 0, 0, 0 and the bias −0.25 past u. u = 1, ½, ¼, ⅛; v = 0.75, 1.0 → spike, 0, −0.125; the spike leaves u alone."""
+    synapse = Linear(np.array([[1.0]]), np.array([-0.25]))
+    node = LIF(1.0, 1.0, current_leak=0.5)
+    graph = chain([("in", Input((1,), "spikes")), ("fc", synapse), ("sn", node), ("out", Output())], 4)
+    x = np.array([[[1], [0], [0], [0]]], np.float32)
+    assert run(graph, x).output[0, :, 0].tolist() == [0, 1, 0, 0]
+    again = graph.with_nodes({"sn": LIF(0.12, 0.5, current_leak=0.5)})
+    # v = 0.75 → spike; ½ − ¼ = 0.25 → spike; 0; −0.125
+    assert run(again, x).output[0, :, 0].tolist() == [1, 1, 0, 0]
 
 
 def test_sums_beyond_float32_are_exact() -> None:
     """2²⁴ + 1 is no float32: the emulator must notice from the weights and use float64."""
     w = np.array([[65_793, 1]], np.int32)  # 255 · 65,793 = 2²⁴ − 1
-    graph = chain([("in", Input((2,), scale=255)), ("fc", Linear(w)), ("out", Output("membrane"))], 1)
+    shape, kernel = (2, 1, 1), w[:, :, None, None]
+    graph = chain([("in", Input(shape, scale=255)), ("c", Conv2d(kernel)), ("out", Output("membrane"))], 1)
     # the 24-bit accumulator wraps: 2²⁴ − 1 + 1 → 0, then membrane 0; one less → −1
-    assert run(graph, np.array([[255, 1], [255, 0]], np.float32)).output[:, 0, 0].tolist() == [0.0, -1.0]
+    frames = np.array([[255, 1], [255, 0]], np.float32).reshape(2, *shape)
+    assert run(graph, frames).output.reshape(2).tolist() == [0.0, -1.0]
 
 
 @settings(max_examples=20, deadline=None)

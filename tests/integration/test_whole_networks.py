@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sys
+import textwrap
 import types
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +24,7 @@ from exporters.to_chain import member_spikes, to_chain
 from hardware.emulator import Recorder, run
 from hardware.lava import client
 from kdsnn import models
+from tests.integration.test_cli import cli
 
 T = 4
 
@@ -138,6 +141,48 @@ def test_spikingjellys_own_models(zoo: types.ModuleType, tmp_path: Path, kind: s
         np.testing.assert_array_equal(recorder.spikes[name], expected, err_msg=name)
     rate = np.mean([s.mean() for s in found.values()])
     assert 0.02 < rate < 0.9, rate
+
+
+FACTORIES = """
+    from spikingjelly.activation_based import functional, neuron
+    from spikingjelly.activation_based.model import sew_resnet, spiking_resnet, spiking_vgg
+
+    from tests.integration.test_whole_networks import settle
+
+    def ready(net):
+        functional.set_step_mode(net, "m")
+        return settle(net, (3, 32, 32))
+
+    def spiking_vgg11_bn():
+        return ready(spiking_vgg.spiking_vgg11_bn(spiking_neuron=neuron.IFNode, num_classes=4))
+
+    def spiking_resnet18():
+        return ready(spiking_resnet.spiking_resnet18(spiking_neuron=neuron.IFNode, num_classes=4))
+
+    def sew_resnet18():
+        return ready(sew_resnet.sew_resnet18(spiking_neuron=neuron.IFNode, num_classes=4, cnf="ADD"))
+"""
+
+
+@pytest.mark.usefixtures("zoo")
+@pytest.mark.parametrize("kind", ["spiking_vgg11_bn", "spiking_resnet18", "sew_resnet18"])
+def test_spikingjellys_own_models_as_netx(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str) -> None:
+    """From the command line, stem of 7×7 with stride 2 and padded max-pool included: written, read back, run, compared."""
+    (tmp_path / "zoo_factories.py").write_text(textwrap.dedent(FACTORIES))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "zoo_factories", raising=False)
+    done = cli(
+        "export", f"zoo_factories:{kind}", "--to", "netx", "--input-shape", "3,32,32", "--timesteps", T,
+        "--out", tmp_path / "out", "--json",
+    )  # fmt: skip
+    (row,) = json.loads(done.stdout)["files"]
+    assert row["mismatches"] == 0 and row["verified"] > 10**6
+    path = tmp_path / "out" / f"{kind}.net"
+    assert str(path) == row["path"] and netx.validate(path) == []
+    chained = netx.read(path)
+    x = np.random.default_rng(1).random((1, 3, 32, 32))
+    rates = [s.mean() for s in spikes(chained, x)[0].values()]
+    assert 0.02 < np.mean(rates) < 0.7 and rates[-1] > 0, rates
 
 
 def make_integer(net: nn.Module) -> None:

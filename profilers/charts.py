@@ -6,13 +6,15 @@ Colours come from CSS classes of the page (`float`, `quantised`, `track`, …), 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from markupsafe import Markup
 
-_ROW, _BAR, _LABEL_LENGTH = 46, 8, 40
+_ROW, _BAR, _LABEL_LENGTH, _TITLE_LENGTH = 46, 8, 34, 60
 _TICK_ROW = 22
+_PLOT_TOP, _PLOT = 16, 220
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,10 @@ class Bars:
 
 @dataclass(frozen=True)
 class Span:
-    """One row of `span_chart`: a label, the value as text, a range, a point in it, and the CSS class of both."""
+    """One row of `span_chart`: a label, the value as text, a range, a point in it, and the CSS class of both.
+
+    `other`: a second point, of the class `literature`, and what it is.
+    """
 
     label: str
     text: str
@@ -34,6 +39,33 @@ class Span:
     high: float
     point: float | None
     css: str
+    other: tuple[float, str] | None = None
+
+
+@dataclass(frozen=True)
+class Dots:
+    """One row of `dot_chart`: a label, the value as text, and (name, fraction) per dot."""
+
+    label: str
+    text: str
+    values: tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of `line_chart`: its CSS class and (x, y, description) of its points, from left to right."""
+
+    css: str
+    points: tuple[tuple[float, float, str], ...]
+
+
+@dataclass(frozen=True)
+class Patch:
+    """A run of cells of `grid_map`: its CSS class, what it is, and how many cells."""
+
+    css: str
+    label: str
+    cells: int
 
 
 def bar_chart(rows: Sequence[Bars], description: str) -> Markup:
@@ -52,7 +84,8 @@ def bar_chart(rows: Sequence[Bars], description: str) -> Markup:
 
 def span_chart(rows: Sequence[Span], marker: tuple[str, float], description: str) -> Markup:
     """Ranges on a logarithmic axis, with one vertical line (label, value) through all of them."""
-    positive = [v for v in (marker[1], *(end for row in rows for end in (row.low, row.high))) if v > 0] or [1.0]
+    ends = [end for row in rows for end in (row.low, row.high, *([row.other[0]] if row.other else []))]
+    positive = [v for v in (marker[1], *ends) if v > 0] or [1.0]
     first = max(-4, math.floor(math.log10(min(positive))))
     last = max(first + 1, math.ceil(math.log10(max(positive))))
 
@@ -64,10 +97,12 @@ def span_chart(rows: Sequence[Span], marker: tuple[str, float], description: str
     for index, row in enumerate(rows):
         top = _TICK_ROW + index * _ROW
         left, right = at(row.low), at(row.high)
-        parts.append(_heading(row.label, row.text, top + 15))
+        parts.append(_heading(row.label, row.text, top + 15, _TITLE_LENGTH))
         parts.append(_rect("track", 0, 100, top + 24, 3))
         if right - left > 0.5:
             parts.append(_rect(row.css, left, right - left, top + 21, 9))
+        if row.other is not None:
+            parts.append(_dot("literature", at(row.other[0]), top + 25.5, row.other[1]))
         if row.point is not None:
             parts.append(_dot(row.css, at(row.point), top + 25.5))
     x = at(marker[1])
@@ -79,23 +114,104 @@ def span_chart(rows: Sequence[Span], marker: tuple[str, float], description: str
     return _svg(parts, bottom + _TICK_ROW, description)
 
 
+def dot_chart(rows: Sequence[Dots], description: str) -> Markup:
+    """Fractions as dots on an axis from 0 to 1, with a bar from the lowest to the highest."""
+    parts = []
+    for index, row in enumerate(rows):
+        top = index * _ROW
+        found = [100 * value for _, value in row.values]
+        parts.append(_heading(row.label, row.text, top + 13))
+        parts.append(_rect("track", 0, 100, top + 22, 3))
+        parts.append(_rect("range", min(found), max(found) - min(found), top + 19, 9))
+        for (name, _), x in zip(row.values, found, strict=True):
+            parts.append(_dot("quantised", x, top + 23.5, f"{name}: {x:.1f} %", 4))
+    return _svg(parts, len(rows) * _ROW, description)
+
+
+def line_chart(
+    lines: Sequence[Line], x_text: Callable[[float], str], y_text: Callable[[float], str], description: str
+) -> Markup:
+    """Lines with dots over linear axes; x starts at 0, y spans the values. The first line's dots carry their text."""
+    xs = [x for line in lines for x, _, _ in line.points]
+    ys = [y for line in lines for _, y, _ in line.points]
+    right = max(xs, default=0) * 1.04 or 1.0
+    ticks = _ticks(min(ys, default=0), max(ys, default=1))
+    bottom, top = ticks[0], ticks[-1]
+
+    def at(x: float, y: float) -> tuple[float, float]:
+        return 100 * x / right, _PLOT_TOP + _PLOT * (top - y) / (top - bottom)
+
+    parts = [_level(at(0, y)[1], y_text(y)) for y in ticks]
+    parts += [
+        _below(100 * x / right, x_text(x), _PLOT_TOP + _PLOT + 18) for x in _ticks(0, right, 4) if 0 <= x <= right
+    ]
+    for line in reversed(lines):  # the first on top
+        places = [at(x, y) for x, y, _ in line.points]
+        for (x1, y1), (x2, y2) in pairwise(places):
+            parts.append(
+                Markup('<line class="stroke {}" x1="{:.2f}%" y1="{:.1f}" x2="{:.2f}%" y2="{:.1f}"/>').format(
+                    line.css, x1, y1, x2, y2
+                )
+            )
+        for (x, y), (_, _, text) in zip(places, line.points, strict=True):
+            parts.append(_dot(line.css, x, y, text))
+    return _svg(parts, _PLOT_TOP + _PLOT + _TICK_ROW, description)
+
+
+def grid_map(patches: Sequence[Patch], cells: int, columns: int, description: str) -> Markup:
+    """A chip of `cells` squares in rows of `columns`: the patches one after the other, the rest empty."""
+    width, height = 100 / columns, 20
+    parts = []
+    filled = [(patch.css, patch.label) for patch in patches for _ in range(patch.cells)]
+    for index in range(cells):
+        row, column = divmod(index, columns)
+        css, label = filled[index] if index < len(filled) else ("track", "free")
+        parts.append(
+            Markup(
+                '<rect class="{}" x="{:.3f}%" width="{:.3f}%" y="{}" height="{}" rx="1.5"><title>{}</title></rect>'
+            ).format(css, column * width + 0.2, width - 0.4, row * height + 1, height - 2, label)
+        )
+    return _svg(parts, math.ceil(cells / columns) * height, description)
+
+
+def _ticks(low: float, high: float, count: int = 5) -> list[float]:
+    """About `count` round numbers that enclose the two."""
+    if high <= low:
+        low, high = low - 0.05 * (abs(low) or 1), high + 0.05 * (abs(high) or 1)
+    rough = (high - low) / count
+    step = next(s for s in (1, 2, 2.5, 5, 10) if s * 10 ** math.floor(math.log10(rough)) >= rough * (1 - 1e-9))
+    step *= 10 ** math.floor(math.log10(rough))
+    return [step * i for i in range(math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9) + 1)]
+
+
+def _level(y: float, text: str) -> Markup:
+    return Markup(
+        '<line class="grid" x1="0" x2="100%" y1="{y:.1f}" y2="{y:.1f}"/><text class="tick" x="0" y="{above:.1f}">{text}</text>'
+    ).format(y=y, above=y - 4, text=text)
+
+
+def _below(x: float, text: str, y: float) -> Markup:
+    anchor = "start" if x < 3 else "end" if x > 97 else "middle"
+    return Markup('<text class="tick" x="{:.2f}%" y="{}" text-anchor="{}">{}</text>').format(x, y, anchor, text)
+
+
 def _svg(parts: Sequence[Markup], height: float, description: str) -> Markup:
     head = Markup('<svg class="chart" width="100%" height="{}" role="img" aria-label="{}">').format(height, description)
     return head + Markup("").join(parts) + Markup("</svg>")
 
 
-def _heading(label: str, text: str, y: float) -> Markup:
+def _heading(label: str, text: str, y: float, length: int = _LABEL_LENGTH) -> Markup:
+    # an inner <svg> clips what is too long for a narrow page, so that it never runs into the value
     return Markup(
-        '<text class="label" x="0" y="{y}"><title>{full}</title>{label}</text>'
+        '<svg class="clip" y="{top}" width="70%" height="20"><text class="label" x="0" y="14">'
+        "<title>{full}</title>{label}</text></svg>"
         '<text class="value" x="100%" y="{y}" text-anchor="end">{text}</text>'
-    ).format(y=y, full=label, label=_shorten(label), text=text)
+    ).format(top=y - 14, y=y, full=label, label=_shorten(label, length), text=text)
 
 
-def _shorten(label: str) -> str:
+def _shorten(label: str, length: int) -> str:
     """The end of a layer's name tells it from its neighbours, and so does the beginning: drop the middle."""
-    if len(label) <= _LABEL_LENGTH:
-        return label
-    return f"{label[: _LABEL_LENGTH // 2]}…{label[-_LABEL_LENGTH // 2 + 1 :]}"
+    return label if len(label) <= length else f"{label[: length // 2]}…{label[-length // 2 + 1 :]}"
 
 
 def _rect(css: str, x: float, width: float, y: float, height: float) -> Markup:
@@ -104,8 +220,10 @@ def _rect(css: str, x: float, width: float, y: float, height: float) -> Markup:
     )
 
 
-def _dot(css: str, x: float, y: float) -> Markup:
-    return Markup('<circle class="{} dot" cx="{:.2f}%" cy="{}" r="5"/>').format(css, x, y)
+def _dot(css: str, x: float, y: float, title: str = "", radius: float = 5) -> Markup:
+    return Markup('<circle class="{} dot" cx="{:.2f}%" cy="{:.1f}" r="{}"><title>{}</title></circle>').format(
+        css, x, y, radius, title
+    )
 
 
 def _axis_tick(decade: int, x: float, bottom: float) -> Markup:

@@ -11,6 +11,8 @@ Conventions, side by side because tools disagree by 5× on the same spikes:
   those of non-zero weight only (NeuroBench's effective ACs, Yik et al. 2025, Nat. Commun. 16:1545).
 * *Rate × MACs* is the papers' shortcut: mean firing rate of the layer's input × its dense MACs. Borders make
   it differ from SynOps.
+* *Lemaire's* SynOps (Lemaire et al. 2022, arXiv 2210.13107) give every spike of a convolution the same fan-out,
+  output channels × kernel / stride, rounded up per axis, wherever it is.
 * *Dense MACs* are output elements × weights per output, padding included, as thop and fvcore count.
 * *Spikes* are a number of their own. The KDSNN paper (arXiv 2304.05627, table 3) prints them as "SynOps".
 
@@ -20,7 +22,7 @@ lowering pass turns them into synapses.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from types import MappingProxyType
@@ -31,9 +33,9 @@ import torch
 from numpy.typing import NDArray
 
 from exporters.errors import DeployError
-from exporters.graph import SpikingGraph
-from profilers.fanout import connections_into, fan_out
-from profilers.flops import dense_macs
+from exporters.graph import IF, LIF, MaxPool2d, SpikingGraph
+from profilers.fanout import connections_into, fan_out, lemaire_fan_out
+from profilers.shapes import LayerShape, layer_shape
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -47,10 +49,11 @@ _EXACT_IN_FLOAT32 = 1 << 24
 
 @dataclass(frozen=True, eq=False)
 class NeuronActivity:
-    """One neuron layer. spikes: (N, T), per sample and time step."""
+    """One neuron layer. spikes: (N, T), per sample and time step. `leaky`: LIF, which multiplies at every update."""
 
     neurons: int
     spikes: Ints
+    leaky: bool = False
 
     @property
     def rate(self) -> float:
@@ -64,22 +67,31 @@ class SynapseActivity:
 
     Attributes:
         role: what feeds the layer.
-        macs: dense multiply-accumulates of one pass, padding included.
+        shape: sizes of the layer.
         connections: synapses that exist (borders excluded, average pools folded in).
         events: non-zero values that arrive, before average pooling.
         operations: events × the synapses they reach. SynOps if `role` is "spikes", else multiply-accumulates
             with zero inputs skipped.
         operations_nonzero: the same over synapses of non-zero weight (effective ACs and MACs of NeuroBench).
         rate_macs: input rate × dense MACs, the papers' shortcut.
+        operations_lemaire: events × Lemaire's fan-out.
+        weight_reads: weights that Lemaire's model reads for the events: all positions of the kernel, stride or not.
     """
 
     role: Role
-    macs: int
+    shape: LayerShape
     connections: int
     events: Ints
     operations: Ints
     operations_nonzero: Ints
     rate_macs: Floats
+    operations_lemaire: Ints
+    weight_reads: Ints
+
+    @property
+    def macs(self) -> int:
+        """Dense multiply-accumulates of one pass, padding included."""
+        return self.shape.macs
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,6 +120,19 @@ class Activity:
     def synops_nonzero(self) -> Ints:
         """SynOps over synapses of non-zero weight, (N, T)."""
         return self._sum([s.operations_nonzero for s in self.synapses.values() if s.role == "spikes"])
+
+    @cached_property
+    def synops_lemaire(self) -> Ints:
+        """SynOps as Lemaire et al. count them, (N, T)."""
+        return self._sum([s.operations_lemaire for s in self.synapses.values() if s.role == "spikes"])
+
+    @cached_property
+    def effective_macs(self) -> Ints:
+        """Operations of the layers not fed by spikes, zero inputs and zero weights skipped, at every step, (N, T).
+
+        NeuroBench's Effective_MACs, except that NeuroBench takes a layer whose values happen to be binary for spiking.
+        """
+        return self._sum([s.operations_nonzero for s in self.synapses.values() if s.role != "spikes"])
 
     @cached_property
     def graded_operations(self) -> Ints:
@@ -189,7 +214,8 @@ class ActivityCounter:
                 columns = self._fan_out.setdefault(source, [np.ones(graph.shapes[source])])
                 self._columns[layer, index] = len(columns)
                 columns.extend(fan_out(graph, connection))
-        self._maps = {source: _matrix(columns) for source, columns in self._fan_out.items()}
+        self._maps = {source: _blocks(columns) for source, columns in self._fan_out.items()}
+        self._binary = _binary(graph)
         self._seen: dict[str, list[Ints]] = {source: [] for source in self._maps}
 
     def __call__(self, name: str, values: torch.Tensor) -> None:
@@ -198,18 +224,21 @@ class ActivityCounter:
         Raises:
             DeployError: the shape does not fit the graph.
         """
-        matrix = self._maps.get(name)
-        if matrix is None:
+        blocks = self._maps.get(name)
+        if blocks is None:
             return
         steps, samples = values.shape[:2]
         if steps not in (1, self._graph.T) or tuple(values.shape[2:]) != self._graph.shapes[name]:
             expected = f"({self._graph.T} or 1, N, {', '.join(map(str, self._graph.shapes[name]))})"
             raise DeployError(f"{name}: values of shape {tuple(values.shape)} to count; expected {expected}")
-        matrix = matrix.to(values.device)
-        frames = values.detach().reshape(steps * samples, matrix.shape[0])
+        blocks = [block.to(values.device) for block in blocks]
+        sizes = [block.shape[1] for block in blocks]
+        frames = values.detach().reshape(steps * samples, sum(sizes))
         parts = torch.split(frames, max(1, _CHUNK // frames.shape[1]))
-        counts = torch.cat([((part != 0).to(matrix.dtype) @ matrix).to(torch.int64) for part in parts])
-        by_sample = counts.reshape(steps, samples, matrix.shape[1]).transpose(0, 1).cpu().numpy()
+        # of zeros and ones, what is not zero need not be looked for
+        events = ((part if name in self._binary else part != 0).to(blocks[0].dtype) for part in parts)
+        counts = torch.cat([_products(torch.split(part, sizes, dim=1), blocks) for part in events])
+        by_sample = counts.reshape(steps, samples, len(blocks[0])).transpose(0, 1).cpu().numpy()
         self._seen[name].append(np.broadcast_to(by_sample, (samples, self._graph.T, by_sample.shape[2])))
 
     def result(self) -> Activity:
@@ -227,7 +256,8 @@ class ActivityCounter:
             raise DeployError(f"the layers saw different numbers of samples ({sizes}); count whole batches")
         graph = self._graph
         neurons = {
-            name: NeuronActivity(int(np.prod(graph.shapes[name])), seen[name][:, :, 0]) for name in graph.neurons
+            name: NeuronActivity(int(np.prod(graph.shapes[name])), seen[name][:, :, 0], isinstance(node, LIF))
+            for name, node in graph.neurons.items()
         }
         synapses = {layer: self._synapse(layer, seen) for layer in graph.synapses}
         samples = next(iter(sizes.values()))
@@ -235,23 +265,59 @@ class ActivityCounter:
 
     def _synapse(self, layer: str, seen: Mapping[str, Ints]) -> SynapseActivity:
         graph = self._graph
-        macs = dense_macs(graph, layer)
+        shape = layer_shape(graph, layer)
         existing = 0
         totals = np.zeros((*next(iter(seen.values())).shape[:2], 3), np.int64)
         rate_macs = np.zeros(totals.shape[:2])
+        lemaire, weight_reads = np.zeros((2, *totals.shape[:2]), np.int64)
         for index, connection in enumerate(self._connections[layer]):
             first, counts = self._columns[layer, index], seen[connection.source]
+            events = counts[:, :, 0]
             totals += counts[:, :, [0, first, first + 1]]
-            rate_macs += counts[:, :, 0] * (macs / int(np.prod(graph.shapes[connection.source])))
+            rate_macs += events * (shape.macs / int(np.prod(graph.shapes[connection.source])))
             existing += int(self._fan_out[connection.source][first].sum())
+            reached, read = lemaire_fan_out(graph, connection)
+            lemaire += events * reached
+            weight_reads += events * read
         events, operations, operations_nonzero = np.moveaxis(totals, 2, 0)
         return SynapseActivity(
-            layer_role(graph, layer), macs, existing, events, operations, operations_nonzero, rate_macs
+            role=layer_role(graph, layer),
+            shape=shape,
+            connections=existing,
+            events=events,
+            operations=operations,
+            operations_nonzero=operations_nonzero,
+            rate_macs=rate_macs,
+            operations_lemaire=lemaire,
+            weight_reads=weight_reads,
         )
 
 
-def _matrix(columns: list[Floats]) -> torch.Tensor:
-    """(F, K) matrix. Sums of whole numbers stay exact: in float32 below 2²⁴, in float64 below 2⁵³."""
-    stacked = np.stack([c.reshape(-1) for c in columns], axis=1)
-    exact = stacked.sum(axis=0).max() < _EXACT_IN_FLOAT32
-    return torch.from_numpy(stacked).to(torch.float32 if exact else torch.float64)
+def _products(parts: Sequence[torch.Tensor], blocks: Sequence[torch.Tensor]) -> torch.Tensor:
+    # the small matrix on the left: six times faster than the other way round
+    first, *others = ((block @ part.T).T.to(torch.int64) for part, block in zip(parts, blocks, strict=True))
+    return sum(others, first)
+
+
+def _binary(graph: SpikingGraph) -> set[str]:
+    """Nodes whose values can only be zero or one: neurons, and maxima of such values (but not of their sums)."""
+    found: set[str] = set()
+    for name, node in graph.nodes.items():
+        sources = graph.sources(name)
+        if isinstance(node, IF | LIF) or (isinstance(node, MaxPool2d) and len(sources) == 1 and sources[0] in found):
+            found.add(name)
+    return found
+
+
+def _blocks(columns: list[Floats]) -> list[torch.Tensor]:
+    """The (K, F) matrix of the columns, cut along F into blocks so that sums of whole numbers stay exact.
+
+    That is below 2²⁴ in float32. It is several times faster than float64 (2⁵³), which takes over where eight
+    blocks are not enough.
+    """
+    stacked = np.stack([c.reshape(-1) for c in columns])
+    for pieces in (1, 2, 4, 8):
+        blocks = np.array_split(stacked, pieces, axis=1)
+        if all(block.sum(axis=1).max() < _EXACT_IN_FLOAT32 for block in blocks):
+            return [torch.from_numpy(block).to(torch.float32) for block in blocks]
+    return [torch.from_numpy(stacked)]

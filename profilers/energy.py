@@ -8,29 +8,24 @@ and an SNN within one model, never numbers across models.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 from exporters.errors import DeployError
-from profilers.counts import Activity
+from profilers.count_names import PER_SPIKE
 from profilers.energy_models import EnergyModel, Range, Term
+from profilers.operations import Counts, Kind, ann_counts, snn_counts
 
-Kind = Literal["ann", "snn"]
-
-_PER_SPIKE = ("synops", "spikes", "hops_ew", "hops_ns")
-
-
-@dataclass(frozen=True)
-class Counts:
-    """Mean operations per sample, by the names of `energy_models.COUNTS`.
-
-    spikes_per_synapse: SynOps per dense MAC of the spike-fed layers, see `Activity.spikes_per_synapse`.
-    """
-
-    kind: Kind
-    values: Mapping[str, Range]
-    spikes_per_synapse: float | None = None
+__all__ = [
+    "Counts",
+    "EnergyEstimate",
+    "Kind",
+    "TermEnergy",
+    "ann_counts",
+    "baseline",
+    "break_even",
+    "energy",
+    "snn_counts",
+]
 
 
 @dataclass(frozen=True)
@@ -59,30 +54,6 @@ class EnergyEstimate:
     left_out: tuple[str, ...] = ()
 
 
-def ann_counts(macs: int) -> Counts:
-    """A dense ANN: every multiply-accumulate is done (`flops.ModuleCounts.macs`)."""
-    return Counts("ann", {"macs": Range.exactly(macs)})
-
-
-def snn_counts(activity: Activity) -> Counts:
-    """Mean counts per sample of a spiking run.
-
-    SynOps are those over all synapses. Multiply-accumulates of the analog input range from once per sample
-    (a chip that reuses them) to every step; the latter, what the deployed network does, is nominal.
-    """
-    spikes = float(activity.spikes.sum(axis=1).mean())
-    repeated = float(activity.macs_repeated)
-    values = {
-        "macs": Range(float(activity.macs_once), repeated, repeated),
-        "synops": Range.exactly(activity.synops.sum(axis=1).mean()),
-        "graded_ops": Range.exactly(activity.graded_operations.sum(axis=1).mean()),
-        "spikes": Range.exactly(spikes),
-        "active_updates": Range.exactly(spikes),
-        "inactive_updates": Range.exactly(activity.neuron_updates - spikes),
-    }
-    return Counts("snn", values, activity.spikes_per_synapse)
-
-
 def energy(model: EnergyModel, counts: Counts) -> EnergyEstimate:
     """Evaluate a model.
 
@@ -92,11 +63,18 @@ def energy(model: EnergyModel, counts: Counts) -> EnergyEstimate:
     terms = model.ann if counts.kind == "ann" else model.snn
     if isinstance(terms, str):
         raise DeployError(f"{model.title} has no estimate for an {counts.kind.upper()}: {terms}")
-    counted = [term for term in terms if term.count in counts.values]
-    breakdown = tuple(_evaluate(model, term, counts.values[term.count]) for term in counted)
+    breakdown = tuple(_evaluate(model, term, counts) for term in terms if _is_counted(term, counts))
     total = sum((line.joules for line in breakdown), Range.exactly(0))
-    left_out = tuple(term.name for term in terms if term.count not in counts.values)
+    left_out = tuple(term.name for term in terms if not _is_counted(term, counts))
     return EnergyEstimate(model.name, counts.kind, total.low, total.nominal, total.high, breakdown, left_out)
+
+
+def baseline(model: EnergyModel, counts: Counts) -> EnergyEstimate | None:
+    """What something to compare with costs; None where the model has no entry, or one that was not counted in full."""
+    if isinstance(model.ann if counts.kind == "ann" else model.snn, str):
+        return None
+    estimate = energy(model, counts)
+    return None if estimate.left_out else estimate
 
 
 def break_even(model: EnergyModel, ann: Counts, snn: Counts) -> Range | None:
@@ -105,12 +83,15 @@ def break_even(model: EnergyModel, ann: Counts, snn: Counts) -> Range | None:
     Everything that happens per spike is scaled; multiply-accumulates of the analog input are not. The range
     comes from evaluating the model three times, with every constant and count at its low, nominal and high
     value on both sides. 0 means: more expensive than the ANN even without a single spike.
-    None where the model has no entry for one of the two, or where no spike reached a synapse.
+    None where the model has no entry for one of the two, where the ANN was not counted in full, or where no spike
+    reached a synapse.
     """
     own = snn.spikes_per_synapse
     if isinstance(model.ann, str) or isinstance(model.snn, str) or not own:
         return None
     dense, silent, actual = energy(model, ann), energy(model, _silent(snn)), energy(model, snn)
+    if dense.left_out:
+        return None
     rates = []
     for at in ("low", "nominal", "high"):
         fixed = getattr(silent, at)
@@ -121,21 +102,26 @@ def break_even(model: EnergyModel, ann: Counts, snn: Counts) -> Range | None:
     return Range(min(rates), rates[1], max(rates))
 
 
-def _evaluate(model: EnergyModel, term: Term, count: Range) -> TermEnergy:
+def _is_counted(term: Term, counts: Counts) -> bool:
+    return term.count in counts.values or term.count in counts.accesses
+
+
+def _evaluate(model: EnergyModel, term: Term, counts: Counts) -> TermEnergy:
     constants = [model.constants[name] for name in term.constants]
-    joules = Range(
-        count.low * sum(c.joules.low for c in constants),
-        count.nominal * sum(c.joules.nominal for c in constants),
-        count.high * sum(c.joules.high for c in constants),
-    )
-    return TermEnergy(term.name, count, joules)
+    nothing = Range.exactly(0)
+    if term.count in counts.values:
+        count = counts.values[term.count]
+        return TermEnergy(term.name, count, sum((count * c.joules for c in constants), nothing))
+    accesses, word_bits = counts.accesses[term.count], model.word_bits or 0
+    joules = (a.count * c.at(a.words * word_bits) for a in accesses for c in constants)
+    return TermEnergy(term.name, sum((a.count for a in accesses), nothing), sum(joules, nothing))
 
 
 def _silent(counts: Counts) -> Counts:
     """The same network if no neuron ever spiked."""
-    values = dict(counts.values)
-    values.update({name: Range.exactly(0) for name in _PER_SPIKE if name in values})
+    values = {name: Range.exactly(0) if name in PER_SPIKE else count for name, count in counts.values.items()}
     if "active_updates" in values and "inactive_updates" in values:
         values["inactive_updates"] += values["active_updates"]
         values["active_updates"] = Range.exactly(0)
-    return Counts(counts.kind, values, 0.0)
+    accesses = {name: () if name in PER_SPIKE else found for name, found in counts.accesses.items()}
+    return Counts(counts.kind, values, 0.0, accesses)

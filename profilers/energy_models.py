@@ -6,15 +6,18 @@ A model is one JSON file (`profilers/data/*.json` are examples):
     technology       node and voltage that the constants hold for
     precision        number format or chip
     arithmetic       "float" or "integer": which run of a network the model is for
+    word_bits        optional: bits per word of memory, needed where a constant depends on the memory's size
     basis            "measured", "simulated" or "estimated"
     boundary         what the energy includes and what it does not
     sources          key → {citation, url}
-    constants        key → {value, unit, source, optional low, high, note}; unit aJ, fJ, pJ, nJ, uJ, mJ or J
+    constants        key → {value, unit, source, optional low, high, note}; unit aJ, fJ, pJ, nJ, uJ, mJ or J.
+                     value, low and high are numbers, or lists of [bits of memory, number]: the energy of one
+                     access to a memory of that size, straight lines between, the last number beyond
     ann, snn         list of terms {name, count, constants}: count × sum of constants; or a sentence that says
                      why such a network has no entry
     remarks          optional list of {text, source}: stated beside the numbers, never added to them
 
-`COUNTS` lists what a term may count.
+`profilers.count_names.COUNTS` lists what a term may count. docs/energy-models.md explains the format with an example.
 """
 
 from __future__ import annotations
@@ -27,20 +30,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, cast
 
-from exporters.errors import DeployError
+import numpy as np
 
-COUNTS: Mapping[str, str] = MappingProxyType(
-    {
-        "macs": "dense multiply-accumulates of an ANN, or of an SNN's layers that spikes do not feed",
-        "synops": "synaptic operations: spikes × synapses reached",
-        "graded_ops": "non-zero real-valued inputs × synapses reached, at every time step",
-        "spikes": "spikes of neurons",
-        "active_updates": "membrane updates in which the neuron spikes",
-        "inactive_updates": "all other membrane updates",
-        "hops_ew": "east-west hops between tiles, from a placement",
-        "hops_ns": "north-south hops between tiles, from a placement",
-    }
-)
+from exporters.errors import DeployError
+from profilers.count_names import COUNTS, SIZED
 
 _UNITS = {"J": 1.0, "mJ": 1e-3, "uJ": 1e-6, "µJ": 1e-6, "nJ": 1e-9, "pJ": 1e-12, "fJ": 1e-15, "aJ": 1e-18}
 _DATA = Path(__file__).parent / "data"
@@ -62,6 +55,12 @@ class Range:
     def __add__(self, other: Range) -> Range:
         return Range(self.low + other.low, self.nominal + other.nominal, self.high + other.high)
 
+    def __mul__(self, other: Range | float) -> Range:
+        """Bound by bound; both must be of numbers that are not negative."""
+        if not isinstance(other, Range):
+            other = Range.exactly(other)
+        return Range(self.low * other.low, self.nominal * other.nominal, self.high * other.high)
+
 
 @dataclass(frozen=True)
 class Source:
@@ -72,17 +71,41 @@ class Source:
 
 
 @dataclass(frozen=True)
+class Point:
+    """Energy of one access to a memory of `bits` bits."""
+
+    bits: float
+    joules: Range
+
+
+@dataclass(frozen=True)
 class Constant:
-    """Energy of one operation."""
+    """Energy of one operation.
+
+    With `points`, sorted by size, it depends on the size of the memory; `joules` then spans all of them, its
+    nominal value is that of the smallest memory.
+    """
 
     joules: Range
     source: Source
     note: str = ""
+    points: tuple[Point, ...] = ()
+
+    def at(self, bits: float) -> Range:
+        """Energy at a memory of this size: straight lines between the points, constant outside them."""
+        if not self.points:
+            return self.joules
+        sizes = [point.bits for point in self.points]
+        low, nominal, high = (
+            float(np.interp(bits, sizes, [getattr(point.joules, bound) for point in self.points]))
+            for bound in ("low", "nominal", "high")
+        )
+        return Range(low, nominal, high)
 
 
 @dataclass(frozen=True)
 class Term:
-    """`count` (a key of `COUNTS`) × the sum of `constants`."""
+    """`count` (a key of `count_names.COUNTS`) × the sum of `constants`."""
 
     name: str
     count: str
@@ -113,6 +136,7 @@ class EnergyModel:
     ann: tuple[Term, ...] | str
     snn: tuple[Term, ...] | str
     remarks: tuple[Remark, ...] = ()
+    word_bits: int | None = None
 
 
 def built_in() -> dict[str, EnergyModel]:
@@ -147,7 +171,7 @@ class _MalformedError(Exception):
 
 def _model(data: Any) -> EnergyModel:
     texts = ("name", "title", "technology", "precision", "arithmetic", "basis", "boundary")
-    model = _object(data, "the model", (*texts, "sources", "constants", "ann", "snn"), ("remarks",))
+    model = _object(data, "the model", (*texts, "sources", "constants", "ann", "snn"), ("remarks", "word_bits"))
     fields = {key: _text(model[key], key) for key in texts}
     arithmetic = _choice(fields.pop("arithmetic"), "arithmetic", ("float", "integer"))
     basis = _choice(fields.pop("basis"), "basis", ("measured", "simulated", "estimated"))
@@ -157,6 +181,7 @@ def _model(data: Any) -> EnergyModel:
     constants = {
         key: _constant(value, f"constants.{key}", sources) for key, value in _entries(model["constants"], "constants")
     }
+    word_bits = _word_bits(model.get("word_bits"), constants)
     remarks = []
     for place, value in _items(model.get("remarks", []), "remarks"):
         remark = _object(value, place, ("text", "source"))
@@ -171,6 +196,7 @@ def _model(data: Any) -> EnergyModel:
         ann=_terms(model["ann"], "ann", constants),
         snn=_terms(model["snn"], "snn", constants),
         remarks=tuple(remarks),
+        word_bits=word_bits,
     )
 
 
@@ -185,14 +211,54 @@ def _source(value: Any, place: str) -> Source:
 def _constant(value: Any, place: str, sources: Mapping[str, Source]) -> Constant:
     constant = _object(value, place, ("value", "unit", "source"), ("low", "high", "note"))
     factor = _UNITS[_choice(constant["unit"], f"{place}.unit", tuple(_UNITS))]
-    nominal = _number(constant["value"], f"{place}.value")
-    low = _number(constant.get("low", nominal), f"{place}.low")
-    high = _number(constant.get("high", nominal), f"{place}.high")
-    if not low <= nominal <= high:
-        raise _MalformedError(f"{place}: low {low} ≤ value {nominal} ≤ high {high} does not hold")
+    lines = {key: _by_size(constant.get(key, constant["value"]), f"{place}.{key}") for key in ("low", "value", "high")}
+    points = []
+    for bits in sorted({bits for sizes, _ in lines.values() for bits in sizes}):
+        low, nominal, high = (float(np.interp(bits, *line)) for line in lines.values())
+        if not low <= nominal <= high:
+            where = f" at {bits:g} bits" if any(len(sizes) > 1 for sizes, _ in lines.values()) else ""
+            raise _MalformedError(
+                f"{place}: low {low:.6g} ≤ value {nominal:.6g} ≤ high {high:.6g} does not hold{where}"
+            )
+        points.append(Point(bits, Range(low * factor, nominal * factor, high * factor)))
     note = _text(constant["note"], f"{place}.note") if "note" in constant else ""
-    joules = Range(low * factor, nominal * factor, high * factor)
-    return Constant(joules, sources[_key(constant["source"], f"{place}.source", sources)], note)
+    source = sources[_key(constant["source"], f"{place}.source", sources)]
+    if all(isinstance(constant.get(key, 0), int | float) for key in ("low", "value", "high")):
+        return Constant(points[0].joules, source, note)
+    joules = Range(min(p.joules.low for p in points), points[0].joules.nominal, max(p.joules.high for p in points))
+    return Constant(joules, source, note, tuple(points))
+
+
+def _by_size(value: Any, place: str) -> tuple[list[float], list[float]]:
+    """A number, or [[bits, number], …], as sizes in bits and the numbers there."""
+    if not isinstance(value, list):
+        return [0.0], [_number(value, place)]
+    if not value:
+        raise _MalformedError(f"{place} is empty; list [bits of memory, number], or give one number")
+    sizes: list[float] = []
+    numbers: list[float] = []
+    for where, point in _items(value, place):
+        if not isinstance(point, list) or len(point) != 2:
+            raise _MalformedError(f"{where} must be [bits of memory, number]")
+        bits, number = (_number(n, f"{where}[{index}]") for index, n in enumerate(point))
+        if sizes and bits <= sizes[-1]:
+            raise _MalformedError(f"{where}: the sizes must grow, but {bits:g} bits follow {sizes[-1]:g}")
+        sizes.append(bits)
+        numbers.append(number)
+    return sizes, numbers
+
+
+def _word_bits(value: Any, constants: Mapping[str, Constant]) -> int | None:
+    sized = [key for key, constant in constants.items() if constant.points]
+    if value is None:
+        if sized:
+            raise _MalformedError(
+                f"constants.{sized[0]} depends on the size of a memory; give word_bits, the bits per word"
+            )
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise _MalformedError(f"word_bits is {value!r}; it must be a whole number of at least 1")
+    return value
 
 
 def _terms(value: Any, place: str, constants: Mapping[str, Constant]) -> tuple[Term, ...] | str:
@@ -203,6 +269,13 @@ def _terms(value: Any, place: str, constants: Mapping[str, Constant]) -> tuple[T
         term = _object(entry, where, ("name", "count", "constants"))
         count = _choice(term["count"], f"{where}.count", tuple(COUNTS))
         names = tuple(_key(name, spot, constants) for spot, name in _items(term["constants"], f"{where}.constants"))
+        if not names:
+            raise _MalformedError(f"{where}.constants is empty; name what one such operation costs")
+        if count not in SIZED and (by_size := [name for name in names if constants[name].points]):
+            raise _MalformedError(
+                f"{where} counts {count}, which has no memory size, but {by_size[0]} depends on one; "
+                f"use it with {', '.join(sorted(SIZED))}"
+            )
         terms.append(Term(_text(term["name"], f"{where}.name"), count, names))
     if not terms:
         raise _MalformedError(f"{place} is empty; list its terms, or write a sentence that says why there are none")

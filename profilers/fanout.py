@@ -75,6 +75,24 @@ def fan_out(graph: SpikingGraph, connection: Connection) -> tuple[Floats, Floats
     )
 
 
+def lemaire_fan_out(graph: SpikingGraph, connection: Connection) -> tuple[int, int]:
+    """Operations and weight reads per spike in Lemaire et al. 2022 (arXiv 2210.13107), the same for every element.
+
+    Convolution: output channels × ⌈kernel / stride⌉ along both axes, but every weight of the kernel is read.
+    An average pool on the way multiplies both by the cells that see a spike, ⌈kernel / stride⌉ along both axes.
+    """
+    node = graph.nodes[connection.layer]
+    if isinstance(node, Linear):
+        return node.weight.shape[0], node.weight.shape[0]
+    assert isinstance(node, Conv2d)
+    cells = math.prod(
+        math.ceil(k / s) for pool in connection.pools for k, s in zip(pool.kernel, pool.stride, strict=True)
+    )
+    channels, kernel = node.weight.shape[0] // node.groups, node.weight.shape[2:]
+    windows = math.prod(math.ceil(k / s) for k, s in zip(kernel, node.stride, strict=True))
+    return cells * channels * windows, cells * channels * math.prod(kernel)
+
+
 @dataclass(frozen=True, eq=False)
 class _Patterns:
     """Along one axis, how an element reaches outputs.

@@ -17,7 +17,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from exporters.errors import DeployError
-from exporters.graph import Array, Conv2d, Shape, SpikingGraph
+from exporters.graph import Array, Shape, SpikingGraph
+from profilers.shapes import layer_shape
 
 MEMBRANE_BITS = 24
 """Membrane word of an integer neuron: Loihi keeps 23 bits and a sign (Davies et al. 2018, IEEE Micro 38(1))."""
@@ -133,17 +134,10 @@ def graph_size(graph: SpikingGraph) -> GraphSize:
     layers = {}
     for name, node in graph.synapses.items():
         biases = 0 if node.bias is None else node.bias.size
-        layers[name] = LayerSize(node.weight.size, biases, dense_macs(graph, name), _bits(node.weight))
+        layers[name] = LayerSize(node.weight.size, biases, layer_shape(graph, name).macs, _bits(node.weight))
     neurons = sum(math.prod(graph.shapes[name]) for name in graph.neurons)
     membrane = MEMBRANE_BITS if graph.is_integer else 32
     return GraphSize(MappingProxyType(layers), neurons, neurons * membrane)
-
-
-def dense_macs(graph: SpikingGraph, layer: str) -> int:
-    """Output elements × weights per output of one pass, padding included: what thop and fvcore call MACs."""
-    node = graph.synapses[layer]
-    positions = math.prod(graph.shapes[layer][1:]) if isinstance(node, Conv2d) else 1
-    return int(node.weight.size) * positions
 
 
 def _bits(weight: Array) -> int:

@@ -28,12 +28,25 @@ def number(value: float, digits: int = 3) -> str:
 def spread(bounds: Range, unit: str = "") -> str:
     """ "3.1–9.4 nJ": both ends with the prefix of the larger one; a single number if they read the same."""
     if not unit:
-        low, high = _significant(bounds.low, 3), _significant(bounds.high, 3)
-        return low if low == high else f"{low}–{high}"
-    low_scaled, prefix = _engineering(bounds.low, bounds.high, 3)
-    high_scaled, _ = _engineering(bounds.high, bounds.high, 3)
-    low, high = _significant(low_scaled, 3), _significant(high_scaled, 3)
-    return f"{low if low == high else f'{low}–{high}'}{SPACE}{prefix}{unit}"
+        return _span(_significant(bounds.low, 3), _significant(bounds.high, 3))
+    return _scaled_span(bounds.low, bounds.high, unit)
+
+
+def interval(low: float, high: float) -> str:
+    """ "84.4–85.6 k": an interval of counts, plain below 10,000."""
+    if abs(high) < 10_000:
+        return _span(number(low), number(high))
+    return _scaled_span(low, high, "")
+
+
+def _scaled_span(low: float, high: float, unit: str) -> str:
+    low_scaled, prefix = _engineering(low, high, 3)
+    high_scaled, _ = _engineering(high, high, 3)
+    return f"{_span(_significant(low_scaled, 3), _significant(high_scaled, 3))}{SPACE}{prefix}{unit}"
+
+
+def _span(low: str, high: str) -> str:
+    return low if low == high else f"{low}–{high}"
 
 
 def percent(fraction: float, digits: int = 1) -> str:

@@ -1,15 +1,16 @@
 """The report: teacher, student and undistilled twin side by side, with counts, energies and their sources.
 
 `summarize` turns one counted run into plain numbers, `build` assembles them with the energy models into a
-frozen `Report`, `write` puts `report.json`, `layers.csv` and `report.html` into a folder.
+frozen `Report`, `write` puts it into a folder in any of `FORMATS`. `profilers.profiling` runs the networks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, fields
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import fields
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -18,43 +19,94 @@ import pandas as pd
 from exporters.errors import DeployError
 from exporters.files import atomic_path
 from exporters.graph import SpikingGraph
-from profilers import energy_models
+from profilers import energy_models, paper
 from profilers.counts import Activity
-from profilers.energy import Counts, EnergyEstimate, ann_counts, break_even, energy, snn_counts
+from profilers.energy import EnergyEstimate, baseline, break_even, energy
 from profilers.energy_models import EnergyModel
 from profilers.flops import graph_size
+from profilers.operations import Counts, ann_counts, dense_ann, quantised_twin, snn_counts
 from profilers.page import render
 from profilers.report_data import (
     VERSION,
     Comparison,
     Layer,
-    Mean,
+    LayerCores,
     ModelEnergies,
+    Placement,
     Report,
     Run,
     Student,
     StudentEnergy,
     Teacher,
 )
+from profilers.side_by_side import side_by_side
+from profilers.statistics import statistic
 
-__all__ = ["Comparison", "Report", "Run", "Student", "Teacher", "build", "layer_table", "summarize", "write"]
+__all__ = [
+    "DEFAULT_FORMATS",
+    "FORMATS",
+    "Comparison",
+    "LayerCores",
+    "Placement",
+    "Report",
+    "Run",
+    "Student",
+    "Teacher",
+    "build",
+    "known_formats",
+    "layer_table",
+    "summarize",
+    "write",
+]
 
 
-def summarize(graph: SpikingGraph, activity: Activity, accuracy: float | None = None) -> Run:
-    """Plain numbers of one counted run of `graph`; `accuracy` is a fraction."""
+DEFAULT_FORMATS = ("html", "json", "csv")
+
+
+def summarize(
+    graph: SpikingGraph,
+    activity: Activity,
+    accuracy_by_step: Sequence[float] = (),
+    differing: Mapping[str, float] | None = None,
+) -> Run:
+    """Plain numbers of one counted run of `graph`.
+
+    Args:
+        graph: what ran.
+        activity: what was counted.
+        accuracy_by_step: fraction of right answers after the first 1, 2, … T steps, if there were labels.
+        differing: neuron layer → spikes per sample that differ from those of another run.
+
+    Raises:
+        DeployError: accuracies for another number of steps.
+    """
+    if len(accuracy_by_step) not in (0, activity.T):
+        raise DeployError(f"{len(accuracy_by_step)} accuracies for T = {activity.T} steps; give one per step, or none")
+    drift = differing or {}
     size = graph_size(graph)
     layers = []
     for name, node in graph.nodes.items():
         kind = type(node).__name__
         if name in activity.neurons:
             neuron = activity.neurons[name]
-            layers.append(Layer(name, kind, neuron.neurons, spikes=_mean(neuron.spikes), rate=neuron.rate))
+            layers.append(
+                Layer(
+                    name,
+                    kind,
+                    _counts_of(activity, name),
+                    neuron.neurons,
+                    spikes=_mean(neuron.spikes),
+                    rate=neuron.rate,
+                    differing=drift.get(name),
+                )
+            )
         elif name in activity.synapses:
             synapse, weights = activity.synapses[name], size.layers[name]
             layers.append(
                 Layer(
                     name,
                     kind,
+                    _counts_of(activity, name),
                     role=synapse.role,
                     macs=synapse.macs,
                     connections=synapse.connections,
@@ -70,11 +122,11 @@ def summarize(graph: SpikingGraph, activity: Activity, accuracy: float | None = 
         arithmetic="integer" if graph.is_integer else "float",
         T=activity.T,
         samples=activity.samples,
-        accuracy=None if accuracy is None else float(accuracy),
-        spikes=_statistics(activity.spikes),
-        synops=_statistics(activity.synops),
-        synops_nonzero=_statistics(activity.synops_nonzero),
-        rate_macs=_statistics(activity.rate_macs),
+        accuracy=float(accuracy_by_step[-1]) if len(accuracy_by_step) else None,
+        spikes=statistic(activity.spikes),
+        synops=statistic(activity.synops),
+        synops_nonzero=statistic(activity.synops_nonzero),
+        rate_macs=statistic(activity.rate_macs),
         rate=activity.rate,
         spikes_per_synapse=activity.spikes_per_synapse,
         macs_once=activity.macs_once,
@@ -86,8 +138,12 @@ def summarize(graph: SpikingGraph, activity: Activity, accuracy: float | None = 
         state_bits=size.state_bits,
         spikes_by_step=tuple(activity.spikes.mean(axis=0).tolist()),
         synops_by_step=tuple(activity.synops.mean(axis=0).tolist()),
+        accuracy_by_step=tuple(map(float, accuracy_by_step)),
+        conventions=side_by_side(activity),
         layers=tuple(layers),
         counts=snn_counts(activity),
+        dense_counts=dense_ann(synapse.shape for synapse in activity.synapses.values()),
+        twin_counts=quantised_twin(activity),
     )
 
 
@@ -99,6 +155,7 @@ def build(
     teacher: Teacher | None = None,
     comparisons: Iterable[Comparison] = (),
     models: Mapping[str, EnergyModel] | None = None,
+    placements: Iterable[Placement] = (),
     data: str = "",
     notes: Iterable[str] = (),
     created: datetime | None = None,
@@ -108,20 +165,21 @@ def build(
     Args:
         title: heading of the page.
         command: the command line that made it.
-        students: at least one; give them different names.
+        students: give them different names; there may be none if there is a teacher.
         teacher: the ANN, if there is one.
         comparisons: rows of the spike-for-spike table.
         models: energy models by name; by default those of the package.
+        placements: of the first student, one per chip.
         data: one line on the samples that were used.
         notes: sentences printed under the verdict.
         created: time stamp; now by default.
 
     Raises:
-        DeployError: no student, or two of the same name.
+        DeployError: nobody to report on, or two students of the same name.
     """
     names = [s.name for s in students]
-    if not names or len(set(names)) < len(names):
-        raise DeployError(f"a report needs students with different names; got {names}")
+    if not (names or teacher) or len(set(names)) < len(names):
+        raise DeployError(f"a report needs a teacher or students with different names; got {names}")
     chosen = energy_models.built_in() if models is None else models
     return Report(
         version=VERSION,
@@ -133,54 +191,66 @@ def build(
         students=tuple(students),
         comparisons=tuple(comparisons),
         energies=tuple(_energies(model, teacher, students) for model in chosen.values()),
+        placements=tuple(placements),
         notes=tuple(notes),
     )
 
 
-def write(report: Report, out_dir: Path) -> dict[str, Path]:
-    """Write `report.json`, `layers.csv` and `report.html`; returns their paths by file name.
+def write(report: Report, out_dir: Path, formats: Iterable[str] = DEFAULT_FORMATS) -> dict[str, Path]:
+    """Write the report in some of `FORMATS` into a folder; returns the paths by file name.
 
     Raises:
+        DeployError: an unknown format.
         OSError: the folder cannot be written.
     """
-    texts = {
-        "report.json": report.to_json(),
-        "layers.csv": layer_table(report).to_csv(index=False),
-        "report.html": render(report),
-    }
+    texts = {FORMATS[name][0]: FORMATS[name][1](report) for name in known_formats(formats)}
     for name, text in texts.items():
         with atomic_path(out_dir / name) as path:
             path.write_text(text, encoding="utf-8")
     return {name: out_dir / name for name in texts}
 
 
+def known_formats(formats: Iterable[str]) -> list[str]:
+    """Each format once.
+
+    Raises:
+        DeployError: an unknown one.
+    """
+    wanted = list(dict.fromkeys(formats))
+    if unknown := [name for name in wanted if name not in FORMATS]:
+        raise DeployError(f"no report format {unknown[0]!r}; choose from {', '.join(FORMATS)}")
+    return wanted
+
+
 def layer_table(report: Report) -> pd.DataFrame:
     """One row per student, run and layer; the columns of `Layer` after "student" and "run"."""
+    columns = [f.name for f in fields(Layer) if f.name != "counts"]
     rows = [
-        {"student": student.name, "run": "quantised" if run is student.quantised_run else "float", **asdict(layer)}
+        {"student": student.name, "run": "quantised" if run is student.quantised_run else "float"}
+        | {column: getattr(layer, column) for column in columns}
         for student in report.students
         for run in (student.float_run, student.quantised_run)
         if run is not None
         for layer in run.layers
     ]
-    columns = ["student", "run", *(f.name for f in fields(Layer))]
     whole = ["neurons", "macs", "connections", "parameters", "weight_bits"]
-    return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(whole, "Int64"))
+    return pd.DataFrame(rows, columns=["student", "run", *columns]).astype(dict.fromkeys(whole, "Int64"))
 
 
 def _energies(model: EnergyModel, teacher: Teacher | None, students: Sequence[Student]) -> ModelEnergies:
     rows = []
     for student in students:
         run = student.run_for(model.arithmetic)
-        same_shape = ann_counts(run.dense_macs)
         rows.append(
             StudentEnergy(
                 student=student.name,
                 arithmetic=run.arithmetic,
                 estimate=_estimate(model, run.counts),
-                as_ann=_estimate(model, same_shape),
-                break_even=break_even(model, same_shape, run.counts),
+                as_ann=baseline(model, run.dense_counts),
+                as_twin=baseline(model, run.twin_counts),
+                break_even=break_even(model, run.dense_counts, run.counts),
                 spikes_per_synapse=run.spikes_per_synapse,
+                layers=_by_layer(model, run),
             )
         )
     return ModelEnergies(
@@ -190,7 +260,8 @@ def _energies(model: EnergyModel, teacher: Teacher | None, students: Sequence[St
         precision=model.precision,
         basis=model.basis,
         boundary=model.boundary,
-        ann=_estimate(model, ann_counts(teacher.counts.macs)) if teacher else None,
+        ann=baseline(model, teacher.dense or ann_counts(teacher.counts.macs)) if teacher else None,
+        ann_zero_skipping=baseline(model, teacher.zero_skipping) if teacher and teacher.zero_skipping else None,
         no_ann=model.ann if isinstance(model.ann, str) else "",
         students=tuple(rows),
         no_snn=model.snn if isinstance(model.snn, str) else "",
@@ -201,14 +272,32 @@ def _energies(model: EnergyModel, teacher: Teacher | None, students: Sequence[St
 
 
 def _estimate(model: EnergyModel, counts: Counts) -> EnergyEstimate | None:
-    entry = model.ann if counts.kind == "ann" else model.snn
-    return None if isinstance(entry, str) else energy(model, counts)
+    return None if isinstance(model.snn, str) else energy(model, counts)
+
+
+def _by_layer(model: EnergyModel, run: Run) -> dict[str, float]:
+    found = {layer.name: _estimate(model, layer.counts) for layer in run.layers}
+    return {name: estimate.nominal for name, estimate in found.items() if estimate}
+
+
+def _counts_of(activity: Activity, layer: str) -> Counts:
+    """The counts of a network of which only this layer does anything."""
+    neurons = {layer: activity.neurons[layer]} if layer in activity.neurons else {}
+    synapses = {layer: activity.synapses[layer]} if layer in activity.synapses else {}
+    return snn_counts(Activity(activity.T, activity.samples, neurons, synapses))
 
 
 def _mean(values: np.ndarray[Any, Any]) -> float:
     return float(values.sum(axis=1).mean())
 
 
-def _statistics(values: np.ndarray[Any, Any]) -> Mean:
-    per_sample = values.sum(axis=1)
-    return Mean(float(per_sample.mean()), float(per_sample.std()))
+FORMATS: Mapping[str, tuple[str, Callable[[Report], str]]] = MappingProxyType(
+    {
+        "html": ("report.html", render),
+        "json": ("report.json", Report.to_json),
+        "csv": ("layers.csv", lambda report: str(layer_table(report).to_csv(index=False))),
+        "markdown": ("report.md", paper.markdown),
+        "latex": ("report.tex", paper.latex),
+    }
+)
+"""Format → file name and what makes its text."""

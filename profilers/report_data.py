@@ -15,17 +15,11 @@ from profilers.counts import Role
 from profilers.energy import Counts, EnergyEstimate
 from profilers.energy_models import Constant, Range, Remark, Source
 from profilers.flops import ModuleCounts
+from profilers.side_by_side import Convention
+from profilers.statistics import Statistic
 
-VERSION = 1
-"""Version of `report.json`; raised when a field changes its meaning or disappears."""
-
-
-@dataclass(frozen=True)
-class Mean:
-    """Mean and standard deviation over samples."""
-
-    mean: float
-    std: float
+VERSION = 2
+"""Version of `report.json`; raised when a field changes its meaning, appears or disappears."""
 
 
 @dataclass(frozen=True)
@@ -33,13 +27,17 @@ class Layer:
     """One layer of one run; numbers are means per sample over all T steps. A neuron layer has no synapses' fields.
 
     `operations` are SynOps where `role` is "spikes", else multiply-accumulates with zero inputs skipped.
+    `differing`: spikes of a quantised run that the float run does not have, and the other way round, neuron by
+    neuron and step by step. `counts`: what the energy models read.
     """
 
     name: str
     kind: str
+    counts: Counts
     neurons: int | None = None
     spikes: float | None = None
     rate: float | None = None
+    differing: float | None = None
     role: Role | None = None
     macs: int | None = None
     connections: int | None = None
@@ -55,17 +53,20 @@ class Layer:
 class Run:
     """One network's run over some samples, in float or quantised to integers; see `Activity` for conventions.
 
-    `dense_macs` are those of an ANN of the same shape. `spikes_by_step` and `synops_by_step` are means per sample for each of the T steps. Memory in bits.
+    `dense_macs` are those of an ANN of the same shape. `spikes_by_step` and `synops_by_step` are means per sample
+    for each of the T steps; `accuracy_by_step` is the accuracy after the first 1, 2, … T steps, empty without labels.
+    `conventions` has every way to count, by name. `counts` are what energy models read, `dense_counts` those of a dense ANN of the same shape, `twin_counts` those
+    of the same network with quantised ReLUs (`operations.quantised_twin`). Memory in bits.
     """
 
     arithmetic: Literal["float", "integer"]
     T: int
     samples: int
     accuracy: float | None
-    spikes: Mean
-    synops: Mean
-    synops_nonzero: Mean
-    rate_macs: Mean
+    spikes: Statistic
+    synops: Statistic
+    synops_nonzero: Statistic
+    rate_macs: Statistic
     rate: float
     spikes_per_synapse: float | None
     macs_once: int
@@ -77,8 +78,12 @@ class Run:
     state_bits: int
     spikes_by_step: tuple[float, ...]
     synops_by_step: tuple[float, ...]
+    accuracy_by_step: tuple[float, ...]
+    conventions: tuple[Convention, ...]
     layers: tuple[Layer, ...]
     counts: Counts
+    dense_counts: Counts
+    twin_counts: Counts
 
 
 @dataclass(frozen=True)
@@ -102,11 +107,17 @@ class Student:
 
 @dataclass(frozen=True)
 class Teacher:
-    """The ANN."""
+    """The ANN.
+
+    `dense` and `zero_skipping` are what energy models read (`operations.dense_ann`, `operations.zero_skipping_ann`);
+    without `dense` they know its multiply-accumulates only, and models that count more have no estimate.
+    """
 
     name: str
     accuracy: float | None
     counts: ModuleCounts
+    dense: Counts | None = None
+    zero_skipping: Counts | None = None
 
 
 @dataclass(frozen=True)
@@ -130,21 +141,28 @@ class Comparison:
 class StudentEnergy:
     """One student under one model.
 
-    `arithmetic`: the run that was counted. `as_ann`: a dense ANN of the student's own shape. `break_even`: where
-    the student would cost the same as that ANN, in spikes per synapse per inference.
+    `arithmetic`: the run that was counted. `as_ann`: a dense ANN of the student's own shape. `as_twin`: the same
+    network with ReLUs quantised to as many levels as T spikes have. `break_even`: where
+    the student would cost the same as that ANN, in spikes per synapse per inference. `layers`: nominal joules per
+    sample of each layer, hops between cores and static power left out.
     """
 
     student: str
     arithmetic: Literal["float", "integer"]
     estimate: EnergyEstimate | None
     as_ann: EnergyEstimate | None
+    as_twin: EnergyEstimate | None
     break_even: Range | None
     spikes_per_synapse: float | None
+    layers: Mapping[str, float]
 
 
 @dataclass(frozen=True)
 class ModelEnergies:
-    """One energy model applied to everyone. Without an estimate, `no_ann` or `no_snn` says why."""
+    """One energy model applied to everyone. Without an estimate, `no_ann` or `no_snn` says why.
+
+    `ann` is the teacher, `ann_zero_skipping` the teacher where zero activations are skipped.
+    """
 
     name: str
     title: str
@@ -153,6 +171,7 @@ class ModelEnergies:
     basis: str
     boundary: str
     ann: EnergyEstimate | None
+    ann_zero_skipping: EnergyEstimate | None
     no_ann: str
     students: tuple[StudentEnergy, ...]
     no_snn: str
@@ -162,8 +181,40 @@ class ModelEnergies:
 
 
 @dataclass(frozen=True)
+class LayerCores:
+    """The cores of one layer. `limit`: the resource that decides how many; `utilisation`: its use, 0 to 1."""
+
+    layer: str
+    cores: int
+    limit: str
+    utilisation: float
+
+
+@dataclass(frozen=True)
+class Placement:
+    """The cores that the first student needs on a chip, layer after layer.
+
+    `target` names the chip; `chips` of `cores_per_chip` cores each. `note`: what the placement leaves out.
+    """
+
+    target: str
+    cores_per_chip: int
+    chips: int
+    rows: tuple[LayerCores, ...]
+    note: str = ""
+
+    @property
+    def cores(self) -> int:
+        """Cores of all layers."""
+        return sum(row.cores for row in self.rows)
+
+
+@dataclass(frozen=True)
 class Report:
-    """Everything `write` prints. The first student is the one that the verdict is about."""
+    """Everything `write` prints. The first student is the one that the verdict is about.
+
+    A report has a teacher, students, or both; `energies` are in the order of the models.
+    """
 
     version: int
     title: str
@@ -174,7 +225,13 @@ class Report:
     students: tuple[Student, ...]
     comparisons: tuple[Comparison, ...]
     energies: tuple[ModelEnergies, ...]
+    placements: tuple[Placement, ...]
     notes: tuple[str, ...]
+
+    @property
+    def head(self) -> Student | None:
+        """The student that the verdict is about."""
+        return self.students[0] if self.students else None
 
     def to_json(self) -> str:
         """The report as JSON text."""

@@ -29,14 +29,13 @@ def demo(
     from hardware.lava import environment
     from kdsnn.cli import training
     from kdsnn.cli.console import print_json, table
-    from kdsnn.cli.counting import comparison_rows, count
+    from kdsnn.cli.counting import comparison_rows, count, count_ann, place_all
     from kdsnn.cli.export import Format, write
     from kdsnn.cli.profile import summary
     from kdsnn.cli.run import as_rows, pixels, print_tables, run_all
     from kdsnn.cli.source import load
     from kdsnn.data import load as load_data
     from profilers import report
-    from profilers.flops import count_module
 
     started = time.perf_counter()
     environment.python_path()  # without Lava there is no demo: say so before training
@@ -45,14 +44,16 @@ def demo(
     recipe = training.recipe_for("digits")
     teach, learn = (training.configured(c, seed=seed) for c in (recipe.pretrain, recipe.distill))
 
-    first = training.Training("1/6 teacher", recipe.teacher, out / "teacher.safetensors", images, teach, {}, quiet=json)
-    teacher, teacher_info, _ = training.train_and_save(first)
+    first = training.Training(
+        "1/6 teacher", recipe.teacher, out / "teacher.safetensors", images, teach, {}, quiet=json, label="teacher"
+    )
+    teacher, _, _ = training.train_and_save(first)
     second = training.Training(
         "2/6 student, distilled", recipe.student, out / "student.safetensors", images, learn, recipe.student_options,
-        method="response", teacher=teacher, quiet=json,
+        method="response", teacher=teacher, quiet=json, label="distilled", others={"teacher": out / "teacher.csv"},
     )  # fmt: skip
     training.train_and_save(second)
-    training.train_and_save(second.named("3/6 student, alone", out / "twin.safetensors", "none"))
+    training.train_and_save(second.twin("3/6 student, alone", out / "twin.safetensors"))
 
     student, twin = load(str(out / "student.safetensors")), load(str(out / "twin.safetensors"))
     exported = [write(student, format_, out, seed=seed) for format_ in (Format.onnx, Format.netx)]
@@ -64,13 +65,14 @@ def demo(
         count("student", student, x, labels, quiet=json, title="5/6 "),
         count("twin", twin, x, labels, twin=True, quiet=json, title="6/6 "),
     ]
+    students, placements, notes = place_all(students, [student, twin], x, quiet=json)
     made = report.build(
         "KDSNN on digits",
         shlex.join(["kdsnn-deploy", *sys.argv[1:]]),
         students,
-        teacher=report.Teacher(
-            recipe.teacher, teacher_info.metrics["test_accuracy"], count_module(teacher, images.input_shape)
-        ),
+        teacher=count_ann(out / "teacher.safetensors", images, x, quiet=json),
+        placements=placements,
+        notes=notes,
         comparisons=comparison_rows(runs, found, labels),
         data=f"{len(x)} test images of scikit-learn's digits, seed {seed}",
     )

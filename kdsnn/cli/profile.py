@@ -7,20 +7,49 @@ from typing import Annotated
 
 import typer
 
-from kdsnn.cli.options import Bits, Data, InputBits, InputShape, Json, OutDir, Timesteps, Weights, writable_folder
+from kdsnn.cli.options import (
+    Bits,
+    Calibrate,
+    CalibrationSamples,
+    Data,
+    InputBits,
+    InputShape,
+    Json,
+    OutDir,
+    Timesteps,
+    Weights,
+    writable_folder,
+)
 
 
 def profile(
-    source: Annotated[
-        str, typer.Argument(help="A checkpoint (.safetensors), a netx file (.net), or package.module:factory.")
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SOURCE…",
+            help="A checkpoint (.safetensors; of an ANN too), a .net or .nir file, or package.module:factory.",
+        ),
     ],
     out: OutDir,
     teacher: Annotated[Path | None, typer.Option(help="Checkpoint of the ANN to set beside it.")] = None,
     twin: Annotated[Path | None, typer.Option(help="Checkpoint of the same student trained without a teacher.")] = None,
+    compare: Annotated[
+        bool,
+        typer.Option("--compare", help="Several SOURCEs in one report: A --compare B C. The verdict is about A."),
+    ] = False,
     data: Data = "digits",
     samples: Annotated[int | None, typer.Option(min=1, help="How many test images; all by default.")] = None,
-    bits: Bits = 8,
+    energy_model: Annotated[
+        list[Path] | None, typer.Option(help="An energy model of your own, beside the built-in ones (repeatable).")
+    ] = None,
+    format_: Annotated[
+        list[str] | None,
+        typer.Option("--format", help="html, json, csv, markdown or latex (repeatable); the first three by default."),
+    ] = None,
+    bits: Bits = None,
     input_bits: InputBits = 8,
+    calibrate: Calibrate = None,
+    calibration_samples: CalibrationSamples = 512,
     weights: Weights = None,
     input_shape: InputShape = None,
     timesteps: Timesteps = None,
@@ -30,39 +59,53 @@ def profile(
     import shlex
     import sys
 
-    from kdsnn import checkpoint
     from kdsnn.cli.console import print_json, table
-    from kdsnn.cli.counting import count
+    from kdsnn.cli.counting import count, count_ann, distinct, energy_models, is_ann, place_all
     from kdsnn.cli.images import load_images
     from kdsnn.cli.run import pixels
     from kdsnn.cli.source import load, require_fit
     from kdsnn.errors import KdsnnError
     from profilers import report
-    from profilers.flops import count_module
 
+    if len(sources) > 1 and not compare:
+        raise KdsnnError(f"{len(sources)} sources; to set several beside each other add --compare")
+    formats = report.known_formats(format_ or report.DEFAULT_FORMATS)
+    models = energy_models(energy_model or [])
     writable_folder(out)
-    network = load(source, bits=bits, input_bits=input_bits, T=timesteps, weights=weights, input_shape=input_shape)
+    if is_ann(sources[0]):
+        if len(sources) > 1 or teacher or twin:
+            raise KdsnnError(f"{sources[0]}: this is an ANN; give a spiking student first, and the ANN as --teacher")
+        teacher, sources = Path(sources[0]), []
+    given = [*sources, *([str(twin)] if twin else [])]
+    names = distinct(given)
+    networks = [
+        load(
+            source, bits=bits, input_bits=input_bits, T=timesteps, weights=weights, input_shape=input_shape,
+            calibrate=calibrate, calibration_samples=calibration_samples, quiet=json,
+        )
+        for source in given
+    ]  # fmt: skip
     images = load_images(data, quiet=json)
-    ann = None
-    if teacher is not None:
-        module, info = checkpoint.load(teacher)
-        if info.spiking:
-            raise KdsnnError(f"--teacher {teacher}: this is a spiking network; give the checkpoint of an ANN")
-        ann = report.Teacher(info.model, info.metrics.get("test_accuracy"), count_module(module, info.input_shape))
-    require_fit(network.name, network.integer.input.shape, images)
+    for name, network in zip(names, networks, strict=True):
+        require_fit(name, network.integer.input.shape, images)
     x, labels = pixels(images.x_test[:samples]), images.y_test[:samples]
-    students = [count(network.name, network, x, labels, quiet=json)]
-    if twin is not None:
-        other = load(str(twin), bits=bits, input_bits=input_bits)
-        students.append(count(other.name, other, x, labels, twin=True, quiet=json))
+    ann = None if teacher is None else count_ann(teacher, images, x, quiet=json)
+    students = [
+        count(name, network, x, labels, twin=index >= len(sources), quiet=json)
+        for index, (name, network) in enumerate(zip(names, networks, strict=True))
+    ]
+    students, placements, notes = place_all(students, networks, x, quiet=json)
     made = report.build(
-        f"{network.name} on {data}",
+        f"{', '.join(names[: len(sources)]) or (ann.name if ann else '')} on {data}",
         shlex.join(["kdsnn-deploy", *sys.argv[1:]]),
         students,
         teacher=ann,
-        data=f"{len(x)} test images of {data}",
+        models=models,
+        placements=placements,
+        data=f"{len(x):,} test images of {data}",
+        notes=notes,
     )
-    paths = report.write(made, out)
+    paths = report.write(made, out, formats)
     if json:
         print_json({name: str(path) for name, path in paths.items()})
     else:

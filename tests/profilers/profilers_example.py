@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import numpy as np
@@ -10,9 +11,10 @@ import torch
 from torch import nn
 
 from exporters.graph import IF, AvgPool2d, Conv2d, Flatten, Input, Linear, MaxPool2d, Output, SpikingGraph, chain
-from profilers import report
+from profilers import operations, report
 from profilers.counts import ActivityCounter
 from profilers.flops import count_module
+from profilers.zero_skipping import active_macs
 
 
 def network(seed: int = 0, integer: bool = False) -> SpikingGraph:
@@ -47,14 +49,17 @@ def network(seed: int = 0, integer: bool = False) -> SpikingGraph:
     )
 
 
-def run(graph: SpikingGraph, accuracy: float | None, samples: int = 20) -> report.Run:
+def run(graph: SpikingGraph, accuracy: float | None, samples: int = 20, drift: bool = False) -> report.Run:
     images = np.random.default_rng(7).random((samples, 1, 8, 8))
     counter = ActivityCounter(graph)
     brute.run(graph, torch.from_numpy(graph.encode(images)).double(), counter)
-    return report.summarize(graph, counter.result(), accuracy)
+    accuracies = () if accuracy is None else (accuracy - 0.3, accuracy - 0.1, accuracy - 0.02, accuracy)
+    differing = {"conv1.neuron": 11.5, "conv2.neuron": 40.25, "fc1.neuron": 2.0, "fc2.neuron": 0.5} if drift else None
+    return report.summarize(graph, counter.result(), accuracies, differing)
 
 
 def teacher() -> report.Teacher:
+    torch.manual_seed(0)
     net = nn.Sequential(
         nn.Conv2d(1, 32, 3, padding=1, bias=False),
         nn.BatchNorm2d(32),
@@ -66,11 +71,18 @@ def teacher() -> report.Teacher:
         nn.Flatten(),
         nn.Linear(64 * 16, 10),
     )
-    return report.Teacher("cnn2 (32, 64)", 0.9889, count_module(net, (1, 8, 8)))
+    active = active_macs(net, torch.rand(5, 1, 8, 8))
+    return report.Teacher(
+        "cnn2 (32, 64)",
+        0.9889,
+        count_module(net, (1, 8, 8)),
+        operations.dense_ann(active.shapes.values()),
+        operations.zero_skipping_ann(active.shapes, active.mean_by_layer),
+    )
 
 
 def example(title: str = "cnn2 on digits: a distilled spiking student") -> report.Report:
-    student = report.Student("distilled", run(network(), 0.9694), run(network(integer=True), 0.9667))
+    student = report.Student("distilled", run(network(), 0.9694), run(network(integer=True), 0.9667, drift=True))
     twin = report.Student("undistilled", run(network(1), 0.9556), run(network(1, integer=True), 0.9528), role="twin")
     return report.build(
         title,
@@ -82,6 +94,47 @@ def example(title: str = "cnn2 on digits: a distilled spiking student") -> repor
             report.Comparison("ONNX Runtime", 360, 0.9694, 0, "torch", "float network, whole sequence"),
             report.Comparison("Lava 0.10.0", 20, 1.0, 0, "emulator", "every layer, every step"),
         ],
+        placements=[
+            report.Placement(
+                "Loihi 1",
+                128,
+                2,
+                (
+                    report.LayerCores("conv1.neuron", 100, "neurons", 0.98),
+                    report.LayerCores("conv2.neuron", 40, "synaptic memory", 0.75),
+                    report.LayerCores("fc1.neuron", 3, "input axons", 0.5),
+                    report.LayerCores("fc2.neuron", 1, "neurons", 0.01),
+                ),
+                "the input layer is not counted",
+            )
+        ],
         data="digits, 360 test samples",
         created=datetime(2026, 6, 1, 12, 0, tzinfo=UTC),
+    )
+
+
+def wide() -> report.Report:
+    """Five students, a teacher, energy models, placements, and names as long as a path that has no spaces."""
+    made = example("a_title_without_any_space_that_is_longer_than_a_phone_is_wide_by_far")
+    first, twin = made.students
+    name = "networks.body.stages.0.blocks.1.convolution_with_a_very_long_name"
+
+    def renamed(run: report.Run) -> report.Run:
+        return replace(run, layers=tuple(replace(layer, name=f"{name}.{layer.name}") for layer in run.layers))
+
+    students = [
+        replace(first, float_run=renamed(first.float_run), quantised_run=renamed(first.deployed)),
+        *(replace(twin, name=f"student_number_{i}_of_a_comparison", role="student") for i in range(4)),
+    ]
+    placement = made.placements[0]
+    rows = tuple(replace(row, layer=f"{name}.{row.layer}") for row in placement.rows)
+    return report.build(
+        made.title,
+        f"kdsnn-deploy profile {'x' * 120} --compare {name}",
+        students,
+        teacher=made.teacher,
+        comparisons=made.comparisons,
+        placements=[replace(placement, rows=rows), replace(placement, target="Loihi 2", chips=12)],
+        data=f"npz:{'folder/' * 30}file.npz",
+        notes=[name],
     )

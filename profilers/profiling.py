@@ -1,0 +1,184 @@
+"""From networks and samples to a report: `profile` in one call, `count` for one network of several.
+
+What runs a network is passed in (`hardware.emulator.run`, or anything of its signature).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+
+from exporters.errors import DeployError
+from exporters.graph import Array, SpikingGraph
+from profilers import report
+from profilers.counts import ActivityCounter
+from profilers.energy_models import EnergyModel
+from profilers.report_data import Report, Run, Student, Teacher
+
+_RECORDED = 1 << 28  # bytes of float spikes kept to compare the quantised ones with
+
+Observer = Callable[[str, torch.Tensor], None]
+
+
+class Outcome(Protocol):
+    """What a run gives back."""
+
+    def accuracy(self, labels: Array, t: int | None = None) -> float:
+        """Share of samples that are right after the first `t` steps, all by default."""
+        ...
+
+
+class Runner(Protocol):
+    """Runs frames (N, …), as `graph.encode` makes them, and shows the observer every node of every batch in order."""
+
+    def __call__(
+        self,
+        graph: SpikingGraph,
+        frames: Array,
+        *,
+        observe: Observer | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> Outcome:
+        """Observer and progress as in `hardware.emulator.run`."""
+        ...
+
+
+def profile(
+    graph: SpikingGraph,
+    x: Array,
+    labels: Array | None = None,
+    *,
+    run: Runner,
+    quantised: SpikingGraph | None = None,
+    teacher: Teacher | None = None,
+    models: Mapping[str, EnergyModel] | None = None,
+    name: str = "student",
+) -> Report:
+    """Counts, energies and accuracy of one network.
+
+    Args:
+        graph: a float graph (best made by `exporters.exact.make_exact`) or an integer one.
+        x: samples (N, *input shape), real-valued pixels in 0 to 1 (`graph.encode` says more).
+        labels: (N,) class numbers; without them there is no accuracy.
+        run: `hardware.emulator.run`, or what has its signature.
+        quantised: the same network in integers, counted as well and compared spike for spike.
+        teacher: the ANN to set beside it (`profilers.flops.count_module`).
+        models: energy models by name; by default those of the package.
+        name: of the network in the report.
+
+    Raises:
+        DeployError: samples that do not fit the graph, or two graphs that do not fit each other.
+    """
+    student = count(name, graph, x, labels, run=run, quantised=quantised)
+    return report.build(name, "", [student], teacher=teacher, models=models, data=f"{len(x):,} samples")
+
+
+def count(
+    name: str,
+    graph: SpikingGraph,
+    x: Array,
+    labels: Array | None = None,
+    *,
+    run: Runner,
+    quantised: SpikingGraph | None = None,
+    role: Literal["student", "twin"] = "student",
+    progress: Callable[[int, int], None] | None = None,
+) -> Student:
+    """Run samples through one network, float and quantised, and count what happens; arguments as in `profile`.
+
+    `progress` is called with (samples done, of how many), over both runs.
+
+    Raises:
+        DeployError: samples that do not fit the graph, or two graphs that do not fit each other.
+    """
+    if quantised is not None and (graph.T, graph.input.shape) != (quantised.T, quantised.input.shape):
+        raise DeployError(
+            f"{name}: the float network takes {graph.input.shape} for T = {graph.T} steps, the quantised one "
+            f"{quantised.input.shape} for T = {quantised.T}; quantise this very network"
+        )
+    graphs = [graph] if quantised is None else [graph, quantised]
+    counters = [ActivityCounter(g) for g in graphs]
+    right = np.zeros((len(graphs), graph.T), np.int64)
+    drift = None if quantised is None else _Drift(graph, quantised)
+    total = len(graphs) * len(x)
+    for start, size in _chunks(len(x), graph):
+        part = slice(start, start + size)
+        for index, (g, counter) in enumerate(zip(graphs, counters, strict=True)):
+            before = len(graphs) * start + index * size
+
+            def observe(
+                node: str, values: torch.Tensor, counter: ActivityCounter = counter, second: bool = index == 1
+            ) -> None:
+                counter(node, values)
+                if drift is not None:
+                    (drift.compare if second else drift.keep)(node, values)
+
+            def show(done: int, before: int = before) -> None:
+                if progress is not None:
+                    progress(before + done, total)
+
+            outcome = run(g, g.encode(x[part]), observe=observe, progress=show)
+            if labels is not None:
+                right[index] += [round(size * outcome.accuracy(labels[part], t)) for t in range(1, g.T + 1)]
+        if drift is not None:
+            drift.forget()
+    accuracies = [[] if labels is None else (row / len(x)).tolist() for row in right]
+    runs = _runs(graphs, counters, accuracies, None if drift is None else drift.per_sample(len(x)))
+    return Student(name, runs[0], runs[1] if quantised is not None else None, role)
+
+
+def _runs(
+    graphs: Sequence[SpikingGraph],
+    counters: Sequence[ActivityCounter],
+    accuracies: Sequence[Sequence[float]],
+    differing: Mapping[str, float] | None,
+) -> list[Run]:
+    drifts = [None, differing]
+    return [
+        report.summarize(g, counter.result(), accuracy, drift)
+        for g, counter, accuracy, drift in zip(graphs, counters, accuracies, drifts, strict=False)
+    ]
+
+
+def _chunks(samples: int, graph: SpikingGraph) -> list[tuple[int, int]]:
+    """(first, how many) so that the spikes of a chunk fit into memory."""
+    per_sample = graph.T * max(1, sum(math.prod(graph.shapes[name]) for name in graph.neurons))
+    size = max(1, _RECORDED // per_sample)
+    return [(start, min(size, samples - start)) for start in range(0, samples, size)]
+
+
+class _Drift:
+    """Spikes of the quantised run that differ from the float run's, layer by layer, where both have the layer."""
+
+    def __init__(self, graph: SpikingGraph, quantised: SpikingGraph) -> None:
+        shared = [n for n in graph.neurons if n in quantised.neurons and graph.shapes[n] == quantised.shapes[n]]
+        self._kept: dict[str, list[Any]] = {name: [] for name in shared}
+        self._compared = dict.fromkeys(shared, 0)
+        self._differing = dict.fromkeys(shared, 0)
+
+    def keep(self, name: str, values: torch.Tensor) -> None:
+        if name in self._kept:
+            self._kept[name].append(values != 0)
+
+    def compare(self, name: str, values: torch.Tensor) -> None:
+        if name not in self._kept:
+            return
+        if len(self._kept[name]) > 1:  # the two runs may batch differently
+            self._kept[name] = [torch.cat(self._kept[name], dim=1)]
+        first = self._compared[name]
+        self._compared[name] += values.shape[1]
+        float_spikes = self._kept[name][0][:, first : self._compared[name]]
+        self._differing[name] += int((float_spikes != (values != 0)).sum())
+
+    def forget(self) -> None:
+        """The samples that follow are new ones."""
+        for name in self._kept:
+            self._kept[name].clear()
+            self._compared[name] = 0
+
+    def per_sample(self, samples: int) -> dict[str, float]:
+        return {name: differing / samples for name, differing in self._differing.items()}

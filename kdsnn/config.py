@@ -8,8 +8,9 @@ from typing import Literal, get_args
 
 from kdsnn.errors import KdsnnError
 
-Method = Literal["response", "feature", "temporal", "none"]
-"""What a student learns from: KDSNN Eq. 5, KDSNN Eq. 6-7, every step by itself (ICML 2025), or the labels alone."""
+Method = Literal["response", "feature", "temporal", "selective", "none"]
+"""What a student learns from: KDSNN Eq. 5, KDSNN Eq. 6-7, every step by itself (ICML 2025), the same with care where a
+step is wrong (SeAl-KD), or the labels alone."""
 
 Optimizer = Literal["sgd", "adamw"]
 Schedule = Literal["cosine", "step"]
@@ -32,9 +33,10 @@ class TrainConfig:
     * `T` is the student's number of time steps; a teacher has no use for it or for what follows.
     * `alpha` and `temperature` are those of KDSNN Eq. 5. Their defaults give both terms one weight,
       α τ² = 1 - α: a firing rate in 0…1 cannot follow a softer teacher, and on `digits` α τ² far above
-      1 costs many points. Method "temporal" uses `temperature` too.
+      1 costs many points. Methods "temporal" and "selective" use `temperature` too.
     * `feature_weight` is the α of KDSNN Eq. 7, on the sum over one image's features.
-    * `teacher_weight` and `self_weight` are those of method "temporal".
+    * `teacher_weight` and `self_weight` are those of method "temporal"; `selective_teacher_weight` and
+      `selective_self_weight` those of "selective". Their defaults are the authors'.
 
     Raises KdsnnError when a value is out of its range.
     """
@@ -61,6 +63,8 @@ class TrainConfig:
     feature_weight: float = 1e-3
     teacher_weight: float = 0.2
     self_weight: float = 0.5
+    selective_teacher_weight: float = 0.6
+    selective_self_weight: float = 0.15
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -93,6 +97,8 @@ class TrainConfig:
             "feature_weight": not_negative("feature_weight"),
             "teacher_weight": not_negative("teacher_weight"),
             "self_weight": not_negative("self_weight"),
+            "selective_teacher_weight": not_negative("selective_teacher_weight"),
+            "selective_self_weight": not_negative("selective_self_weight"),
             "seed": (0 <= self.seed < 2**32, "0 to 2^32 - 1"),
         }
         for name, (valid, rule) in rules.items():

@@ -46,6 +46,27 @@ def write_csv(path: Path, history: Sequence[EpochRecord]) -> None:
             rows.writerow([r.epoch, r.loss, r.accuracy, r.lr, f"{r.seconds:.3f}", *r.by_step])
 
 
+def read_csv(path: Path) -> tuple[EpochRecord, ...]:
+    """What `write_csv` wrote. Raises KdsnnError when the file is missing or something else."""
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        steps = sum(name.startswith("accuracy_t") for name in rows[0]) if rows else 0
+        return tuple(
+            EpochRecord(
+                int(row["epoch"]), float(row["loss"]), float(row["accuracy"]), float(row["seconds"]), float(row["lr"]),
+                tuple(float(row[f"accuracy_t{t + 1}"]) for t in range(steps)),
+            )
+            for row in rows
+        )  # fmt: skip
+    except FileNotFoundError as error:
+        raise KdsnnError(f"{path}: no such file: give the CSV that pretrain or distill wrote.") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise KdsnnError(
+            f"{path}: not the history of a training run: give the CSV that pretrain or distill wrote."
+        ) from error
+
+
 @contextmanager
 def tensorboard(folder: Path, *, first_epoch: int = 1) -> Iterator[OnEpoch]:
     """A callback that writes every epoch's loss, accuracies and learning rate as TensorBoard scalars under `folder`.

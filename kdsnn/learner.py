@@ -9,7 +9,7 @@ from spikingjelly.activation_based.functional import reset_net
 from torch import Tensor, nn
 
 from kdsnn.data import DataSet
-from kdsnn.data.device import floats, on_device
+from kdsnn.data.device import Streamed, floats, pick, placed
 from kdsnn.errors import KdsnnError
 from kdsnn.host import few_threads
 from kdsnn.models import stage_features
@@ -61,7 +61,7 @@ def evaluate(module: nn.Module, data: DataSet, *, T: int | None = None) -> tuple
     """
     learner = Learner(module, T)
     device = next(module.parameters()).device
-    images, labels = on_device(data.x_test, data.y_test, device)
+    images, labels = placed(data.x_test, device), torch.from_numpy(data.y_test).to(device)
     require_fit(learner, data, device)
     with few_threads(data, EVALUATION_BATCH), fused(module):
         found = correct(learner, images, labels, torch.arange(len(labels), device=device))
@@ -69,12 +69,12 @@ def evaluate(module: nn.Module, data: DataSet, *, T: int | None = None) -> tuple
 
 
 @torch.no_grad()
-def correct(learner: nn.Module, images: Tensor, labels: Tensor, indices: Tensor) -> Tensor:
+def correct(learner: nn.Module, images: Tensor | Streamed, labels: Tensor, indices: Tensor) -> Tensor:
     """How many of `indices` are classified rightly from the first t steps, t = 1…T: int64 (T,); puts `learner` in eval mode."""
     learner.eval()
     counts = []
     for part in torch.split(indices, EVALUATION_BATCH):
-        output, _ = learner(floats(images[part]))
+        output, _ = learner(floats(pick(images, part)))
         # the sum over the first t steps has the same arg max as their mean
         counts.append((output.float().cumsum(0).argmax(-1) == labels[part]).sum(-1))
     return torch.stack(counts).sum(0)

@@ -1,7 +1,7 @@
 """The training loop of teachers and students.
 
 A data set lives on the device as uint8 and batches are picked there by index, so nothing waits for the
-host inside an epoch; the loss and the accuracy are read once, when the epoch ends. Every random number is
+host inside an epoch; one too large for that streams from where it is. The loss and the accuracy are read once, when the epoch ends. Every random number is
 drawn from a generator seeded with (seed, epoch, step), so a resumed run draws the same.
 """
 
@@ -22,8 +22,9 @@ from torch import Tensor, nn
 
 from kdsnn import state
 from kdsnn.config import TrainConfig
+from kdsnn.curves import read_runs, write_curves
 from kdsnn.data import DataSet
-from kdsnn.data.device import floats, on_device, shifted
+from kdsnn.data.device import floats, pick, placed, shifted
 from kdsnn.errors import KdsnnError
 from kdsnn.history import EpochRecord, OnEpoch, tensorboard, write_csv
 from kdsnn.host import few_threads, memory_kept
@@ -83,10 +84,11 @@ class _Loop:
         self.device = accelerator.device
         learner.to(self.device)
         require_fit(learner, job.data, self.device)
-        if self.device.type == "cuda":  # its convolutions prefer it; on a CPU BatchNorm loses more than they win
-            laid_out(learner, torch.channels_last)
-        self.images, self.labels = on_device(job.data.x_train, job.data.y_train, self.device)
-        self.test_images, self.test_labels = on_device(job.data.x_test, job.data.y_test, self.device)
+        laid_out(learner, torch.channels_last)  # pooling, BatchNorm and convolutions are faster in it, on a CPU too
+        self.images, self.test_images = (placed(x, self.device) for x in (job.data.x_train, job.data.x_test))
+        self.labels, self.test_labels = (
+            torch.from_numpy(y).to(self.device) for y in (job.data.y_train, job.data.y_test)
+        )
         self.network, self.optimizer = accelerator.prepare(learner, optimizer_of(learner, job.config))
         if job.config.compile:
             self.network = torch.compile(self.network)
@@ -105,8 +107,8 @@ class _Loop:
                 tell.append(stack.enter_context(tensorboard(files.tensorboard, first_epoch=position.epoch + 1)))
             while position.epoch < self.job.config.epochs:
                 position = self._epoch(position)
-                if files.history is not None and self.accelerator.is_main_process:
-                    write_csv(files.history, position.history)
+                if self.accelerator.is_main_process:
+                    _record(files, position.history)
                 for callback in tell:
                     callback(position.history[-1])
         if self.average is not None:
@@ -157,11 +159,12 @@ class _Loop:
         self._save(position, last=epoch + 1 == config.epochs)
         return position
 
-    def _step(self, epoch: int, step: int, indices: Tensor) -> Tensor:
-        """One optimizer step; the loss before it, on the device."""
+    def _step(self, epoch: int, step: int, host: Tensor) -> Tensor:
+        """One optimizer step on the images that `host`, indices on the host, names; the loss before it, on the device."""
         config = self.job.config
         generator = self._seeded(epoch, step)
-        shown = shifted(self.images[indices], config.shift, generator)
+        indices = host.to(self.device, non_blocking=True)
+        shown = shifted(pick(self.images, indices, host), config.shift, generator)
         if self.job.augment is not None:
             shown = self.job.augment(shown, generator)
         batch = Batch(floats(shown), self.labels[indices], indices)
@@ -219,12 +222,20 @@ class _Loop:
         )
 
 
+def _record(files: RunFiles, history: tuple[EpochRecord, ...]) -> None:
+    """Write the epochs so far as CSV and as a picture, after each, so that a killed run keeps its curve."""
+    if files.history is not None:
+        write_csv(files.history, history)
+    if files.plot is not None:
+        write_curves(files.plot, {**read_runs(files.others), files.label: history})
+
+
 def _copy(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in tensors.items()}
 
 
 def _batches(count: int, config: TrainConfig, epoch: int, accelerator: Accelerator) -> Iterator[tuple[int, Tensor]]:
-    """(step, this process's share of its batch as indices on the device); all images in a new order each epoch.
+    """(step, this process's share of its batch as indices on the host); all images in a new order each epoch.
 
     A last batch that is not full is left out (BatchNorm would weigh its few images as much as a whole one).
     """
@@ -234,6 +245,8 @@ def _batches(count: int, config: TrainConfig, epoch: int, accelerator: Accelerat
         raise KdsnnError(f"batch_size {size} does not divide evenly over {processes} processes: choose a multiple.")
     # shuffled on the host, so that every process and every kind of device draws the same order
     generator = torch.Generator().manual_seed(config.seed * 1_000_003 + epoch)
-    order = torch.randperm(count, generator=generator).to(accelerator.device)
+    order = torch.randperm(count, generator=generator)
+    if accelerator.device.type == "cuda":  # a batch of indices then travels without anyone waiting for it
+        order = order.pin_memory()
     for step in range(count // size):
         yield step, order[step * size : (step + 1) * size][mine::processes]

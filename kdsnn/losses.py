@@ -8,11 +8,12 @@ because T is the number of time steps. A teacher is a constant: no gradient flow
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy, kl_div, log_softmax, softmax
+from torch.nn.functional import cross_entropy, kl_div, log_softmax, normalize, softmax
 
 
 def firing_rate(student: Tensor) -> Tensor:
@@ -131,6 +132,62 @@ def temporal(
     )
 
 
+def selective(
+    student: Tensor,
+    teacher: Tensor,
+    labels: Tensor,
+    *,
+    temperature: float,
+    teacher_weight: float,
+    self_weight: float,
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """Selective alignment of every time step (SeAl-KD, arXiv 2605.14252).
+
+        L = mean_t CE(z_t, y) + a mean_t KL_τ(z̃_t, z̃_ANN,t) + b mean_t KL_τ(z_t, ẑ_t)
+
+    with KL_τ as in `temporal`. A step whose largest logit w is not the label y is told nothing about w against
+    y but by the label itself: z̃_t is z_t with z_t,y in the place of z_t,w, and z̃_ANN,t is z_ANN with
+    min(z_ANN,y, z_ANN,w) in both places. At a step that is right both are unchanged. Each step also follows
+    the others, the more the surer and the more alike they are; no gradient flows through its target:
+
+        ẑ_t = Σ_{s≠t} p_ts z_s,   p_ts = softmax_{s≠t}(c_s cos(z_t, z_s)),   c_s = 1 - H(softmax(z_s)) / log K
+
+    With T = 1 there is no other step, and the last term is 0. The authors' weights are a = 0.6, b = 0.15, τ = 3.
+    Arguments as in `temporal`.
+    """
+    every_step = labels.expand(len(student), -1).flatten()
+    loss = cross_entropy(student.flatten(0, 1), every_step, label_smoothing=label_smoothing)
+    loss = loss + teacher_weight * _kl_at_every_step(*_without_mistakes(student, teacher, labels), temperature)
+    if len(student) > 1:
+        loss = loss + self_weight * _kl_at_every_step(student, other_steps(student), temperature)
+    return loss
+
+
+def _without_mistakes(student: Tensor, teacher: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """z̃_t and z̃_ANN,t of `selective`, both (T, N, K). At a right step w = y, so that both stay as they are."""
+    right = labels.expand(len(student), -1).unsqueeze(-1)
+    chosen = student.argmax(-1, keepdim=True)
+    teacher = teacher.detach().expand_as(student)
+    lower = torch.minimum(teacher.gather(-1, right), teacher.gather(-1, chosen))
+    return (
+        student.scatter(-1, chosen, student.gather(-1, right)),
+        teacher.scatter(-1, right, lower).scatter(-1, chosen, lower),
+    )
+
+
+def other_steps(student: Tensor) -> Tensor:
+    """ẑ_t of `selective`: what the other steps say, (T, N, K) → (T, N, K) without gradient, T ≥ 2."""
+    z = student.detach().transpose(0, 1)
+    log_p = log_softmax(z, dim=-1)
+    confidence = 1 + (log_p.exp() * log_p).sum(-1) / math.log(z.shape[-1])
+    unit = normalize(z, dim=-1)
+    scores = confidence.unsqueeze(1) * (unit @ unit.transpose(1, 2))
+    itself = torch.eye(len(student), dtype=torch.bool, device=student.device)
+    weights = softmax(scores.masked_fill(itself, -math.inf), dim=-1)
+    return (weights @ z).transpose(0, 1)
+
+
 def correct_mean(student: Tensor, labels: Tensor) -> Tensor:
     """Mean of the steps whose largest logit is the label, (T, N, K) → (N, K) without gradient; 0 where there is none."""
     z = student.detach()
@@ -140,7 +197,7 @@ def correct_mean(student: Tensor, labels: Tensor) -> Tensor:
 
 
 def _kl_at_every_step(student: Tensor, target: Tensor, temperature: float) -> Tensor:
-    """mean_t KL_τ(z_t, target) of `student` (T, N, K) and `target` (N, K), see `temporal`."""
+    """mean_t KL_τ(z_t, target) of `student` (T, N, K) and `target` (N, K) or (T, N, K), see `temporal`."""
     log_q = log_softmax(student / temperature, dim=-1)
     log_p = log_softmax(target.detach() / temperature, dim=-1).expand_as(log_q)
     divergence = kl_div(log_q, log_p, reduction="sum", log_target=True) / (len(student) * student.shape[1])

@@ -33,7 +33,7 @@ class Fire(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, leak: float, threshold: float, alpha: float) -> Tensor:
         """`x` (T, …), λ, θ, α."""
-        h = torch.empty(x.shape, dtype=torch.float32, device=x.device)
+        h = torch.empty_like(x, dtype=torch.float32)  # in the layout of x: a convolution behind it prefers its own
         spikes = torch.empty_like(h)
         h[0] = x[0]
         for t in range(1, len(x)):

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from kdsnn import features, losses
 from kdsnn.config import Method, TrainConfig
-from kdsnn.data import DataSet
-from kdsnn.data.device import floats, on_device
+from kdsnn.data import DataSet, storage
+from kdsnn.data.device import floats, pick, placed
 from kdsnn.errors import KdsnnError
 from kdsnn.learner import EVALUATION_BATCH, Learner, laid_out, require_fit
 from kdsnn.models import Network, stage_features
@@ -64,8 +64,7 @@ def objective_of(
         raise KdsnnError(f"Method {method} needs a teacher: give a checkpoint with --teacher, or use method none.")
     teacher.to(device).eval()
     require_fit(Learner(teacher), data, device)
-    if device.type == "cuda":
-        laid_out(teacher, torch.channels_last)
+    laid_out(teacher, torch.channels_last)
     if method == "feature":
         if not (isinstance(teacher, Network) and isinstance(student, Network)):
             raise KdsnnError("Method feature needs networks with known stages: build both with kdsnn.models.")
@@ -80,23 +79,32 @@ def objective_of(
         weights = {"teacher_weight": config.teacher_weight, "self_weight": config.self_weight}
         return losses.temporal(output, ask(batch), batch.labels, **weights, **shared)
 
-    return (temporal if method == "temporal" else response), None
+    def selective(output: Tensor, found: list[Tensor], batch: Batch) -> Tensor:
+        weights = {"teacher_weight": config.selective_teacher_weight, "self_weight": config.selective_self_weight}
+        return losses.selective(output, ask(batch), batch.labels, **weights, **shared)
+
+    return {"response": response, "temporal": temporal, "selective": selective}[method], None
 
 
 def teacher_logits(
     teacher: nn.Module, data: DataSet, device: torch.device, *, augmented: bool
 ) -> Callable[[Batch], Tensor]:
-    """The teacher as a function of a batch, → float32 (N, K): computed once for all where every epoch shows the same images."""
+    """The teacher as a function of a batch, → float32 (N, K).
+
+    Computed once for all where every epoch shows the same images and the logits are fewer than
+    `storage.IN_MEMORY` bytes.
+    """
 
     @torch.no_grad()
     def ask(images: Tensor) -> Tensor:
         logits: Tensor = teacher(images)
         return logits.float()
 
-    if augmented:
+    if augmented or 4 * len(data.x_train) * data.classes > storage.IN_MEMORY:
         return lambda batch: ask(batch.images)
-    images, _ = on_device(data.x_train, data.y_train, device)
-    cache = torch.cat([ask(floats(part)) for part in torch.split(images, EVALUATION_BATCH)])
+    images = placed(data.x_train, device)
+    parts = torch.split(torch.arange(len(data.x_train), device=device), EVALUATION_BATCH)
+    cache = torch.cat([ask(floats(pick(images, part))) for part in parts])
     return lambda batch: cache[batch.indices]
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,8 @@ class RunFiles:
     * `state`: see `kdsnn.state`; written when `every_seconds` have passed since the last time (0: at every
       step) and at the end. `resume` goes on from it if it is there. Delete it once the checkpoint is written.
     * `history`: see `kdsnn.history.write_csv`. `tensorboard`: a folder, see `kdsnn.history.tensorboard`.
+    * `plot`: an SVG of this run's curves under the name `label`, and of the `others`, label → history CSV (where
+      it is there); see `kdsnn.curves`.
     """
 
     state: Path | None = None
@@ -47,16 +49,21 @@ class RunFiles:
     resume: bool = False
     history: Path | None = None
     tensorboard: Path | None = None
+    plot: Path | None = None
+    label: str = "student"
+    others: Mapping[str, Path] = field(default_factory=dict)
 
     def for_twin(self) -> RunFiles:
-        """The same files of the twin without a teacher: `NAME.twin.SUFFIX` beside each, folder `NAME.twin`."""
+        """The same files of the twin without a teacher: `NAME.twin.SUFFIX` beside each, folder `NAME.twin`, one plot of both."""
 
         def beside(path: Path | None) -> Path | None:
             return path and path.with_name(f"{path.stem}.twin{path.suffix}")
 
+        both = self.others if self.history is None else {**self.others, self.label: self.history}
         return replace(
-            self, state=beside(self.state), history=beside(self.history), tensorboard=beside(self.tensorboard)
-        )
+            self, state=beside(self.state), history=beside(self.history), tensorboard=beside(self.tensorboard),
+            label="without a teacher", others=both,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)

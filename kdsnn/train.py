@@ -98,7 +98,7 @@ def distill(
 
     `method`: "response" is KDSNN Eq. 5 with the logits of `teacher`; "feature" is Eq. 7 with the features at
     the ends of its stages, any teacher with any student (`kdsnn.features`); "temporal" teaches every step
-    (`kdsnn.losses.temporal`); "none" is cross entropy on the mean output, the student's twin without a
+    (`kdsnn.losses.temporal`), "selective" too, with care where a step is wrong; "none" is cross entropy on the mean output, the student's twin without a
     teacher. The teacher is put in eval mode and never changed. The rest is as in `pretrain`.
 
     Raises KdsnnError as `pretrain` does, and when a method has no teacher.

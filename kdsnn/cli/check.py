@@ -19,7 +19,6 @@ from kdsnn.cli.options import (
     Weights,
     nir_options,
 )
-from kdsnn.errors import KdsnnError
 
 if TYPE_CHECKING:
     from hardware.fit import Finding, Fit

@@ -92,7 +92,7 @@ def weights_of(graph: SpikingGraph) -> dict[str, Tensor]:
 
 
 def _described(name: str, node: Node) -> tuple[str, dict[str, Any]]:
-    from exporters.graph import IF, LIF, AvgPool2d, Conv2d, Linear, MaxPool2d, Output
+    from exporters.graph import IF, LIF, AvgPool2d, Conv2d, Linear, MaxPool2d, Output, current_leak
 
     match node:
         case Conv2d(weight=weight):
@@ -117,6 +117,8 @@ def _described(name: str, node: Node) -> tuple[str, dict[str, Any]]:
         case IF(threshold=threshold) | LIF(threshold=threshold):
             if node.reset != "hard":
                 raise KdsnnError(f"{name}: reset by subtraction does not exist on the chip; train with hard reset")
+            if current_leak(node):
+                raise KdsnnError(f"{name}: its current persists; fine-tuning knows no such neurons")
             leak = {"tau": 1 / (1 - node.leak)} if isinstance(node, LIF) else {}
             return ("lif" if leak else "if"), {"v_threshold": threshold, **leak}
         case Output():

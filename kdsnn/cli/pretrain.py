@@ -47,7 +47,7 @@ def pretrain(
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
-    """Train an ANN teacher and write its checkpoint, with the history of its epochs in a CSV file beside it."""
+    """Train an ANN teacher and write its checkpoint, with the history of its epochs as CSV and as a picture (SVG) beside it."""
     options = model_options(option)
     from kdsnn.cli import training
     from kdsnn.cli.console import percent, print_json
@@ -66,6 +66,7 @@ def pretrain(
     job = training.Training(
         f"pretrain {model}", model, out, images, config, options,
         augmentation=Augmentation(crop, flip, cutout, auto_augment) or None, resume=resume, tensorboard=tensorboard,
+        label="teacher",
     )  # fmt: skip
     _, info, history = training.train_and_save(job)
     accuracy = info.metrics["test_accuracy"]

@@ -17,17 +17,12 @@ from torch.nn.functional import pad
 from kdsnn.data import storage
 
 
-def on_device(images: NDArray[Any], labels: NDArray[Any], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Images, uint8 (N, C, H, W), and labels, int64 (N,), as tensors on `device`, whatever their size."""
-    return _whole(images, device), torch.from_numpy(labels).to(device)
-
-
 @dataclass(frozen=True, eq=False)
 class Streamed:
     """Images (N, C, H, W) too many for the device: they stay where they are, in memory or on disk.
 
-    Takes indices like the tensor it stands for, and gives those images on the device. On a GPU this
-    waits for the indices to reach the host.
+    Takes indices like the tensor it stands for, and gives those images on the device. Indices on the host
+    spare a GPU from being waited for.
     """
 
     source: NDArray[np.uint8]
@@ -37,15 +32,26 @@ class Streamed:
         return len(self.source)
 
     def __getitem__(self, indices: Tensor) -> Tensor:
-        return _whole(self.source[indices.cpu().numpy()], self.device)
+        picked = torch.from_numpy(np.ascontiguousarray(self.source[indices.cpu().numpy()]))
+        if self.device.type == "cuda":  # from pinned memory the copy runs beside the work that is queued there
+            picked = picked.pin_memory()
+        return picked.to(self.device, non_blocking=True)
 
 
 def placed(images: NDArray[np.uint8], device: torch.device) -> Tensor | Streamed:
-    """uint8 images (N, C, H, W), to be picked by `placed(…)[indices]`, `indices` being int64 (n,) on `device`.
+    """uint8 images (N, C, H, W), to be picked by `pick(placed(…), indices)`.
 
     Up to `storage.IN_MEMORY` bytes all of them move to `device`; more than that stream, batch by batch.
     """
     return _whole(images, device) if images.nbytes <= storage.IN_MEMORY else Streamed(images, device)
+
+
+def pick(images: Tensor | Streamed, indices: Tensor, host: Tensor | None = None) -> Tensor:
+    """Those of the `placed` images that `indices` names, int64 (n,), on the device: uint8 (n, C, H, W).
+
+    `host`: the same indices on the host, where they are at hand, so that a stream need not wait for the device.
+    """
+    return images[indices if host is None or isinstance(images, Tensor) else host]
 
 
 def _whole(images: NDArray[Any], device: torch.device) -> Tensor:

@@ -64,6 +64,11 @@ class Network(nn.Module):
         unbiased factor n/(n-1) of n = N·H·W values instead of T·n.
         """
         current = self.stem(x.unsqueeze(0))
+        if current.requires_grad:
+            # the gradient, a sum over T, comes back row by row, and BatchNorm's backward is many times slower on
+            # two different layouts
+            strides = current.stride()
+            current.register_hook(lambda grad: grad.new_empty_strided(grad.shape, strides).copy_(grad))
         out: Tensor = self.body(current.expand(T, *current.shape[1:]))
         return out
 

@@ -11,7 +11,7 @@ from PIL import Image, ImageEnhance, ImageOps
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from kdsnn.data import Augmentation, DataSet, storage
-from kdsnn.data.device import Streamed, cut, floats, mirrored, on_device, placed, shifted
+from kdsnn.data.device import Streamed, cut, floats, mirrored, pick, placed, shifted
 from kdsnn.data.policy import Operation, applied, trivial
 from kdsnn.errors import KdsnnError
 
@@ -235,10 +235,15 @@ def test_placed_images_are_picked_alike_wherever_they_are(tmp_path, monkeypatch)
 
 
 @pytest.mark.filterwarnings("error")
-def test_on_device_takes_mapped_files_without_a_warning(tmp_path):
+@pytest.mark.parametrize("limit", [storage.IN_MEMORY, 0])
+def test_mapped_files_are_taken_without_a_warning(tmp_path, monkeypatch, limit):
+    monkeypatch.setattr(storage, "IN_MEMORY", limit)
     np.save(tmp_path / "x.npy", images(3).numpy())
-    x, y = on_device(np.load(tmp_path / "x.npy", mmap_mode="r"), np.arange(3), CPU)
-    assert torch.equal(x, images(3)) and y.tolist() == [0, 1, 2]
+    source = placed(np.load(tmp_path / "x.npy", mmap_mode="r"), CPU)
+    assert isinstance(source, torch.Tensor) == (limit > 0)
+    there, host = torch.tensor([2, 0]), torch.tensor([2, 0])
+    assert torch.equal(pick(source, there), images(3)[[2, 0]])
+    assert torch.equal(pick(source, there, host), images(3)[[2, 0]])
 
 
 def test_a_data_set_larger_than_the_limit_takes_no_memory(tmp_path):

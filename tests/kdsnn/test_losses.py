@@ -135,6 +135,66 @@ def test_temporal_with_spikes_and_extreme_teachers():
     assert torch.isfinite(loss) and torch.isfinite(spikes.grad).all()
 
 
+def reference_selective(z, teacher, labels, *, tau, a, b, epsilon=0.0) -> float:
+    """Sample by sample and step by step, from the equations of SeAl-KD."""
+    total = 0.0
+    for n in range(N):
+        y = labels[n]
+        p = [np.exp(log_softmax(z[t, n][None])[0]) for t in range(T)]
+        sure = [1 + (q * np.log(q)).sum() / np.log(K) for q in p]
+        for t in range(T):
+            total -= (((1 - epsilon) * np.eye(K)[y] + epsilon / K) * np.log(p[t])).sum()
+            student, guide, w = z[t, n].copy(), teacher[n].copy(), z[t, n].argmax()
+            if w != y:
+                student[w] = student[y]
+                guide[[y, w]] = min(guide[y], guide[w])
+            soft = [np.exp(log_softmax(v[None] / tau)[0]) for v in (guide, student, z[t, n])]
+            total += a * tau**2 * kl(soft[0], soft[1])
+            others = [s for s in range(T) if s != t]
+            cosine = [z[t, n] @ z[s, n] / np.linalg.norm(z[t, n]) / np.linalg.norm(z[s, n]) for s in others]
+            share = np.exp([sure[s] * c for s, c in zip(others, cosine, strict=True)])
+            target = (share / share.sum()) @ z[others, n]
+            total += b * tau**2 * kl(np.exp(log_softmax(target[None] / tau)[0]), soft[2])
+    return total / (T * N)
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 0.1])
+def test_selective(case, epsilon):
+    student, teacher, labels = case
+    labels[0] = student[:, 0].argmax(-1)[1]  # right at least once
+    expected = reference_selective(
+        student.detach().numpy(), teacher.numpy(), labels.numpy(), tau=3.0, a=0.6, b=0.15, epsilon=epsilon
+    )
+    actual = losses.selective(
+        student, teacher, labels, temperature=3.0, teacher_weight=0.6, self_weight=0.15, label_smoothing=epsilon
+    )
+    assert actual.item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_selective_gradients(case):
+    student, teacher, labels = case
+    weights = {"temperature": 3.0, "teacher_weight": 0.6}
+    assert torch.autograd.gradcheck(lambda s: losses.selective(s, teacher, labels, self_weight=0.0, **weights), student)
+    target = losses.other_steps(student)
+    assert not target.requires_grad
+    full = losses.selective(student, teacher, labels, self_weight=0.15, **weights)
+    with_constant = losses.selective(student, teacher, labels, self_weight=0.0, **weights) + 0.15 * 9 * sum(
+        torch.nn.functional.kl_div(torch.log_softmax(z / 3, -1), torch.softmax(goal / 3, -1), reduction="batchmean")
+        for z, goal in zip(student, target, strict=True)
+    ) / len(student)
+    torch.testing.assert_close(full, with_constant)
+    torch.testing.assert_close(*(torch.autograd.grad(loss, student)[0] for loss in (full, with_constant)))
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+def test_selective_with_silence_and_extreme_teachers(steps):
+    spikes = torch.zeros(steps, 2, K, requires_grad=True)
+    weights = {"temperature": 0.5, "teacher_weight": 0.6, "self_weight": 0.15}
+    loss = losses.selective(spikes, torch.tensor([[1e4, 0, 0, 0, 0], [0.0] * 5]), torch.tensor([0, 1]), **weights)
+    loss.backward()
+    assert torch.isfinite(loss) and torch.isfinite(spikes.grad).all()
+
+
 @pytest.fixture
 def stages() -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     """Three pairs of features, (student, teacher)."""
@@ -173,6 +233,7 @@ def test_no_loss_teaches_the_teacher(case, stages):
     total = (
         losses.response(student, teacher, labels, alpha=0.5, temperature=2.0)
         + losses.temporal(student, teacher, labels, temperature=2.0, teacher_weight=0.2, self_weight=0.5)
+        + losses.selective(student, teacher, labels, temperature=2.0, teacher_weight=0.6, self_weight=0.15)
         + losses.feature(student, labels, stages[0], features, weight=1.0)
     )
     total.backward()

@@ -13,7 +13,8 @@ from spikingjelly.activation_based.functional import reset_net
 from torch import nn
 
 from kdsnn import loop, losses
-from kdsnn.data import DataSet
+from kdsnn.data import DataSet, storage
+from kdsnn.data.device import Streamed
 from kdsnn.errors import KdsnnError
 from kdsnn.models import build
 from kdsnn.objectives import Batch, teacher_logits
@@ -121,6 +122,46 @@ def test_the_cache_answers_as_the_teacher_does(data):
     cached, asked = (teacher_logits(teacher, data, torch.device("cpu"), augmented=a)(batch) for a in (False, True))
     torch.testing.assert_close(cached, asked)
     torch.testing.assert_close(asked, teacher(images[picked]))
+
+
+@pytest.mark.parametrize("method", ["response", "feature", "temporal", "selective", "none"])
+def test_streaming_changes_no_bit(data, tmp_path, monkeypatch, method):
+    """Images mapped from disk and read batch by batch, against the same images held on the device."""
+    for part in ("x_train", "x_test"):
+        np.save(tmp_path / f"{part}.npy", getattr(data, part))
+    mapped = {part: np.load(tmp_path / f"{part}.npy", mmap_mode="r") for part in ("x_train", "x_test")}
+    on_disk, teacher = replace(data, **mapped), ann(1)
+    resident = distill(snn(), data, QUICK, method=method, teacher=teacher)
+    accuracies = evaluate(resident.module, data, T=4)
+    original, read = Streamed.__getitem__, []
+    monkeypatch.setattr(
+        Streamed, "__getitem__", lambda images, indices: read.append(indices) or original(images, indices)
+    )
+    monkeypatch.setattr(storage, "IN_MEMORY", data.x_test.nbytes - 1)
+    assert 4 * 4 * len(data.x_train) < storage.IN_MEMORY  # the teacher's logits still fit
+    streamed = distill(snn(), on_disk, QUICK, method=method, teacher=teacher)
+    assert same(streamed.module, resident.module)
+    assert [r.loss for r in streamed.history] == [r.loss for r in resident.history]
+    assert evaluate(streamed.module, on_disk, T=4) == accuracies
+    assert sum(map(len, read)) >= 3 * (64 + 41)  # every epoch's batches and test images came by the stream
+
+
+def test_the_cache_of_streamed_images_asks_the_teacher_once(data, monkeypatch):
+    teacher, asked = ann().eval(), []
+    teacher.register_forward_hook(lambda module, inputs, output: asked.append(len(output)))
+    picked = torch.tensor([3, 60, 3, 0])
+    batch = Batch(torch.from_numpy(data.x_train).float()[picked] / 255, torch.from_numpy(data.y_train)[picked], picked)
+    monkeypatch.setattr(storage, "IN_MEMORY", data.x_train.nbytes - 1)
+    cached = teacher_logits(teacher, data, torch.device("cpu"), augmented=False)
+    assert sum(asked) == 72
+    torch.testing.assert_close(cached(batch), teacher(batch.images))
+    assert torch.equal(cached(batch), cached(batch)) and sum(asked) == 76
+    # more logits than may be kept: the teacher answers at every batch
+    monkeypatch.setattr(storage, "IN_MEMORY", 4 * 4 * 72 - 1)
+    each_time = teacher_logits(teacher, data, torch.device("cpu"), augmented=False)
+    assert sum(asked) == 76
+    torch.testing.assert_close(each_time(batch), cached(batch))
+    assert sum(asked) == 80
 
 
 def test_evaluate_reads_the_mean_of_the_first_steps(data):

@@ -176,7 +176,7 @@ def test_every_pair_and_method_learns(noise, student):
         assert all(math.isfinite(r.loss) for r in history)
 
 
-@pytest.mark.parametrize("method", ["response", "feature", "temporal", "none"])
+@pytest.mark.parametrize("method", ["response", "feature", "temporal", "selective", "none"])
 def test_rate_readout_learns_by_every_method(noise, method):
     config = TrainConfig(epochs=6, batch_size=8, T=2, lr=0.01, warmup_epochs=0, optimizer="adamw")
     module, teacher = tiny("cnn2", spiking=True), tiny("resnet18", spiking=False, seed=1)

@@ -99,7 +99,7 @@ def test_bf16_runs_and_keeps_membranes_in_fp32(data):
     config = replace(QUICK, precision="bf16", epochs=4, batch_size=32)
     teacher = pretrain(network(spiking=False), data, config)
     assert math.isfinite(teacher.history[-1].loss)
-    for method in ("response", "feature", "temporal", "none"):
+    for method in ("response", "feature", "temporal", "selective", "none"):
         trained = distill(network(readout="membrane"), data, config, method=method, teacher=teacher.module)
         assert trained.history[-1].loss < trained.history[0].loss
         assert all(t.dtype != torch.bfloat16 for t in trained.module.state_dict().values())

@@ -36,6 +36,8 @@ def test_milestones_out_of_order_are_refused(milestones):
         ("feature_weight", -1.0),
         ("teacher_weight", float("nan")),
         ("self_weight", float("inf")),
+        ("selective_teacher_weight", -1.0),
+        ("selective_self_weight", float("inf")),
     ],
 )
 def test_values_out_of_range_are_refused(name, value):

@@ -184,12 +184,19 @@ def test_without_resume_an_old_state_is_replaced(digits, tmp_path):
 
 
 def test_twins_have_files_of_their_own(digits, tmp_path):
-    files = RunFiles(tmp_path / "s.state.safetensors", history=tmp_path / "s.csv", tensorboard=tmp_path / "board")
+    files = RunFiles(
+        tmp_path / "s.state.safetensors",
+        history=tmp_path / "s.csv",
+        tensorboard=tmp_path / "board",
+        plot=tmp_path / "s.svg",
+    )
     student, teacher = networks()
     distill_with_twin(student, digits, replace(CONFIG, epochs=1), method="temporal", teacher=teacher, files=files)
     assert {p.name for p in tmp_path.iterdir()} == {
         "s.state.safetensors", "s.state.twin.safetensors", "s.csv", "s.twin.csv", "board", "board.twin",
+        "s.svg",
     }  # fmt: skip
+    assert all(label in (tmp_path / "s.svg").read_text() for label in ("student", "without a teacher"))
 
 
 def test_divergence_leaves_a_good_state(digits, tmp_path):

@@ -103,6 +103,8 @@ class Hop:
     weight_bits: int
     soft: bool
     _counts: dict[Span, Array] = field(default_factory=dict)
+    _taps: dict[tuple[int, Span], Array] = field(default_factory=dict)
+    _columns: dict[Span, Array] = field(default_factory=dict)
     words: dict[tuple[Span, int, bytes, bytes], tuple[int, int]] = field(default_factory=dict)
 
     @cached_property
@@ -119,6 +121,17 @@ class Hop:
 
     def taps(self, axis: int, span: Span) -> Array:
         """(source size, kernel size) bool: which taps lead from a source row (column) into a range of the layer's."""
+        if (axis, span) not in self._taps:
+            self._taps[axis, span] = self._find_taps(axis, span)
+        return self._taps[axis, span]
+
+    def different_columns(self, span: Span) -> Array:
+        """The rows of `taps(1, span)` without repetition: columns with equal taps share their lists."""
+        if span not in self._columns:
+            self._columns[span] = np.unique(self.taps(1, span), axis=0)
+        return self._columns[span]
+
+    def _find_taps(self, axis: int, span: Span) -> Array:
         size, kernel = self.source[1 + axis], self.mask.shape[2 + axis]
         outputs = np.arange(*span)[:, None]
         index = outputs * self.stride[axis] - self.padding[axis] + np.arange(kernel) * self.dilation[axis]
@@ -173,7 +186,7 @@ def memory_words(target: Target, hop_: Hop, block: Block) -> tuple[int, int]:
     """Words of synaptic memory that a block takes on Loihi 1, and of its longest list."""
     rows = hop_.taps(0, block.rows)
     rows = rows[rows.any(axis=1)]
-    columns = np.unique(hop_.taps(1, block.columns), axis=0)  # columns with equal taps share their lists
+    columns = hop_.different_columns(block.columns)
     # blocks that differ by a shift only, most of a layer's, take the same
     key = (block.channels, block.neurons, rows.tobytes(), columns.tobytes())
     if key not in hop_.words:

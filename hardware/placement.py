@@ -298,10 +298,14 @@ def _memory(target: Target, synapses: Hop, block: Block) -> tuple[int, int]:
 
 
 def _require_one_neuron(name: str, synapses: Hop, outgoing: FanOut, target: Target) -> None:
-    """Raise PlacementError where one neuron, in the middle of a channel, needs more than an empty core has."""
+    """Raise PlacementError where one neuron, in the middle of a channel, needs more than an empty core has.
+
+    Tried are the channel with the most synapses and the one that feeds the most cores.
+    """
     limits = _limits(target)
-    channels, *middle = synapses.grid[0], synapses.grid[1] // 2, synapses.grid[2] // 2
-    for channel in range(channels):
+    middle = [n // 2 for n in synapses.grid[1:]]
+    largest = {int(synapses.mask.sum(axis=(1, 2, 3)).argmax()), int(outgoing.feeds[:, *middle].argmax())}
+    for channel in largest:
         block = Block((channel, channel + 1), *((m, m + 1) for m in middle))
         used, _ = _memory(target, synapses, block)
         if used > limits["memory"]:
@@ -373,9 +377,12 @@ def _hops_per_spike(target: Target, cut: Cut, first: int, next_first: int) -> tu
         return None
     east = north = 0
     here = np.array([position(target, first + i) for i in range(len(cut.blocks))]).reshape(-1, 2)
+    core = np.empty(cut.outgoing.feeds.shape, np.int64)
+    for i, block in enumerate(cut.blocks):
+        core[block.slices] = i
     for destination, reached in enumerate(cut.outgoing.reached):
         there = np.array(position(target, next_first + destination))
-        messages = np.array([reached[block.slices].sum() for block in cut.blocks])
+        messages = np.bincount(core[reached], minlength=len(cut.blocks))
         east += int((messages * np.abs(here[:, 0] - there[0])).sum())
         north += int((messages * np.abs(here[:, 1] - there[1])).sum())
     neurons = sum(block.neurons for block in cut.blocks)

@@ -304,7 +304,8 @@ def _require_one_neuron(name: str, synapses: Hop, outgoing: FanOut, target: Targ
     """
     limits = _limits(target)
     middle = [n // 2 for n in synapses.grid[1:]]
-    largest = {int(synapses.mask.sum(axis=(1, 2, 3)).argmax()), int(outgoing.feeds[:, *middle].argmax())}
+    feeds = outgoing.feeds[:, middle[0], middle[1]]
+    largest = {int(synapses.mask.sum(axis=(1, 2, 3)).argmax()), int(feeds.argmax())}
     for channel in largest:
         block = Block((channel, channel + 1), *((m, m + 1) for m in middle))
         used, _ = _memory(target, synapses, block)

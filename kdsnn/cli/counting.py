@@ -28,19 +28,28 @@ _FILES = (".safetensors", ".net", ".nir")
 def count(
     name: str, network: Source, x: Array, labels: Array, *, twin: bool = False, quiet: bool = False, title: str = ""
 ) -> report.Student:
-    """Run samples x (N, *shape) through the float and the quantised network and count what happens."""
+    """Run images x (N, C, H, W) through the float and the quantised network and count what happens.
+
+    Raises:
+        KdsnnError: a `.net` file that reads spikes of an encoder on the host.
+    """
+    from exporters.errors import DeployError
     from hardware import emulator
+    from kdsnn.errors import KdsnnError
     from profilers import profiling
 
+    if network.encoder is not None:
+        raise KdsnnError(f"{name}: its first layer runs on the host and would not be counted; profile the checkpoint")
     exact = network.exact
+    both = exact is not None and not isinstance(network.chip, DeployError)
     with progress(f"{title}count {name}", quiet=quiet) as show:
         return profiling.count(
             name,
             network.integer if exact is None else exact,
-            x,
+            x.reshape(len(x), *network.input_shape),
             labels,
             run=emulator.run,
-            quantised=None if exact is None else network.integer,
+            quantised=network.integer if both else None,
             role="twin" if twin else "student",
             progress=show,
         )
@@ -188,7 +197,7 @@ def place_all(
 ) -> tuple[list[report.Student], list[report.Placement], list[str]]:
     """Every student with its hops; the placements of the first one; and what does not fit, a note each.
 
-    Samples x (N, *shape) are taken from the front.
+    Images x (N, C, H, W) are taken from the front.
     """
     from exporters.errors import DeployError
     from exporters.to_chain import to_chain
@@ -205,7 +214,8 @@ def place_all(
                 found.append(student)
                 continue
             for chip in chips:
-                on = on_chip(network, chain, chip, x[:FEW_SAMPLES])
+                few = x[:FEW_SAMPLES].reshape(-1, *network.input_shape)
+                on = on_chip(network, chain, chip, few)
                 student = student if on.hops is None else with_hops(student, on.hops)
                 if index == 0 and on.placement is not None:
                     placements.append(on.placement)

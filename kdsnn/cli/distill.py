@@ -67,7 +67,9 @@ def distill(
     teacher: Annotated[Path | None, typer.Option(help="Checkpoint of the ANN teacher.")] = None,
     method: Annotated[
         Method,
-        typer.Option(help="response: KDSNN Eq. 5; feature: Eq. 7; temporal, selective: every step; none: labels only."),
+        typer.Option(
+            help="response: KDSNN Eq. 5; feature: Eq. 7; temporal, selective: every step (selective: with --readout membrane); none: labels only."
+        ),
     ] = Method.response,
     twin: Annotated[
         bool, typer.Option("--twin", help="Train the same student without a teacher too, and compare.")

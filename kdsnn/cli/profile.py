@@ -15,9 +15,11 @@ from kdsnn.cli.options import (
     InputBits,
     InputShape,
     Json,
+    Nir,
     OutDir,
     Timesteps,
     Weights,
+    nir_options,
     writable_folder,
 )
 
@@ -53,6 +55,7 @@ def profile(
     weights: Weights = None,
     input_shape: InputShape = None,
     timesteps: Timesteps = None,
+    nir: Nir = None,
     json: Json = False,
 ) -> None:
     """Count parameters, FLOPs, spikes, SynOps and energy; write report.html, report.json and layers.csv."""
@@ -81,13 +84,14 @@ def profile(
     networks = [
         load(
             source, bits=bits, input_bits=input_bits, T=timesteps, weights=weights, input_shape=input_shape,
-            calibrate=calibrate, calibration_samples=calibration_samples, quiet=json,
+            calibrate=calibrate, calibration_samples=calibration_samples,
+            nir=nir_options(nir) if source.endswith(".nir") else None, quiet=json,
         )
         for source in given
     ]  # fmt: skip
     images = load_images(data, quiet=json)
     for name, network in zip(names, networks, strict=True):
-        require_fit(name, network.integer.input.shape, images)
+        require_fit(name, network.input_shape, images)
     x, labels = pixels(images.x_test[:samples]), images.y_test[:samples]
     ann = None if teacher is None else count_ann(teacher, images, x, quiet=json)
     students = [

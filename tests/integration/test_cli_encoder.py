@@ -46,6 +46,7 @@ def test_what_cannot_be_divided_is_refused(student: Path, tmp_path: Path) -> Non
     cli("export", student, "--to", "netx", "--encoder", "host", "--out", tmp_path)
     assert "add --to netx" in error_line("export", student, "--to", "onnx", "--encoder", "host", "--out", tmp_path)
     assert "quantised already" in error_line("run", tmp_path / "tiny.net", "--encoder", "host")
+    assert "profile the checkpoint" in error_line("profile", tmp_path / "tiny.net", "--out", tmp_path / "report")
     (tmp_path / "tiny.encoder.onnx").unlink()
     assert "is not beside it" in error_line("run", tmp_path / "tiny.net")
 
@@ -72,6 +73,13 @@ def test_a_foreign_nir_file_is_read_as_told(student: Path, tmp_path: Path) -> No
         with np.load(tmp_path / "x.npz") as saved:
             found.append(saved["torch"].sum())
     assert len(set(found)) == 4 and min(found) > 0
+    # reset by subtraction has no quantised form: what needs none works, what does is refused
+    soft = ["--timesteps", 8, "--nir", "dt=1e-3", "--nir", "reset=soft"]
+    cli("profile", path, "--samples", 10, "--out", tmp_path / "report", *soft)
+    assert "reset by subtraction" in (tmp_path / "report" / "report.html").read_text()
+    cli("export", path, "--to", "onnx", "--out", tmp_path, *soft)
+    done = cli("export", path, "--to", "netx", "--out", tmp_path, *soft, code=2)
+    assert done.stderr.splitlines()[-1].startswith("error: lif: reset by subtraction")
     assert "a time step in seconds" in error_line("run", path, "--timesteps", 8, "--nir", "dt=0")
     assert "euler|exponential" in error_line("run", path, "--timesteps", 8, "--nir", "tau=3")
     assert "is not a .nir file" in error_line("run", student, "--nir", "dt=1e-3")

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -126,16 +126,16 @@ def run_backend(
     raise KdsnnError(f"--on {backend}: no such backend; choose from {', '.join(BACKENDS)}")
 
 
-def compare(run: BackendRun, reference: BackendRun, labels: Mapping[str, Array] | None = None) -> Comparison:
-    """Compare two runs on the samples that both have."""
+def compare(run: BackendRun, reference: BackendRun, *, start: int = 0) -> Comparison:
+    """Compare two runs on the samples that both have; `start` is the number of the first."""
     n = min(run.samples, reference.samples)
     a, b = run.output[:n], reference.output[:n]
     if a.shape[1] != b.shape[1]:  # Lava shows a membrane once per sample, at its end
         a, b = a[:, -1:], b[:, -1:]
     shared = [name for name in reference.layers if name in run.layers]
-    layers = tuple(_compare_layer(name, run.layers[name][:n], reference.layers[name][:n]) for name in shared)
-    output = _compare_layer("output", a, b)
-    first = next((f"{x.name}, {x.first}" for x in (*layers, output) if x.first), "")
+    layers = tuple(_compare_layer(name, run.layers[name][:n], reference.layers[name][:n], start) for name in shared)
+    output = _compare_layer("output", a, b, start)
+    first = _first(f"{x.name}, {x.first}" for x in (*layers, output) if x.first)
     hidden = sum(x.mismatches for x in layers)
     pair = (run.backend, reference.backend)
     return Comparison(
@@ -144,20 +144,47 @@ def compare(run: BackendRun, reference: BackendRun, labels: Mapping[str, Array] 
     )  # fmt: skip
 
 
-def comparisons(runs: Sequence[BackendRun]) -> list[Comparison]:
-    """Every run against its reference backend, where that was run too."""
+def comparisons(runs: Sequence[BackendRun], *, start: int = 0) -> list[Comparison]:
+    """Every run against its reference backend, where that was run too; `start` as in `compare`."""
     by_name = {r.backend: r for r in runs}
     pairs = ((r, by_name.get(REFERENCE.get(r.backend, ""))) for r in runs)
-    return [compare(r, reference) for r, reference in pairs if reference is not None]
+    return [compare(r, reference, start=start) for r, reference in pairs if reference is not None]
 
 
-def _compare_layer(name: str, a: Array, b: Array) -> LayerComparison:
+def joined(parts: Sequence[BackendRun]) -> BackendRun:
+    """Runs of one backend on samples that follow one another, as one run; their layers are let go."""
+    output, scores = (np.concatenate([getattr(p, name) for p in parts]) for name in ("output", "scores"))
+    return BackendRun(parts[0].backend, output, scores, {}, sum(p.seconds for p in parts))
+
+
+def joined_comparisons(parts: Sequence[Comparison]) -> Comparison:
+    """Comparisons of the same two backends on samples that follow one another, as one."""
+    by_layer = zip(*(p.layers for p in parts), strict=True)
+    layers = tuple(
+        LayerComparison(
+            same[0].name, sum(x.mismatches for x in same), sum(x.compared for x in same), _first(x.first for x in same)
+        )
+        for same in by_layer
+    )
+    hidden = None if parts[0].hidden is None else sum(p.hidden or 0 for p in parts)
+    return replace(
+        parts[0], samples=sum(p.samples for p in parts), mismatches=sum(p.mismatches for p in parts),
+        compared=sum(p.compared for p in parts), hidden=hidden, hidden_compared=sum(p.hidden_compared for p in parts),
+        first=_first(p.first for p in parts), layers=layers,
+    )  # fmt: skip
+
+
+def _first(texts: Iterable[str]) -> str:
+    return next((text for text in texts if text), "")
+
+
+def _compare_layer(name: str, a: Array, b: Array, start: int) -> LayerComparison:
     # spikes and integers must be equal; a membrane in floating point equal but for its last bits
     different = np.argwhere(a != b if a.dtype == np.uint8 else ~np.isclose(a, b, rtol=1e-5, atol=1e-6))
     first = ""
     if len(different):
         sample, step, *where = different[0].tolist()
-        first = f"sample {sample}, step {step + 1}, neuron {tuple(where)}"
+        first = f"sample {start + sample}, step {step + 1}, neuron {tuple(where)}"
     return LayerComparison(name, len(different), a.size, first)
 
 

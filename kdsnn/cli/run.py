@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -116,19 +118,51 @@ def run_all(
     network: Source, backends: list[str], x: Array, *, lava_samples: int | None = None, quiet: bool = False,
     fast_conv: bool = True, timeout: float | None = None, title: str = "",
 ) -> tuple[list[BackendRun], list[Comparison]]:  # fmt: skip
-    """Run on every backend (with torch also on the SpikingJelly module, if there is one) and compare."""
-    from kdsnn.cli.backends import comparisons, run_backend
+    """Run on every backend (with torch also on the SpikingJelly module, if there is one) and compare.
+
+    Every spike of every layer is compared, so samples go through in parts that memory holds; `lava_samples`: only so
+    many go through Lava.
+    """
+    from kdsnn.cli.backends import comparisons, joined, joined_comparisons, run_backend
     from kdsnn.cli.console import progress
 
     names = list(dict.fromkeys(backends))
     if "torch" in names and network.module is not None:
         names.insert(0, "spikingjelly")
-    runs = []
-    for name in names:
-        part = x[:lava_samples] if name == "lava" else x
-        with progress(f"{title}run on {name}", quiet=quiet) as show:
-            runs.append(run_backend(name, network, part, progress=show, fast_conv=fast_conv, timeout=timeout))
-    return runs, comparisons(runs)
+    several = len(names) > 1
+    most = {name: min(len(x), lava_samples or len(x)) if name == "lava" else len(x) for name in names}
+    size = _samples_at_once(network) if several else len(x)
+    runs: dict[str, list[BackendRun]] = {name: [] for name in names}
+    found: list[list[Comparison]] = []
+    done = 0
+    whole = sum(most.values())
+    with progress(f"{title}run on {', '.join(names)}", quiet=quiet) as show:
+        for start in range(0, len(x), size):
+            at_once: list[BackendRun] = []
+            for name in names:
+                part = x[start : min(start + size, most[name])]
+                if len(part) == 0:
+                    continue
+
+                def told(now: int, total: int, before: int = done, share: int = len(part)) -> None:
+                    show(before + share * now / total, whole)
+
+                how: dict[str, Any] = {"layers": several, "fast_conv": fast_conv, "timeout": timeout}
+                at_once.append(run_backend(name, network, part, progress=told, **how))
+                done += len(part)
+                runs[name].append(joined(at_once[-1:]))
+            found.append(comparisons(at_once, start=start))
+    pairs: dict[tuple[str, str], list[Comparison]] = {}
+    for comparison in itertools.chain.from_iterable(found):
+        pairs.setdefault((comparison.backend, comparison.reference), []).append(comparison)
+    return [joined(parts) for parts in runs.values()], [joined_comparisons(parts) for parts in pairs.values()]
+
+
+def _samples_at_once(network: Source) -> int:
+    """How many samples' spikes of all layers, one byte each, take about 256 MB for one backend."""
+    graph = network.exact or network.integer
+    neurons = sum(math.prod(graph.shapes[name]) for name in graph.neurons)
+    return max(1, 2**28 // (graph.T * neurons))
 
 
 def _run_onnx_file(

@@ -122,8 +122,8 @@ def run(
         )
     plan = _Plan(graph, torch.device(device), dtype)
     if batch_size is None:
-        # about 64 MB for the largest layer: larger batches gain nothing and fall out of the caches
-        batch_size = max(1, 2**24 // (graph.T * largest))
+        # about 16 MB for the largest layer: larger batches gain nothing and fall out of the caches
+        batch_size = max(1, 2**22 // (graph.T * largest))
     outputs = []
     with torch.inference_mode(), exact_arithmetic():
         for start in range(0, len(frames), batch_size):

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exporters.errors import DeployError
-from exporters.graph import IF, LIF, Conv2d, Flatten, Input, Linear, MaxPool2d, Output, SpikingGraph, chain
+from exporters.graph import IF, LIF, AvgPool2d, Conv2d, Flatten, Input, Linear, MaxPool2d, Output, SpikingGraph, chain
 from hardware.emulator import Recorder, run
 from tests.networks import random_integer_chain
 
@@ -218,3 +218,36 @@ def test_soft_reset_keeps_the_rest() -> None:
     assert run(graph, np.ones((1, 1), np.float32)).output[0, :, 0].tolist() == [0, 1, 1, 1]
     hard = graph.with_nodes({"sn": replace(graph.nodes["sn"], reset="hard")})
     assert run(hard, np.ones((1, 1), np.float32)).output[0, :, 0].tolist() == [0, 1, 0, 1]
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_products_of_bytes_are_those_of_floats(monkeypatch: pytest.MonkeyPatch, bias: bool) -> None:
+    """Dense layers may multiply bytes: every spike must be as without; sums of spikes through a pool included."""
+    rng = np.random.default_rng(0)
+    fc = rng.integers(-127, 128, (33, 4 * 5 * 5))
+    fc[0] = 127
+    graph = chain(
+        [
+            ("input", Input((1, 10, 10), "direct", 255)),
+            ("conv", Conv2d(rng.integers(-9, 10, (4, 1, 3, 3)), None, padding=(1, 1))),
+            ("act1", IF(600)),
+            ("pool", AvgPool2d((2, 2), (2, 2), divisor=1)),
+            ("flatten", Flatten()),
+            ("fc1", Linear(fc, rng.integers(-300, 300, 33) if bias else None)),
+            ("act2", IF(900)),
+            ("fc2", Linear(rng.integers(-127, 128, (10, 33)))),
+            ("act3", IF(100)),
+            ("output", Output("rate")),
+        ],
+        T=6,
+    )
+    frames = rng.integers(0, 256, (37, 1, 10, 10)).astype(np.float32)
+    found = []
+    for exact in (True, False):
+        if not exact:
+            monkeypatch.setattr("hardware.emulator._bytes_multiply_exactly", lambda inputs, outputs: False)
+        recorder = Recorder(graph)
+        run(graph, frames, observe=recorder, batch_size=16)
+        found.append(recorder.spikes)
+    for name, spikes in found[0].items():
+        assert spikes.any() and (spikes == found[1][name]).all(), name

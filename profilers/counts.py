@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from types import MappingProxyType
 from typing import Literal
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -34,7 +35,7 @@ from numpy.typing import NDArray
 
 from exporters.errors import DeployError
 from exporters.graph import IF, LIF, MaxPool2d, SpikingGraph
-from profilers.fanout import connections_into, fan_out, lemaire_fan_out
+from profilers.fanout import Connection, connections_into, fan_out, lemaire_fan_out
 from profilers.shapes import LayerShape, layer_shape
 
 Ints = NDArray[np.int64]
@@ -194,29 +195,54 @@ def layer_role(graph: SpikingGraph, layer: str) -> Role:
     return "static"
 
 
+@dataclass(frozen=True, eq=False)
+class _Maps:
+    """What is worked out once for a graph.
+
+    Attributes:
+        connections: layer → the ways into it.
+        fan_out: source → columns over its elements: 1 per event, then two per connection.
+        columns: (layer, index of connection) → the first of its two columns.
+        blocks: source → its columns as matrices, see `_blocks`.
+        binary: see `_binary`.
+    """
+
+    connections: Mapping[str, list[Connection]]
+    fan_out: Mapping[str, list[Floats]]
+    columns: Mapping[tuple[str, int], int]
+    blocks: Mapping[str, list[torch.Tensor]]
+    binary: set[str]
+
+
+_known: WeakKeyDictionary[SpikingGraph, _Maps] = WeakKeyDictionary()
+
+
+def _maps(graph: SpikingGraph) -> _Maps:
+    if graph not in _known:
+        connections = {layer: connections_into(graph, layer) for layer in graph.synapses}
+        fan_outs: dict[str, list[Floats]] = {source: [np.ones(graph.shapes[source])] for source in graph.neurons}
+        columns: dict[tuple[str, int], int] = {}
+        for layer, ways in connections.items():
+            for index, way in enumerate(ways):
+                found = fan_outs.setdefault(way.source, [np.ones(graph.shapes[way.source])])
+                columns[layer, index] = len(found)
+                found.extend(fan_out(graph, way))
+        blocks = {source: _blocks(found) for source, found in fan_outs.items()}
+        _known[graph] = _Maps(connections, fan_outs, columns, blocks, _binary(graph))
+    return _known[graph]
+
+
 class ActivityCounter:
     """Counts while a runner calls it: `counter(name, values)` for every node, batch by batch.
 
-    Fan-out maps are worked out once per layer; counting a batch is one product of the events with these maps
+    Fan-out maps are worked out once per graph; counting a batch is one product of the events with these maps
     per event source. Nodes that send no counted events are ignored, so a runner may simply report everything.
     """
 
     def __init__(self, graph: SpikingGraph) -> None:
         self._graph = graph
-        self._connections = {layer: connections_into(graph, layer) for layer in graph.synapses}
-        self._fan_out: dict[str, list[Floats]] = {}  # source → columns: 1 per event, then two per connection
-        self._columns: dict[tuple[str, int], int] = {}  # (layer, index of connection) → first column
-        for source in graph.neurons:
-            self._fan_out[source] = [np.ones(graph.shapes[source])]
-        for layer, connections in self._connections.items():
-            for index, connection in enumerate(connections):
-                source = connection.source
-                columns = self._fan_out.setdefault(source, [np.ones(graph.shapes[source])])
-                self._columns[layer, index] = len(columns)
-                columns.extend(fan_out(graph, connection))
-        self._maps = {source: _blocks(columns) for source, columns in self._fan_out.items()}
-        self._binary = _binary(graph)
-        self._seen: dict[str, list[Ints]] = {source: [] for source in self._maps}
+        self._maps = _maps(graph)
+        self._seen: dict[str, list[Ints]] = {source: [] for source in self._maps.blocks}
 
     def __call__(self, name: str, values: torch.Tensor) -> None:
         """Count one batch of a node's output, shaped (T, N, *shape), or (1, N, *shape) if constant over time.
@@ -224,7 +250,7 @@ class ActivityCounter:
         Raises:
             DeployError: the shape does not fit the graph.
         """
-        blocks = self._maps.get(name)
+        blocks = self._maps.blocks.get(name)
         if blocks is None:
             return
         steps, samples = values.shape[:2]
@@ -236,7 +262,7 @@ class ActivityCounter:
         frames = values.detach().reshape(steps * samples, sum(sizes))
         parts = torch.split(frames, max(1, _CHUNK // frames.shape[1]))
         # of zeros and ones, what is not zero need not be looked for
-        events = ((part if name in self._binary else part != 0).to(blocks[0].dtype) for part in parts)
+        events = ((part if name in self._maps.binary else part != 0).to(blocks[0].dtype) for part in parts)
         counts = torch.cat([_products(torch.split(part, sizes, dim=1), blocks) for part in events])
         by_sample = counts.reshape(steps, samples, len(blocks[0])).transpose(0, 1).cpu().numpy()
         self._seen[name].append(np.broadcast_to(by_sample, (samples, self._graph.T, by_sample.shape[2])))
@@ -248,7 +274,7 @@ class ActivityCounter:
             DeployError: nothing was run, or some layers saw more samples than others.
         """
         seen = {name: np.concatenate(parts) for name, parts in self._seen.items() if parts}
-        missing = [name for name in self._maps if name not in seen]
+        missing = [name for name in self._maps.blocks if name not in seen]
         if missing:
             raise DeployError(f"no run to count: {missing[0]} was never observed; pass the counter as observe=")
         sizes = {name: len(counts) for name, counts in seen.items()}
@@ -270,12 +296,12 @@ class ActivityCounter:
         totals = np.zeros((*next(iter(seen.values())).shape[:2], 3), np.int64)
         rate_macs = np.zeros(totals.shape[:2])
         lemaire, weight_reads = np.zeros((2, *totals.shape[:2]), np.int64)
-        for index, connection in enumerate(self._connections[layer]):
-            first, counts = self._columns[layer, index], seen[connection.source]
+        for index, connection in enumerate(self._maps.connections[layer]):
+            first, counts = self._maps.columns[layer, index], seen[connection.source]
             events = counts[:, :, 0]
             totals += counts[:, :, [0, first, first + 1]]
             rate_macs += events * (shape.macs / int(np.prod(graph.shapes[connection.source])))
-            existing += int(self._fan_out[connection.source][first].sum())
+            existing += int(self._maps.fan_out[connection.source][first].sum())
             reached, read = lemaire_fan_out(graph, connection)
             lemaire += events * reached
             weight_reads += events * read

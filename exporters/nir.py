@@ -43,6 +43,7 @@ from exporters.graph import (
     SpikingGraph,
     current_leak,
 )
+from exporters.kernels import merge_groups
 from exporters.nir_file import NirError
 from exporters.nir_neurons import PREFIX
 from exporters.nir_read import from_nir, read
@@ -177,14 +178,7 @@ def _weights(values: Array | None) -> Array:
 
 def _convolution(node: Conv2d, in_shape: tuple[int, ...]) -> Any:
     """Groups are written out as block-diagonal kernels: nir 1.0.8 and SpikingJelly do not read them."""
-    weight = _weights(node.weight)
-    per_group, out = weight.shape[1], len(weight) // node.groups
-    if node.groups > 1:
-        dense = np.zeros((len(weight), in_shape[0], *weight.shape[2:]), weight.dtype)
-        for g in range(node.groups):
-            rows, columns = slice(g * out, (g + 1) * out), slice(g * per_group, (g + 1) * per_group)
-            dense[rows, columns] = weight[rows]
-        weight = dense
+    weight = merge_groups(_weights(node.weight), node.groups, 1)
     bias = np.zeros(len(weight), weight.dtype) if node.bias is None else _weights(node.bias)
     return nir.Conv2d(
         in_shape[1:], weight, node.stride, node.padding, node.dilation, 1, bias,

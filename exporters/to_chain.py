@@ -32,6 +32,7 @@ from exporters.graph import (
     Synapse,
     current_leak,
 )
+from exporters.kernels import merge_groups
 from exporters.relays import straighten
 
 MAX_GROUPS = 127
@@ -149,10 +150,5 @@ def _fewer_groups(conv: Conv2d) -> Conv2d:
     if conv.groups <= MAX_GROUPS:
         return conv
     groups = max(g for g in range(1, MAX_GROUPS + 1) if conv.groups % g == 0)
-    merge = conv.groups // groups
-    out, per_in = len(conv.weight) // conv.groups, conv.weight.shape[1]
-    weight: Array = np.zeros((len(conv.weight), per_in * merge, *conv.weight.shape[2:]), conv.weight.dtype)
-    for channel in range(len(weight)):
-        block = channel // out % merge
-        weight[channel, block * per_in : (block + 1) * per_in] = conv.weight[channel]
+    weight = merge_groups(conv.weight, conv.groups, groups)
     return Conv2d(weight, conv.bias, conv.stride, conv.padding, conv.dilation, groups)

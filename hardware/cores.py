@@ -38,6 +38,7 @@ from typing import Literal
 import numpy as np
 
 from exporters.graph import Array, Conv2d, Shape, Synapse
+from exporters.kernels import merge_groups
 from hardware.limits import Target
 
 WORD = 64
@@ -153,7 +154,7 @@ def hop(synapse: Synapse, source: Shape, grid: Shape, target: Target, *, soft: b
     bits = _weight_bits(synapse.weight)
     if isinstance(synapse, Conv2d):
         return Hop(
-            _ungrouped(mask, synapse.groups),
+            merge_groups(mask, synapse.groups, 1),
             grid,
             source,
             synapse.stride,
@@ -304,16 +305,6 @@ def blocks(grid: Shape, step: Shape) -> list[Block]:
     """The blocks of a grid cut into boxes of a size, channels slowest."""
     cuts: Sequence[list[Span]] = [cut(n, s) for n, s in zip(grid, step, strict=True)]
     return [Block(c, y, x) for c in cuts[0] for y in cuts[1] for x in cuts[2]]
-
-
-def _ungrouped(mask: Array, groups: int) -> Array:
-    if groups == 1:
-        return mask
-    out, per_in = len(mask) // groups, mask.shape[1]
-    full: Array = np.zeros((len(mask), per_in * groups, *mask.shape[2:]), bool)
-    for g in range(groups):
-        full[g * out : (g + 1) * out, g * per_in : (g + 1) * per_in] = mask[g * out : (g + 1) * out]
-    return full
 
 
 def _weight_bits(weight: Array) -> int:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import sys
 from pathlib import Path
@@ -20,24 +18,7 @@ from exporters.graph import IF, Conv2d, Flatten, Input, Linear, Node, Output, Sp
 from exporters.to_chain import SILENT
 from hardware import fit, limits
 from kdsnn import models
-from kdsnn.cli.app import main
-
-
-def cli(*arguments: object, code: int = 0) -> tuple[str, str]:
-    """Standard output and error of the command line, run in this process."""
-    out, err = io.StringIO(), io.StringIO()
-    before = sys.argv
-    sys.argv = ["kdsnn-deploy", *map(str, arguments)]
-    found = 0
-    try:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            main()
-    except SystemExit as end:
-        found = int(end.code or 0)
-    finally:
-        sys.argv = before
-    assert found == code, f"exit {found}\n{out.getvalue()}\n{err.getvalue()}"
-    return out.getvalue(), err.getvalue()
+from tests.integration.test_cli import cli
 
 
 def network(
@@ -123,29 +104,29 @@ def net_file(tmp_path: Path) -> Path:
 
 
 def test_exit_codes_and_json(tmp_path: Path, net_file: Path) -> None:
-    out, _ = cli("check", net_file, "--target", "loihi1")
+    out = cli("check", net_file, "--target", "loihi1").stdout
     assert out.splitlines()[-1] == "fits Loihi 1: 2 cores, 1 chip"
-    document = json.loads(cli("check", net_file, "--target", "loihi2", "--json")[0])
+    document = json.loads(cli("check", net_file, "--target", "loihi2", "--json").stdout)
     assert document["fits"] is True and document["placement"]["cores"] == 2
     assert document["placement"]["layers"][0]["shape"] == [4, 6, 6]
     assert set(document["findings"][0]) == {"severity", "layer", "what", "change"}
 
     path = netx.write(network(weight=200), tmp_path / "wide.net")
-    out, _ = cli("check", path, "--target", "loihi1", code=1)
+    out = cli("check", path, "--target", "loihi1", code=1).stdout
     assert "a weight of 200" in out and out.splitlines()[-1].startswith(
         "does not fit Loihi 1: 2 cores, 1 chip (1 error)"
     )
-    assert json.loads(cli("check", path, "--target", "loihi1", "--json", code=1)[0])["fits"] is False
+    assert json.loads(cli("check", path, "--target", "loihi1", "--json", code=1).stdout)["fits"] is False
 
 
 def test_what_cannot_be_checked_is_an_error(tmp_path: Path, net_file: Path) -> None:
-    _, err = cli("check", net_file, "--target", "loihi9", code=2)
+    err = cli("check", net_file, "--target", "loihi9", code=2).stderr
     assert err == "error: there is no target 'loihi9'; choose from loihi1, loihi2\n"
     for name in ("none.net", "none.nir", "none.safetensors", "none"):
-        assert cli("check", tmp_path / name, "--target", "loihi1", code=2)[1].count("\n") == 1
+        assert cli("check", tmp_path / name, "--target", "loihi1", code=2).stderr.count("\n") == 1
     broken = tmp_path / "broken.nir"
     broken.write_bytes(net_file.read_bytes()[:300])
-    assert "broken.nir" in cli("check", broken, "--target", "loihi1", code=2)[1]
+    assert "broken.nir" in cli("check", broken, "--target", "loihi1", code=2).stderr
 
 
 def soft() -> nn.Module:
@@ -170,7 +151,7 @@ def sound() -> nn.Module:
 def test_what_cannot_be_lowered_is_a_finding(monkeypatch: pytest.MonkeyPatch, factory: str, words: str) -> None:
     monkeypatch.setitem(sys.modules, "factories_for_check", sys.modules[__name__])
     options = ["--target", "loihi2", "--input-shape", "1,8,8", "--timesteps", 4, "--json"]
-    document = json.loads(cli("check", f"factories_for_check:{factory}", *options, code=1)[0])
+    document = json.loads(cli("check", f"factories_for_check:{factory}", *options, code=1).stdout)
     assert document["fits"] is False and document["placement"] is None
     [finding] = document["findings"]
     assert finding["severity"] == "error" and words in finding["what"] and finding["layer"] and finding["change"]
@@ -179,16 +160,16 @@ def test_what_cannot_be_lowered_is_a_finding(monkeypatch: pytest.MonkeyPatch, fa
 def test_a_factory_and_coarse_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "factories_for_check", sys.modules[__name__])
     options = ["--target", "loihi2", "--input-shape", "1,8,8", "--timesteps", 4, "--json"]
-    assert json.loads(cli("check", "factories_for_check:sound", *options)[0])["fits"]
-    coarse = json.loads(cli("check", "factories_for_check:sound", *options, "--bits", 3)[0])
+    assert json.loads(cli("check", "factories_for_check:sound", *options).stdout)["fits"]
+    coarse = json.loads(cli("check", "factories_for_check:sound", *options, "--bits", 3).stdout)
     assert any("rounding changes its weights" in f["what"] for f in coarse["findings"])
-    error = cli("check", "factories_for_check:sound", *options, "--bits", 9, code=2)[1]
+    error = cli("check", "factories_for_check:sound", *options, "--bits", 9, code=2).stderr
     assert "--bits 9" in error and "weights have 2 to 8 bits" in error
 
 
 def test_nir_files(tmp_path: Path) -> None:
     path = nir.write(from_torch(sound(), (1, 8, 8), 4), tmp_path / "sound.nir")
-    document = json.loads(cli("check", path, "--target", "loihi2", "--json")[0])
+    document = json.loads(cli("check", path, "--target", "loihi2", "--json").stdout)
     assert document["fits"] and [p["neurons"] for p in document["placement"]["layers"]] == [10]
 
 
@@ -196,11 +177,11 @@ def test_a_residual_network_fits_with_the_bits_it_is_told(monkeypatch: pytest.Mo
     """A relay's weight is the threshold it feeds: too wide at 8 bits; the bits that the finding names put it right."""
     monkeypatch.setitem(sys.modules, "factories_for_check", sys.modules[__name__])
     options = ["--target", "loihi1", "--input-shape", "3,16,16", "--timesteps", 4, "--json"]
-    document = json.loads(cli("check", "factories_for_check:residual", *options, code=1)[0])
+    document = json.loads(cli("check", "factories_for_check:residual", *options, code=1).stdout)
     errors = [f for f in document["findings"] if f["severity"] == "error"]
     assert errors and all("relayed spike" in f["what"] for f in errors)
     bits = min(int(f["change"].split("--bits ")[1][0]) for f in errors)
-    again = json.loads(cli("check", "factories_for_check:residual", *options, "--bits", bits)[0])
+    again = json.loads(cli("check", "factories_for_check:residual", *options, "--bits", bits).stdout)
     assert again["fits"]
     assert again["placement"]["cores"] <= document["placement"]["cores"]
 
@@ -212,6 +193,6 @@ def residual() -> nn.Module:
 
 
 def test_list_targets() -> None:
-    rows = json.loads(cli("list", "targets", "--json")[0])
+    rows = json.loads(cli("list", "targets", "--json").stdout)
     assert {r["target"] for r in rows} == {"loihi1", "loihi2"}
     assert {"target": "loihi1", "limit": "compartments", "value": "1,024"}.items() <= rows[0].items()

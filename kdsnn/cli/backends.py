@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -270,12 +271,19 @@ def run_onnx(
     )
 
 
+_runners: WeakKeyDictionary[SpikingGraph, dict[bool, Runner]] = WeakKeyDictionary()
+"""Models written and loaded already, with all layers' spikes or without: samples may come in many parts."""
+
+
 def _onnx(graph: SpikingGraph, x: Array, progress: Callable[[int, int], None] | None, layers: bool) -> BackendRun:
     from exporters import onnx
 
-    with tempfile.TemporaryDirectory(prefix="kdsnn-") as folder:
-        path = onnx.write(graph, Path(folder) / "network.onnx")
-        return run_onnx(onnx.prepare(path, list(graph.neurons) if layers else []), x, progress=progress)
+    loaded = _runners.setdefault(graph, {})
+    if layers not in loaded:
+        with tempfile.TemporaryDirectory(prefix="kdsnn-") as folder:
+            path = onnx.write(graph, Path(folder) / "network.onnx")
+            loaded[layers] = onnx.prepare(path, list(graph.neurons) if layers else [])
+    return run_onnx(loaded[layers], x, progress=progress)
 
 
 def _emulate(

@@ -17,7 +17,7 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: lava
+bench: $(READY)
 	$(BIN)/python -m benchmarks
 
 lava: $(READY)

@@ -1,35 +1,125 @@
-"""Run every benchmark and print its table: `python -m benchmarks [NAME ...]`, or one with options: `… NAME --option`.
+"""Measure everything and write one table: `python -m benchmarks`, which is `make bench`.
 
-Each module here with a `main()` is one benchmark. They print ratios of things measured side by side in
-one run, medians of several, since absolute times say more about the machine than about the code.
+    python -m benchmarks [--out FOLDER] [--quick]       all measurements; benchmark-results/DATE.md and .json
+    python -m benchmarks NAME … [--out FOLDER]          some of them; written only where --out says
+    python -m benchmarks SWEEP [OPTION …]               a sweep, which prints a table of its own
+
+A measurement has `rows(quick)`, which yields `Measured`s, and runs in a process of its own. A sweep has `main()`: it
+compares spikes or sizes over many networks, or trains, and takes from minutes to days.
 """
 
 from __future__ import annotations
 
+import argparse
 import importlib
-import itertools
-import pkgutil
+import signal
 import sys
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from benchmarks import _report
+from benchmarks._measure import Measured
+from benchmarks._process import BenchmarkError, measure_apart
 
-def main() -> None:
-    folder = Path(__file__).parent
-    names = [m.name for m in pkgutil.iter_modules([str(folder)]) if not m.name.startswith("_")]
-    wanted = list(itertools.takewhile(lambda text: not text.startswith("-"), sys.argv[1:]))
-    if options := sys.argv[1 + len(wanted) :]:
-        if len(wanted) != 1:
-            raise SystemExit("options go to one benchmark: give its name before them")
-        sys.argv = [wanted[0], *options]
-    for name in wanted:
-        if name not in names:
-            raise SystemExit(f"there is no benchmark {name!r}; choose from {', '.join(names)}")
-    for name in wanted or names:
-        module = importlib.import_module(f"benchmarks.{name}")
-        if hasattr(module, "main") and (wanted or not hasattr(module, "ONLY_BY_NAME")):
-            print(f"== {name}: {(module.__doc__ or '').strip().splitlines()[0]}", flush=True)
-            module.main()
+MEASUREMENTS = {
+    name: f"benchmarks.{name}"
+    for name in (
+        "startup", "emulator", "onnx_latency", "counting", "training_throughput", "export", "growth", "memory",
+    )
+}  # fmt: skip
+SWEEPS = ("check_students", "kdsnn_tables", "nir_peers", "onnx_students")
+RESULTS = Path("benchmark-results")
+LONGEST_WAIT = 120.0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code: 1 if something could not be measured, 130 if it was interrupted."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if arguments and arguments[0] in SWEEPS:
+        sys.argv = list(arguments)
+        importlib.import_module(f"benchmarks.{arguments[0]}").main()
+        return 0
+    parser = argparse.ArgumentParser(
+        "benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=f"Measurements: {', '.join(MEASUREMENTS)}. Sweeps: {', '.join(SWEEPS)}.",
+    )  # fmt: skip
+    parser.add_argument("names", nargs="*", metavar="NAME", help="measurements; all by default")
+    parser.add_argument("--out", type=Path, help=f"folder of the table; {RESULTS} if everything is measured")
+    parser.add_argument(
+        "--quick", action="store_true", help="smallest sizes, one round: shows that it runs, nothing else"
+    )
+    given = parser.parse_args(arguments)
+    for name in given.names:
+        if name not in MEASUREMENTS:
+            parser.error(f"there is no measurement {name!r}; choose from {', '.join(MEASUREMENTS)}")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill ends like Ctrl-C
+    chosen = {name: MEASUREMENTS[name] for name in given.names} or MEASUREMENTS
+    if not (given.names or given.quick):
+        wait_for_quiet()
+    return measure_all(chosen, out=given.out or (None if given.names else RESULTS), quick=given.quick)
+
+
+def wait_for_quiet() -> None:
+    """Let the load average sink: in a fresh clone the installation has only just ended. Busy for longer is a warning."""
+    until = time.monotonic() + LONGEST_WAIT
+    while (warning := _report.busy(_report.load(), _report.cores())) and time.monotonic() < until:
+        print(f"waiting, at most {until - time.monotonic():.0f} s more: {warning}", file=sys.stderr)
+        time.sleep(10)
+
+
+def measure_all(modules: Mapping[str, str], *, out: Path | None, quick: bool) -> int:
+    """Measure, print and write, after every benchmark anew: what was measured is there, however this ends."""
+    before = _report.load()
+    report = _report.Report(_report.machine())
+    if quick:
+        report.warnings.append("measured with --quick, which measures next to nothing: do not quote these figures")
+    if warning := _report.busy(before, _report.cores()):
+        report.warnings.append(warning)
+    for warning in report.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    print(_report.summary(report.head), flush=True)
+    report.failed = dict.fromkeys(modules, "not reached")
+    began, page, interrupted = time.monotonic(), None, False
+    for name, module in modules.items():
+        print(f"\n== {name}", flush=True)
+        started = time.monotonic()
+        try:
+            for row in measure_apart(module, quick):
+                _add(report, name, row)
+            del report.failed[name]
+        except BenchmarkError as error:
+            report.failed[name] = str(error)
+            print(f"  failed: {error}", flush=True)
+        except KeyboardInterrupt:
+            report.failed[name], interrupted = "interrupted", True
+        print(f"  ({time.monotonic() - started:.0f} s)", flush=True)
+        took = f"{(time.monotonic() - began) / 60:.1f} min"
+        report.head["load average"] = f"{before:.2f} at the start, {_report.load():.2f} at the end, after {took}"
+        if out is not None:
+            page = _report.write(report, out)
+        if interrupted:
+            break
+    print(f"\n{_report.markdown(report)}")
+    if page is not None:
+        print(f"written to {page} and {page.with_suffix('.json')}")
+    return 130 if interrupted else int(bool(report.failed))
+
+
+def _add(report: _report.Report, name: str, row: Measured) -> None:
+    """Keep a row and print it."""
+    rows = report.rows.setdefault(name, [])
+    if not rows or rows[-1].group != row.group:
+        print(f" {row.group}")
+    rows.append(row)
+    try:
+        *_, line = _report.lines(report)
+    except ValueError as error:
+        rows.pop()
+        raise BenchmarkError(str(error)) from error
+    title, value, ratio, note = _report.shown(line)
+    print(f"  {title:<40} {value:<32} {ratio:<24} {note}".rstrip(), flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -1,97 +1,118 @@
 """Counting against plain emulation of the same batch, and against NeuroBench's and SpikingJelly's counters.
 
-NeuroBench is installed, without its dependencies, into a temporary folder of its own; where that fails it is skipped.
+NeuroBench is installed, without its dependencies, into a temporary folder of its own.
 """
 
 from __future__ import annotations
 
-import subprocess
+import importlib
 import sys
 import tempfile
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from spikingjelly.activation_based import functional, layer, neuron
 from spikingjelly.activation_based.op_counter import DispatchCounterMode, SynOpCounter
 from torch import nn
 
-from benchmarks._timing import compare
-from benchmarks.emulator import settled
+from benchmarks._measure import Measured, compare, rounds
+from benchmarks._networks import MNIST, T, pictures, settled
+from benchmarks._process import BenchmarkError, run
 from exporters.from_torch import from_torch
+from exporters.graph import Array, SpikingGraph
 from exporters.quantize import quantize
 from hardware import emulator
 from profilers.counts import Activity, ActivityCounter
 
-T, BATCH, SHAPE = 4, 64, (1, 28, 28)
+BATCH = 64
 NEUROBENCH = ["neurobench==2.3.0", "snntorch==1.0.0"]  # snnTorch: NeuroBench imports it, whatever is counted
+OURS, THEIRS = "here: emulate and count", "NeuroBench: SynapticOperations"
+
+Counter = Callable[[nn.Module, torch.Tensor], dict[str, float]]
 
 
-def main() -> None:
-    images = np.random.default_rng(0).integers(0, 256, (BATCH, *SHAPE)) / np.float32(255)
-    x = torch.from_numpy(images.astype(np.float32))
-    counting_costs(images)
-    net = pruned()
-    graph = from_torch(net, SHAPE, T)
-    functional.reset_net(net)
+def rows(quick: bool) -> Iterator[Measured]:
+    batch = 8 if quick else BATCH
+    options: dict[str, Any] = {"channels": (8, 8), "hidden": 32} if quick else {}
+    images = pictures(batch, MNIST)
+    graph, _ = quantize(from_torch(settled("cnn2", MNIST, **options), MNIST, T))
     frames = graph.encode(images)
-
-    def ours() -> Activity:
-        counter = ActivityCounter(graph)
-        emulator.run(graph, frames, observe=counter)
-        return counter.result()
-
-    def spikingjelly() -> int:
-        counter = SynOpCounter()
-        functional.reset_net(net)
-        with torch.no_grad(), DispatchCounterMode([counter]):
-            net(repeated(x))
-        return int(counter.get_total())
-
-    print(f" cnn2 without BatchNorm, half of its weights zero, T = {T}, batch {BATCH}: run and count, processor time")
-    activity = ours()
-    candidates: dict[str, Any] = {"here: emulate and count": ours, "SpikingJelly, SynOpCounter": spikingjelly}
-    print(f"  SynOps: {int(activity.synops.sum()):,} here, {spikingjelly():,} by SpikingJelly")
-    with tempfile.TemporaryDirectory() as folder:
-        count = neurobench(Path(folder))
-        if count is not None:
-            candidates["NeuroBench, SynapticOperations"] = lambda: count(net, x)
-            theirs = round(count(net, x)["Effective_ACs"] * BATCH)
-            print(
-                f"  of non-zero weight: {int(activity.synops_nonzero.sum()):,} here, {theirs:,} by NeuroBench (float32)"
-            )
-            small = pruned(8, 32)
-            small_graph = from_torch(small, SHAPE, T)
-            counter = ActivityCounter(small_graph)
-            emulator.run(small_graph, small_graph.encode(images[:2]), observe=counter)
-            nonzero = int(counter.result().synops_nonzero.sum())
-            theirs = round(count(small, x[:2])["Effective_ACs"] * 2)
-            print(f"  in a network whose sums float32 can hold: {nonzero:,} here, {theirs:,} by NeuroBench")
-        candidates["here: emulate only"] = lambda: emulator.run(graph, frames)
-        candidates["SpikingJelly: run only"] = lambda: run_only(net, x)
-        seconds = compare(candidates, repeats=5, unit=BATCH, clock=time.process_time)
-        if count is not None:
-            ours_alone = seconds["here: emulate and count"] - seconds["here: emulate only"]
-            theirs_alone = seconds["NeuroBench, SynapticOperations"] - seconds["SpikingJelly: run only"]
-            if ours_alone > 0:  # a small difference of two large times: on a busy machine it can be anything
-                print(f"  counting alone: NeuroBench takes {theirs_alone / ours_alone:.0f} × as long as here")
-
-
-def counting_costs(images: np.ndarray) -> None:
-    graph, _ = quantize(from_torch(settled("cnn2", SHAPE), SHAPE, T))
-    frames = graph.encode(images)
-    print(f" cnn2 {SHAPE}, quantised, T = {T}, batch {BATCH}, per sample, processor time")
-    compare(
-        {
-            "emulate": lambda: emulator.run(graph, frames),
-            "emulate and count": lambda: emulator.run(graph, frames, observe=ActivityCounter(graph)),
-        },
-        unit=BATCH,
-        clock=time.process_time,
+    yield from compare(
+        f"cnn2 {MNIST}, 8 bits, T = {T}, batch {batch}, per sample",
+        {"emulate": lambda: emulator.run(graph, frames), "emulate and count": lambda: emulate_and_count(graph, frames)},
+        rounds=rounds(quick, 7),
+        per=batch,
     )
+    with tempfile.TemporaryDirectory() as folder:
+        yield from against_counters(images, Path(folder), quick)
+
+
+def against_counters(images: Array, folder: Path, quick: bool) -> Iterator[Measured]:
+    """Run and count; where NeuroBench cannot be had, the others all the same."""
+    net = pruned(8, 32) if quick else pruned()
+    graph = from_torch(net, MNIST, T)
+    functional.reset_net(net)
+    frames, x = graph.encode(images), torch.from_numpy(images)
+    activity = emulate_and_count(graph, frames)
+    candidates: dict[str, Callable[[], object]] = {
+        OURS: lambda: emulate_and_count(graph, frames),
+        "SpikingJelly: SynOpCounter": lambda: spikingjelly(net, x),
+    }
+    notes = {
+        OURS: f"{int(activity.synops.sum()):,} SynOps, {int(activity.synops_nonzero.sum()):,} of non-zero weight",
+        "SpikingJelly: SynOpCounter": f"{spikingjelly(net, x):,} SynOps",
+    }
+    missing = None
+    try:
+        count = neurobench(folder)
+        candidates[THEIRS] = lambda: count(net, x)
+        notes[THEIRS] = (
+            f"{synops(count, net, x):,} SynOps of non-zero weight, in float32; {small_network(count, images)}"
+        )
+    except BenchmarkError as error:
+        missing = error
+    alone = {"here: emulate": lambda: emulator.run(graph, frames), "SpikingJelly: run": lambda: run_only(net, x)}
+    group = f"cnn2 {MNIST} without BatchNorm, float, half of its weights zero, T = {T}, batch {len(x)}, per sample"
+    found = list(compare(group, candidates | alone, rounds=rounds(quick, 5), per=len(x), notes=notes))
+    yield from found
+    if missing is not None:
+        raise missing
+    yield from differences({row.name: row.values for row in found})
+
+
+def differences(seconds: Mapping[str, tuple[float, ...]]) -> Iterator[Measured]:
+    """What counting adds, round by round: small differences of large times, so no ratio is taken of them."""
+    for name, both, plain in (("here", OURS, "here: emulate"), ("NeuroBench", THEIRS, "SpikingJelly: run")):
+        values = tuple(a - b for a, b in zip(seconds[both], seconds[plain], strict=True))
+        yield Measured("what counting adds to the rows above, per sample", name, values, note=f"{both}, less {plain}")
+
+
+def emulate_and_count(graph: SpikingGraph, frames: Array) -> Activity:
+    counter = ActivityCounter(graph)
+    emulator.run(graph, frames, observe=counter)
+    return counter.result()
+
+
+def spikingjelly(net: nn.Module, x: torch.Tensor) -> int:
+    counter = SynOpCounter()
+    functional.reset_net(net)
+    with torch.no_grad(), DispatchCounterMode([counter]):
+        net(repeated(x))
+    return int(counter.get_total())
+
+
+def synops(count: Counter, net: nn.Module, x: torch.Tensor) -> int:
+    return round(count(net, x)["Effective_ACs"] * len(x))
+
+
+def small_network(count: Counter, images: Array) -> str:
+    """The two counts where float32 can hold NeuroBench's sums: they must be the same."""
+    net, few = pruned(8, 32), images[:2]
+    graph = from_torch(net, MNIST, T)
+    ours = int(emulate_and_count(graph, graph.encode(few)).synops_nonzero.sum())
+    return f"in a small network {synops(count, net, torch.from_numpy(few)):,}, here {ours:,}"
 
 
 def repeated(x: torch.Tensor) -> torch.Tensor:
@@ -126,27 +147,25 @@ def pruned(channels: int = 128, hidden: int = 1152) -> nn.Sequential:
     return net
 
 
-def neurobench(folder: Path) -> Callable[[nn.Module, torch.Tensor], dict[str, float]] | None:
-    """What runs NeuroBench's SynapticOperations on one batch of a network; None where NeuroBench cannot be had."""
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder), *NEUROBENCH]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        reason = (done.stderr.strip().splitlines() or ["pip failed"])[-1]
-        print(f"  NeuroBench: skipped, it cannot be installed ({reason})")
-        return None
+def neurobench(folder: Path) -> Counter:
+    """What runs NeuroBench's SynapticOperations on one batch of a network.
+
+    Raises:
+        BenchmarkError: it cannot be installed or imported.
+    """
+    run([sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder), *NEUROBENCH])
     sys.path.insert(0, str(folder))
     try:
-        from neurobench.metrics.workload.synaptic_operations import SynapticOperations
-        from neurobench.models.torch_model import TorchModel
+        metrics = importlib.import_module("neurobench.metrics.workload.synaptic_operations")
+        models = importlib.import_module("neurobench.models.torch_model")
     except ImportError as error:
-        print(f"  NeuroBench: skipped ({error})")
-        return None
+        raise BenchmarkError(f"NeuroBench cannot be imported: {error}") from error
     finally:
         sys.path.remove(str(folder))
 
     def count(net: nn.Module, x: torch.Tensor) -> dict[str, float]:
         functional.reset_net(net)
-        model, metric = TorchModel(net), SynapticOperations()
+        model, metric = models.TorchModel(net), metrics.SynapticOperations()
         model.register_hooks()
         with torch.no_grad():
             predictions = model(repeated(x))
@@ -155,7 +174,3 @@ def neurobench(folder: Path) -> Callable[[nn.Module, torch.Tensor], dict[str, fl
         return found
 
     return count
-
-
-if __name__ == "__main__":
-    main()

@@ -3,73 +3,64 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
-from spikingjelly.activation_based import functional
 
-from benchmarks._timing import compare
+from benchmarks._measure import Measured, alternate, compare, relative, rounds
+from benchmarks._networks import CIFAR, MNIST, T, inference, pictures, settled
 from exporters import netx
 from exporters.from_torch import from_torch
+from exporters.graph import Array, SpikingGraph
 from exporters.quantize import quantize
 from exporters.to_chain import to_chain
 from hardware import emulator
 from hardware.lava import client, environment
-from kdsnn import models
 
-T = 4
-NETWORKS = [("cnn2", (1, 28, 28), 64), ("wrn16-2", (3, 32, 32), 32), ("vgg11", (3, 32, 32), 32)]
-LAVA_SAMPLES = 10
+NETWORKS = [("cnn2", MNIST, 64), ("wrn16-2", CIFAR, 32), ("vgg11", CIFAR, 32), ("resnet18", CIFAR, 16)]
+LAVA_SAMPLES = 4  # a second each on stock Lava
 
 
-def settled(name: str, shape: tuple[int, int, int]) -> torch.nn.Module:
-    """A network with random weights whose BatchNorm statistics fit, so that neurons fire as in a trained one."""
-    torch.manual_seed(0)
-    net = models.build(name, spiking=True, input_shape=shape, classes=10)
-    for module in net.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.momentum = None
-    with torch.no_grad():
-        net.train()(torch.rand(T, 8, *shape))
-    functional.reset_net(net)
-    return net.eval()
-
-
-def main() -> None:
-    environment.setup(print)
-    for name, shape, batch in NETWORKS:
-        net = settled(name, shape)
+def rows(quick: bool) -> Iterator[Measured]:
+    for name, shape, batch in NETWORKS[:1] if quick else NETWORKS:
+        net, x = settled(name, shape), pictures(batch, shape)
         graph, _ = quantize(from_torch(net, shape, T))
-        x = np.random.default_rng(0).integers(0, 256, (batch, *shape)) / np.float32(255)
-        images, frames = torch.from_numpy(x.astype(np.float32)), graph.encode(x)
-
-        def spikingjelly(net: torch.nn.Module = net, images: torch.Tensor = images) -> None:
-            with torch.inference_mode():
-                functional.reset_net(net)
-                net(images.expand(T, *images.shape))
-
-        print(f" {name} {shape}, T = {T}, batch {batch}, per sample")
-        medians = compare(
-            {
-                "SpikingJelly float inference": spikingjelly,
-                "emulator, integer": lambda g=graph, f=frames: emulator.run(g, f),
-            },
-            unit=batch,
+        frames = graph.encode(x)
+        yield from compare(
+            f"{name} {shape}, T = {T}, batch {batch}, per sample",
+            {"SpikingJelly, float": inference(net, x), "emulator, integer": lambda: emulator.run(graph, frames)},
+            rounds=rounds(quick, 7),
+            per=batch,
         )
-        ours = medians["emulator, integer"]
-        if name == "cnn2":
-            chain = to_chain(graph)
-            with tempfile.TemporaryDirectory() as folder:
-                path = netx.write(chain, Path(folder) / "net.net")
-                repeated = np.repeat(frames[:LAVA_SAMPLES, None].astype(np.int32), T, axis=1)
-                for label, fast in (("stock", False), ("fast convolution", True)):
-                    run = client.run(path, repeated, T=T, message_bits=8, fast_conv=fast)
-                    per_sample = run.seconds / LAVA_SAMPLES
-                    print(
-                        f"  Lava, pipelined, {label:<15} {1000 * per_sample:9.1f} ms{'':17}   {per_sample / ours:8.0f} × the emulator"
-                    )
+    yield from against_lava(quick)
 
 
-if __name__ == "__main__":
-    main()
+def against_lava(quick: bool) -> Iterator[Measured]:
+    """Lava computes every layer at every step, so a sample is T steps' worth of a run's time, start-up not counted."""
+    environment.setup(print)
+    options: dict[str, Any] = {"channels": (8, 8), "hidden": 32} if quick else {}
+    graph, _ = quantize(from_torch(settled("cnn2", MNIST, **options), MNIST, T))
+    frames = graph.encode(pictures(64, MNIST))
+    group = f"cnn2 {MNIST}, T = {T}, per sample: the emulator's batch of 64, Lava's {LAVA_SAMPLES} pipelined"
+    with tempfile.TemporaryDirectory() as folder:
+        path = netx.write(to_chain(graph), Path(folder) / "net.net")
+        sides = {
+            "emulator": lambda: emulating(graph, frames),
+            "Lava, with the fast convolution": lambda: on_lava(path, frames, fast=True),
+            "Lava, stock": lambda: on_lava(path, frames, fast=False),
+        }
+        yield from relative(group, alternate(sides, rounds=rounds(quick, 3), warm_up=False))
+
+
+def emulating(graph: SpikingGraph, frames: Array) -> float:
+    emulator.run(graph, frames)
+    (row,) = compare("", {"": lambda: emulator.run(graph, frames)}, rounds=1, per=len(frames))
+    return row.median
+
+
+def on_lava(path: Path, frames: Array, *, fast: bool) -> float:
+    repeated = np.repeat(frames[:LAVA_SAMPLES, None].astype(np.int32), T, axis=1)
+    run = client.run(path, repeated, T=T, message_bits=8, fast_conv=fast)
+    return run.seconds / run.steps * T

@@ -34,9 +34,6 @@ from kdsnn.digest import digest_json
 from kdsnn.errors import KdsnnError
 from kdsnn.files import atomic_path
 
-ONLY_BY_NAME = True
-"""Not part of `python -m benchmarks` without names: it would train for days."""
-
 CONFIG = Path(__file__).with_suffix(".toml")
 
 

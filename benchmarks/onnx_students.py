@@ -6,16 +6,14 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-import torch
-from spikingjelly.activation_based import functional
 
+from benchmarks._networks import settled
 from exporters import onnx
 from exporters.exact import make_exact
 from exporters.from_torch import from_torch
 from exporters.graph import SpikingGraph
 from exporters.quantize import quantize
 from hardware import emulator
-from kdsnn import models
 
 BATCH, TIMES = 3, (1, 4, 8)
 STUDENTS = [
@@ -32,24 +30,11 @@ def main() -> None:
     )
     total = 0
     for name, shape in STUDENTS:
-        graph = from_torch(settled(name, shape), shape, max(TIMES))
+        graph = from_torch(settled(name, shape, steps=2), shape, max(TIMES))
         x = (np.random.default_rng(1).integers(0, 256, (BATCH, *shape)) / 255).astype(np.float32)
         for arithmetic, lowered in (("float32", make_exact(graph)), ("integer", quantize(graph)[0])):
             total += check(name, shape, arithmetic, lowered, x)
     print(f"  in all {total} spikes differ")
-
-
-def settled(name: str, shape: tuple[int, int, int]) -> torch.nn.Module:
-    """Random weights with BatchNorm statistics that fit them, so that neurons fire as in a trained network."""
-    torch.manual_seed(0)
-    student = models.build(name, spiking=True, input_shape=shape, classes=10)
-    for module in student.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.momentum = None
-    with torch.no_grad():
-        student.train()(torch.rand(2, 8, *shape))
-    functional.reset_net(student)
-    return student.eval()
 
 
 def check(name: str, shape: tuple[int, ...], arithmetic: str, graph: SpikingGraph, x: np.ndarray) -> int:

@@ -6,12 +6,13 @@ Each side runs in a process of its own, in turn, so that neither profits from th
 from __future__ import annotations
 
 import itertools
-import statistics
-import subprocess
-import sys
 import time
+from collections.abc import Iterator
 
-T, BATCH, STEPS, ROUNDS = 4, 64, 4, 3
+from benchmarks._measure import Measured, alternate, relative, rounds
+from benchmarks._process import python, run
+
+T, BATCH, STEPS = 4, 64, 4
 
 
 def plain() -> list[float]:
@@ -21,7 +22,8 @@ def plain() -> list[float]:
     from torch import nn
 
     def spiking() -> nn.Module:
-        return neuron.IFNode(surrogate_function=surrogate.ATan(), detach_reset=True)
+        node: nn.Module = neuron.IFNode(surrogate_function=surrogate.ATan(), detach_reset=True)
+        return node
 
     torch.manual_seed(0)
     net = nn.Sequential(
@@ -38,7 +40,7 @@ def plain() -> list[float]:
         functional.reset_net(net)
         optimizer.zero_grad()
         rate = net(images.unsqueeze(0).repeat(T, 1, 1, 1, 1)).mean(0)
-        nn.functional.cross_entropy(rate, labels).backward()
+        torch.autograd.backward(nn.functional.cross_entropy(rate, labels))
         optimizer.step()
         seconds.append(time.perf_counter() - started)
     return seconds[1:]
@@ -64,27 +66,20 @@ def ours(precision: str) -> list[float]:
     return [b - a for a, b in itertools.pairwise(ends)]
 
 
-SIDES = {"SpikingJelly, plain loop": "plain", "kdsnn, fp32": "fp32", "kdsnn, bf16": "bf16"}
+SIDES = {
+    "SpikingJelly, plain loop": "plain()",
+    "kdsnn.train.distill, fp32": "ours('fp32')",
+    "kdsnn.train.distill, bf16": "ours('bf16')",
+}
 
 
-def main() -> None:
-    if len(sys.argv) > 2 and sys.argv[1] == "--side":
-        seconds = plain() if sys.argv[2] == "plain" else ours(sys.argv[2])
-        print(statistics.median(seconds))
-        return
-    found: dict[str, list[float]] = {name: [] for name in SIDES}
-    for _ in range(ROUNDS):
-        for name, side in SIDES.items():
-            command = [sys.executable, "-m", "benchmarks.training_throughput", "--side", side]
-            output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-            found[name].append(float(output.split()[-1]))
-    base = statistics.median(found["SpikingJelly, plain loop"])
-    for name, values in found.items():
-        median = statistics.median(values)
-        print(
-            f"  {name:<28} {median:6.3f} s per step ({min(values):.3f}–{max(values):.3f})   {base / median:5.2f} × SpikingJelly"
-        )
+def rows(quick: bool) -> Iterator[Measured]:
+    sides = {name: lambda call=call: one(call) for name, call in SIDES.items()}
+    group = f"cnn2 (1, 28, 28), T = {T}, one optimizer step of batch {BATCH}, median of {STEPS} in each process"
+    yield from relative(group, alternate(sides, rounds=rounds(quick, 3), warm_up=False))
 
 
-if __name__ == "__main__":
-    main()
+def one(call: str) -> float:
+    """Median seconds of a step, in a process of its own."""
+    code = f"import statistics; from benchmarks.training_throughput import *; print(statistics.median({call}))"
+    return float(run(python(code)).output.split()[-1])

@@ -1,0 +1,39 @@
+"""How long a command takes that has next to nothing to do: whole processes, against Python that only starts or imports."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+
+from benchmarks._measure import Measured, alternate, relative, rounds
+from benchmarks._process import CLI, python, run
+
+SMALL = "(1, 8, 8), channels=(4, 4), hidden=16"
+
+
+def rows(quick: bool) -> Iterator[Measured]:
+    light = {
+        'python -c "pass"': python("pass"),
+        'python -c "import numpy"': python("import numpy"),
+        "kdsnn-deploy --help": [CLI, "--help"],
+        "kdsnn-deploy list models": [CLI, "list", "models"],
+    }
+    yield from processes("commands that read no network", light, rounds=rounds(quick, 9))
+    with tempfile.TemporaryDirectory() as folder:
+        run(python(f"from benchmarks._networks import *; write_checkpoint(Path({folder!r}), 'cnn2', {SMALL})"))
+        student, netx = f"{folder}/cnn2.safetensors", f"{folder}/cnn2.net"
+        run([CLI, "export", student, "--to", "netx", "--out", folder])
+        heavy = {
+            'python -c "import torch"': python("import torch"),
+            'python -c "from spikingjelly…"': python("from spikingjelly.activation_based import layer, neuron"),
+            "kdsnn-deploy check STUDENT.net": [CLI, "check", netx, "--target", "loihi1"],
+            "kdsnn-deploy check STUDENT": [CLI, "check", student, "--target", "loihi1"],
+            "kdsnn-deploy run STUDENT --on emulator": [CLI, "run", student, "--on", "emulator"],
+        }
+        yield from processes("commands on a student of 600 neurons", heavy, rounds=rounds(quick, 4))
+
+
+def processes(group: str, commands: dict[str, list[str]], *, rounds: int) -> Iterator[Measured]:
+    """Wall-clock seconds of whole processes, in turn; ratios to the first."""
+    timed = {name: lambda command=command: run(command).seconds for name, command in commands.items()}
+    yield from relative(group, alternate(timed, rounds=rounds))

@@ -6,9 +6,10 @@ synaptic current wraps at 24 bits with 6 fractional ones (and decays there, wher
 from step to step), the membrane saturates at 23 bits.
 
 Exactness does not rest on luck. Sums of integers are exact in float32 while no partial sum can pass
-2²⁴, which is decided from the weights beforehand (`sum_bound`); where it could, float64 is used. Dense layers
-behind neurons multiply bytes and add in int32, where the processor is found to do that exactly. Kernels that
-are not plain sums of products (Winograd, TF32, bfloat16 shortcuts) are switched off while it runs.
+2²⁴, which is decided from the weights beforehand (`sum_bound`); where it could, float64 is used. On CPU, pixels
+and spikes travel as bytes and synapse layers multiply bytes (`byte_products`), where the processor is found to do
+that exactly. Kernels that are not plain sums of products (Winograd, TF32, bfloat16 shortcuts) are switched off
+while it runs.
 A float graph made by `exporters.exact.make_exact` is exact in the same sense.
 """
 
@@ -45,6 +46,7 @@ from exporters.graph import (
     Synapse,
     current_leak,
 )
+from hardware.byte_products import LARGEST_BYTE, ByteProduct, byte_product
 
 Observer = Callable[[str, Tensor], None]
 """Called with (node name, values) for every node of every batch, in topological order.
@@ -200,60 +202,28 @@ class _Plan:
             for n in graph.neurons
             if self.integer and (n in self.persists or graph.T * _current(graph, n, bounds) > MEMBRANE_MAX)
         }
-        in_bytes = self.integer and device.type == "cpu" and dtype == torch.float32
-        self.weights: dict[str, Tensor] = {}
-        self.biases: dict[str, Tensor | None] = {}
-        for name, synapse in graph.synapses.items():
-            if in_bytes and _fits_bytes(graph, name, bounds[name]):
-                self.weights[name] = torch.from_numpy(synapse.weight.astype(np.int8))
-            else:
-                self.weights[name] = _tensor(synapse.weight, device, dtype)
-            self.biases[name] = None if synapse.bias is None else _tensor(synapse.bias, device, dtype)
+        self.bounds = bounds
+        self.biases = {n: None if s.bias is None else _tensor(s.bias, device, dtype) for n, s in graph.synapses.items()}
+        self.products: dict[str, ByteProduct] = {}
+        if self.integer and device.type == "cpu" and dtype == torch.float32:
+            for name, synapse in graph.synapses.items():
+                if graph.in_signal(name) != "current":
+                    product = byte_product(synapse, graph.in_shape(name), bounds[name])
+                    if product is not None:
+                        self.products[name] = product
+        self._device, self._weights = device, dict[str, Tensor]()
+
+    def weight(self, name: str) -> Tensor:
+        """A synapse layer's weights as they multiply floats; most layers of an integer graph never ask."""
+        if name not in self._weights:
+            self._weights[name] = _tensor(self.graph.synapses[name].weight, self._device, self.dtype)
+        return self._weights[name]
 
     def late_bias(self, name: str) -> Tensor | None:
         """The biases of all synapses that feed a neuron layer, shaped to broadcast over (N, *shape)."""
         found = [b for s in self.sources[name] if s in self.late and (b := self.biases[s]) is not None]
         dims = len(self.graph.shapes[name]) - 1
         return _add(*(b.reshape(-1, *[1] * dims) for b in found)) if found else None
-
-
-def _fits_bytes(graph: SpikingGraph, name: str, largest: float) -> bool:
-    """A dense layer that multiplies bytes: weights and the spikes (or sums of them) from neurons, at most `largest`."""
-
-    def from_input(node: str) -> bool:  # whose frames are the caller's, and may hold anything
-        sources = graph.sources(node)
-        return any(
-            s == graph.input_name or (not isinstance(graph.nodes[s], IF | LIF) and from_input(s)) for s in sources
-        )
-
-    return (
-        isinstance(graph.nodes[name], Linear)
-        and graph.in_signal(name) == "spikes"
-        and largest <= 127
-        and int(np.abs(graph.synapses[name].weight).max()) <= 127
-        and not from_input(name)
-        and _bytes_multiply_exactly(graph.in_shape(name)[0], graph.shapes[name][0])
-    )
-
-
-@functools.cache
-def _bytes_multiply_exactly(inputs: int, outputs: int) -> bool:
-    """Whether torch's product of bytes, five times as fast as that of floats, is exact here for a layer of this size.
-
-    It is not part of torch's public interface, and processors without VNNI may saturate sums of two products. So
-    it is used where it was tried: with the largest sums and random ones, at several numbers of samples.
-    """
-    if torch.backends.cpu.get_cpu_capability() != "AVX512" or inputs < 64 or not hasattr(torch, "_int_mm"):
-        return False
-    generator = torch.Generator().manual_seed(0)
-    weights = torch.randint(-127, 128, (outputs, inputs), dtype=torch.int8, generator=generator)
-    weights[0], weights[-1] = 127, -127
-    for samples in (1, 3, 64):
-        spikes = torch.randint(0, 2, (samples, inputs), dtype=torch.int8, generator=generator)
-        spikes[0] = 127
-        if not torch.equal(torch._int_mm(spikes, weights.t()).double(), spikes.double() @ weights.double().t()):
-            return False
-    return True
 
 
 def _tensor(values: Array, device: torch.device, dtype: torch.dtype) -> Tensor:
@@ -278,22 +248,38 @@ def _run_batch(plan: _Plan, batch: Tensor, observe: Observer | None) -> Array:
     for name, node in graph.nodes.items():
         sources = plan.sources[name]
         if isinstance(node, Input):
-            frames = batch.to(plan.dtype)
+            frames = _frames(plan, batch)
             value = frames.transpose(0, 1) if node.encoding == "spikes" else frames.unsqueeze(0)
         else:
-            value = _add(*(values[s] for s in sources))
+            value = _add(*(_widened(values[s], plan.bounds[name], plan.dtype) for s in sources))
             value = _apply(plan, name, node, value)
         for s in sources:  # free what nobody needs any more: the memory of a deep network is one layer's
             waiting[s] -= 1
             if waiting[s] == 0:
                 del values[s]
         if observe is not None:
-            observe(name, value)
+            observe(name, value.contiguous().to(plan.dtype))
         values[name] = value
     output = values[graph.output_name].movedim(0, 1)
     if graph.output.readout == "rate":
         return output.to(torch.uint8).cpu().numpy()
     return output.double().cpu().numpy() / graph.output.scale
+
+
+def _frames(plan: _Plan, batch: Tensor) -> Tensor:
+    """Frames as bytes where that is what they hold: they are the caller's, and may hold anything."""
+    node = plan.graph.input
+    if plan.products:
+        in_bytes = batch.to(torch.uint8)
+        largest = (node.scale or 1) if node.encoding == "direct" else 1
+        if torch.equal(in_bytes.to(batch.dtype), batch) and int(in_bytes.max()) <= largest:
+            return in_bytes
+    return batch.to(plan.dtype)
+
+
+def _widened(x: Tensor, largest: float, dtype: torch.dtype) -> Tensor:
+    """Bytes only where numbers up to `largest` fit."""
+    return x.to(dtype) if x.dtype == torch.uint8 and largest > LARGEST_BYTE else x
 
 
 def _add(first: Tensor, *others: Tensor) -> Tensor:
@@ -304,23 +290,31 @@ def _add(first: Tensor, *others: Tensor) -> Tensor:
 
 
 def _apply(plan: _Plan, name: str, node: Node, x: Tensor) -> Tensor:
-    T = plan.graph.T
+    T, shape = plan.graph.T, plan.graph.shapes[name]
     match node:
         case Conv2d() | Linear():
-            return _synapse(node, x, plan.weights[name], None if name in plan.late else plan.biases[name])
+            return _synapse(plan, name, node, x)
         case MaxPool2d():
-            if plan.graph.signals[name] == "spikes":
-                return _or_pool(x, node, plan.graph.shapes[name])
+            if plan.graph.signals[name] == "spikes" or x.dtype == torch.uint8:
+                return _per_frame(x, lambda y: _window(y, node, shape, torch.maximum))
             return _per_frame(x, lambda y: F.max_pool2d(y, node.kernel, node.stride, node.padding))
         case AvgPool2d():
+            if (
+                x.dtype == torch.uint8
+                and node.divisor == 1
+                and plan.bounds[name] * math.prod(node.kernel) <= LARGEST_BYTE
+            ):
+                return _per_frame(x, lambda y: _window(y, node, shape, torch.add))
             return _per_frame(
-                x, lambda y: F.avg_pool2d(y, node.kernel, node.stride, node.padding, divisor_override=node.divisor)
+                x.to(plan.dtype),
+                lambda y: F.avg_pool2d(y, node.kernel, node.stride, node.padding, divisor_override=node.divisor),
             )
         case Flatten():
             return x.flatten(2)
         case IF() | LIF():
             current, saturates = _membrane_input(plan, name, x), name in plan.saturating
-            return _fire(node, current, T, integer=plan.integer, saturates=saturates)
+            dtype = torch.uint8 if plan.products else plan.dtype
+            return _fire(node, current, T, integer=plan.integer, saturates=saturates, dtype=dtype)
         case Output(readout="membrane"):
             return _integrate(_membrane_input(plan, name, x), T, integer=plan.integer)
         case Output():
@@ -333,23 +327,26 @@ def _per_frame(x: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
     return y.view(*x.shape[:2], *y.shape[1:])
 
 
-def _or_pool(x: Tensor, node: MaxPool2d, shape: Shape) -> Tensor:
-    """Max-pool of values that are never negative, as maxima of shifted slices: ten times faster than torch's own on CPU."""
+def _window(
+    x: Tensor, node: MaxPool2d | AvgPool2d, shape: Shape, combine: Callable[[Tensor, Tensor], Tensor]
+) -> Tensor:
+    """Maxima or sums of values that are never negative, from shifted slices: faster than torch's pools on CPU."""
     (kh, kw), (sh, sw), (ph, pw) = node.kernel, node.stride, node.padding
     if ph or pw:
         x = F.pad(x, (pw, pw, ph, ph))
     height, width = shape[1:]
     rows = [x[..., a : a + sh * (height - 1) + 1 : sh, :] for a in range(kh)]
-    x = functools.reduce(torch.maximum, rows)
+    x = functools.reduce(combine, rows)
     columns = [x[..., b : b + sw * (width - 1) + 1 : sw] for b in range(kw)]
-    return functools.reduce(torch.maximum, columns)
+    return functools.reduce(combine, columns)
 
 
-def _synapse(node: Synapse, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    if weight.dtype == torch.int8:
-        product = torch._int_mm(x.flatten(0, 1).to(torch.int8), weight.t())
-        y = product.to(x.dtype).view(*x.shape[:2], -1)
-        return y if bias is None else y.add_(bias)
+def _synapse(plan: _Plan, name: str, node: Synapse, x: Tensor) -> Tensor:
+    bias = None if name in plan.late else plan.biases[name]
+    product = plan.products.get(name)
+    if product is not None and x.dtype == torch.uint8 and product.is_exact(x.shape[0] * x.shape[1]):
+        return _per_frame(x, lambda y: product.multiply(y, bias))
+    weight, x = plan.weight(name), x.to(plan.dtype)
     if isinstance(node, Linear):
         return F.linear(x, weight, bias)
     return _per_frame(x, lambda y: F.conv2d(y, weight, bias, node.stride, node.padding, node.dilation, node.groups))
@@ -396,25 +393,40 @@ def _decayed(register: Tensor, leak: float) -> Tensor:
     return (register.abs() * round(leak * 4096) / 4096).floor() * register.sign()
 
 
-def _fire(node: Neuron, x: Tensor, T: int, *, integer: bool, saturates: bool) -> Tensor:
-    """Integrate and fire over the time axis of x, (T or 1, N, *shape) to spikes (T, N, *shape)."""
-    spikes = x.new_empty(T, *x.shape[1:])
+def _fire(node: Neuron, x: Tensor, T: int, *, integer: bool, saturates: bool, dtype: torch.dtype) -> Tensor:
+    """Integrate and fire over the time axis of x, (T or 1, N, *shape) to spikes (T, N, *shape) of type `dtype`."""
+    spikes = _empty_steps(x, T, dtype)
     # Lava compares registers, v > (V − 1)·64: for whole numbers that is v ≥ V, and a membrane that
     # saturates or leaks to a fraction between V − 1 and V fires too
     compare, threshold = (torch.gt, node.threshold - 1) if integer else (torch.ge, node.threshold)
     v = torch.zeros_like(x[0])
+    fired = torch.empty_like(v)
     for t in range(T):
         if isinstance(node, LIF):
             v = _leak(v, node.leak, integer=integer)
         v += x[t if len(x) > 1 else 0]
         if saturates:
             v.clamp_(-MEMBRANE_MAX, MEMBRANE_MAX)
-        compare(v, threshold, out=spikes[t])
+        compare(v, threshold, out=fired)
+        spikes[t].copy_(fired)
         if node.reset == "hard":
-            v.addcmul_(v, spikes[t], value=-1)  # v − v·spike: several times faster than a masked fill, and as exact
+            v.addcmul_(v, fired, value=-1)  # v − v·spike: several times faster than a masked fill, and as exact
         else:
-            v.sub_(spikes[t], alpha=node.threshold)
-    return spikes
+            v.sub_(fired, alpha=node.threshold)
+    return spikes.view(torch.uint8) if spikes.dtype == torch.int8 else spikes
+
+
+def _empty_steps(x: Tensor, T: int, dtype: torch.dtype) -> Tensor:
+    """Room for spikes (T, N, *shape), each step laid out in memory as those of x."""
+    nhwc = x.ndim == 5 and x[0].is_contiguous(memory_format=torch.channels_last)
+    # as int8: torch turns floats into uint8 several times slower
+    room = torch.empty(
+        (T * x.shape[1], *x.shape[2:]),
+        dtype=torch.int8 if dtype == torch.uint8 else dtype,
+        device=x.device,
+        memory_format=torch.channels_last if nhwc else torch.contiguous_format,
+    )
+    return room.view(T, *x.shape[1:])
 
 
 def _leak(v: Tensor, leak: float, *, integer: bool) -> Tensor:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from exporters.errors import DeployError
 from exporters.graph import IF, LIF, AvgPool2d, Conv2d, Flatten, Input, Linear, MaxPool2d, Output, SpikingGraph, chain
+from hardware.byte_products import _multiplies_exactly
 from hardware.emulator import Recorder, run
 from tests.networks import random_integer_chain
 
@@ -220,9 +221,34 @@ def test_soft_reset_keeps_the_rest() -> None:
     assert run(hard, np.ones((1, 1), np.float32)).output[0, :, 0].tolist() == [0, 1, 0, 1]
 
 
+def test_maximum_of_pixels() -> None:
+    """A max-pool before the first neurons has numbers to compare, not spikes."""
+    rng = np.random.default_rng(8)
+    graph = chain(
+        [
+            ("in", Input((2, 7, 6), scale=255)), ("pool", MaxPool2d((3, 2), (2, 2), (1, 1))),
+            ("c", Conv2d(rng.integers(-9, 12, (3, 2, 2, 2)).astype(np.int32))), ("sn", IF(900)), ("out", Output()),
+        ],
+        4,
+    )  # fmt: skip
+    frames = rng.integers(0, 256, (5, 2, 7, 6)).astype(np.float32)
+    recorder = Recorder(graph)
+    run(graph, frames, observe=recorder)
+    np.testing.assert_array_equal(recorder.spikes["sn"], brute_force(graph, frames)["sn"])
+    assert 0.05 < recorder.spikes["sn"].mean() < 0.95
+
+
+def test_a_processor_that_saturates_products_of_bytes_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not hasattr(torch, "_int_mm"):
+        pytest.skip("this torch multiplies no bytes")
+    exact = torch._int_mm
+    monkeypatch.setattr(torch, "_int_mm", lambda a, b: exact(a, b).clamp(max=2**15 - 1))
+    assert not _multiplies_exactly.__wrapped__((8, 128), largest=127, frames=3, threads=1)
+
+
 @pytest.mark.parametrize("bias", [False, True])
 def test_products_of_bytes_are_those_of_floats(monkeypatch: pytest.MonkeyPatch, bias: bool) -> None:
-    """Dense layers may multiply bytes: every spike must be as without; sums of spikes through a pool included."""
+    """Layers may multiply bytes: every spike must be as without; sums of spikes through a pool included."""
     rng = np.random.default_rng(0)
     fc = rng.integers(-127, 128, (33, 4 * 5 * 5))
     fc[0] = 127
@@ -245,7 +271,7 @@ def test_products_of_bytes_are_those_of_floats(monkeypatch: pytest.MonkeyPatch, 
     found = []
     for exact in (True, False):
         if not exact:
-            monkeypatch.setattr("hardware.emulator._bytes_multiply_exactly", lambda inputs, outputs: False)
+            monkeypatch.setattr("hardware.emulator.byte_product", lambda synapse, in_shape, largest: None)
         recorder = Recorder(graph)
         run(graph, frames, observe=recorder, batch_size=16)
         found.append(recorder.spikes)

@@ -30,7 +30,7 @@ share the core's memory; axons are not counted. That is a lower bound (inference
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
@@ -104,8 +104,7 @@ class Hop:
     weight_bits: int
     soft: bool
     _counts: dict[Span, Array] = field(default_factory=dict)
-    _taps: dict[tuple[int, Span], Array] = field(default_factory=dict)
-    _columns: dict[Span, Array] = field(default_factory=dict)
+    _windows: dict[tuple[int, Span], Window] = field(default_factory=dict)
     words: dict[tuple[Span, int, bytes, bytes], tuple[int, int]] = field(default_factory=dict)
 
     @cached_property
@@ -120,19 +119,14 @@ class Hop:
             self._counts[channels] = self._cumulated[channels[1]] - self._cumulated[channels[0]]
         return self._counts[channels]
 
-    def taps(self, axis: int, span: Span) -> Array:
-        """(source size, kernel size) bool: which taps lead from a source row (column) into a range of the layer's."""
-        if (axis, span) not in self._taps:
-            self._taps[axis, span] = self._find_taps(axis, span)
-        return self._taps[axis, span]
-
-    def different_columns(self, span: Span) -> Array:
-        """The rows of `taps(1, span)` without repetition: columns with equal taps share their lists."""
-        if span not in self._columns:
-            self._columns[span] = np.unique(self.taps(1, span), axis=0)
-        return self._columns[span]
+    def window(self, axis: int, span: Span) -> Window:
+        """The source rows (columns) that lead into a range of the layer's."""
+        if (axis, span) not in self._windows:
+            self._windows[axis, span] = _window(self._find_taps(axis, span))
+        return self._windows[axis, span]
 
     def _find_taps(self, axis: int, span: Span) -> Array:
+        """(source size, kernel size) bool: which taps lead from a source row (column) into a range of the layer's."""
         size, kernel = self.source[1 + axis], self.mask.shape[2 + axis]
         outputs = np.arange(*span)[:, None]
         index = outputs * self.stride[axis] - self.padding[axis] + np.arange(kernel) * self.dilation[axis]
@@ -141,11 +135,58 @@ class Hop:
         found[index[inside], np.broadcast_to(np.arange(kernel), index.shape)[inside]] = True
         return found
 
-    def reached(self, block: Block) -> Array:
-        """(I, H, W) bool: the sources with at least one synapse into the block."""
-        used = self.synapses_per_tap(block.channels) > 0
-        ys, xs = self.taps(0, block.rows), self.taps(1, block.columns)
-        return np.asarray(_through(used, ys, xs) > 0)
+    def reached(self, parts: Sequence[Block]) -> list[Reach]:
+        """The sources with at least one synapse into each block."""
+        # blocks that differ by a shift only, most of a layer's, reach the same
+        masks: dict[tuple[Span, bytes, bytes], Array] = {}
+        found = []
+        for block in parts:
+            ys, xs = self.window(0, block.rows), self.window(1, block.columns)
+            key = (block.channels, ys.key, xs.key)
+            if key not in masks:
+                masks[key] = _through(self.synapses_per_tap(block.channels) > 0, ys.taps, xs.taps) > 0
+            found.append(Reach(ys.sources, xs.sources, masks[key]))
+        return found
+
+
+@dataclass(frozen=True, eq=False)
+class Reach:
+    """Sources that feed a core: half-open ranges of rows and columns, and which there: mask (I, rows, columns) bool."""
+
+    rows: Span
+    columns: Span
+    mask: Array
+
+    @property
+    def slices(self) -> tuple[slice, slice, slice]:
+        """For indexing an array of the source's shape."""
+        return slice(None), slice(*self.rows), slice(*self.columns)
+
+
+@dataclass(frozen=True, eq=False)
+class Window:
+    """Source rows (or columns) from the first to the last that lead into a range of the layer's.
+
+    Attributes:
+        sources: which, half-open.
+        taps: (sources, kernel) bool: through which taps of the kernel.
+        kinds: (kinds, kernel) the different ones of these; `counts`: how many sources are of each kind.
+        key: bytes that are equal where `taps` are.
+    """
+
+    sources: Span
+    taps: Array
+    kinds: Array
+    counts: Array
+    key: bytes
+
+
+def _window(taps: Array) -> Window:
+    used = np.flatnonzero(taps.any(axis=1))
+    first, end = (int(used[0]), int(used[-1]) + 1) if used.size else (0, 0)
+    inside = taps[first:end]
+    kinds, counts = np.unique(inside, axis=0, return_counts=True)
+    return Window((first, end), inside, kinds, counts, inside.tobytes())
 
 
 def hop(synapse: Synapse, source: Shape, grid: Shape, target: Target, *, soft: bool) -> Hop:
@@ -185,20 +226,19 @@ def wrapped_source(source: Shape, longest: int) -> Shape:
 
 def memory_words(target: Target, hop_: Hop, block: Block) -> tuple[int, int]:
     """Words of synaptic memory that a block takes on Loihi 1, and of its longest list."""
-    rows = hop_.taps(0, block.rows)
-    rows = rows[rows.any(axis=1)]
-    columns = hop_.different_columns(block.columns)
+    rows, columns = hop_.window(0, block.rows), hop_.window(1, block.columns)
     # blocks that differ by a shift only, most of a layer's, take the same
-    key = (block.channels, block.neurons, rows.tobytes(), columns.tobytes())
+    key = (block.channels, block.neurons, rows.key, columns.key)
     if key not in hop_.words:
         hop_.words[key] = _lists(target, hop_, block, rows, columns)
     return hop_.words[key]
 
 
-def _lists(target: Target, hop_: Hop, block: Block, rows: Array, columns: Array) -> tuple[int, int]:
+def _lists(target: Target, hop_: Hop, block: Block, rows: Window, columns: Window) -> tuple[int, int]:
     per_tap = hop_.synapses_per_tap(block.channels)
-    synapses = _through(per_tap, rows, columns)
-    entries = _through(per_tap > 0, rows, columns)
+    # columns of a kind share their lists; a row's source has one of its own
+    synapses = _through(per_tap, rows.kinds, columns.kinds)
+    entries = _through(per_tap > 0, rows.kinds, columns.kinds)
     per_entry, prefix = target["synapses_per_entry"], target["entry_prefix_bits"]
     neurons = block.neurons * (target["soft_reset_compartments"] if hop_.soft else 1)
     index = max(target["min_index_bits"], (neurons - 1).bit_length())
@@ -208,7 +248,7 @@ def _lists(target: Target, hop_: Hop, block: Block, rows: Array, columns: Array)
     bits = np.minimum(sparse, dense)
     words = -(-bits // WORD) + ((bits % WORD == 0) | (bits % WORD >= WORD - 5))
     words = np.where(synapses > 0, words, 0)
-    lines = words.max(axis=1, initial=0) * (words > 0).sum(axis=1)
+    lines = words.max(axis=1, initial=0) * (rows.counts[:, None] * (words > 0)).sum(axis=1)
     # a reset by subtraction is one more synapse, and list, per neuron
     recurrent = block.neurons if hop_.soft else 0
     return int(lines.sum()) + recurrent, int(words.max(initial=0))
@@ -224,17 +264,25 @@ def _through(per_tap: Array, rows: Array, columns: Array) -> Array:
 def memory_bytes(target: Target, hop_: Hop, block: Block) -> int:
     """Bytes that a block takes on Loihi 2: neuron state, and each non-zero weight that it uses once."""
     per_tap = hop_.synapses_per_tap(block.channels)
-    used = np.outer(hop_.taps(0, block.rows).any(axis=0), hop_.taps(1, block.columns).any(axis=0))
+    used = np.outer(hop_.window(0, block.rows).taps.any(axis=0), hop_.window(1, block.columns).taps.any(axis=0))
     weights = int((per_tap * used).sum())
     return block.neurons * target["neuron_bytes"] + -(-weights * hop_.weight_bits // 8)
 
 
-def input_axons(hop_: Hop, reached: Array, feeds: Array, axons: Axons, block: Block) -> int:
-    """Input axons of a core that `reached` sources feed; `feeds` (I, H, W): how many cores each feeds in all."""
+def input_axons(hop_: Hop, reached: Sequence[Reach], axons: Axons, parts: Sequence[Block]) -> list[int]:
+    """Input axons of the cores that hold the blocks of a layer; `reached`: the sources that feed each."""
     if hop_.soft:  # discrete axons only, and one per neuron that leads back to it
-        return int(reached.sum()) + block.neurons
-    shared = reached & ((feeds == 1) | (axons == "population"))
-    return int(shared.any(axis=1).sum()) + int((reached & ~shared).sum())
+        return [int(reach.mask.sum()) + block.neurons for reach, block in zip(reached, parts, strict=True)]
+    if axons == "population":
+        return [int(reach.mask.any(axis=1).sum()) for reach in reached]
+    feeds = np.zeros(hop_.source, np.int32)  # how many cores each source feeds
+    for reach in reached:
+        feeds[reach.slices] += reach.mask
+    found = []
+    for reach in reached:
+        alone = reach.mask & (feeds[reach.slices] == 1)
+        found.append(int(alone.any(axis=1).sum()) + int(reach.mask.sum()) - int(alone.sum()))
+    return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -242,53 +290,76 @@ class FanOut:
     """Where the spikes of a layer go.
 
     Attributes:
-        reached: (cores, C, H, W) bool: which neurons each core of the next layer listens to.
+        bits: (neurons, bytes) uint8: the cores of the next layer that listen to each neuron. Core k is bit k % 8 of
+            byte k // 8; the bytes are a multiple of 8.
+        cores: of the next layer.
         feeds: (C, H, W): how many cores each neuron feeds.
         lines: (C, H, W): the line that each neuron belongs to.
         axons: how they are addressed.
     """
 
-    reached: Array
+    bits: Array
+    cores: int
     feeds: Array
     lines: Array
     axons: Axons
 
-    def entries(self, target: Target, block: Block, *, soft: bool) -> int:
-        """Output axon entries of the core that holds a block."""
-        feeds = self.feeds[block.slices]
+    def entries(self, target: Target, parts: Sequence[Block], *, soft: bool) -> Array:
+        """Output axon entries of the cores that hold these blocks, (len(parts),); no two blocks overlap."""
+        senders = np.concatenate([self._numbers[block.slices].ravel() for block in parts])
+        block_of = np.repeat(np.arange(len(parts)), [block.neurons for block in parts])
+        feeds = self.feeds.ravel()[senders]
         if soft:  # discrete axons only, and one per neuron that leads back to it
-            return int(feeds.sum()) + block.neurons
+            return np.asarray(_sums(block_of, feeds, len(parts)) + np.array([block.neurons for block in parts]))
         shared = feeds > 0 if self.axons == "population" else feeds == 1
-        discrete = int(feeds[~shared].sum())
-        pairs = 0
-        if shared.any():
-            lines = self.lines[block.slices].ravel()
-            order = np.argsort(lines, kind="stable")
-            starts = np.flatnonzero(np.diff(lines[order], prepend=-1))
-            members = (self.reached[(slice(None), *block.slices)] & shared).reshape(len(self.reached), -1)
-            pairs = int(np.logical_or.reduceat(members[:, order], starts, axis=1).sum())
-        return discrete + pairs * target["population_entries"]
+        discrete = _sums(block_of[~shared], feeds[~shared], len(parts))
+        senders, block_of = senders[shared], block_of[shared]
+        if not len(senders):
+            return discrete
+        # the neurons of one line in one block share their populations
+        population = block_of * (int(self.lines.max()) + 1) + self.lines.ravel()[senders]
+        order = np.argsort(population, kind="stable")
+        starts = np.flatnonzero(np.diff(population[order], prepend=-1))
+        together = np.bitwise_or.reduceat(self.bits.view(np.uint64)[senders[order]], starts, axis=0)
+        pairs = np.bitwise_count(together).sum(axis=1, dtype=np.int64)
+        return np.asarray(discrete + target["population_entries"] * _sums(block_of[order][starts], pairs, len(parts)))
+
+    def messages(self, block: Block) -> Array:
+        """(cores,): how many of a block's neurons each core of the next layer listens to."""
+        listeners = self.bits[self._numbers[block.slices].ravel()]
+        each = np.unpackbits(listeners, axis=1, count=self.cores, bitorder="little")
+        return np.asarray(each.sum(axis=0, dtype=np.int64))
+
+    @cached_property
+    def _numbers(self) -> Array:
+        return np.arange(self.feeds.size).reshape(self.feeds.shape)
+
+
+def _sums(index: Array, values: Array, size: int) -> Array:
+    """Sums of the integer values that have the same index, 0…size - 1."""
+    return np.asarray(np.bincount(index, values, size).astype(np.int64))  # in float64, exact below 2⁵³
 
 
 def fan_out(hop_: Hop, parts: Sequence[Block], axons: Axons, shape: Shape) -> FanOut:
     """Where a layer of a shape sends its spikes, given the blocks of the next layer."""
-    reached = np.stack([hop_.reached(block) for block in parts])
     channels, _, width = hop_.source
-    line = np.arange(channels)[:, None, None] * width + np.arange(width)
-    size = math.prod(shape)
-    grid = as_grid(shape)
-
-    def unwrapped(values: Array) -> Array:
-        return values.reshape(*values.shape[:-3], -1)[..., :size].reshape(*values.shape[:-3], *grid)
-
-    reached = unwrapped(reached)
-    return FanOut(reached, reached.sum(axis=0), unwrapped(np.broadcast_to(line, hop_.source)), axons)
+    bits = np.zeros((*hop_.source, 8 * -(-len(parts) // 64)), np.uint8)
+    feeds = np.zeros(hop_.source, np.int64)
+    for core, reach in enumerate(hop_.reached(parts)):
+        bits[(*reach.slices, core // 8)] |= reach.mask.view(np.uint8) << np.uint8(core % 8)
+        feeds[reach.slices] += reach.mask
+    line = np.broadcast_to(np.arange(channels)[:, None, None] * width + np.arange(width), hop_.source)
+    # a flat source was wrapped into lines and padded
+    size, grid = math.prod(shape), as_grid(shape)
+    feeds, lines = (values.ravel()[:size].reshape(grid) for values in (feeds, line))
+    return FanOut(bits.reshape(-1, bits.shape[-1])[:size], len(parts), feeds, lines, axons)
 
 
 def silent(shape: Shape) -> FanOut:
     """The fan-out of the last layer, which only the host reads."""
     grid = as_grid(shape)
-    return FanOut(np.zeros((0, *grid), bool), np.zeros(grid, np.int64), np.zeros(grid, np.int64), "discrete")
+    nothing = np.zeros(grid, np.int64)
+    return FanOut(np.zeros((math.prod(grid), 0), np.uint8), 0, nothing, nothing, "discrete")
 
 
 def as_grid(shape: Shape) -> Shape:
@@ -305,6 +376,16 @@ def blocks(grid: Shape, step: Shape) -> list[Block]:
     """The blocks of a grid cut into boxes of a size, channels slowest."""
     cuts: Sequence[list[Span]] = [cut(n, s) for n, s in zip(grid, step, strict=True)]
     return [Block(c, y, x) for c in cuts[0] for y in cuts[1] for x in cuts[2]]
+
+
+def from_one_to_all(grid: Shape, step: Shape) -> Iterator[list[Block]]:
+    """One of `blocks(grid, step)`, then one for each range of channels, then all: what is wrong with most shows early."""
+    channels, *across = (cut(n, s) for n, s in zip(grid, step, strict=True))
+    y, x = (spans[len(spans) // 2] for spans in across)
+    middle = [Block(c, y, x) for c in channels]
+    yield [middle[len(middle) // 2]]
+    yield middle
+    yield blocks(grid, step)
 
 
 def _weight_bits(weight: Array) -> int:

@@ -105,6 +105,7 @@ def load(path: Path) -> Target:
         missing = [key for key in _REQUIRED[data["sharing"]] if key not in limits]
         if missing:
             raise ValueError(f"{', '.join(missing)} missing")
+        place = "the target"
         return Target(
             str(data["name"]),
             str(data["title"]),

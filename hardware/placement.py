@@ -30,8 +30,8 @@ from hardware.cores import (
     Hop,
     Usage,
     as_grid,
-    blocks,
     fan_out,
+    from_one_to_all,
     hop,
     input_axons,
     memory_bytes,
@@ -63,6 +63,7 @@ class PlacedLayer:
         usage: what each core is used for.
         first_core: number of its first core.
         axons: "discrete" (NxTF's rule) or "population" (`hardware.cores`), of the spikes that come in.
+        messages_per_spike: cores that one spike is sent to, on average if every neuron fires alike.
         hops_per_spike: expected tiles (east-west, north-south) that one spike's messages cross, if every
             neuron fires alike; None where no mesh is published.
     """
@@ -75,6 +76,7 @@ class PlacedLayer:
     limits: Mapping[str, int]
     first_core: int
     axons: Axons
+    messages_per_spike: float
     hops_per_spike: tuple[float, float] | None
 
     @property
@@ -169,6 +171,17 @@ def hops(placement: Placement, events: Mapping[str, float]) -> tuple[float, floa
     return east, north
 
 
+def messages(placement: Placement, events: Mapping[str, float]) -> float:
+    """Messages between cores of a run, an estimate: one per spike and core that it feeds.
+
+    Arguments and what is left out (input from the host, the read-out) as in `hops`.
+    """
+    return sum(
+        events.get(layer.neurons_name, events.get(layer.name, 0.0)) * layer.messages_per_spike
+        for layer in placement.layers
+    )
+
+
 def place(graph: SpikingGraph, target: Target, *, host_layers: int = 0) -> Placement:
     """Place an integer chain (from `to_chain`).
 
@@ -197,6 +210,7 @@ def place(graph: SpikingGraph, target: Target, *, host_layers: int = 0) -> Place
     placed = tuple(
         PlacedLayer(
             step.name, step.neuron_name, shape, best.blocks, best.usage, limits, first, best.axons,
+            float(best.outgoing.feeds.mean()),
             _hops_per_spike(target, best, first, first + len(best.blocks)),
         )
         for (step, shape, best), first in zip(found, firsts, strict=False)
@@ -258,25 +272,20 @@ def _candidates(synapses: Hop, target: Target) -> Iterator[tuple[int, Shape]]:
 
 def _try(synapses: Hop, outgoing: FanOut, target: Target, step: Shape) -> Iterator[Cut]:
     """The cut into boxes of a size, once for each kind of input axons with which no core exceeds a limit."""
-    parts = blocks(synapses.grid, step)
     limits = _limits(target)
-    middle = parts[len(parts) // 2]
-    if not _memory_fits(target, synapses, middle):
-        return
-    sending, receiving = [0] * len(parts), [0] * len(parts)
-    if target.sharing == "lines":
-        for i, block in enumerate(parts):
-            sending[i] = outgoing.entries(target, block, soft=synapses.soft)
-            if sending[i] > limits["output axons"]:
+    for parts in from_one_to_all(synapses.grid, step):
+        sending, receiving = [0] * len(parts), [0] * len(parts)
+        if target.sharing == "lines":
+            sending = outgoing.entries(target, parts, soft=synapses.soft).tolist()
+            if max(sending) > limits["output axons"]:
                 return
-    if not all(_memory_fits(target, synapses, block) for block in parts):
-        return
-    reached = [synapses.reached(block) for block in parts] if target.sharing == "lines" else []
-    feeds = np.sum(reached, axis=0)
+        if not all(_memory_fits(target, synapses, block) for block in parts):
+            return
+    reached = synapses.reached(parts) if target.sharing == "lines" else []
     kinds: tuple[Axons, ...] = ("discrete", "population") if reached and not synapses.soft else ("discrete",)
     for axons in kinds:
         if reached:
-            receiving = [input_axons(synapses, r, feeds, axons, b) for r, b in zip(reached, parts, strict=True)]
+            receiving = input_axons(synapses, reached, axons, parts)
             if max(receiving) > limits["input axons"]:
                 continue
         usage = tuple(
@@ -317,14 +326,14 @@ def _require_one_neuron(name: str, synapses: Hop, outgoing: FanOut, target: Targ
             )  # fmt: skip
         if target.sharing == "kernel":
             continue
-        reached = synapses.reached(block)
-        axons = int(reached.sum() if synapses.soft else reached.any(axis=1).sum())
+        mask = synapses.reached([block])[0].mask
+        axons = int(mask.sum() if synapses.soft else mask.any(axis=1).sum())
         if axons > limits["input axons"]:
             raise PlacementError(
                 name, f"{name}: one neuron needs {axons:,} input axons, a core has {limits['input axons']:,}; reduce "
                 "its fan-in (fewer channels, a smaller kernel, a pool before it)",
             )  # fmt: skip
-        entries = outgoing.entries(target, block, soft=synapses.soft)
+        entries = int(outgoing.entries(target, [block], soft=synapses.soft)[0])
         if entries > limits["output axons"]:
             raise PlacementError(
                 name, f"{name}: one neuron needs {entries:,} output axons, a core has {limits['output axons']:,}; make "
@@ -377,14 +386,10 @@ def _hops_per_spike(target: Target, cut: Cut, first: int, next_first: int) -> tu
     if position(target, 0) is None:
         return None
     east = north = 0
-    here = np.array([position(target, first + i) for i in range(len(cut.blocks))]).reshape(-1, 2)
-    core = np.empty(cut.outgoing.feeds.shape, np.int64)
-    for i, block in enumerate(cut.blocks):
-        core[block.slices] = i
-    for destination, reached in enumerate(cut.outgoing.reached):
-        there = np.array(position(target, next_first + destination))
-        messages = np.bincount(core[reached], minlength=len(cut.blocks))
-        east += int((messages * np.abs(here[:, 0] - there[0])).sum())
-        north += int((messages * np.abs(here[:, 1] - there[1])).sum())
+    there = np.array([position(target, next_first + i) for i in range(cut.outgoing.cores)]).reshape(-1, 2)
+    for core, block in enumerate(cut.blocks, first):
+        messages, here = cut.outgoing.messages(block), np.array(position(target, core))
+        tiles = messages @ np.abs(there - here)
+        east, north = east + int(tiles[0]), north + int(tiles[1])
     neurons = sum(block.neurons for block in cut.blocks)
     return east / neurons, north / neurons

@@ -9,8 +9,8 @@ import select
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -38,7 +38,8 @@ class LavaRun:
             it: 64 × the sum of integer weights. None unless asked for.
         seconds: wall-clock time of Lava's steps, without start-up.
         total_seconds: wall-clock time of everything.
-        steps: Lava steps run: N·T, and one per layer until the last frame has come through.
+        steps: Lava steps run: N·T, one per layer until the last frame has come through, and in later parts of a
+            session up to T − 1 before the first frame.
     """
 
     spikes: Array
@@ -61,55 +62,136 @@ def run(
     timeout: float | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> LavaRun:
-    """Run samples through a netx file on Intel's Lava simulator (fixed point), one after the other without a gap.
-
-    Every layer is reset before each sample. Lava runs in a session of its own that ends with this call,
-    however the call ends, and with this process, however that ends.
-
-    Args:
-        net_file: a netx file (`.net`). It is copied first: Lava keeps it open.
-        frames: (N, T, *shape) integers, shape (C, H, W) or (F,).
-        T: time steps per sample.
-        message_bits: 0 for spikes (0 or 1), else the bits of the input's unsigned integers (graded spikes).
-        probes: layers whose spikes are recorded too; True for all.
-        membrane: also read the last layer's membrane at the end of each sample.
-        fast_conv: replace Lava's convolution by a matrix product, bit-identical; 10 times as fast for wide layers.
-        timeout: seconds for the whole run. None: no total limit, but an error when no step ends for a time
-            that is generous for the network's size.
-        progress: called with (steps done, steps in all) as they change.
-
-    Raises:
-        DeployError: no Lava environment, an unreadable file, frames that do not fit, an actor that
-            died or hangs, the timeout.
-    """
+    """Run samples (N, T, *shape) through a netx file: a `Session` of one part."""
     start = time.monotonic()
-    python = environment.python_path()
-    frames = _checked(frames, T, message_bits)
-    try:
-        net_file.open("rb").close()
-    except OSError as error:
-        raise DeployError(f"{net_file} cannot be read: {error.strerror}") from error
-    job = {
-        "name": net_file.name,
-        "T": T,
-        "message_bits": message_bits,
-        "probes": True if probes is True else list(probes or ()),
-        "membrane": membrane,
-        "fast_conv": fast_conv,
-    }
-    with _Guard(python) as life:
+    with Session(
+        net_file, T=T, message_bits=message_bits, probes=probes, membrane=membrane, fast_conv=fast_conv, timeout=timeout
+    ) as session:
+        found = session.run(frames, progress=progress)
+    return replace(found, total_seconds=time.monotonic() - start)
+
+
+class Session:
+    """A netx file on Intel's Lava simulator (fixed point), started once, for samples in any number of parts.
+
+    Samples follow one another without a gap, and every layer is reset before each. Lava starts as the session is
+    entered, and builds the network with the first part. It runs in processes of its own that end with the session,
+    however it ends, and with this process, however that ends.
+    """
+
+    def __init__(
+        self,
+        net_file: Path,
+        *,
+        T: int,
+        message_bits: int,
+        probes: bool | tuple[int, ...] = (),
+        membrane: bool = False,
+        fast_conv: bool = False,
+        timeout: float | None = None,
+    ) -> None:
+        """Nothing is started yet.
+
+        Args:
+            net_file: a netx file (`.net`). It is copied as the session is entered: Lava keeps it open.
+            T: time steps per sample.
+            message_bits: 0 for spikes (0 or 1), else the bits of the input's unsigned integers (graded spikes).
+            probes: layers whose spikes are recorded too; True for all.
+            membrane: also read the last layer's membrane at the end of each sample.
+            fast_conv: replace Lava's convolution by a matrix product, bit-identical; 10 times as fast for wide layers.
+            timeout: seconds for all parts together. None: no total limit, but an error when no step ends for a
+                time that is generous for the network's size.
+        """
+        self._file, self._T, self._message_bits, self._timeout = net_file, T, message_bits, timeout
+        self._job = {
+            "name": net_file.name,
+            "T": T,
+            "probes": True if probes is True else list(probes or ()),
+            "message_bits": message_bits,
+            "membrane": membrane,
+            "fast_conv": fast_conv,
+        }
+        self._life: _Guard | None = None
+        self._shape: tuple[int, ...] = ()
+        self._spent = 0.0
+
+    def __enter__(self) -> Session:
+        """Start Lava.
+
+        Raises:
+            DeployError: no Lava environment, an unreadable file, no room for a copy of it.
+        """
+        python = environment.python_path()
         try:
-            shutil.copyfile(net_file, life.folder / "net.h5")
-            np.save(life.folder / "frames.npy", frames.astype(np.uint8 if message_bits <= 8 else np.int32))
-            (life.folder / "job.json").write_text(json.dumps(job))
+            self._file.open("rb").close()
         except OSError as error:
-            raise DeployError(f"Lava's input cannot be written to {life.folder}: {error.strerror}") from error
-        life.start()
-        done = _wait(life, start, timeout, progress)
-        result = _result(life, len(frames), T, start)
-    if progress is not None and done < result.steps:
-        progress(result.steps, result.steps)
-    return result
+            raise DeployError(f"{self._file} cannot be read: {error.strerror}") from error
+        life = _Guard(python)
+        with contextlib.ExitStack() as undo:
+            undo.enter_context(life)
+            with _writing_to(life.folder):
+                shutil.copyfile(self._file, life.folder / "net.h5")
+                (life.folder / "job.json").write_text(json.dumps(self._job))
+            life.start()
+            undo.pop_all()
+        self._life = life
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        life, self._life = self._life, None
+        if life is not None:
+            life.__exit__(kind, error, trace)
+
+    def run(self, frames: Array, *, progress: Callable[[int, int], None] | None = None) -> LavaRun:
+        """Run a part: some samples.
+
+        Args:
+            frames: (N, T, *shape) integers, shape (C, H, W) or (F,), the same for all parts.
+            progress: called with (steps done, steps in all) of this part as they change.
+
+        Raises:
+            DeployError: frames that do not fit, a file that Lava does not load, an actor that died or hangs,
+                the timeout. After an error of Lava's the session is over.
+        """
+        start = time.monotonic()
+        frames = _checked(frames, self._T, self._message_bits)
+        if self._life is None:
+            raise DeployError("this Lava session is over; open another one")
+        if self._shape not in ((), frames.shape[2:]):
+            raise DeployError(f"the frames have shape {frames.shape[2:]}, those of the first part {self._shape}")
+        self._shape = frames.shape[2:]
+        # left only when the part is done: whatever is thrown in between ends Lava, which is somewhere in the part
+        with contextlib.ExitStack() as otherwise:
+            otherwise.push(self)
+            result = self._part(self._life, frames, start, progress)
+            otherwise.pop_all()
+        self._spent += result.total_seconds
+        return result
+
+    def _part(self, life: _Guard, frames: Array, start: float, progress: Callable[[int, int], None] | None) -> LavaRun:
+        for name in ("plan.json", "result.json", "membrane.npy"):
+            (life.folder / name).unlink(missing_ok=True)
+        with _writing_to(life.folder):
+            with (life.folder / "frames.part").open("wb") as file:
+                np.save(file, frames.astype(np.uint8 if self._message_bits <= 8 else np.int32))
+            (life.folder / "frames.part").replace(life.folder / "frames.npy")  # appears whole
+        deadline = None if self._timeout is None else start + self._timeout - self._spent
+        done = _wait(life, deadline, self._timeout, progress)
+        result = _result(life, len(frames), self._T, start)
+        if progress is not None and done < result.steps:
+            progress(result.steps, result.steps)
+        return result
+
+
+@contextlib.contextmanager
+def _writing_to(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        # numpy's own says in words how much was written, and has no strerror
+        raise DeployError(f"Lava's input cannot be written to {folder}: {error.strerror or error}") from error
 
 
 def _checked(frames: Array, T: int, message_bits: int) -> Array:
@@ -130,13 +212,15 @@ def _checked(frames: Array, T: int, message_bits: int) -> Array:
     return frames
 
 
-def _wait(life: _Guard, start: float, timeout: float | None, progress: Callable[[int, int], None] | None) -> int:
-    """Wait until the worker has ended; its outcome is in the folder. Returns the last number of steps seen."""
+def _wait(
+    life: _Guard, deadline: float | None, timeout: float | None, progress: Callable[[int, int], None] | None
+) -> int:
+    """Wait until a part is done or the worker has ended; the outcome is in the folder. Returns the last number of steps seen."""
     plan: dict[str, Any] = {}
     done, moved = -1, time.monotonic()
-    while not life.ended(within=0.05):
+    while not (life.ended(within=0.05) or (life.folder / "result.json").exists()):
         now = time.monotonic()
-        if timeout is not None and now - start > timeout:
+        if deadline is not None and now > deadline:
             raise DeployError(f"Lava did not finish within {timeout:g} s ({_where(done, plan)}); raise the timeout")
         if not plan and (life.folder / "plan.json").exists():
             plan, moved = json.loads((life.folder / "plan.json").read_text()), now
@@ -170,8 +254,9 @@ def _result(life: _Guard, samples: int, T: int, start: float) -> LavaRun:
     def spikes(name: str, latency: int) -> Array:
         shape = result["shapes"][name]
         recorded = np.fromfile(life.folder / f"{name}.bin", np.uint8).reshape(result["steps"], *shape)
-        # layer k answers frame t at step t + k + 1; sample follows sample
-        return recorded[latency : latency + samples * T].reshape(samples, T, *shape)
+        # layer k answers frame t at step lead + t + k + 1; sample follows sample
+        first = result["lead"] + latency
+        return recorded[first : first + samples * T].reshape(samples, T, *shape)
 
     return LavaRun(
         spikes=spikes("output", result["layers"]).reshape(samples, T, -1),
@@ -197,7 +282,7 @@ class _Guard:
         self._worker: int | None = None
         self._heard, self._last = b"", ""
         self._process = subprocess.Popen(
-            [python, "-I", "-S", guard.__file__, str(os.getpid()), python, "-I", Path(__file__).with_name("worker.py")],
+            [python, "-I", "-S", guard.__file__, str(os.getpid()), python, "-I", Path(__file__).with_name("worker")],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -236,7 +321,7 @@ class _Guard:
                 guard.remove(self.folder)
 
     def start(self) -> None:
-        """Start the worker; its input is in the folder."""
+        """Start the worker; its job is in the folder."""
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # then listening will find out
             self._process.stdin.write(b"\n")

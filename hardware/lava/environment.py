@@ -8,6 +8,7 @@ pip too, keeps two setups apart even if one of them is killed.
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import re
@@ -40,6 +41,9 @@ PINS = {
 }
 """Everything that is installed, exactly; `--no-deps` keeps the rest of Lava's requirements out (torch, an old numpy)."""
 
+NEEDED = 700_000_000
+"""Bytes of room for it, with what pip unpacks on the way."""
+
 TINY_NET = "self-test.net"
 REPAIR = "run `kdsnn-deploy lava setup`"
 
@@ -61,15 +65,24 @@ class LavaStatus:
 
 
 def home() -> Path:
-    """The folder of all Lava environments: $KDSNN_LAVA_HOME, or `kdsnn-deploy/lava` in the user's cache folder."""
-    if chosen := os.environ.get("KDSNN_LAVA_HOME"):
-        return Path(chosen).expanduser().absolute()
-    if cache := os.environ.get("XDG_CACHE_HOME"):
-        base = Path(cache).expanduser().absolute()
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    else:
-        base = Path.home() / ".cache"
+    """The folder of all Lava environments: $KDSNN_LAVA_HOME, or `kdsnn-deploy/lava` in the user's cache folder.
+
+    Raises:
+        DeployError: the user has no home folder.
+    """
+    try:
+        if chosen := os.environ.get("KDSNN_LAVA_HOME"):
+            return Path(chosen).expanduser().absolute()
+        if cache := os.environ.get("XDG_CACHE_HOME"):
+            base = Path(cache).expanduser().absolute()
+        elif sys.platform == "darwin":
+            base = Path.home() / "Library" / "Caches"
+        else:
+            base = Path.home() / ".cache"
+    except RuntimeError as error:  # no HOME, and a user that the system does not know, as in a container
+        raise DeployError(
+            "there is no home folder for the Lava environment: set KDSNN_LAVA_HOME to a folder"
+        ) from error
     return base / "kdsnn-deploy" / "lava"
 
 
@@ -192,6 +205,12 @@ def _build(path: Path, lock: int, say: Callable[[str], None]) -> None:
     if path.exists():
         say(f"removing the incomplete or outdated environment in {path}")
         shutil.rmtree(path)
+    free = shutil.disk_usage(path.parent).free
+    if free < NEEDED:  # asked first: venv does not say why it fails, and pip only after minutes
+        raise DeployError(
+            f"{path.parent} has {free / 1e6:.0f} MB of room, the Lava environment needs about {NEEDED / 1e6:.0f}; "
+            f"make room or set KDSNN_LAVA_HOME to another folder, and {REPAIR}"
+        )
     say(f"making a virtual environment in {path}")
     # isolated (-I): nobody's PYTHONPATH or user packages
     _call([sys.executable, "-I", "-m", "venv", str(path)], lock, "a virtual environment cannot be made")
@@ -215,7 +234,7 @@ def _build(path: Path, lock: int, say: Callable[[str], None]) -> None:
     for tests in path.glob("lib/python*/site-packages/tests"):
         shutil.rmtree(tests)
     say("trying to import Lava")
-    worker = Path(__file__).with_name("worker.py")
+    worker = Path(__file__).with_name("worker")
     _call([python, "-I", str(worker)], lock, "Lava is installed but cannot be imported")
     _write_tiny_net(path / TINY_NET)
     with atomic_path(_marker(path)) as temporary:
@@ -268,7 +287,7 @@ def _explain(lines: list[str], code: int) -> str:
     errors = [line for line in lines if line.startswith("ERROR:")] or [line for line in lines if line]
     said = errors[-1].removeprefix("ERROR:").strip()[:300] if errors else f"exit code {code}"
     if re.search(r"No space left|Disk quota", text):
-        return f"{said}; make room (about 700 MB) or set KDSNN_LAVA_HOME to another folder, and {REPAIR}"
+        return f"{said}; make room (about {NEEDED / 1e6:.0f} MB) or set KDSNN_LAVA_HOME to another folder, and {REPAIR}"
     if re.search(r"WARNING: Retrying|from versions: none", text):
         return f"{said} (the package index cannot be reached); check the network, proxy or pip's index, and {REPAIR}"
     return f"{said}; then {REPAIR} again"
@@ -280,13 +299,15 @@ def _write_tiny_net(path: Path) -> None:
     import h5py
     import numpy as np
 
-    with h5py.File(path, "w") as file:
+    image = io.BytesIO()  # HDF5 that meets a full disk brings the process down
+    with h5py.File(image, "w") as file:
         layer = file.create_group("layer/0")
         layer["type"] = np.array([b"dense"], "S10")
         layer["shape"] = np.array([4])
         layer["weight"] = 2 * np.eye(4, dtype=int) - np.eye(4, k=1, dtype=int)
         for name, value in {"type": b"CUBA", "iDecay": 4096, "vDecay": 0, "vThMant": 1}.items():
             layer[f"neuron/{name}"] = value
+    path.write_bytes(image.getbuffer())
 
 
 def _self_test(path: Path) -> float:

@@ -72,8 +72,9 @@ def start(command: list[str], folder: Path) -> subprocess.Popen[bytes]:
 def make_folder() -> Path:
     """A fresh folder for one run."""
     place = tempfile.gettempdir()
-    if len(place) > 40:
-        place = "/tmp"  # Python's process manager makes a socket in here, and a socket's path has 100 characters
+    if len(os.fsencode(place)) > 40 or not place.isprintable():
+        # Python's process manager makes a socket in here, whose path has 100 bytes; and it is told in one line of text
+        place = "/tmp"
     return Path(tempfile.mkdtemp(prefix=PREFIX, dir=place))
 
 

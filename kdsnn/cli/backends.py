@@ -9,17 +9,16 @@ weights rounds differently, so a few spikes in a million may differ there.
 
 from __future__ import annotations
 
-import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from exporters.graph import Array, SpikingGraph
+from kdsnn.cli.places import temporary_folder
 from kdsnn.cli.source import Source
 from kdsnn.errors import KdsnnError
 
@@ -98,33 +97,45 @@ class Comparison:
         return not (self.must_agree and (self.mismatches or self.hidden))
 
 
-def run_backend(
-    backend: str,
-    source: Source,
-    x: Array,
-    *,
-    progress: Callable[[int, int], None] | None = None,
-    layers: bool = True,
-    fast_conv: bool = True,
-    timeout: float | None = None,
-) -> BackendRun:
-    """Run real-valued samples x (N, *shape) on one backend.
+class Run(Protocol):
+    """Runs real-valued samples x (N, *shape) on one backend."""
+
+    def __call__(self, x: Array, progress: Callable[[int, int], None] | None = None) -> BackendRun:
+        """`progress` is called with (work done, work in all); x may be a part of the samples, after others."""
+        ...
+
+
+@contextmanager
+def opened(
+    backend: str, source: Source, *, layers: bool = True, fast_conv: bool = True, timeout: float | None = None
+) -> Iterator[Run]:
+    """A network on one backend, ready for samples in any number of parts: written, loaded and started once.
+
+    Args:
+        backend: "spikingjelly" or one of `BACKENDS`.
+        source: the network.
+        layers: whether every neuron layer's spikes are kept, where the backend shows them.
+        fast_conv, timeout: of `hardware.lava.client.Session`.
 
     Raises:
         KdsnnError, DeployError: the source has no such form, or the backend failed.
     """
     if backend == "spikingjelly":
-        return _spikingjelly(source, x)
-    if backend == "onnx":
-        return _onnx(_float_graph(source, backend), x, progress, layers)
-    if backend == "torch":
+        yield lambda x, progress=None: _spikingjelly(source, x)
+    elif backend == "torch":
         graph = _float_graph(source, backend)
-        return _emulate(backend, graph, graph.encode(x), progress, layers)
-    if backend == "emulator":
-        return _emulate(backend, source.integer, source.frames(x), progress, layers)
-    if backend == "lava":
-        return _lava(source.integer, source.frames(x), progress, layers, fast_conv, timeout)
-    raise KdsnnError(f"--on {backend}: no such backend; choose from {', '.join(BACKENDS)}")
+        yield lambda x, progress=None: _emulate(backend, graph, graph.encode(x), progress, layers)
+    elif backend == "emulator":
+        graph = source.integer
+        yield lambda x, progress=None: _emulate(backend, graph, source.frames(x), progress, layers)
+    elif backend == "onnx":
+        runner = _onnx_runner(_float_graph(source, backend), layers)
+        yield lambda x, progress=None: run_onnx(runner, x, progress=progress)
+    elif backend == "lava":
+        with _lava(source, layers, fast_conv, timeout) as run:
+            yield run
+    else:
+        raise KdsnnError(f"--on {backend}: no such backend; choose from {', '.join(BACKENDS)}")
 
 
 def compare(run: BackendRun, reference: BackendRun, *, start: int = 0) -> Comparison:
@@ -271,19 +282,12 @@ def run_onnx(
     )
 
 
-_runners: WeakKeyDictionary[SpikingGraph, dict[bool, Runner]] = WeakKeyDictionary()
-"""Models written and loaded already, with all layers' spikes or without: samples may come in many parts."""
-
-
-def _onnx(graph: SpikingGraph, x: Array, progress: Callable[[int, int], None] | None, layers: bool) -> BackendRun:
+def _onnx_runner(graph: SpikingGraph, layers: bool) -> Runner:
     from exporters import onnx
 
-    loaded = _runners.setdefault(graph, {})
-    if layers not in loaded:
-        with tempfile.TemporaryDirectory(prefix="kdsnn-") as folder:
-            path = onnx.write(graph, Path(folder) / "network.onnx")
-            loaded[layers] = onnx.prepare(path, list(graph.neurons) if layers else [])
-    return run_onnx(loaded[layers], x, progress=progress)
+    with temporary_folder() as folder:
+        path = onnx.write(graph, folder / "network.onnx")
+        return onnx.prepare(path, list(graph.neurons) if layers else [])
 
 
 def _emulate(
@@ -304,34 +308,35 @@ def _emulate(
     return BackendRun(backend, result.output, result.scores(), recorder.spikes if layers else {}, seconds)
 
 
-def _lava(
-    graph: SpikingGraph,
-    frames: Array,
-    progress: Callable[[int, int], None] | None,
-    layers: bool,
-    fast_conv: bool,
-    timeout: float | None,
-) -> BackendRun:
+@contextmanager
+def _lava(source: Source, layers: bool, fast_conv: bool, timeout: float | None) -> Iterator[Run]:
     from exporters import netx
     from exporters.to_chain import layers as chain_layers
     from exporters.to_chain import member_spikes, to_chain
     from hardware.lava import client
 
-    chain = to_chain(graph)
-    frames = frames.astype(np.int32)
-    if chain.input.encoding == "direct":
-        frames = np.repeat(frames[:, None], chain.T, axis=1)
+    chain = to_chain(source.integer)
     membrane = chain.output.readout == "membrane"
-    with tempfile.TemporaryDirectory(prefix="kdsnn-") as folder:
-        path = netx.write(chain, Path(folder) / "network.net")
-        run = client.run(
-            path, frames, T=chain.T, message_bits=netx.message_bits(chain), probes=layers, membrane=membrane,
-            fast_conv=fast_conv, timeout=timeout, progress=progress,
-        )  # fmt: skip
     names = [step.neuron_name for step in chain_layers(chain)]
-    spikes = member_spikes(chain, {names[k]: v for k, v in run.layers.items()})
-    if membrane:
-        assert run.membrane is not None
-        output = run.membrane[:, None] / 64 / chain.output.scale  # the register has 6 fractional bits
-        return BackendRun("lava", output, output[:, 0] / chain.T, spikes, run.seconds)
-    return BackendRun("lava", run.spikes, run.spikes.mean(axis=1), spikes, run.seconds)
+    with ExitStack() as stack:
+        with temporary_folder() as folder:
+            path = netx.write(chain, folder / "network.net")
+            session = client.Session(
+                path, T=chain.T, message_bits=netx.message_bits(chain), probes=layers, membrane=membrane,
+                fast_conv=fast_conv, timeout=timeout,
+            )  # fmt: skip
+            stack.enter_context(session)  # keeps a copy of the file
+
+        def run(x: Array, progress: Callable[[int, int], None] | None = None) -> BackendRun:
+            frames = source.frames(x).astype(np.int32)
+            if chain.input.encoding == "direct":
+                frames = np.broadcast_to(frames[:, None], (len(frames), chain.T, *frames.shape[1:]))
+            found = session.run(frames, progress=progress)
+            spikes = member_spikes(chain, {names[k]: v for k, v in found.layers.items()})
+            if not membrane:
+                return BackendRun("lava", found.spikes, found.spikes.mean(axis=1), spikes, found.seconds)
+            assert found.membrane is not None
+            output = found.membrane[:, None] / 64 / chain.output.scale  # the register has 6 fractional bits
+            return BackendRun("lava", output, output[:, 0] / chain.T, spikes, found.seconds)
+
+        yield run

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from kdsnn.cli.coding import InputCoding
 from kdsnn.cli.encoding import EncoderAt, Where
 from kdsnn.cli.options import (
     Bits,
@@ -22,6 +24,7 @@ from kdsnn.cli.options import (
     Timesteps,
     Weights,
     nir_options,
+    writable_file,
 )
 
 if TYPE_CHECKING:
@@ -54,6 +57,7 @@ def run(
     weights: Weights = None,
     input_shape: InputShape = None,
     timesteps: Timesteps = None,
+    input_coding: InputCoding = None,
     nir: Nir = None,
     encoder: EncoderAt = Where.chip,
     timeout: Annotated[float | None, typer.Option(help="Seconds after which a Lava run is given up.")] = None,
@@ -66,6 +70,7 @@ def run(
     Exits with 1 when two backends differ that must not (onnx and torch, lava and emulator).
     """
     from kdsnn.cli.backends import BACKENDS
+    from kdsnn.cli.coding import reads_spikes, spike_trains
     from kdsnn.cli.console import print_json
     from kdsnn.cli.encoding import on_host
     from kdsnn.cli.images import load_images
@@ -77,8 +82,13 @@ def run(
     for name in backends:
         if name not in BACKENDS:
             raise KdsnnError(f"--on {name}: no such backend; choose from {', '.join(BACKENDS)}")
+    if save is not None:
+        writable_file(save)
     if is_onnx:
-        given = {"--bits": bits, "--calibrate": calibrate, "--nir": nir, "--encoder": encoder is Where.host or None}
+        given = {
+            "--bits": bits, "--calibrate": calibrate, "--nir": nir, "--input-coding": input_coding,
+            "--encoder": encoder is Where.host or None,
+        }  # fmt: skip
         option = next((name for name, value in given.items() if value is not None), None)
         if option is not None:
             raise KdsnnError(f"{option}: {source} is a finished model; give it when exporting the checkpoint")
@@ -86,14 +96,18 @@ def run(
         return
     network = load(
         source, bits=bits, input_bits=input_bits, T=timesteps, weights=weights, input_shape=input_shape,
-        calibrate=calibrate, calibration_samples=calibration_samples, nir=nir_options(nir), quiet=json,
+        calibrate=calibrate, calibration_samples=calibration_samples, nir=nir_options(nir),
+        input_coding=input_coding, quiet=json,
     )  # fmt: skip
     if encoder is Where.host:
         network = on_host(network)
-    images = load_images(data, quiet=json)
-    require_fit(network.name, network.input_shape, images)
-    x, labels = pixels(images.x_test[:samples]), images.y_test[:samples]
-    x = x.reshape(len(x), *network.input_shape)
+    if reads_spikes(network):
+        x, labels = spike_trains(data, network, samples)
+    else:
+        images = load_images(data, quiet=json)
+        require_fit(network.name, network.input_shape, images)
+        x, labels = pixels(images.x_test[:samples]), images.y_test[:samples]
+        x = x.reshape(len(x), *network.input_shape)
     runs, found = run_all(network, backends, x, quiet=json, fast_conv=not stock_lava, timeout=timeout)
     if save is not None:
         save_spikes(save, _input_of(network, x), runs)
@@ -120,10 +134,10 @@ def run_all(
 ) -> tuple[list[BackendRun], list[Comparison]]:  # fmt: skip
     """Run on every backend (with torch also on the SpikingJelly module, if there is one) and compare.
 
-    Every spike of every layer is compared, so samples go through in parts that memory holds; `lava_samples`: only so
-    many go through Lava.
+    Every spike of every layer is compared, so samples go through in parts that memory holds, on backends that are
+    started once; `lava_samples`: only so many go through Lava.
     """
-    from kdsnn.cli.backends import comparisons, joined, joined_comparisons, run_backend
+    from kdsnn.cli.backends import comparisons, joined, joined_comparisons, opened
     from kdsnn.cli.console import progress
 
     names = list(dict.fromkeys(backends))
@@ -136,7 +150,10 @@ def run_all(
     found: list[list[Comparison]] = []
     done = 0
     whole = sum(most.values())
-    with progress(f"{title}run on {', '.join(names)}", quiet=quiet) as show:
+    with contextlib.ExitStack() as stack:
+        how: dict[str, Any] = {"layers": several, "fast_conv": fast_conv, "timeout": timeout}
+        ready = {name: stack.enter_context(opened(name, network, **how)) for name in names}
+        show = stack.enter_context(progress(f"{title}run on {', '.join(names)}", quiet=quiet))
         for start in range(0, len(x), size):
             at_once: list[BackendRun] = []
             for name in names:
@@ -147,8 +164,7 @@ def run_all(
                 def told(now: int, total: int, before: int = done, share: int = len(part)) -> None:
                     show(before + share * now / total, whole)
 
-                how: dict[str, Any] = {"layers": several, "fast_conv": fast_conv, "timeout": timeout}
-                at_once.append(run_backend(name, network, part, progress=told, **how))
+                at_once.append(ready[name](part, told))
                 done += len(part)
                 runs[name].append(joined(at_once[-1:]))
             found.append(comparisons(at_once, start=start))

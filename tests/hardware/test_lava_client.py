@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from exporters.errors import DeployError
-from hardware.lava import client
+from hardware.lava import client, guard
 
 pytestmark = pytest.mark.usefixtures("lava_environment")
 
@@ -208,6 +208,61 @@ def test_only_the_wanted_layers_are_recorded_and_progress_is_told(tmp_path):
     assert 0 < found.seconds < found.total_seconds
 
 
+# -- several parts in one session --------------------------------------------------------------------
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """The guard processes that were started."""
+    found = []
+
+    class Counted(client._Guard):
+        def __init__(self, python):
+            found.append(python)
+            super().__init__(python)
+
+    monkeypatch.setattr(client, "_Guard", Counted)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "T"),
+    [("graded pixels", 3), ("graded pixels", 4), ("dense", 2), ("one step", 1)],  # 4, 4, 3 and 3 layers
+)
+def test_parts_of_a_session_are_one_run(tmp_path, started, name, T):
+    """Whatever the beat of T steps leaves open at the end of a part: spikes, probes and membranes of each."""
+    shape, layers, _, bits = NETS[name]
+    rng = np.random.default_rng(len(name))
+    layers = build(rng, shape, layers)
+    frames = rng.integers(0, 2 ** max(bits, 1), (11, T, *shape))
+    expected, membrane = reference(frames, layers)
+    net = write(tmp_path / "net.net", shape, layers)
+    with client.Session(net, T=T, message_bits=bits, probes=True, membrane=True) as session:
+        net.unlink()  # it has a copy
+        workers = set()
+        for start, stop in ((0, 4), (4, 5), (5, 11)):
+            found = session.run(frames[start:stop])
+            for k, spikes in enumerate(expected):
+                np.testing.assert_array_equal(found.layers[k], spikes[start:stop], err_msg=f"layer {k}")
+            np.testing.assert_array_equal(found.spikes, expected[-1][start:stop].reshape(stop - start, T, -1))
+            np.testing.assert_array_equal(found.membrane, 64 * membrane[start:stop])
+            workers.add(session._life._worker)
+    assert len(started) == 1 and len(workers) == 1 and None not in workers
+    assert all(0.005 < spikes.mean() < 0.995 for spikes in expected)
+
+
+def test_a_part_that_does_not_fit_leaves_the_session_alive(tmp_path):
+    net, frames = tiny(tmp_path)
+    with client.Session(net, T=4, message_bits=0) as session:
+        whole = session.run(frames).spikes
+        for bad, message in ((frames * 2, "range from 0 to 2"), (frames[:, :, :7], "those of the first part")):
+            with pytest.raises(DeployError, match=message):
+                session.run(bad)
+        np.testing.assert_array_equal(session.run(frames[2:]).spikes, whole[2:])
+    with pytest.raises(DeployError, match="this Lava session is over"):
+        session.run(frames)
+
+
 # -- what goes wrong ---------------------------------------------------------------------------------
 
 
@@ -272,6 +327,16 @@ def drop_weight(layer):
     del layer["weight"]
 
 
+def resonate(layer):
+    del layer["neuron/type"]
+    layer["neuron/type"] = "RF_PHASE"
+
+
+def neurons_in_the_input(net):
+    with h5py.File(net, "r+") as file:
+        file.copy("layer/2/neuron", "layer/0/neuron")
+
+
 def zero(layer):
     layer["weight"][...] = 0
 
@@ -286,6 +351,8 @@ def zero(layer):
         (edit(rename), "tiny.net: layer 2 is of type 'maxpool', which Lava's netx does not load"),
         (edit(drop_weight), "Lava cannot load tiny.net: KeyError"),
         (edit(zero), "Lava cannot load tiny.net: OverflowError"),
+        (edit(resonate), r"resonate-and-fire \(RF\) neurons are not supported"),
+        (neurons_in_the_input, "tiny.net: layer 0 is an input with neurons, which netx leaves unconnected"),
     ],
 )
 def test_files_that_lava_must_not_run(tmp_path, damage, message):
@@ -341,7 +408,7 @@ class Watch:
         return sorted(p for p in self.lava() if os.getsid(p) != p)[1:]
 
     def lava(self):
-        return [p for p in self.processes() if b"worker.py" in cmdline(p) and b"guard.py" not in cmdline(p)]
+        return [p for p in self.processes() if b"lava/worker" in cmdline(p) and b"guard.py" not in cmdline(p)]
 
     def guard(self):
         return next(p for p in self.processes() if b"guard.py" in cmdline(p))
@@ -491,3 +558,140 @@ def test_several_runs_at_once(tmp_path, watch):
         thread.join()
     assert len(found) == 3 and all(np.array_equal(spikes, alone) for spikes in found)
     watch.assert_clean(3.0)
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("actor", r"Lava's process for .* was killed by signal 9"),
+        ("worker", r"Lava's worker ended with signal 9"),
+        ("guard", r"the process that guards Lava ended unexpectedly"),
+    ],
+)
+def test_what_dies_between_two_parts_is_one_line_in_the_next(tmp_path, watch, target, message):
+    net, frames = tiny(tmp_path)
+    with client.Session(net, T=4, message_bits=0) as session:
+        session.run(frames)
+        os.kill(watch.actors()[2] if target == "actor" else getattr(watch, target)(), signal.SIGKILL)
+        with pytest.raises(DeployError, match=message) as caught:
+            session.run(frames)
+        watch.assert_clean(3.0)  # at once, not when the session is left
+        with pytest.raises(DeployError, match="this Lava session is over"):
+            session.run(frames)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("killed", [("client",), ("guard", "client")])
+def test_killing_the_client_between_two_parts_leaves_nothing(tmp_path, watch, killed):
+    net, frames = tiny(tmp_path)
+    np.save(tmp_path / "frames.npy", frames)
+    code = (
+        "import sys, time, numpy as np; from pathlib import Path; from hardware.lava import client\n"
+        "with client.Session(Path(sys.argv[1]), T=4, message_bits=0) as session:\n"
+        "    session.run(np.load(sys.argv[2])); print('idle', flush=True); time.sleep(600)"
+    )
+    command = [sys.executable, "-c", code, str(net), str(tmp_path / "frames.npy")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2]) as process:
+        assert process.stdout.readline() == b"idle\n"
+        watch.folder()
+        guard = watch.guard()
+        os.kill(process.pid, signal.SIGSTOP)  # so that it cannot do the dead guard's work
+        if "guard" in killed:
+            os.kill(guard, signal.SIGKILL)
+        process.kill()
+        process.wait()
+        if "guard" in killed:  # nobody is left to delete the folder, but Lava ends and unlinks its memory
+            watch.until(lambda: not watch.processes(), 10.0)
+            assert watch.shared_memory() == []
+        else:
+            watch.assert_clean()
+
+
+def test_the_timeout_is_for_all_parts_together(tmp_path, watch):
+    net, frames = tiny(tmp_path, samples=20000)
+    with client.Session(net, T=4, message_bits=0, timeout=600) as session:
+        session.run(frames[:2])
+        session._spent = 599.0  # as if the first part had taken so long
+        with pytest.raises(DeployError, match=r"Lava did not finish within 600 s \(.*\); raise the timeout"):
+            session.run(frames)
+    watch.assert_clean(3.0)
+
+
+# -- guards and workers that do not even start -------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("T", "bits", "message"),
+    [(0, 0, "T is 0; the number of time steps must be at least 1"), (4, 25, r"message_bits is 25; it must be 0 \(spikes\) to 24")],
+)  # fmt: skip
+def test_steps_and_bits_that_do_not_exist(tmp_path, T, bits, message):
+    net, frames = tiny(tmp_path)
+    with pytest.raises(DeployError, match=message):
+        client.run(net, frames, T=T, message_bits=bits)
+
+
+@pytest.fixture
+def broken_python(tmp_path, monkeypatch, lava_environment):
+    """Make a script stand for the Lava environment's Python; "$0.real" is the Python itself."""
+
+    def make(script):
+        folder = tmp_path / "home" / lava_environment.name
+        (folder / "bin").mkdir(parents=True)
+        (folder / "complete.json").write_bytes((lava_environment / "complete.json").read_bytes())
+        (folder / "bin" / "python.real").symlink_to(lava_environment / "bin" / "python")
+        python = folder / "bin" / "python"
+        python.write_text(f"#!/bin/sh\n{script}\n")
+        python.chmod(0o755)
+        monkeypatch.setenv("KDSNN_LAVA_HOME", str(tmp_path / "home"))
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        ("echo no library >&2; exit 3", "the process that guards Lava ended unexpectedly; its last words: no library"),
+        ("exit 3", "the process that guards Lava ended unexpectedly; its last words: none"),
+        ('case "$*" in *guard.py*) exec "$0.real" "$@";; esac; echo no library; exit 7',
+         "Lava's worker ended with exit code 7; its last words: no library"),
+        ('case "$*" in *guard.py*) exec "$0.real" "$@";; esac; exit 7', "Lava's worker ended with exit code 7"),
+    ],
+)  # fmt: skip
+def test_a_python_that_does_not_start(tmp_path, watch, broken_python, script, message):
+    net, frames = tiny(tmp_path)
+    broken_python(script)
+    with pytest.raises(DeployError) as caught:
+        client.run(net, frames, T=4, message_bits=0)
+    assert str(caught.value) == message
+    watch.assert_clean(3.0)
+
+
+def test_no_room_for_the_frames(tmp_path, watch):
+    """A file that may not grow over 1 MB stands for a full disk."""
+    net, frames = tiny(tmp_path, samples=40_000)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, limits[1]))
+    try:
+        with pytest.raises(DeployError, match=r"^Lava's input cannot be written to .*kdsnn-lava-\w+: .+$") as caught:
+            client.run(net, frames, T=4, message_bits=0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not str(caught.value).endswith("None")
+    watch.assert_clean(3.0)
+
+
+def test_a_guard_that_does_not_react_is_killed_and_its_work_done(tmp_path, watch):
+    net, frames = tiny(tmp_path)
+    with client.Session(net, T=4, message_bits=0) as session:
+        session.run(frames)
+        os.kill(watch.guard(), signal.SIGSTOP)
+    watch.assert_clean(3.0)
+
+
+def test_a_long_temporary_folder_is_not_used(tmp_path, monkeypatch):
+    """A socket's path has 100 bytes at most."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / ("x" * 60)))
+    folder = guard.make_folder()
+    assert folder.parent == Path("/tmp") and folder.is_dir()
+    guard.remove(folder)
+    assert not folder.exists()

@@ -6,12 +6,14 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from exporters.errors import DeployError
-from hardware.lava import environment
+from hardware.lava import client, environment
 
 
 @pytest.fixture
@@ -19,6 +21,16 @@ def elsewhere(tmp_path, monkeypatch):
     """An empty home for environments; returns where ours would be."""
     monkeypatch.setenv("KDSNN_LAVA_HOME", str(tmp_path / "home"))
     return tmp_path / "home" / f"py{sys.version_info.major}.{sys.version_info.minor}"
+
+
+PIP_SAYS = """\
+Looking in indexes: https://example.org/simple
+Collecting lava-nc==0.10.0
+  Downloading lava_nc-0.10.0-py3-none-any.whl (45.7 MB)
+Processing /folder/scikit_learn-1.9.1-cp311-cp311-manylinux_2_27_x86_64.whl
+Installing collected packages: lava-nc, scikit-learn
+Successfully installed lava-nc-0.10.0 scikit-learn-1.9.1
+"""
 
 
 @pytest.fixture
@@ -33,6 +45,9 @@ def fake(elsewhere, monkeypatch):
         python = elsewhere / "bin" / "python"
         if not python.exists():
             python.symlink_to(sys.executable)
+        if follow is not None:
+            for line in PIP_SAYS.splitlines():
+                follow(line)
         if failure.startswith("pip"):
             (elsewhere / "lib/python3.11/site-packages/tests").mkdir(parents=True, exist_ok=True)
 
@@ -46,6 +61,19 @@ def test_where_it_lives(monkeypatch):
     assert environment.home() == Path("/some/cache/kdsnn-deploy/lava")
     monkeypatch.setenv("KDSNN_LAVA_HOME", "/other")
     assert environment.home() == Path("/other")
+    monkeypatch.delenv("KDSNN_LAVA_HOME")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", "/home/me")
+    for platform, cache in (("linux", ".cache"), ("darwin", "Library/Caches")):
+        monkeypatch.setattr(sys, "platform", platform)
+        assert environment.home() == Path("/home/me") / cache / "kdsnn-deploy/lava"
+
+
+def test_other_systems_are_refused(elsewhere, monkeypatch):
+    monkeypatch.setattr(environment, "os", SimpleNamespace(**{**vars(os), "name": "nt"}))
+    with pytest.raises(DeployError, match="Intel Lava runs on Linux and macOS only"):
+        environment.setup()
+    assert not elsewhere.parent.exists()
 
 
 def test_nothing_is_installed(elsewhere):
@@ -71,6 +99,13 @@ def test_what_was_installed(lava_environment, lava_python):
     assert not list(lava_environment.glob("lib/python*/site-packages/tests"))
 
 
+def test_the_worker_without_a_job_only_imports_lava(lava_python):
+    """The last step of `setup`."""
+    worker = Path(environment.__file__).with_name("worker")
+    said = subprocess.run([lava_python, "-I", worker], capture_output=True, text=True, check=True)
+    assert said.stdout == "ok\n"
+
+
 def test_status_runs_a_network(lava_environment):
     status = environment.status()
     assert status.installed and status.works and status.problem is None and status.path == lava_environment
@@ -90,6 +125,40 @@ def test_status_of_an_environment_that_does_not_work(fake, elsewhere):
     assert not status.installed and "is incomplete: run `kdsnn-deploy lava setup`" in str(status.problem)
 
 
+def test_status_of_an_environment_that_computes_something_else(lava_environment, monkeypatch):
+    right = client.run
+
+    def wrong(*arguments, **options):
+        found = right(*arguments, **options)
+        return replace(found, spikes=1 - found.spikes)
+
+    monkeypatch.setattr(client, "run", wrong)
+    status = environment.status()
+    assert status.installed and not status.works and status.seconds_per_step is None
+    assert status.problem == (
+        f"Lava runs but computes wrong spikes; if it stays so, delete {lava_environment} and run `kdsnn-deploy lava setup`"
+    )
+
+
+def test_an_interrupted_step_ends_with_all_its_processes(tmp_path):
+    code = "import subprocess; p = subprocess.Popen(['sleep', '60']); print(p.pid, flush=True); p.wait()"
+    seen = []
+
+    def interrupt(line):
+        seen.append(int(line))
+        raise KeyboardInterrupt
+
+    with environment._lock(tmp_path / "lock", print) as lock, pytest.raises(KeyboardInterrupt):
+        environment._call([sys.executable, "-c", code], lock, "it failed", interrupt)
+    state = Path(f"/proc/{seen[0]}/stat")
+    end = time.monotonic() + 10
+    while (
+        state.exists() and state.read_text().rpartition(")")[2].split()[0] != "Z"
+    ):  # a zombie waits for its new parent
+        assert time.monotonic() < end, "sleep is still there"
+        time.sleep(0.02)
+
+
 def test_a_half_built_environment_is_rebuilt(fake, elsewhere):
     (elsewhere / "bin").mkdir(parents=True)
     (elsewhere / "rubbish").touch()
@@ -97,6 +166,7 @@ def test_a_half_built_environment_is_rebuilt(fake, elsewhere):
         environment.python_path()
     told = []
     environment.setup(told.append)
+    assert told[2:5] == ["fetching lava-nc 0.10.0 (1 of 11)", "fetching scikit_learn 1.9.1 (2 of 11)", "installing"]
     assert not (elsewhere / "rubbish").exists() and not list(elsewhere.rglob("tests"))
     assert environment.python_path() == elsewhere / "bin" / "python"
     assert any("removing the incomplete" in line for line in told)

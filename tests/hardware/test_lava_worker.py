@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy.signal import convolve2d
 
-from hardware.lava import worker
+from hardware.lava.worker import __main__ as main
+from hardware.lava.worker import errors, patches
 
 
 def stock_conv(x, weight, kernel, stride, padding, dilation, groups):
@@ -42,7 +43,7 @@ def test_fast_conv_is_bit_identical(seed, kind):
         else rng.integers(0, 256, (*size, cin), np.int32)
     )
     expected = stock_conv(x, weight, kernel, stride, padding, dilation, groups)
-    found = worker.fast_conv(x, weight, kernel, stride, padding, dilation, groups)
+    found = patches.fast_conv(x, weight, kernel, stride, padding, dilation, groups)
     assert found.dtype == expected.dtype
     np.testing.assert_array_equal(found, expected)
 
@@ -50,23 +51,23 @@ def test_fast_conv_is_bit_identical(seed, kind):
 def test_fast_conv_does_not_round_where_single_precision_would():
     weight = np.array([[[[2**24]], [[1]]]], np.int32)  # 2^24 + 1 is no float32
     x = np.ones((2, 1, 1), bool)
-    assert worker.fast_conv(x, weight, (2, 1), (1, 1), (0, 0), (1, 1), 1).item() == 2**24 + 1
+    assert patches.fast_conv(x, weight, (2, 1), (1, 1), (0, 0), (1, 1), 1).item() == 2**24 + 1
 
 
 def test_geometry_in_int8_does_not_overflow():
     seen = []
-    conv = worker._with_wide_integers(lambda *args: seen.extend(args[2:]))
+    conv = patches.with_wide_integers(lambda *args: seen.extend(args[2:]))
     conv(None, None, *(np.full(2, 3, np.int8),) * 4, np.int8(1))
     assert seen == [(3, 3)] * 4 + [1]
     assert all(type(v) is int for pair in seen[:4] for v in pair)
 
 
 def test_an_exception_becomes_one_line():
-    assert worker.describe(ValueError("two\n lines")) == "ValueError: two lines"
-    assert worker.describe(KeyError()) == "KeyError"
+    assert errors.describe(ValueError("two\n lines")) == "ValueError: two lines"
+    assert errors.describe(KeyError()) == "KeyError"
 
 
 def test_json_is_written_whole(tmp_path):
-    worker.write_json(tmp_path / "a.json", {"x": 1})
+    main.write_json(tmp_path / "a.json", {"x": 1})
     assert (tmp_path / "a.json").read_text() == '{"x": 1}'
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]

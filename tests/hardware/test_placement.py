@@ -11,13 +11,17 @@ from pathlib import Path
 import hypothesis.strategies as st
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 
 from exporters.errors import DeployError
+from exporters.from_torch import from_torch
 from exporters.graph import IF, Conv2d, Flatten, Input, Linear, Node, Output, SpikingGraph, chain
+from exporters.quantize import quantize
 from exporters.to_chain import layers, to_chain
-from hardware import limits
+from hardware import cores, fit, limits
 from hardware.placement import Placement, PlacementError, hops, place, position
+from kdsnn import models
 from tests.networks import random_integer_chain
 
 LOIHI1, LOIHI2 = limits.target("loihi1"), limits.target("loihi2")
@@ -194,6 +198,58 @@ def test_loihi2_memory_against_enumeration(seed: int) -> None:
             assert usage.memory == 24 * usage.neurons + math.ceil(len(kernels) * size / 8)
 
 
+@pytest.mark.parametrize("axons", ["discrete", "population"])
+@pytest.mark.parametrize("soft", [False, True])
+def test_output_axons_to_more_cores_than_a_word_has_bits(axons: str, soft: bool) -> None:
+    """A layer that 72 cores listen to: what a source feeds, and the entries of its core, by one loop over synapses."""
+    rng = np.random.default_rng(3)
+    weight = (rng.random((9, 3, 3, 3)) < 0.3).astype(np.int32)
+    graph = one_layer(Conv2d(weight, None, (1, 1), (1, 1)), (3, 8, 8))
+    synapses = cores.hop(graph.synapses["layer"], (3, 8, 8), (9, 8, 8), LOIHI1, soft=soft)
+    parts = cores.blocks((9, 8, 8), (1, 1, 8))
+    outgoing = cores.fan_out(synapses, parts, axons, (3, 8, 8))
+    core_of = {
+        (c, y, x): k for k, b in enumerate(parts) for c in range(*b.channels) for y in range(*b.rows) for x in range(8)
+    }
+    feeds: dict[int, set[int]] = defaultdict(set)
+    for source, neuron, _ in connections(graph, "layer"):
+        feeds[source].add(core_of[neuron])
+    assert outgoing.cores == len(parts) == 72 and outgoing.feeds.max() > 8
+    assert outgoing.feeds.ravel().tolist() == [len(feeds[s]) for s in range(3 * 64)]
+    senders = cores.blocks((3, 8, 8), (2, 3, 8))
+    expected = []
+    for k, block in enumerate(senders):
+        inside = [
+            (c * 8 + y) * 8 + x
+            for c in range(*block.channels)
+            for y in range(*block.rows)
+            for x in range(*block.columns)
+        ]
+        listening = [sum(core in feeds[s] for s in inside) for core in range(72)]
+        assert outgoing.messages(senders[k]).tolist() == listening
+        shared = [s for s in inside if feeds[s] and (axons == "population" or len(feeds[s]) == 1)]
+        lone = sum(len(feeds[s]) for s in inside if s not in shared)
+        pairs = {(s // 64, s % 8, core) for s in shared for core in feeds[s]}
+        expected.append(sum(listening) + len(inside) if soft else lone + 2 * len(pairs))
+    assert outgoing.entries(LOIHI1, senders, soft=soft).tolist() == expected
+
+
+STUDENTS = [
+    ("cnn2", (1, 28, 28), 179, 61), ("cnn2", (3, 32, 32), 198, 79), ("resnet14", (3, 32, 32), 182, 34),
+    ("wrn16-2", (3, 32, 32), 901, 74),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "shape", "loihi1", "loihi2"), STUDENTS)
+def test_students_of_full_width(name: str, shape: tuple[int, int, int], loihi1: int, loihi2: int) -> None:
+    """The cores of docs/check.md, which searching faster must not change."""
+    torch.manual_seed(0)
+    net = models.build(name, spiking=True, input_shape=shape, classes=10).eval()
+    chained = to_chain(quantize(from_torch(net, shape, 4))[0])
+    found = {t.name: place(chained, t, host_layers=fit.host_layers(chained, t)).cores for t in (LOIHI1, LOIHI2)}
+    assert found == {"loihi1": loihi1, "loihi2": loihi2}
+
+
 # -- hops ------------------------------------------------------------------------------------------------
 
 
@@ -309,6 +365,17 @@ def test_one_neuron_that_reads_too_much_is_refused_by_name() -> None:
     assert place(one_layer(dense, (20_000,)), LOIHI2).cores == 1
 
 
+def test_what_cannot_be_placed_is_a_finding() -> None:
+    """A list takes a word of synaptic memory at least, a core has 16,384."""
+    found = fit.check(one_layer(Linear(np.ones((2, 20_000), np.int32)), (20_000,)), LOIHI1)
+    assert not found.fits and found.placement is None
+    (error,) = (f for f in found.findings if f.severity == "error")
+    assert error.layer == "layer" and error.what.startswith(
+        "one neuron needs 20,000 words of synaptic memory, a core has"
+    )
+    assert "fan-in" in error.change and "layer:" not in error.what
+
+
 # -- target files ------------------------------------------------------------------------------------------
 
 
@@ -343,4 +410,16 @@ def test_target_files_are_checked(tmp_path: Path, change: dict[str, object], mes
     del data["limits"]["input_axons"], data["limits"]["compartments"]
     path.write_text(json.dumps(data))
     with pytest.raises(DeployError, match="compartments, input_axons missing"):
+        limits.load(path)
+
+
+def test_target_files_need_every_field(tmp_path: Path) -> None:
+    whole = json.loads((Path(limits.__file__).parent / "data" / "loihi2.json").read_text())
+    path = tmp_path / "t.json"
+    for field in ("name", "title", "graded_spikes", "sharing", "sources", "limits"):
+        path.write_text(json.dumps({key: value for key, value in whole.items() if key != field}))
+        with pytest.raises(DeployError, match=rf"t\.json: the target lacks '{field}'$"):
+            limits.load(path)
+    path.write_text(json.dumps(whole | {"sharing": "rows"}))
+    with pytest.raises(DeployError, match=r"t\.json: the target: sharing must be lines or kernel"):
         limits.load(path)

@@ -1,0 +1,118 @@
+"""Lava processes that read frames from and write spikes to files: Lava's own pass single values by pipe.
+
+Importable only once `patches.import_netx` has been called. A run may have several parts, with Lava's time
+going on; a part begins with the first step after the last part's end.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from lava.magma.core.decorator import implements, requires, tag
+from lava.magma.core.model.py.model import PyLoihiProcessModel
+from lava.magma.core.model.py.ports import PyInPort, PyOutPort, PyRefPort
+from lava.magma.core.model.py.type import LavaPyType
+from lava.magma.core.process.ports.ports import InPort, OutPort
+from lava.magma.core.process.process import AbstractProcess
+from lava.magma.core.resources import CPU
+from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
+from lava.proc.io.sink import AbstractPyRead, Read
+
+
+class Player(AbstractProcess):  # type: ignore[misc]
+    """Sends the frames of `frames.npy`, one in every step; silence before and behind them."""
+
+    def __init__(self, folder: Path, shape: tuple[int, ...]) -> None:
+        super().__init__(folder=str(folder))
+        self.out = OutPort(shape=shape)
+
+
+class Recorder(AbstractProcess):  # type: ignore[misc]
+    """Appends what comes in to a file, one record of uint8 in every step."""
+
+    def __init__(self, path: Path, shape: tuple[int, ...]) -> None:
+        super().__init__(path=str(path))
+        self.inp = InPort(shape=shape)
+
+
+class Reader(Read):  # type: ignore[misc]
+    """Appends a variable to `membrane.bin` every `interval` steps."""
+
+
+@implements(proc=Player, protocol=LoihiProtocol)
+@requires(CPU)
+@tag("fixed_pt")
+class PlayerModel(PyLoihiProcessModel):  # type: ignore[misc]
+    """How a `Player` does it."""
+
+    out: Any = LavaPyType(PyOutPort.VEC_DENSE, np.int32)
+
+    def __init__(self, proc_params: Any) -> None:
+        super().__init__(proc_params)
+        self.folder = Path(proc_params["folder"])
+        self.end = 0  # the last step of the part
+
+    def run_spk(self) -> None:
+        """One step."""
+        if self.time_step > self.end:
+            plan = json.loads((self.folder / "plan.json").read_text())
+            frames = np.load(self.folder / "frames.npy", mmap_mode="r")
+            self.frames = frames.reshape(-1, *frames.shape[2:])
+            self.first = self.end + 1 + plan["lead"]
+            self.end += plan["steps"]
+        at = self.time_step - self.first
+        if not 0 <= at < len(self.frames):  # waiting for the reset, or for the last frame to get through the layers
+            self.out.send(np.zeros(self.out.shape, np.int32))
+            return
+        frame = self.frames[at].astype(np.int32)
+        # Lava's arrays are (W, H, C); a dense first layer takes the frame flattened as torch does it
+        self.out.send(frame.T if len(self.out.shape) == 3 else frame.reshape(-1))
+
+
+@implements(proc=Recorder, protocol=LoihiProtocol)
+@requires(CPU)
+@tag("fixed_pt")
+class RecorderModel(PyLoihiProcessModel):  # type: ignore[misc]
+    """How a `Recorder` does it."""
+
+    inp: Any = LavaPyType(PyInPort.VEC_DENSE, np.int32)
+
+    def __init__(self, proc_params: Any) -> None:
+        super().__init__(proc_params)
+        self.file = _appending(Path(proc_params["path"]))
+
+    def run_spk(self) -> None:
+        """One step."""
+        self.file.write(self.inp.recv().T.astype(np.uint8).tobytes())
+
+
+@implements(proc=Reader, protocol=LoihiProtocol)
+@requires(CPU)
+@tag("fixed_pt")
+class ReaderModel(AbstractPyRead):  # type: ignore[misc]
+    """How a `Reader` does it."""
+
+    state: Any = LavaPyType(PyRefPort.VEC_DENSE, np.int32)
+    data: Any = LavaPyType(np.ndarray, np.int32)
+
+    def __init__(self, proc_params: Any) -> None:
+        super().__init__(proc_params)
+        self.file = _appending(Path("membrane.bin"))
+
+    def run_post_mgmt(self) -> None:
+        """Called after every `interval`th step."""
+        self.file.write(self.state.read().T.astype(np.int32).tobytes())
+
+
+Player.own_model, Recorder.own_model, Reader.own_model = PlayerModel, RecorderModel, ReaderModel
+
+
+def _appending(path: Path) -> Any:
+    """Unbuffered: the file's size is the progress, and a full disk is an error here and now.
+
+    Appending, so that writing goes on at the start when the file has been emptied for the next part.
+    """
+    return path.open("ab", buffering=0)

@@ -1,0 +1,69 @@
+"""Messages between cores, against every synapse that a network has."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from exporters.graph import IF, Conv2d, Flatten, Input, Linear, Output, chain
+from hardware import limits
+from hardware.placement import PlacedLayer, messages, place
+
+rng = np.random.default_rng(4)
+CONV = rng.integers(-1, 2, (6, 2, 3, 3)).astype(np.int32)
+STRIDED = rng.integers(-1, 2, (4, 6, 2, 2)).astype(np.int32)
+DENSE = rng.integers(-1, 2, (9, 36)).astype(np.int32)
+
+
+def small_chip(folder: Path, name: str) -> limits.Target:
+    data = json.loads((Path(limits.__file__).parent / "data" / f"{name}.json").read_text(encoding="utf-8"))
+    data["limits"]["compartments"]["value"] = 5
+    (folder / "chip.json").write_text(json.dumps(data), encoding="utf-8")
+    return limits.load(folder / "chip.json")
+
+
+def cores_of(layer: PlacedLayer) -> np.ndarray:
+    """The core of every neuron, flat."""
+    grid = layer.shape if len(layer.shape) == 3 else (*layer.shape, 1, 1)
+    cores = np.full(grid, -1)
+    for core, block in enumerate(layer.blocks):
+        for neuron in itertools.product(*(range(*span) for span in (block.channels, block.rows, block.columns))):
+            cores[neuron] = core
+    return cores.ravel()
+
+
+@pytest.mark.parametrize("name", ["loihi1", "loihi2"])
+def test_a_spike_is_one_message_to_every_core_it_feeds(tmp_path: Path, name: str) -> None:
+    graph = chain(
+        [
+            ("input", Input((2, 6, 6), "spikes")),
+            *(("a", Conv2d(CONV, None, (1, 1), (1, 1))), ("a.if", IF(3))),
+            *(("b", Conv2d(STRIDED, None, (2, 2))), ("b.if", IF(3)), ("flat", Flatten())),
+            *(("c", Linear(DENSE)), ("c.if", IF(3)), ("output", Output())),
+        ],
+        2,
+    )
+    placement = place(graph, small_chip(tmp_path, name))
+    assert all(layer.cores > 1 for layer in placement.layers)
+    # synapses (sources, neurons) of a layer: what a network without biases answers to one spike at a time
+    pixels = torch.eye(6 * 36).reshape(-1, 6, 6, 6)
+    synapses = [
+        F.conv2d(pixels, torch.tensor(np.abs(STRIDED)).float(), stride=2).reshape(6 * 36, -1).numpy() != 0,
+        DENSE.T != 0,
+    ]
+    expected = 0.0
+    spikes = {"a.if": 100.0, "b.if": 7.0, "c.if": 3.0}
+    for layer, following, reached in zip(placement.layers, placement.layers[1:], synapses, strict=False):
+        cores = cores_of(following)
+        each = spikes[layer.neurons_name] / layer.neurons
+        expected += each * sum(len(set(cores[source])) for source in reached)
+    assert messages(placement, spikes) == pytest.approx(expected)
+    assert messages(placement, spikes | {"c.if": 1e6}) == pytest.approx(expected)  # nobody but the host reads it
+    by_synapse = {layer.name: spikes[layer.neurons_name] for layer in placement.layers}
+    assert messages(placement, by_synapse) == pytest.approx(expected)

@@ -27,7 +27,7 @@ CONVENTIONS = (
     (
         "Intervals",
         "“95 % CI” is the bootstrap confidence interval of the mean over samples (percentiles); it says how well the "
-        "samples pin down the mean, not how samples differ.",
+        "samples pin down the mean, not how samples differ. That of an accuracy is Wilson’s score interval.",
     ),
     (
         "Pools",
@@ -59,6 +59,18 @@ CONVENTIONS = (
         "FLOPs (thop)",
         "What thop.profile returns, the paper’s convention: multiply-accumulates + 4 per BatchNorm element. A "
         "multiply-accumulate is one operation.",
+    ),
+    (
+        "As placed",
+        "A model of a chip prices the chain of layers that runs there: OR neurons of max-pools, relays of skip connections "
+        "and the updates of the second compartment of a neuron that resets by subtraction count too. A spike is one "
+        "message to each core that it feeds and crosses tiles along one axis, then the other; spikes are taken to be "
+        "spread evenly over a layer’s neurons. Messages from the host and of the read-out are not counted.",
+    ),
+    (
+        "Static power",
+        "Watts per chip × chips of the placement × seconds per image. The seconds are given by the user (or time per step × "
+        "T), for images that follow each other without a gap; without them static power is left out, not estimated.",
     ),
     ("Spikes per synapse", "SynOps ÷ dense MACs of the layers fed by spikes, per inference."),
     (

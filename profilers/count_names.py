@@ -37,8 +37,8 @@ COUNTS: Mapping[str, str] = MappingProxyType(
         "spike_membrane_accesses": "membranes read and written back, once per spike and synapse",
         "hops_ew": "east-west hops between tiles, from a placement",
         "hops_ns": "north-south hops between tiles, from a placement",
-        "messages": "spikes × cores they are sent to, from a placement",
-        "chip_seconds": "chips × seconds per sample, from a placement and a speed",
+        "messages": "messages between cores: one per spike and core that it is sent to, from a placement",
+        "chip_seconds": "chips × seconds per sample: chips from a placement, seconds as given by the user",
     }
 )
 
@@ -75,3 +75,6 @@ PER_SPIKE = frozenset(
     }
 )
 """Counts that are zero if no neuron spikes."""
+
+FROM_PLACEMENT = frozenset({"hops_ew", "hops_ns", "messages", "chip_seconds"})
+"""Counts that only a placement on a chip gives; chip_seconds takes the seconds per sample besides."""

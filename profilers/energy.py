@@ -30,9 +30,10 @@ __all__ = [
 
 @dataclass(frozen=True)
 class TermEnergy:
-    """One line of a breakdown. `count`: operations; `joules`: their energy."""
+    """One line of a breakdown. `counted`: key of `count_names.COUNTS`; `count`: how many; `joules`: their energy."""
 
     name: str
+    counted: str
     count: Range
     joules: Range
 
@@ -52,6 +53,12 @@ class EnergyEstimate:
     high: float
     breakdown: tuple[TermEnergy, ...]
     left_out: tuple[str, ...] = ()
+
+    @property
+    def static(self) -> Range | None:
+        """Static power × run time, part of the sum; None where the model has none or it was left out."""
+        lines = [line.joules for line in self.breakdown if line.counted == "chip_seconds"]
+        return sum(lines, Range.exactly(0)) if lines else None
 
 
 def energy(model: EnergyModel, counts: Counts) -> EnergyEstimate:
@@ -111,10 +118,10 @@ def _evaluate(model: EnergyModel, term: Term, counts: Counts) -> TermEnergy:
     nothing = Range.exactly(0)
     if term.count in counts.values:
         count = counts.values[term.count]
-        return TermEnergy(term.name, count, sum((count * c.joules for c in constants), nothing))
+        return TermEnergy(term.name, term.count, count, sum((count * c.joules for c in constants), nothing))
     accesses, word_bits = counts.accesses[term.count], model.word_bits or 0
     joules = (a.count * c.at(a.words * word_bits) for a in accesses for c in constants)
-    return TermEnergy(term.name, sum((a.count for a in accesses), nothing), sum(joules, nothing))
+    return TermEnergy(term.name, term.count, sum((a.count for a in accesses), nothing), sum(joules, nothing))
 
 
 def _silent(counts: Counts) -> Counts:

@@ -6,6 +6,8 @@ A model is one JSON file (`profilers/data/*.json` are examples):
     technology       node and voltage that the constants hold for
     precision        number format or chip
     arithmetic       "float" or "integer": which run of a network the model is for
+    target           the chip whose placement is counted (`hardware.limits`), needed where a term counts what a
+                     placement gives: hops, messages, chips × seconds
     word_bits        optional: bits per word of memory, needed where a constant depends on the memory's size
     basis            "measured", "simulated" or "estimated"
     boundary         what the energy includes and what it does not
@@ -33,7 +35,7 @@ from typing import Any, Literal, cast
 import numpy as np
 
 from exporters.errors import DeployError
-from profilers.count_names import COUNTS, SIZED
+from profilers.count_names import COUNTS, FROM_PLACEMENT, SIZED
 
 _UNITS = {"J": 1.0, "mJ": 1e-3, "uJ": 1e-6, "µJ": 1e-6, "nJ": 1e-9, "pJ": 1e-12, "fJ": 1e-15, "aJ": 1e-18}
 _DATA = Path(__file__).parent / "data"
@@ -137,6 +139,7 @@ class EnergyModel:
     snn: tuple[Term, ...] | str
     remarks: tuple[Remark, ...] = ()
     word_bits: int | None = None
+    target: str = ""
 
 
 def built_in() -> dict[str, EnergyModel]:
@@ -151,6 +154,8 @@ def load(path: Path) -> EnergyModel:
     Raises:
         DeployError: the file cannot be read or is not a valid model; the message names file, place and remedy.
     """
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise DeployError(f"{path}: a folder or a device; give an energy model's JSON file")
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -159,6 +164,8 @@ def load(path: Path) -> EnergyModel:
         raise DeployError(f"{path}: not a text file in UTF-8; an energy model is a JSON file") from error
     except json.JSONDecodeError as error:
         raise DeployError(f"{path}: not valid JSON at line {error.lineno}: {error.msg}") from error
+    except (ValueError, RecursionError) as error:  # numbers of too many digits, too many brackets
+        raise DeployError(f"{path}: JSON that Python cannot read ({error})") from error
     try:
         return _model(data)
     except _MalformedError as error:
@@ -171,7 +178,9 @@ class _MalformedError(Exception):
 
 def _model(data: Any) -> EnergyModel:
     texts = ("name", "title", "technology", "precision", "arithmetic", "basis", "boundary")
-    model = _object(data, "the model", (*texts, "sources", "constants", "ann", "snn"), ("remarks", "word_bits"))
+    model = _object(
+        data, "the model", (*texts, "sources", "constants", "ann", "snn"), ("remarks", "word_bits", "target")
+    )
     fields = {key: _text(model[key], key) for key in texts}
     arithmetic = _choice(fields.pop("arithmetic"), "arithmetic", ("float", "integer"))
     basis = _choice(fields.pop("basis"), "basis", ("measured", "simulated", "estimated"))
@@ -182,6 +191,7 @@ def _model(data: Any) -> EnergyModel:
         key: _constant(value, f"constants.{key}", sources) for key, value in _entries(model["constants"], "constants")
     }
     word_bits = _word_bits(model.get("word_bits"), constants)
+    ann, snn = _terms(model["ann"], "ann", constants), _terms(model["snn"], "snn", constants)
     remarks = []
     for place, value in _items(model.get("remarks", []), "remarks"):
         remark = _object(value, place, ("text", "source"))
@@ -193,11 +203,24 @@ def _model(data: Any) -> EnergyModel:
         basis=cast(Literal["measured", "simulated", "estimated"], basis),
         sources=MappingProxyType(sources),
         constants=MappingProxyType(constants),
-        ann=_terms(model["ann"], "ann", constants),
-        snn=_terms(model["snn"], "snn", constants),
+        ann=ann,
+        snn=snn,
         remarks=tuple(remarks),
         word_bits=word_bits,
+        target=_target(model.get("target"), arithmetic, ann, snn),
     )
+
+
+def _target(value: Any, arithmetic: str, ann: tuple[Term, ...] | str, snn: tuple[Term, ...] | str) -> str:
+    if not isinstance(ann, str) and (placed := [term.count for term in ann if term.count in FROM_PLACEMENT]):
+        raise _MalformedError(f"ann counts {placed[0]}, which only the placement of a spiking network gives")
+    if value is None:
+        if not isinstance(snn, str) and (placed := [term.count for term in snn if term.count in FROM_PLACEMENT]):
+            raise _MalformedError(f"snn counts {placed[0]}, which a placement gives; name its chip in target")
+        return ""
+    if arithmetic == "float":
+        raise _MalformedError("arithmetic is 'float', but on target runs the quantised network; write 'integer'")
+    return _text(value, "target")
 
 
 def _source(value: Any, place: str) -> Source:

@@ -8,10 +8,9 @@ from markupsafe import Markup
 
 from profilers.charts import Bars, Dots, Line, Patch, Span, bar_chart, dot_chart, grid_map, line_chart, span_chart
 from profilers.conventions import THRESHOLDS
-from profilers.energy import EnergyEstimate
 from profilers.energy_models import Range
 from profilers.format import SPACE, number, percent, quantity, spread
-from profilers.report_data import Placement, Report, Run, Student
+from profilers.report_data import Placement, Report, Run, Student, StudentEnergy
 from profilers.tables import drift, share
 
 CHIPS_DRAWN = 8
@@ -98,15 +97,15 @@ def relative(report: Report) -> Markup | None:
     rows = []
     for model in report.energies:
         student = model.students[0]
-        if student.estimate is None or student.as_ann is None or student.as_ann.low <= 0:
+        found = ratios(student)
+        if found is None:
             continue
-        ratios = _ratios(student.estimate, student.as_ann)
         other = None
-        if student.as_twin is not None:
+        if student.as_twin is not None and student.as_ann is not None:
             nominal = student.as_twin.nominal / student.as_ann.nominal
             other = (nominal, f"with quantised ReLUs {number(nominal)}×")
-        text = f"{spread(Range(min(ratios), ratios[1], max(ratios)))}×"
-        rows.append(Span(model.title, text, min(ratios), max(ratios), ratios[1], "quantised", other))
+        text = f"{spread(Range(min(found), found[1], max(found)))}×"
+        rows.append(Span(model.title, text, min(found), max(found), found[1], "quantised", other))
     if not rows:
         return None
     return span_chart(
@@ -169,8 +168,14 @@ def chips(placement: Placement) -> list[Markup]:
     return maps
 
 
-def _ratios(snn: EnergyEstimate, ann: EnergyEstimate) -> tuple[float, float, float]:
-    """At low, nominal and high constants and counts, the same on both sides."""
+def ratios(student: StudentEnergy) -> tuple[float, float, float] | None:
+    """The student ÷ a dense ANN of its shape at low, nominal and high constants and counts, the same on both sides.
+
+    None where the model lacks one of the two, or the ANN costs nothing.
+    """
+    snn, ann = student.estimate, student.as_ann
+    if snn is None or ann is None or ann.low <= 0:
+        return None
     return snn.low / ann.low, snn.nominal / ann.nominal, snn.high / ann.high
 
 

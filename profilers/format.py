@@ -33,16 +33,19 @@ def spread(bounds: Range, unit: str = "") -> str:
 
 
 def interval(low: float, high: float) -> str:
-    """ "84.4–85.6 k": an interval of counts, plain below 10,000."""
-    if abs(high) < 10_000:
-        return _span(number(low), number(high))
-    return _scaled_span(low, high, "")
+    """ "84.4–85.6 k": an interval of counts, plain below 10,000; more digits where three do not tell its ends apart."""
+    for digits in (3, 4, 5, 6):
+        text = _span(number(low, digits), number(high, digits)) if abs(high) < 10_000 else ""
+        text = text or _scaled_span(low, high, "", digits)
+        if "–" in text:
+            break
+    return text
 
 
-def _scaled_span(low: float, high: float, unit: str) -> str:
-    low_scaled, prefix = _engineering(low, high, 3)
-    high_scaled, _ = _engineering(high, high, 3)
-    return f"{_span(_significant(low_scaled, 3), _significant(high_scaled, 3))}{SPACE}{prefix}{unit}"
+def _scaled_span(low: float, high: float, unit: str, digits: int = 3) -> str:
+    low_scaled, prefix = _engineering(low, high, digits)
+    high_scaled, _ = _engineering(high, high, digits)
+    return f"{_span(_significant(low_scaled, digits), _significant(high_scaled, digits))}{SPACE}{prefix}{unit}"
 
 
 def _span(low: str, high: str) -> str:

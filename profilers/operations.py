@@ -128,14 +128,16 @@ def placed(
     messages: Range | float | None = None,
     chips: Range | float | None = None,
     seconds: Range | float | None = None,
+    extra_updates: float = 0.0,
 ) -> Counts:
     """Add what only a placement or a stopwatch knows; what stays None is named in `EnergyEstimate.left_out`.
 
     Args:
         counts: of an SNN.
         hops_ew, hops_ns: hops between tiles per sample, by direction.
-        messages: spikes × cores that each is sent to, per sample.
+        messages: one per spike and core that it is sent to, per sample.
         chips, seconds: how many chips are on, for how long per sample. Both or neither.
+        extra_updates: silent updates per sample of compartments beyond one per neuron.
 
     Raises:
         DeployError: chips without seconds, or the other way round.
@@ -146,6 +148,9 @@ def placed(
     values = {name: _range(value) for name, value in found.items() if value is not None}
     if chips is not None and seconds is not None:
         values["chip_seconds"] = _range(chips) * _range(seconds)
+    if extra_updates:
+        for name in ("neuron_updates", "inactive_updates"):
+            values[name] = counts.values[name] + Range.exactly(extra_updates)
     return replace(counts, values={**counts.values, **values})
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
 
 from profilers import figures, tables
 from profilers.conventions import CONVENTIONS, sources
@@ -26,6 +28,7 @@ def render(report: Report) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["unbroken"] = _unbroken
     environment.globals.update(number=number, percent=percent, quantity=quantity, spread=spread, none=NONE)
     return environment.get_template("report.html.j2").render(
         report=report,
@@ -37,6 +40,11 @@ def render(report: Report) -> str:
         conventions=CONVENTIONS,
         sources=sources(report),
     )
+
+
+def _unbroken(text: str) -> Markup:
+    """Text in which no line breaks within a range such as 3.1–9.4."""
+    return Markup(re.sub(r"\S+–\S+", r'<span class="unbroken">\g<0></span>', str(escape(text))))
 
 
 def _student_lead(head: Student) -> str:
@@ -91,7 +99,7 @@ def _teacher_tiles(report: Report) -> list[Tile]:
 
 def _student_tiles(report: Report, head: Student) -> list[Tile]:
     run, teacher = head.deployed, report.teacher
-    others = []
+    others = list(tables.accuracy_interval(run))
     if head.quantised_run and head.float_run.accuracy is not None:
         others.append(f"float {percent(head.float_run.accuracy)}")
     if teacher and teacher.accuracy is not None:
@@ -134,12 +142,10 @@ def _several(models: int) -> str:
 
 
 def _against_own_shape(report: Report) -> str:
-    """In how many models the whole range lies below that of an ANN of the student's own shape."""
-    pairs = [(s.estimate, s.as_ann) for r in report.energies if (s := r.students[0]).estimate and s.as_ann]
-    if not pairs:
-        return ""
-    below = len([snn for snn, ann in pairs if snn and ann and snn.high < ann.low])
-    return f"; below a dense ANN of its shape in {below} of {len(pairs)}"
+    """In how many models the student costs less than an ANN of its own shape, whatever the constants' values."""
+    ratios = [found for model in report.energies if (found := figures.ratios(model.students[0]))]
+    below = len([found for found in ratios if max(found) < 1])
+    return f"; below a dense ANN of its shape in {below} of {len(ratios)}" if ratios else ""
 
 
 def _overall(ranges: list[Range], unit: str) -> str:

@@ -7,7 +7,7 @@ frozen `Report`, `write` puts it into a folder in any of `FORMATS`. `profilers.p
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from exporters.errors import DeployError
-from exporters.files import atomic_path
+from exporters.files import atomic_paths
 from exporters.graph import SpikingGraph
 from profilers import energy_models, paper
 from profilers.counts import Activity
@@ -29,6 +29,7 @@ from profilers.page import render
 from profilers.report_data import (
     VERSION,
     Comparison,
+    Deployment,
     Layer,
     LayerCores,
     ModelEnergies,
@@ -46,6 +47,7 @@ __all__ = [
     "DEFAULT_FORMATS",
     "FORMATS",
     "Comparison",
+    "Deployment",
     "LayerCores",
     "Placement",
     "Report",
@@ -201,12 +203,12 @@ def write(report: Report, out_dir: Path, formats: Iterable[str] = DEFAULT_FORMAT
 
     Raises:
         DeployError: an unknown format.
-        OSError: the folder cannot be written.
+        OSError: the folder cannot be written; then a report that was there is still there, whole.
     """
     texts = {FORMATS[name][0]: FORMATS[name][1](report) for name in known_formats(formats)}
-    for name, text in texts.items():
-        with atomic_path(out_dir / name) as path:
-            path.write_text(text, encoding="utf-8")
+    with atomic_paths(*(out_dir / name for name in texts)) as temporaries:
+        for temporary, text in zip(temporaries, texts.values(), strict=True):
+            temporary.write_text(text, encoding="utf-8")
     return {name: out_dir / name for name in texts}
 
 
@@ -226,7 +228,7 @@ def layer_table(report: Report) -> pd.DataFrame:
     """One row per student, run and layer; the columns of `Layer` after "student" and "run"."""
     columns = [f.name for f in fields(Layer) if f.name != "counts"]
     rows = [
-        {"student": student.name, "run": "quantised" if run is student.quantised_run else "float"}
+        {"student": student.name, "run": "quantised" if run.arithmetic == "integer" else "float"}
         | {column: getattr(layer, column) for column in columns}
         for student in report.students
         for run in (student.float_run, student.quantised_run)
@@ -241,20 +243,26 @@ def _energies(model: EnergyModel, teacher: Teacher | None, students: Sequence[St
     rows = []
     for student in students:
         run = student.run_for(model.arithmetic)
+        deployment = student.on(model.target)
+        counts = run.counts
+        if deployment:  # break-even is about the network, not about its lowering
+            counts = replace(deployment.counts, spikes_per_synapse=run.spikes_per_synapse)
         rows.append(
             StudentEnergy(
                 student=student.name,
                 arithmetic=run.arithmetic,
-                estimate=_estimate(model, run.counts),
+                estimate=_estimate(model, counts),
                 as_ann=baseline(model, run.dense_counts),
                 as_twin=baseline(model, run.twin_counts),
-                break_even=break_even(model, run.dense_counts, run.counts),
+                break_even=break_even(model, run.dense_counts, counts),
                 spikes_per_synapse=run.spikes_per_synapse,
                 layers=_by_layer(model, run),
+                placed_on=deployment.title if deployment else "",
             )
         )
     return ModelEnergies(
         name=model.name,
+        target=model.target,
         title=model.title,
         technology=model.technology,
         precision=model.precision,

@@ -18,7 +18,7 @@ from profilers.flops import ModuleCounts
 from profilers.side_by_side import Convention
 from profilers.statistics import Statistic
 
-VERSION = 2
+VERSION = 3
 """Version of `report.json`; raised when a field changes its meaning, appears or disappears."""
 
 
@@ -87,18 +87,47 @@ class Run:
 
 
 @dataclass(frozen=True)
+class Deployment:
+    """A student placed on a chip: what energy models of this chip count instead of its run.
+
+    Placed is the chain of layers that a chip runs: OR neurons of max-pools and relays of skip connections do work there
+    that the network before it does not have. `target` is the chip's name, `title` what people call it; `neurons`:
+    those of the chain; `host`: its layers that run on the host, which `counts` holds all the same. `counts`: of the
+    chain, means over `samples` samples. `seconds` per sample, if the user gave them.
+    """
+
+    target: str
+    title: str
+    cores: int
+    chips: int
+    neurons: int
+    host: tuple[str, ...]
+    samples: int
+    seconds: Range | None
+    counts: Counts
+
+
+@dataclass(frozen=True)
 class Student:
-    """A spiking network: its float run and, once quantised, its integer run. A "twin" is trained without a teacher."""
+    """A spiking network: its float run and, once quantised, its integer run. A "twin" is trained without a teacher.
+
+    `deployments`: one per chip that it was placed on.
+    """
 
     name: str
     float_run: Run
     quantised_run: Run | None = None
     role: Literal["student", "twin"] = "student"
+    deployments: tuple[Deployment, ...] = ()
 
     @property
     def deployed(self) -> Run:
         """The run closest to the chip: quantised if there is one."""
         return self.quantised_run or self.float_run
+
+    def on(self, target: str) -> Deployment | None:
+        """The deployment on a chip, None where there is none."""
+        return next((d for d in self.deployments if d.target == target), None)
 
     def run_for(self, arithmetic: Literal["float", "integer"]) -> Run:
         """The run in this arithmetic, or the other one if it was not run."""
@@ -141,10 +170,12 @@ class Comparison:
 class StudentEnergy:
     """One student under one model.
 
-    `arithmetic`: the run that was counted. `as_ann`: a dense ANN of the student's own shape. `as_twin`: the same
+    `arithmetic`: the run that was counted; `placed_on`: the title of the chip where the estimate is of a `Deployment`,
+    empty where it is of the run. `as_ann`: a dense ANN of the student's own shape. `as_twin`: the same
     network with ReLUs quantised to as many levels as T spikes have. `break_even`: where
     the student would cost the same as that ANN, in spikes per synapse per inference. `layers`: nominal joules per
-    sample of each layer, hops between cores and static power left out.
+    sample of each layer of the run; what only a deployment has (hops, messages, static power, OR neurons, relays) is
+    in none of them.
     """
 
     student: str
@@ -155,16 +186,19 @@ class StudentEnergy:
     break_even: Range | None
     spikes_per_synapse: float | None
     layers: Mapping[str, float]
+    placed_on: str = ""
 
 
 @dataclass(frozen=True)
 class ModelEnergies:
     """One energy model applied to everyone. Without an estimate, `no_ann` or `no_snn` says why.
 
-    `ann` is the teacher, `ann_zero_skipping` the teacher where zero activations are skipped.
+    `ann` is the teacher, `ann_zero_skipping` the teacher where zero activations are skipped. `target`: the chip of
+    which the model prices deployments, empty where it prices runs.
     """
 
     name: str
+    target: str
     title: str
     technology: str
     precision: str

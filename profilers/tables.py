@@ -6,13 +6,18 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from profilers.energy import EnergyEstimate
+from profilers.energy import EnergyEstimate, TermEnergy
 from profilers.energy_models import Range
 from profilers.format import SPACE, interval, memory, number, percent, quantity, spread
-from profilers.report_data import ModelEnergies, Placement, Report, Run, Student, Teacher
-from profilers.statistics import Statistic
+from profilers.report_data import Deployment, ModelEnergies, Placement, Report, Run, Student, StudentEnergy, Teacher
+from profilers.statistics import Statistic, share_interval
 
 NONE = "–"
+
+FEWEST = 10
+"""Samples below which no bootstrap interval is shown: it would be far too narrow (of two samples, right every other time)."""
+
+RUNS = {"float": "float run", "integer": "quantised run"}
 
 FED_BY = {"spikes": "spikes", "static": "analog input", "changing": "currents"}
 
@@ -77,7 +82,12 @@ def networks(report: Report) -> Table:
         return Row(label, tuple(cells), hint)
 
     rows = (
-        line("Accuracy", "", lambda r: _accuracy(r.accuracy), lambda t: Cell(_accuracy(t.accuracy))),
+        line(
+            "Accuracy",
+            "",
+            lambda r: Cell(_accuracy(r.accuracy), accuracy_interval(r)),
+            lambda t: Cell(_accuracy(t.accuracy)),
+        ),
         line("Time steps T", "", lambda r: str(r.T), lambda t: Cell("1")),
         line("SynOps", "all synapses", lambda r: Cell(quantity(r.synops.mean), confidence(r.synops))),
         line("SynOps", "non-zero weights only", lambda r: quantity(r.synops_nonzero.mean)),
@@ -114,6 +124,7 @@ def networks(report: Report) -> Table:
         ),
         line("Weight memory", "", lambda r: memory(r.weight_bits)),
         line("Membrane memory", "", lambda r: memory(r.state_bits)),
+        *_deployments(report),
     )
     columns = [Cell("")]
     columns += [Cell(teacher.name, ("ANN teacher" if report.students else "ANN",))] if teacher else []
@@ -127,6 +138,24 @@ def networks(report: Report) -> Table:
         tuple(columns),
         tuple(row for row in rows if any(cell.text != NONE for cell in row.cells)),
     )
+
+
+def _deployments(report: Report) -> Iterable[Row]:
+    """Cores on every chip that somebody was placed on, and the seconds that the user gave."""
+    chips = {d.target: d.title for student in report.students for d in student.deployments}
+    first = [Cell()] if report.teacher else []
+    for target, title in chips.items():
+        found = [student.on(target) for student in report.students]
+        cells = [Cell() if d is None else Cell(number(d.cores), (plural(d.chips, "chip"),)) for d in found]
+        yield Row("Cores", (*first, *cells), title)
+    seconds = [next((d.seconds for d in s.deployments if d.seconds), None) for s in report.students]
+    yield Row("Time per image", (*first, *(_seconds(s) for s in seconds)), "as given")
+
+
+def _seconds(given: Range | None) -> Cell:
+    if given is None:
+        return Cell()
+    return Cell(quantity(given.nominal, "s"), (spread(given, "s"),) if given.low < given.high else ())
 
 
 def layers(student: Student) -> Table:
@@ -155,7 +184,7 @@ def layers(student: Student) -> Table:
         "“Operations” are SynOps where spikes feed the layer, otherwise multiply-accumulates with zero inputs skipped, "
         "at every step."
     )
-    kind = "quantised run" if student.quantised_run else "float run"
+    kind = RUNS[student.deployed.arithmetic]
     return Table(
         "layers",
         f"Layers of {student.name}, {kind}, means per sample",
@@ -183,7 +212,6 @@ def steps(student: Student) -> Table:
 
 def energies(report: Report) -> Table:
     """One row per model; numbers compare along a row only."""
-    used = {"float": "float run", "integer": "quantised run"}
     rows = []
     for model in report.energies:
         cells = []
@@ -193,37 +221,92 @@ def energies(report: Report) -> Table:
             missing_text = "no entry" if model.no_ann else "not counted"
             cells.append(Cell(joules(model.ann), skipped) if model.ann else Cell(missing_text))
         for student in model.students:
-            others = (("ANN", student.as_ann), ("quantised ReLU", student.as_twin))
-            small = tuple(f"as {name} {joules(e)}" for name, e in others if e)
-            cells.append(Cell(joules(student.estimate) if student.estimate else "no entry", small))
+            cells.append(_energy(student, model.students[0]))
         hint = [model.basis, model.technology]
         if model.students:
             first = model.students[0]
-            hint.append(used[first.arithmetic] if report.students[0].quantised_run else "float run")
+            hint.append(_priced(first))
             own = first.spikes_per_synapse
             even = Cell(spread(first.break_even), (f"own {number(own)}",)) if first.break_even and own else Cell()
             cells.append(even)
         rows.append(Row(model.title, tuple(cells), " · ".join(hint)))
     columns = [Cell("Model"), *([Cell(report.teacher.name)] if report.teacher else [])]
     columns += [Cell(s.name) for s in report.students]
-    columns += [Cell("Break-even", ("spikes per synapse",))] if report.students else []
+    if report.head:
+        of = (f"of {report.head.name}",) if len(report.students) > 1 else ()
+        columns.append(Cell("Break-even", (*of, "spikes per synapse")))
     notes = (
         "Estimates, not measurements. ANN and SNN go through the same model; the models draw different boundaries "
         "around a computation: compare along a row, never down a column.",
+        *((as_placed(report),) if as_placed(report) else ()),
         *(note for model in report.energies for note in missing(model)),
     )
     return Table("energy", "Energy per sample under each model", tuple(columns), tuple(rows), notes)
 
 
+def _energy(student: StudentEnergy, first: StudentEnergy) -> Cell:
+    """One student under one model; what was counted is said where it is not what was counted of the first student."""
+    small = [] if _priced(student) == _priced(first) else [_priced(student)]
+    static = student.estimate.static if student.estimate else None
+    if static:
+        small.append(f"of it static {spread(static, 'J')}")
+    others = (("ANN", student.as_ann), ("quantised ReLU", student.as_twin))
+    small += [f"as {name} {joules(e)}" for name, e in others if e]
+    return Cell(joules(student.estimate) if student.estimate else "no entry", tuple(small))
+
+
+def _priced(student: StudentEnergy) -> str:
+    return "as placed" if student.placed_on else RUNS[student.arithmetic]
+
+
+def as_placed(report: Report) -> str:
+    """What “as placed” counts, for the first student; empty where no model does."""
+    used = {m.target for m in report.energies if m.students and m.students[0].placed_on}
+    placed = [d for d in (report.head.deployments if report.head else ()) if d.target in used]
+    if not placed:
+        return ""
+    what = []
+    for d in placed:
+        host = f", {', '.join(d.host)} on the host but priced like the rest" if d.host else ""
+        sizes = ", ".join((plural(d.neurons, "neuron"), plural(d.cores, "core"), plural(d.chips, "chip")))
+        what.append(f"{d.title}: {sizes}, means over {plural(d.samples, 'image')}{host}")
+    return (
+        "“As placed” is the network as the chip runs it, OR neurons of max-pools and relays of skip connections "
+        f"included ({'; '.join(what)})."
+    )
+
+
+def counted(line: TermEnergy, deployment: Deployment | None) -> str:
+    """How often the operation of a breakdown's line happened."""
+    if line.counted != "chip_seconds":
+        exact = line.count.low == line.count.high
+        return quantity(line.count.nominal) if exact else interval(line.count.low, line.count.high)
+    if deployment is None or deployment.seconds is None:
+        return quantity(line.count.nominal, "s") + " of a chip"
+    return f"{plural(deployment.chips, 'chip')} × {spread(deployment.seconds, 's')}"
+
+
 def missing(model: ModelEnergies) -> Iterable[str]:
     """What this model says nothing about here, a sentence each."""
-    left_out = model.students[0].estimate.left_out if model.students and model.students[0].estimate else ()
     if model.no_ann:
         yield f"{model.title}: no ANN entry: {model.no_ann}"
     if model.no_snn:
         yield f"{model.title}: no SNN entry: {model.no_snn}"
-    if left_out:
-        yield f"{model.title}: not counted, so missing from the sum: {'; '.join(left_out)}."
+    for text in left_out(model):
+        yield f"{model.title}: {text}"
+
+
+def left_out(model: ModelEnergies) -> list[str]:
+    """Terms of the model that nobody counted, a sentence for each group of students that lacks the same ones."""
+    lacking: dict[tuple[str, ...], list[str]] = {}
+    for student in model.students:
+        if student.estimate and student.estimate.left_out:
+            lacking.setdefault(student.estimate.left_out, []).append(student.student)
+    everyone = len(model.students)
+    return [
+        f"not counted, so missing from the sum{'' if len(who) == everyone else ' of ' + ', '.join(who)}: {'; '.join(what)}."
+        for what, who in lacking.items()
+    ]
 
 
 def placement(p: Placement) -> Table:
@@ -278,8 +361,23 @@ def drift(differing: float | None, neurons: int | None, T: int) -> float | None:
 
 
 def confidence(mean: Statistic) -> tuple[str, ...]:
-    """The confidence interval in words; nothing where it has no width."""
+    """The confidence interval in words; nothing where it has no width, none of a handful of samples."""
+    if mean.samples < FEWEST:
+        return (f"{plural(mean.samples, 'sample')}, too few for an interval",)
     return () if mean.low == mean.high else (f"95{SPACE}%{SPACE}CI {interval(mean.low, mean.high)}",)
+
+
+def accuracy_interval(run: Run) -> tuple[str, ...]:
+    """The confidence interval of a run's accuracy in words."""
+    if run.accuracy is None:
+        return ()
+    low, high = share_interval(run.accuracy, run.samples)
+    return (f"95{SPACE}%{SPACE}CI {100 * low:.1f}–{percent(high)}",)
+
+
+def plural(count: int, word: str) -> str:
+    """ "1 chip", "2 chips"."""
+    return f"{number(count)}{SPACE}{word}{'' if count == 1 else 's'}"
 
 
 def joules(estimate: EnergyEstimate) -> str:

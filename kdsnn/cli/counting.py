@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,18 +10,17 @@ from typing import TYPE_CHECKING
 from kdsnn.cli.console import progress, say
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from exporters.graph import Array, SpikingGraph
     from hardware.limits import Target
     from kdsnn.cli.backends import BackendRun, Comparison
     from kdsnn.cli.source import Source
     from kdsnn.data import DataSet
     from profilers import report
-    from profilers.energy_models import EnergyModel
+    from profilers.counts import Activity
+    from profilers.energy_models import EnergyModel, Range
 
 FEW_SAMPLES = 256
-"""Samples on which zero activations of a teacher and hops on a chip are counted: their means hardly vary."""
+"""Samples on which a teacher's zero activations and the chain on a chip are counted: their means hardly vary."""
 
 _FILES = (".safetensors", ".net", ".nir")
 
@@ -56,7 +56,8 @@ def count(
 
 
 def count_ann(path: Path, images: DataSet, x: Array, *, quiet: bool = False) -> report.Teacher:
-    """The ANN of a checkpoint: its sizes, and how much of its work a zero-skipping accelerator would do on samples x.
+    """The ANN of a checkpoint: its sizes, its accuracy on samples x, the first test images, and how much of its work a
+    zero-skipping accelerator would do on some of them.
 
     Raises:
         KdsnnError: a spiking network, or one for other images.
@@ -64,7 +65,7 @@ def count_ann(path: Path, images: DataSet, x: Array, *, quiet: bool = False) -> 
     import torch
 
     from exporters.errors import DeployError
-    from kdsnn import checkpoint
+    from kdsnn import checkpoint, train
     from kdsnn.cli.source import require_fit
     from kdsnn.errors import KdsnnError
     from profilers import operations, report
@@ -76,8 +77,9 @@ def count_ann(path: Path, images: DataSet, x: Array, *, quiet: bool = False) -> 
         raise KdsnnError(f"--teacher {path}: this is a spiking network; give the checkpoint of an ANN")
     require_fit(str(path), info.input_shape, images)
     counts = count_module(module, info.input_shape)
-    accuracy = info.metrics.get("test_accuracy")
-    chosen = torch.from_numpy(x[:FEW_SAMPLES]).float().reshape(-1, *info.input_shape)
+    few = replace(images, x_test=images.x_test[: len(x)], y_test=images.y_test[: len(x)])
+    accuracy = train.evaluate(module, few)[0]
+    chosen = torch.from_numpy(some(x)).float().reshape(-1, *info.input_shape)
     with progress(f"count {info.model}", quiet=quiet) as show:
         try:
             active = active_macs(module, chosen)
@@ -133,8 +135,9 @@ def energy_models(files: list[Path]) -> dict[str, EnergyModel]:
     """The built-in models, and behind them those of files.
 
     Raises:
-        KdsnnError, DeployError: a file that is no model, or a name that is taken.
+        KdsnnError, DeployError: a file that is no model, a name that is taken, or a chip that is not known.
     """
+    from hardware import limits
     from kdsnn.errors import KdsnnError
     from profilers import energy_models as models
 
@@ -143,26 +146,77 @@ def energy_models(files: list[Path]) -> dict[str, EnergyModel]:
         model = models.load(path)
         if model.name in found:
             raise KdsnnError(f"--energy-model {path}: there is a model named {model.name} already; change its name")
+        if model.target and model.target not in limits.targets():
+            known = ", ".join(limits.targets())
+            raise KdsnnError(f"--energy-model {path}: target is {model.target!r}; placements are known for {known}")
         found[model.name] = model
     return found
 
 
 @dataclass(frozen=True)
-class OnChip:
-    """A network on one chip: its placement if it has one, why it does not fit, hops between tiles per sample."""
+class Timing:
+    """How long an image keeps the chips busy: `seconds` per image, or per time step if `per_step`."""
 
-    placement: report.Placement | None
-    notes: tuple[str, ...] = ()
-    hops: tuple[float, float] | None = None
+    seconds: Range
+    per_step: bool = False
+
+    def per_image(self, T: int) -> Range:
+        """Seconds per image of a network of T steps; images follow each other without a gap, T steps apart."""
+        return self.seconds * T if self.per_step else self.seconds
 
 
-def on_chip(network: Source, chain: SpikingGraph, chip: Target, x: Array) -> OnChip:
-    """Place a network's chain on a chip, and follow its spikes between tiles where the chip's mesh is published.
+def timing(per_image: str | None, per_step: str | None) -> Timing | None:
+    """What `--seconds-per-image` and `--seconds-per-step` say; None without either.
 
-    Spikes are those of the chain that is placed, OR neurons and relays included, on samples x (N, *shape).
+    Raises:
+        KdsnnError: both, or what is no duration.
     """
-    from hardware import emulator, fit, placement
-    from profilers import report
+    from kdsnn.errors import KdsnnError
+    from profilers.energy_models import Range
+
+    if per_image is not None and per_step is not None:
+        raise KdsnnError("--seconds-per-image and --seconds-per-step: give one of them")
+    option, text = ("image", per_image) if per_step is None else ("step", per_step)
+    if text is None:
+        return None
+    try:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    low, nominal, high = numbers * 3 if len(numbers) == 1 else numbers if len(numbers) == 3 else (0.0, 0.0, 0.0)
+    if not 0 < low <= nominal <= high < math.inf:
+        raise KdsnnError(
+            f"--seconds-per-{option} {text}: it must be seconds above 0, such as 5e-3, or low,nominal,high, such as "
+            "4e-3,5e-3,8e-3"
+        )
+    return Timing(Range(low, nominal, high), per_step == text)
+
+
+def some(x: Array) -> Array:
+    """At most `FEW_SAMPLES` of samples (N, …), spread evenly: data may be sorted by class."""
+    import numpy as np
+
+    chosen: Array = x[np.linspace(0, len(x) - 1, min(len(x), FEW_SAMPLES)).round().astype(int)]
+    return chosen
+
+
+@dataclass(frozen=True)
+class OnChip:
+    """A network on one chip: what is drawn, what is priced, and why it does not fit."""
+
+    drawn: report.Placement | None = None
+    deployment: report.Deployment | None = None
+    notes: tuple[str, ...] = ()
+
+
+def on_chip(network: Source, chain: SpikingGraph, chip: Target, activity: Activity, time: Timing | None) -> OnChip:
+    """Place a network's chain on a chip and add to what it does there, `activity`, what the placement says.
+
+    That is messages between cores, hops between tiles where the chip's mesh is published, chips × seconds where the
+    user gave the seconds, and the updates of compartments beyond one per neuron.
+    """
+    from hardware import fit, placement
+    from profilers import operations, report
 
     found = fit.check(chain, chip, scales=network.scales)
     errors = [finding for finding in found.findings if finding.severity == "error"]
@@ -173,35 +227,51 @@ def on_chip(network: Source, chain: SpikingGraph, chip: Target, x: Array) -> OnC
         notes = (f"does not fit {chip.title}: {what}{more}; `kdsnn-deploy check` says what to change.",)
     placed = found.placement
     if placed is None:
-        return OnChip(None, notes)
+        return OnChip(notes=notes)
     rows = tuple(
         report.LayerCores(layer.neurons_name, layer.cores, layer.limited_by, layer.utilisation()[layer.limited_by])
         for layer in placed.layers
     )
     note = f"{', '.join(placed.host)} on the host: {chip.title} takes no pixels." if placed.host else ""
     drawn = report.Placement(chip.title, chip["cores_per_chip"], placed.chips, rows, note)
-    if any(layer.hops_per_spike is None for layer in placed.layers):
-        return OnChip(drawn, notes)
-    spikes = dict.fromkeys(chain.neurons, 0.0)
 
-    def add(name: str, values: Tensor) -> None:
-        if name in spikes:
-            spikes[name] += float(values.sum()) / len(x)
-
-    emulator.run(chain, chain.encode(x), observe=add)
-    return OnChip(drawn, notes, placement.hops(placed, spikes))
+    spikes = {name: float(neurons.spikes.sum(axis=1).mean()) for name, neurons in activity.neurons.items()}
+    known = all(layer.hops_per_spike is not None for layer in placed.layers)
+    east, north = placement.hops(placed, spikes) if known else (None, None)
+    seconds = None if time is None else time.per_image(chain.T)
+    usage = [used for layer in placed.layers for used in layer.usage]
+    counts = operations.placed(
+        operations.snn_counts(activity),
+        hops_ew=east,
+        hops_ns=north,
+        messages=placement.messages(placed, spikes),
+        chips=None if seconds is None else placed.chips,
+        seconds=seconds,
+        extra_updates=chain.T * sum(used.compartments - used.neurons for used in usage),
+    )
+    neurons = sum(layer.neurons for layer in activity.neurons.values())
+    deployment = report.Deployment(
+        chip.name, chip.title, placed.cores, placed.chips, neurons, placed.host, activity.samples, seconds, counts
+    )
+    return OnChip(drawn, deployment, notes)
 
 
 def place_all(
-    students: list[report.Student], networks: list[Source], x: Array, *, quiet: bool = False
+    students: list[report.Student],
+    networks: list[Source],
+    x: Array,
+    *,
+    time: Timing | None = None,
+    quiet: bool = False,
 ) -> tuple[list[report.Student], list[report.Placement], list[str]]:
-    """Every student with its hops; the placements of the first one; and what does not fit, a note each.
+    """Every student with its deployments; the placements of the first one; and what does not fit, a note each.
 
-    Images x (N, C, H, W) are taken from the front.
+    Some of the images x (N, C, H, W) run through the chain that is placed.
     """
     from exporters.errors import DeployError
     from exporters.to_chain import to_chain
-    from hardware import limits
+    from hardware import emulator, limits
+    from profilers.counts import ActivityCounter
 
     found, placements, notes = [], [], []
     chips = limits.targets().values()
@@ -213,28 +283,19 @@ def place_all(
                 notes.append(f"{student.name} has no placement: {error}")
                 found.append(student)
                 continue
+            counter = ActivityCounter(chain)
+            emulator.run(chain, chain.encode(some(x).reshape(-1, *network.input_shape)), observe=counter)
+            activity, deployments = counter.result(), []
             for chip in chips:
-                few = x[:FEW_SAMPLES].reshape(-1, *network.input_shape)
-                on = on_chip(network, chain, chip, few)
-                student = student if on.hops is None else with_hops(student, on.hops)
-                if index == 0 and on.placement is not None:
-                    placements.append(on.placement)
+                on = on_chip(network, chain, chip, activity, time)
+                if on.deployment is not None:
+                    deployments.append(on.deployment)
+                if index == 0 and on.drawn is not None:
+                    placements.append(on.drawn)
                 notes += [f"{student.name} {note}" for note in on.notes]
-            found.append(student)
+            found.append(replace(student, deployments=tuple(deployments)))
             show(index + 1, len(students))
     return found, placements, notes
-
-
-def with_hops(student: report.Student, hops: tuple[float, float]) -> report.Student:
-    """The student with hops (east-west, north-south) per sample among the counts of its quantised run."""
-    from profilers import operations
-
-    def counted(run: report.Run) -> report.Run:
-        return replace(run, counts=operations.placed(run.counts, hops_ew=hops[0], hops_ns=hops[1]))
-
-    if student.quantised_run is not None:
-        return replace(student, quantised_run=counted(student.quantised_run))
-    return replace(student, float_run=counted(student.float_run))
 
 
 def comparison_rows(runs: list[BackendRun], found: list[Comparison], labels: Array) -> list[report.Comparison]:

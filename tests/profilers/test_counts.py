@@ -23,7 +23,7 @@ from exporters.graph import (
     chain,
     window_positions,
 )
-from profilers.counts import Activity, ActivityCounter, layer_role
+from profilers.counts import Activity, ActivityCounter, _blocks, layer_role
 from profilers.fanout import connections_into, fan_out
 
 
@@ -282,3 +282,13 @@ def test_an_interrupted_batch_is_noticed() -> None:
     counter("n", torch.zeros(1, 2, 1))
     with pytest.raises(DeployError, match="different numbers of samples"):
         counter.result()
+
+
+@pytest.mark.parametrize("largest", [2**15, 2**17, 2**19, 2**30])
+def test_fan_outs_are_summed_without_rounding(largest: int) -> None:
+    """In float32 while a block's sums stay below 2²⁴, in float64 beyond: as Python's integers in every case."""
+    fan_outs = np.random.default_rng(largest).integers(largest, 2 * largest, (2, 301)) | 1
+    blocks = _blocks(list(fan_outs.astype(np.float64)))
+    assert {str(block.dtype) for block in blocks} == {"torch.float32" if largest < 2**19 else "torch.float64"}
+    total = sum(int((block @ torch.ones(block.shape[1], dtype=block.dtype))[1]) for block in blocks)
+    assert total == sum(map(int, fan_outs[1]))

@@ -11,7 +11,7 @@ import profilers_example as example
 import pytest
 
 from exporters.errors import DeployError
-from profilers import report
+from profilers import report, report_data
 from profilers.energy_models import Range
 from profilers.format import SPACE, memory, number, percent, quantity, spread
 from profilers.page import render
@@ -58,7 +58,7 @@ class Page(html.parser.HTMLParser):
 def test_json_round_trip(made: report.Report) -> None:
     text = made.to_json()
     assert report.Report.from_json(text) == made
-    assert json.loads(text)["version"] == 2
+    assert json.loads(text)["version"] == report_data.VERSION
     bare = report.build("bare", "x", [report.Student("s", example.run(example.network(), None))])
     assert report.Report.from_json(bare.to_json()) == bare
 
@@ -67,6 +67,17 @@ def test_json_round_trip(made: report.Report) -> None:
 def test_bad_json_is_explained(text: str) -> None:
     with pytest.raises(DeployError, match="report"):
         report.Report.from_json(text)
+
+
+def test_damaged_reports_are_explained(made: report.Report) -> None:
+    """Of the right version, but a part is gone or is something else."""
+    whole = json.loads(made.to_json())
+    for key in whole.keys() - {"version"}:
+        with pytest.raises(DeployError, match=rf"the report is damaged \(\w+: .*{key}.*\); write it again"):
+            report.Report.from_json(json.dumps({k: v for k, v in whole.items() if k != key}))
+    for damage in ({"students": 3}, {"students": [3]}, {"students": [{}]}, {"energies": [[]]}):
+        with pytest.raises(DeployError, match=r"the report is damaged \(\w+: .+\); write it again"):
+            report.Report.from_json(json.dumps(whole | damage))
 
 
 def test_files(made: report.Report, tmp_path: Path) -> None:

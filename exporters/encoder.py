@@ -39,9 +39,6 @@ def split_encoder(graph: SpikingGraph) -> tuple[SpikingGraph, SpikingGraph]:
             f"the analog input reaches {', '.join(readers)}; to keep the encoder on the host it must end in one neuron "
             "layer, from which all others take spikes"
         )
-    mixed = [source for source in graph.sources(encoder) if source not in analog]
-    if mixed:
-        raise DeployError(f"{encoder}: it takes in {', '.join(mixed)} besides the analog input; it cannot be split off")
     targets = graph.targets(encoder)
     if graph.output_name in targets:
         raise DeployError(f"{encoder}: it is the whole network; nothing would be left for the chip")

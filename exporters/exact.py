@@ -38,8 +38,7 @@ def make_exact(graph: SpikingGraph, *, input_scale: int = 255) -> SpikingGraph:
     changed: dict[str, Node] = {}
     for group in neuron_groups(graph):
         synapses = {name: graph.synapses[name] for name in group.synapses}
-        signed = {name: graph.in_signal(name) == "current" for name in synapses}
-        bounds = np.sum([channel_bounds(s, arriving[n], signed=signed[n]) for n, s in synapses.items()], axis=0)
+        bounds = np.sum([channel_bounds(s, arriving[n]) for n, s in synapses.items()], axis=0)
         # rounding moves each weight and bias by up to δ/2, and with them the largest sum
         rounding = sum(s.weight[0].size * arriving[n] + 1 for n, s in synapses.items()) / 2
         if rounding >= 2**23:

@@ -251,7 +251,7 @@ class Lowering:
         if isinstance(value, Signal) and value.repeated is not None and value.scale is None:
             plain = self.add(name, Flatten(), value.nodes)
             return Signal((plain,), (size,), repeated=value.repeated)
-        if isinstance(value, Signal) and value.scale is not None and value.shift is not None:
+        if isinstance(value, Signal) and value.repeated is None and value.scale is not None and value.shift is not None:
             repeat = size // value.shape[0]
             scale, shift = np.repeat(value.scale, repeat), np.repeat(value.shift, repeat)
             plain = self.add(name, Flatten(), value.nodes)

@@ -10,6 +10,7 @@ vThMant = V − 1, since Lava fires above its threshold where SpikingJelly fires
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from typing import Any, Literal
 import h5py
 import numpy as np
 
-from exporters.files import atomic_path
+from exporters.files import atomic_paths
 from exporters.graph import IF, LIF, Conv2d, Flatten, Input, Linear, Node, Output, Pair, SpikingGraph, chain
 from exporters.netx_file import NetxError, layer_groups, opened, problems, text
 from exporters.to_chain import SILENT, layers
@@ -63,20 +64,22 @@ def write(graph: SpikingGraph, path: Path) -> Path:
     Raises:
         NetxError: a number that Lava would clip, wrap or crash on, by layer.
         DeployError: the graph is not a chain.
+        OSError: the files cannot be written; then those that were there are still there, both.
     """
     described = _describe(graph)
-    with atomic_path(path) as temporary:
-        with h5py.File(temporary, "w") as file:
-            group = file.create_group("layer")
-            for index, layer in enumerate(described):
-                _write_layer(group.create_group(str(index)), layer)
-        found = validate(temporary)
+    beside = _sidecar(graph)
+    image = io.BytesIO()  # HDF5 that meets a full disk brings the process down
+    with h5py.File(image, "w") as file:
+        group = file.create_group("layer")
+        for index, layer in enumerate(described):
+            _write_layer(group.create_group(str(index)), layer)
+    with atomic_paths(path, sidecar_path(path)) as (net, sidecar):
+        net.write_bytes(image.getbuffer())
+        found = validate(net)
         if found:
             raise NetxError(f"{path.name}: {found[0]}")
-    with atomic_path(sidecar_path(path)) as temporary:
-        described_beside = _sidecar(graph)
-        described_beside["digest"] = _digest(path, described_beside)
-        temporary.write_text(json.dumps(described_beside, indent=2) + "\n", encoding="utf-8")
+        beside["digest"] = _digest(net, beside)
+        sidecar.write_text(json.dumps(beside, indent=2) + "\n", encoding="utf-8")
     return path
 
 

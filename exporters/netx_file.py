@@ -12,6 +12,7 @@ import numpy as np
 from exporters.bounds import BIAS_LIMIT, THRESHOLD_LIMIT
 from exporters.errors import DeployError
 from exporters.graph import Array
+from exporters.hdf5 import flaw
 from exporters.to_chain import MAX_GROUPS
 
 
@@ -56,6 +57,9 @@ def text(dataset: Any) -> str:
 def problems(file: h5py.File) -> Iterator[str]:
     """The findings; a file damaged inside raises from h5py at any point, which is one more finding."""
     try:
+        if (what := flaw(file)) is not None:
+            yield what
+            return
         if "layer" not in file or not isinstance(file["layer"], h5py.Group) or len(file["layer"]) == 0:
             yield "it has no 'layer' group; this is not a netx file"
             return
@@ -83,7 +87,8 @@ def problems(file: h5py.File) -> Iterator[str]:
         if not seen_neurons:
             yield "it has no conv or dense layer"
     except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
-        yield f"it is damaged inside ({str(error).splitlines()[0][:120]})"
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        yield f"it is damaged inside ({reason[:120]})"
 
 
 def _input_problems(group: h5py.Group) -> Iterator[str]:

@@ -16,6 +16,7 @@ sum as two edges. `docs/nir.md` has all of it, and what `read` makes of foreign 
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import math
@@ -59,6 +60,7 @@ def write(graph: SpikingGraph, path: Path, *, dt: float = DT) -> Path:
 
     Raises:
         NirError: a max-pool over anything but the spikes of one layer, or the same edge twice; by name.
+        OSError: the file cannot be written.
     """
     if not (math.isfinite(dt) and dt > 0):
         raise NirError(f"dt is {dt}; it must be a positive number of seconds")
@@ -80,8 +82,10 @@ def write(graph: SpikingGraph, path: Path, *, dt: float = DT) -> Path:
         twice = next(e for i, e in enumerate(edges) if e in edges[:i])
         raise NirError(f"{twice[1]}: it adds {twice[0]} twice, which NIR does not express; double the weights instead")
     written = nir.NIRGraph(nodes, edges, _metadata(graph, dt), type_check=False)
+    image = io.BytesIO()  # HDF5 that meets a full disk brings the process down
+    nir.write(image, written)
     with atomic_path(path) as temporary:
-        nir.write(str(temporary), written)
+        temporary.write_bytes(image.getbuffer())
     return path
 
 

@@ -64,7 +64,8 @@ def dynamics(name: str, node: Any, shape: Shape, time: Time) -> tuple[float, Arr
     if isinstance(node, nir.IF | nir.I):
         if time.assumed and (r == 1).all():
             return 1.0, r
-        return 1.0, snapped(r * time.dt)
+        with np.errstate(over="ignore"):  # what is not finite is refused with the threshold
+            return 1.0, snapped(r * time.dt)
     if isinstance(node, nir.CubaLIF | nir.CubaLI):
         r = r * fit(name, node.w_in, shape) * (1 - persistence(name, node, shape, time))
     tau = fit(name, node.tau if isinstance(node, nir.LIF | nir.LI) else node.tau_mem, shape)

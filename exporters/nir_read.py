@@ -341,12 +341,12 @@ class _Reader:
 
     def flatten(self, name: str, own: str, x: Value, node: Any) -> Value:
         dims = len(x.shape)
-        start, end = int(node.start_dim), int(node.end_dim)
+        start, end = (d if d >= 0 else dims + d for d in (int(node.start_dim), int(node.end_dim)))
         # some writers count the batch axis: a start of 1 over (C, H, W) to the end still means everything
-        if (end if end >= 0 else dims + end) < dims - 1 or start > 1:
-            raise NirError(f"{name}: it flattens only dimensions {start} to {end} of {x.shape}, which cannot be mapped")
         if dims == 1:
             return x
+        if end < dims - 1 or start > 1:
+            raise NirError(f"{name}: it flattens only dimensions {start} to {end} of {x.shape}, which cannot be mapped")
         if start == 1:
             declared = (node.input_type or {}).get("input")
             if declared is not None and len(np.ravel(declared)) == dims and x.shape[0] != 1:
@@ -360,7 +360,8 @@ class _Reader:
         if self.time.assumed and isinstance(node, nir.IF) and (np.asarray(node.r) == 1).all():
             self.warnings.append(f"{name}: its resistance of 1 is taken to mean 1 per step; pass dt to say otherwise")
         # v ← leak·v + gain·x fires at θ where v/gain fires at θ/gain
-        effective = threshold / gain
+        with np.errstate(over="ignore", divide="ignore", invalid="ignore"):  # refused below
+            effective = threshold / gain
         if not (np.isfinite(effective).all() and (effective > 0).all()):
             raise NirError(f"{name}: its threshold and resistance must be positive and finite")
         level = uniform(effective)

@@ -39,6 +39,7 @@ def write_ann(module: nn.Module, input_shape: Shape, path: Path, *, x: Array | N
 
     Raises:
         OnnxError: torch cannot export it, or the exported model computes something else.
+        OSError: the file cannot be written.
     """
     import onnxruntime as ort
     import torch
@@ -65,7 +66,7 @@ def write_ann(module: nn.Module, input_shape: Shape, path: Path, *, x: Array | N
             error = float(np.abs(found - expected).max())
             if not error <= TOLERANCE * max(1.0, float(np.abs(expected).max())):
                 raise OnnxError(f"{path.name}: the exported model's logits differ from torch's by {error:.3g}")
-    except OnnxError:
+    except (OnnxError, OSError):
         raise
     except Exception as error:  # torch's exporter and onnxruntime raise a dozen unrelated types
         raise OnnxError(f"{path.name}: the network cannot be exported ({first_line(error)})") from error

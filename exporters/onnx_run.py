@@ -47,14 +47,14 @@ class Runner:
             batch_size = max(1, 2**24 // model.largest)
         run_batch = _run_steps if model.form == "step" else _run_sequence
         parts = []
-        try:
-            for i in range(0, len(x), batch_size):
-                batch = np.ascontiguousarray(x[i : i + batch_size], np.float32)
+        for i in range(0, len(x), batch_size):
+            batch = np.ascontiguousarray(x[i : i + batch_size], np.float32)
+            try:
                 parts.append(run_batch(self.session, model, batch, self.layers, steps))
-                if progress is not None:
-                    progress(i + len(batch))
-        except Exception as error:  # onnxruntime and protobuf raise a dozen unrelated types
-            raise _cannot_run(path, error) from error
+            except Exception as error:  # onnxruntime and protobuf raise a dozen unrelated types
+                raise _cannot_run(path, error) from error
+            if progress is not None:
+                progress(i + len(batch))
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 

@@ -102,9 +102,7 @@ def _links(graph: SpikingGraph) -> Iterator[_Link]:
         for target, source in itertools.product(graph.targets(name), graph.sources(name)):
             origin = source
             while isinstance(graph.nodes[origin], Flatten):
-                if len(graph.sources(origin)) > 1:
-                    raise DeployError(f"{origin}: it flattens a sum; average pools must be folded first")
-                origin = graph.sources(origin)[0]
+                (origin,) = graph.sources(origin)  # `fold_average_pools` leaves no Flatten of a sum
             if origin in graph.synapses:
                 raise DeployError(f"{name}: {type(synapse).__name__} stands where a netx chain needs neurons")
             # a bias counts once, however many signals the layer reads

@@ -51,7 +51,15 @@ def _batch_norm(lowering: Lowering, module: Any, value: Value, name: str) -> Val
     return replace(value, scale=value.scale * scale, shift=value.shift * scale + shift)
 
 
+def _require_maps(value: Value, name: str) -> None:
+    if len(value.shape) != 3:
+        raise LoweringError(
+            f"{name}: a pool needs (C, H, W) input, but {value.shape} arrives; put it before the flatten"
+        )
+
+
 def _max_pool(lowering: Lowering, module: Any, value: Value, name: str) -> Value:
+    _require_maps(value, name)
     if module.ceil_mode or _pair(module.dilation) != (1, 1):
         raise LoweringError(f"{name}: max-pool with ceil_mode or dilation has no counterpart; use neither")
     kernel = _pair(module.kernel_size)
@@ -59,6 +67,7 @@ def _max_pool(lowering: Lowering, module: Any, value: Value, name: str) -> Value
 
 
 def _avg_pool(lowering: Lowering, module: Any, value: Value, name: str) -> Value:
+    _require_maps(value, name)
     padding = _pair(module.padding)
     if module.ceil_mode or (any(padding) and not module.count_include_pad):
         raise LoweringError(
@@ -70,18 +79,14 @@ def _avg_pool(lowering: Lowering, module: Any, value: Value, name: str) -> Value
 
 
 def _adaptive_avg_pool(lowering: Lowering, module: Any, value: Value, name: str) -> Value:
+    _require_maps(value, name)
     out = module.output_size if isinstance(module.output_size, tuple) else (module.output_size,) * 2
     size = value.shape[1:]
     out = tuple(s if o is None else int(o) for o, s in zip(out, size, strict=True))
-    if (
-        len(size) == 2
-        and out != size
-        and isinstance(value, Signal)
-        and not any(o % s for s, o in zip(size, out, strict=True))
-    ):
+    if out != size and isinstance(value, Signal) and not any(o % s for s, o in zip(size, out, strict=True)):
         repeats = (out[0] // size[0], out[1] // size[1])
         return Signal(lowering.place(value, name), (value.shape[0], *out), repeated=(value.shape, repeats))
-    if len(size) != 2 or any(s % o for s, o in zip(size, out, strict=True)):
+    if any(s % o for s, o in zip(size, out, strict=True)):
         raise LoweringError(f"{name}: adaptive pooling of {size} to {out} has windows of unequal size; use AvgPool2d")
     kernel = (size[0] // out[0], size[1] // out[1])
     return lowering.pool(name, AvgPool2d(kernel, kernel, (0, 0), kernel[0] * kernel[1]), value)

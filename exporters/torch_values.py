@@ -71,11 +71,11 @@ def fold_repeats(layer: Linear, value: Signal) -> tuple[Linear, Signal]:
     """A linear layer over repeated pixels as one over the pixels: the weights of a pixel's repeats add up."""
     assert value.repeated is not None
     (channels, height, width), (y, x) = value.repeated
-    if layer.weight.shape[1] == channels * height * y * width * x:
-        weight = layer.weight.reshape(-1, channels, height, y, width, x).sum(axis=(3, 5))
-        layer = replace(layer, weight=weight.reshape(len(weight), -1))
-        value = Signal(value.nodes, (channels * height * width,))
-    return layer, value
+    size = channels * height * y * width * x
+    if layer.weight.shape[1] != size:  # as for any other layer, its reader says that it does not fit
+        return layer, Signal(value.nodes, (size,))
+    weight = layer.weight.reshape(-1, channels, height, y, width, x).sum(axis=(3, 5))
+    return replace(layer, weight=weight.reshape(len(weight), -1)), Signal(value.nodes, (channels * height * width,))
 
 
 def synapse_shape(layer: Synapse, shape: Shape, name: str) -> Shape:

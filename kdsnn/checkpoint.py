@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import safetensors
 
+from kdsnn.config import LARGEST_T
 from kdsnn.digest import digest_json as _digest_json
 from kdsnn.digest import digest_weights as _digest_weights
 from kdsnn.errors import KdsnnError
@@ -115,13 +116,15 @@ def save(path: str | Path, module: nn.Module, info: CheckpointInfo) -> None:
         with atomic_path(path) as temporary:
             save_file(weights, temporary, metadata={KEY: json.dumps(header, allow_nan=False)})
     except (OSError, safetensors.SafetensorError) as error:
-        raise KdsnnError(f"{path}: cannot be written ({error}): choose another place with --out.") from error
+        reason = getattr(error, "strerror", None) or error
+        raise KdsnnError(f"{path}: cannot be written ({reason}): make room there, or choose another place.") from error
 
 
 def read_info(path: str | Path) -> CheckpointInfo:
     """The description alone, without reading weights or importing torch; raises KdsnnError as `load` does."""
     path = Path(path)
     try:
+        _require_file(path)
         with safetensors.safe_open(path, framework="numpy") as file:
             return _info(path, _header(path, file.metadata()))
     except (OSError, safetensors.SafetensorError) as error:
@@ -137,6 +140,7 @@ def load(path: str | Path) -> tuple[nn.Module, CheckpointInfo]:
     """
     path = Path(path)
     try:
+        _require_file(path)
         with safetensors.safe_open(path, framework="pt") as file:
             header = _header(path, file.metadata())
             info = _info(path, header)
@@ -203,6 +207,8 @@ def _require_types(info: CheckpointInfo) -> None:
         raise ValueError(f"preprocessing '{info.preprocessing}' is unknown, only {PIXELS} is")
     if info.spiking and (info.T is None or info.T < 1 or info.readout is None or info.neuron is None):
         raise ValueError("a spiking network needs T, readout and neuron")
+    if info.T is not None and info.T > LARGEST_T:
+        raise ValueError(f"T is {info.T}, and {LARGEST_T:,} time steps are the most")
     if info.quantized is not None:
         _require_layers(info, info.quantized)
 
@@ -257,6 +263,12 @@ def _tuples(value: Any) -> Any:
     if isinstance(value, list):
         return tuple(_tuples(v) for v in value)
     return {k: _tuples(v) for k, v in value.items()} if isinstance(value, dict) else value
+
+
+def _require_file(path: Path) -> None:
+    """Raise OSError for a folder or a device, before a pipe is waited for."""
+    if path.exists() and not path.is_file():
+        raise OSError("it is a folder or a device")
 
 
 def _unreadable(path: Path, error: Exception) -> KdsnnError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -15,6 +14,12 @@ step is wrong (SeAl-KD), or the labels alone."""
 Optimizer = Literal["sgd", "adamw"]
 Schedule = Literal["cosine", "step"]
 Precision = Literal["fp32", "bf16"]
+
+LARGEST = 1e9
+"""Of any rate, weight or number of epochs: squares and products of such numbers are still single-precision floats."""
+
+LARGEST_T = 4096
+"""Time steps of a student; the ONNX and NIR files of `exporters` hold no more."""
 
 
 @dataclass(frozen=True)
@@ -72,13 +77,13 @@ class TrainConfig:
             return getattr(self, name) in get_args(choices), " or ".join(get_args(choices))
 
         def not_negative(name: str) -> tuple[bool, str]:
-            return 0 <= getattr(self, name) < math.inf, "0 or more"
+            return 0 <= getattr(self, name) <= LARGEST, f"0 to {LARGEST:g}"
 
         ascending = all(a < b for a, b in zip((0.0, *self.milestones), (*self.milestones, 1.0), strict=True))
         rules = {
-            "epochs": (self.epochs >= 1, "1 or more"),
+            "epochs": (1 <= self.epochs <= LARGEST, f"1 to {LARGEST:g}"),
             "batch_size": (self.batch_size >= 2, "2 or more, BatchNorm needs several images"),
-            "lr": (0 < self.lr < math.inf, "above 0"),
+            "lr": (0 < self.lr <= LARGEST, f"above 0, at most {LARGEST:g}"),
             "optimizer": among("optimizer", Optimizer),
             "momentum": (0 <= self.momentum < 1, "in 0…1"),
             "weight_decay": not_negative("weight_decay"),
@@ -90,10 +95,10 @@ class TrainConfig:
             "clip_norm": not_negative("clip_norm"),
             "ema": (0 <= self.ema < 1, "in 0…1"),
             "precision": among("precision", Precision),
-            "shift": (self.shift >= 0, "0 or more pixels"),
-            "T": (self.T >= 1, "1 or more time steps"),
+            "shift": (0 <= self.shift <= 256, "0 to 256 pixels"),
+            "T": (1 <= self.T <= LARGEST_T, f"1 to {LARGEST_T:,} time steps"),
             "alpha": (0 <= self.alpha <= 1, "in 0…1"),
-            "temperature": (0 < self.temperature < math.inf, "above 0"),
+            "temperature": (1 / LARGEST <= self.temperature <= LARGEST, f"from {1 / LARGEST:g} to {LARGEST:g}"),
             "feature_weight": not_negative("feature_weight"),
             "teacher_weight": not_negative("teacher_weight"),
             "self_weight": not_negative("self_weight"),

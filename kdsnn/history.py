@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import csv
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,22 +73,42 @@ def tensorboard(folder: Path, *, first_epoch: int = 1) -> Iterator[OnEpoch]:
     """A callback that writes every epoch's loss, accuracies and learning rate as TensorBoard scalars under `folder`.
 
     `first_epoch`: where a resumed run goes on; TensorBoard then hides what an earlier one wrote from there.
-    Raises KdsnnError when TensorBoard is not installed.
+    Raises KdsnnError when TensorBoard is not installed or the folder cannot be written.
     """
     try:
         from torch.utils.tensorboard import SummaryWriter  # type: ignore[attr-defined]
     except ImportError as error:
         raise KdsnnError("TensorBoard is not installed: pip install tensorboard, or leave it out.") from error
-    writer = SummaryWriter(str(folder), purge_step=first_epoch)  # type: ignore[no-untyped-call]
-
-    def write(record: EpochRecord) -> None:
-        scalars = {"loss": record.loss, "accuracy": record.accuracy, "lr": record.lr}
-        scalars |= {f"accuracy by step/t{t + 1}": value for t, value in enumerate(record.by_step)}
-        for name, value in scalars.items():
-            writer.add_scalar(name, value, record.epoch)
-        writer.flush()
-
+    said = threading.excepthook
+    # the thread that writes would show a traceback of what is then raised here
+    threading.excepthook = lambda args: None if issubclass(args.exc_type, OSError) else said(args)
+    writer = None
     try:
+        with _writable(folder):
+            writer = SummaryWriter(str(folder), purge_step=first_epoch)  # type: ignore[no-untyped-call]
+
+        def write(record: EpochRecord) -> None:
+            scalars = {"loss": record.loss, "accuracy": record.accuracy, "lr": record.lr}
+            scalars |= {f"accuracy by step/t{t + 1}": value for t, value in enumerate(record.by_step)}
+            with _writable(folder):
+                for name, value in scalars.items():
+                    writer.add_scalar(name, value, record.epoch)
+                writer.flush()
+
         yield write
     finally:
-        writer.close()
+        if writer is not None:
+            with suppress(OSError):  # every epoch was brought to the disk as it came
+                writer.close()
+        threading.excepthook = said
+
+
+@contextmanager
+def _writable(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or error
+        raise KdsnnError(
+            f"{folder}: the history for TensorBoard cannot be written ({reason}): make room there."
+        ) from error

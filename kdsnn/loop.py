@@ -105,6 +105,8 @@ class _Loop:
             tell = [self.job.on_epoch] if self.job.on_epoch else []
             if files.tensorboard is not None and self.accelerator.is_main_process:
                 tell.append(stack.enter_context(tensorboard(files.tensorboard, first_epoch=position.epoch + 1)))
+            if position.history and self.accelerator.is_main_process:
+                _record(files, position.history)  # what was cut off may have lacked the room for it
             while position.epoch < self.job.config.epochs:
                 position = self._epoch(position)
                 if self.accelerator.is_main_process:

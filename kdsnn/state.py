@@ -110,7 +110,11 @@ def save(
         with atomic_path(path) as temporary:
             save_file(tensors, temporary, metadata={KEY: json.dumps(header, allow_nan=False)})
     except (OSError, safetensors.SafetensorError) as error:
-        raise KdsnnError(f"{path}: the state of the run cannot be written ({error}): make room there.") from error
+        reason = getattr(error, "strerror", None) or error
+        further = ", then go on with --resume from the one before it" if path.exists() else ""
+        raise KdsnnError(
+            f"{path}: the state of the run cannot be written ({reason}): make room there{further}."
+        ) from error
 
 
 def restore(

@@ -67,6 +67,10 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ]
     )
     shutil.copy(folder / "student.nir", folder / "theirs.nir")
+    data = ROOT / "tests" / "exporters" / "data"
+    shutil.copy(data / "slayer_cuba.net", folder / "slayer.net")
+    with np.load(data / "slayer_cuba.npz") as slayer:
+        np.savez(folder / "spikes.npz", x_test=slayer["x"], y_test=slayer["y"].sum(axis=1).argmax(axis=1))
     return folder
 
 

@@ -6,14 +6,21 @@ first command that needs it.
 
 from __future__ import annotations
 
+import errno
+import io
 import logging
+import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import typer
 
 from exporters.errors import DeployError
 from kdsnn.cli import check, demo, distill, evaluate, export, lava, listing, pretrain, profile, run
+from kdsnn.cli.console import say
 from kdsnn.errors import KdsnnError
 
 app = typer.Typer(
@@ -37,29 +44,109 @@ app.add_typer(lava.app, name="lava")
 app.command("list")(listing.list_)
 
 
+PIPE_CLOSED = 141
+"""The exit code where nobody reads the output any more: 128 + SIGPIPE, as the shell has it."""
+
+MENDABLE = (KdsnnError, DeployError, OSError, MemoryError, UnicodeEncodeError)
+
+ADVICE = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "make room, or choose another place"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "choose a place that you may read and write"),
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.EISDIR: "give the name of a file",
+}
+
+
 def main() -> None:
     """Run the command line; an error the user can mend becomes one line and exit code 2."""
     debug = "--debug" in sys.argv
     sys.argv = [a for a in sys.argv if a != "--debug"]
     # a remark that Triton is missing, on every start, is no news to anybody without a GPU
     logging.getLogger("torch._library.triton").setLevel(logging.ERROR)
-    # a polite kill unwinds like Ctrl-C, so that temporary folders and processes go too
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    _mend_standard_streams()
+    stopped = _unwind_when_stopped()
     try:
-        app()
-    except (KdsnnError, DeployError, OSError, MemoryError) as error:
-        if debug:
+        with _printed():
+            app()
+    except BaseException as error:
+        # once stopped, any error may be what native code made of that; unless the work was done all the same
+        if stopped and not (isinstance(error, SystemExit) and not error.code):
+            say("interrupted" if stopped[0] == signal.SIGINT else "terminated")
+            raise SystemExit(128 + stopped[0]) from None
+        if isinstance(error, BrokenPipeError):  # who reads the output has had enough, as `head` does
+            raise SystemExit(PIPE_CLOSED) from None
+        if debug or not (isinstance(error, MENDABLE) or _is_out_of_memory(error)):
             raise
-        print(f"error: {_one_line(error)}", file=sys.stderr)
+        say(f"error: {_one_line(error)}")
         raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        raise SystemExit(130) from None
+
+
+def _unwind_when_stopped() -> list[int]:
+    """Let a polite kill or a closed terminal unwind like Ctrl-C, so that temporary folders and processes go too.
+
+    Returns a list that is empty until a signal has come; `nohup` stays what it is.
+    """
+    stopped: list[int] = []
+
+    def stop(number: int, frame: object) -> None:
+        stopped.append(number)
+        raise KeyboardInterrupt
+
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # Windows has no terminals to hang up
+        number = getattr(signal, name, signal.SIGTERM)
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, stop)
+    return stopped
+
+
+@contextmanager
+def _printed() -> Iterator[None]:
+    """Bring what the block prints to where it goes, while a failure (a full disk, a closed pipe) can still be told."""
+    output = sys.stdout
+    try:
+        yield
+    finally:
+        try:
+            if sys.stdout is not output:  # typer puts another in its place when a pipe breaks
+                raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+            output.flush()
+        except OSError as error:
+            with suppress(OSError, ValueError):  # Python tries once more at its end, and would show a traceback
+                os.dup2(os.open(os.devnull, os.O_WRONLY), output.fileno())
+            raise OSError(error.errno, error.strerror, "standard output") from error
+
+
+def _mend_standard_streams() -> None:
+    """Replace streams that are closed, and let the others print any text, whatever their encoding."""
+    # else the first file that is opened gets the number of a closed stream, and what libraries print lands in it
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(descriptor)
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 - until the process ends
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory was refused, on the host or on a GPU; torch says so by other errors than MemoryError."""
+    refused = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and refused)
 
 
 def _one_line(error: BaseException) -> str:
-    if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename}: {error.strerror}; choose another place, or make room there"
-    if isinstance(error, MemoryError):
-        return "out of memory; use fewer samples at a time"
-    return " ".join(str(error).split())
+    if isinstance(error, OSError) and error.strerror is not None:
+        where = "" if error.filename is None else f"{error.filename}: "
+        advice = ADVICE.get(error.errno or 0, "choose another place")
+        if "temporary directory" in error.strerror:  # which `tempfile` looks for in six places
+            advice = "make room in one of them, or name another folder in TMPDIR"
+        what = f"{where}{error.strerror}; {advice}"
+    elif _is_out_of_memory(error):
+        what = "out of memory; use fewer samples at a time"
+    elif isinstance(error, UnicodeEncodeError):
+        what = f"{error.object[max(0, error.start - 40) : error.end + 40]!a}: not valid UTF-8; rename the file"
+    else:
+        what = str(error)
+    return " ".join(what.split())

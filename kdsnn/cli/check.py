@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from kdsnn.cli.coding import InputCoding
 from kdsnn.cli.options import (
     Bits,
     Calibrate,
@@ -42,6 +43,7 @@ def check(
     weights: Weights = None,
     input_shape: InputShape = None,
     timesteps: Timesteps = None,
+    input_coding: InputCoding = None,
     nir: Nir = None,
     json: Json = False,
 ) -> None:
@@ -58,7 +60,8 @@ def check(
     fit = _fit(
         source, chip, chips,
         bits=bits, input_bits=input_bits, T=timesteps, weights=weights, input_shape=input_shape, calibrate=calibrate,
-        calibration_samples=calibration_samples, nir=nir_options(nir), quiet=json,
+        calibration_samples=calibration_samples, nir=nir_options(nir), input_coding=input_coding,
+        quiet=json,
     )  # fmt: skip
     if json:
         print_json(

@@ -10,7 +10,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -24,8 +24,9 @@ def print_json(value: Any) -> None:
 
 
 def say(message: str) -> None:
-    """A remark on standard error."""
-    print(message, file=sys.stderr, flush=True)
+    """A remark on standard error. One that cannot be written (a full disk, a closed pipe) is not worth the work it is about."""
+    with suppress(OSError):
+        print(message, file=sys.stderr, flush=True)
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -43,7 +44,10 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
         grid.add_row(*row)
     print(title)
     width = None if sys.stdout.isatty() else 160
-    Console(width=width, highlight=False, markup=False).print(grid)
+    console = Console(width=width, highlight=False, markup=False)
+    with console.capture() as drawn:
+        console.print(grid)
+    print(drawn.get(), end="")  # rich itself would end the program where nobody reads it
 
 
 class Progress(Protocol):

@@ -22,11 +22,20 @@ def demo(
 
     Exits with 1 when two backends differ that must not.
     """
+    from hardware.lava import environment
+    from kdsnn.cli.places import sole_writer
+
+    environment.python_path()  # without Lava there is no demo: say so before training
+    writable_folder(out)
+    with sole_writer(out / "demo"):
+        _demo(out, lava_samples, seed, json)
+
+
+def _demo(out: Path, lava_samples: int, seed: int, json: bool) -> None:
     import shlex
     import sys
     import time
 
-    from hardware.lava import environment
     from kdsnn.cli import training
     from kdsnn.cli.console import print_json, table
     from kdsnn.cli.counting import comparison_rows, count, count_ann, place_all
@@ -38,8 +47,6 @@ def demo(
     from profilers import report
 
     started = time.perf_counter()
-    environment.python_path()  # without Lava there is no demo: say so before training
-    writable_folder(out)
     images = load_data("digits")
     recipe = training.recipe_for("digits")
     teach, learn = (training.configured(c, seed=seed) for c in (recipe.pretrain, recipe.distill))

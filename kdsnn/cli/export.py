@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from kdsnn.cli.coding import InputCoding
 from kdsnn.cli.encoding import EncoderAt, Where
 from kdsnn.cli.options import (
     Bits,
@@ -69,6 +70,7 @@ def export(
     weights: Weights = None,
     input_shape: InputShape = None,
     timesteps: Timesteps = None,
+    input_coding: InputCoding = None,
     nir: Nir = None,
     encoder: EncoderAt = Where.chip,
     verify: Annotated[bool, typer.Option(help="Run what was written against the network it came from.")] = True,
@@ -84,6 +86,7 @@ def export(
     from kdsnn.cli.calibrating import drift_rows
     from kdsnn.cli.console import print_json
     from kdsnn.cli.encoding import on_host
+    from kdsnn.cli.places import sole_writer
     from kdsnn.cli.source import load
     from kdsnn.errors import KdsnnError
 
@@ -98,7 +101,8 @@ def export(
             raise KdsnnError(
                 f"--calibrate {calibrate}: {source} is an ANN and is not quantised; give a spiking student"
             )
-        rows = [_write_teacher(Path(source), out)]
+        with sole_writer(out / Path(source).stem):
+            rows = [_write_teacher(Path(source), out)]
     else:
         if calibrate is not None and not holds_integers:
             raise KdsnnError(
@@ -106,7 +110,8 @@ def export(
             )
         network = load(
             source, bits=bits, input_bits=input_bits, T=timesteps, weights=weights, input_shape=input_shape,
-            calibrate=calibrate, calibration_samples=calibration_samples, nir=nir_options(nir), quiet=json,
+            calibrate=calibrate, calibration_samples=calibration_samples, nir=nir_options(nir),
+            input_coding=input_coding, quiet=json,
         )  # fmt: skip
         wanted: list[tuple[Format, Form, bool]] = []
         for format_ in formats:
@@ -118,12 +123,13 @@ def export(
         )  # what it cannot express is refused before anything is written
         split = on_host(network) if encoder is Where.host else network
         rows = []
-        for format_, shape, i in wanted:
-            one = split if format_ is Format.netx else network
-            rows.append(write(one, format_, out, form=shape, integer=i, verify=verify, seed=seed))
-        if split.encoder is not None and split.encoder.graph is not None:
-            host = replace(network, name=f"{network.name}.encoder", exact=split.encoder.graph)
-            rows.append(write(host, Format.onnx, out, verify=verify, seed=seed))
+        with sole_writer(out / network.name):
+            for format_, shape, i in wanted:
+                one = split if format_ is Format.netx else network
+                rows.append(write(one, format_, out, form=shape, integer=i, verify=verify, seed=seed))
+            if split.encoder is not None and split.encoder.graph is not None:
+                host = replace(network, name=f"{network.name}.encoder", exact=split.encoder.graph)
+                rows.append(write(host, Format.onnx, out, verify=verify, seed=seed))
         if holds_integers:
             scales = drift_rows(split.scales if formats == [Format.netx] else network.scales, network.drifts)
             bits = network.integer.metadata.get("quantisation", {}).get("bits")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,7 +21,7 @@ NoiseKind = Annotated[str, typer.Option("--noise-kind", help="What --noise is: s
 NoiseOn = Annotated[str, typer.Option("--noise-on", help="Which images get it: train, test or train,test.")]
 OutFile = Annotated[Path, typer.Option("--out", help="The checkpoint to write (.safetensors).")]
 OutDir = Annotated[Path, typer.Option("--out", help="The folder to write into; made if missing.")]
-Seed = Annotated[int, typer.Option("--seed", help="Makes the run repeatable.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="Makes the run repeatable.")]
 Json = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON.")]
 ModelOption = Annotated[
     list[str] | None, typer.Option("--option", help="An architecture argument, e.g. channels=16,32 (repeatable).")
@@ -74,13 +75,34 @@ def writable_folder(out: Path) -> None:
     """Make the output folder and try a file in it, before the work rather than after.
 
     Raises:
-        OSError: it cannot be made or written.
+        KdsnnError: a file has this name; OSError: it cannot be made or written, or its disk is full.
     """
     from exporters.files import atomic_path
 
-    with atomic_path(out / ".probe"):
+    class Tried(Exception):  # noqa: N818 - no error: nothing is to stay
         pass
-    (out / ".probe").unlink()
+
+    try:
+        with suppress(Tried), atomic_path(out / ".probe") as probe:
+            probe.write_bytes(bytes(4096))
+            raise Tried
+    except FileExistsError:
+        raise KdsnnError(f"{out}: this is a file; give a folder") from None
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(out)) from error
+
+
+def writable_file(out: Path) -> None:
+    """The same of a file: its folder must take it, and it must not be a folder or a device itself.
+
+    Raises:
+        KdsnnError, OSError: as above, and something that is no file has this name.
+    """
+    if out.is_dir():
+        raise KdsnnError(f"{out}: this is a folder; give a file name")
+    if out.exists() and not out.is_file():
+        raise KdsnnError(f"{out}: this is a device or a pipe; give a file name")
+    writable_folder(out.parent)
 
 
 def nir_options(texts: list[str] | None) -> dict[str, Any]:

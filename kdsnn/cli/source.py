@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import math
 import re
@@ -18,6 +19,10 @@ from kdsnn.cli.console import say
 from kdsnn.errors import KdsnnError
 
 _FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+MOST_STEPS = 1 << 16
+"""A `--timesteps` that is larger is a slip: the run would take days, and memory in proportion."""
+LONGEST_AXIS = 1 << 20
+"""Of one image, in pixels or features."""
 
 if TYPE_CHECKING:
     from torch import nn
@@ -25,6 +30,7 @@ if TYPE_CHECKING:
     from exporters.graph import Array
     from exporters.quantize import LayerScale
     from hardware.calibration import LayerDrift
+    from kdsnn.cli.coding import Coding
     from kdsnn.cli.encoding import Encoder
     from kdsnn.data import DataSet
 
@@ -97,12 +103,14 @@ def load(
     calibrate: str | None = None,
     calibration_samples: int = 512,
     nir: Mapping[str, Any] | None = None,
+    input_coding: Coding | None = None,
     quiet: bool = False,
 ) -> Source:
     """Load a checkpoint (`.safetensors`), a netx or NIR file (`.net`, `.nir`), or any network (`package.module:factory`).
 
     With `calibrate`, quantisation is calibrated on that many training images of this data set; `quiet` hides its
-    progress. `nir`: further arguments of `exporters.nir.read` (dt, method, reset).
+    progress. `nir`: further arguments of `exporters.nir.read` (dt, method, reset). `input_coding`: of a `.net` file that
+    has no `.net.json` beside it.
 
     Raises:
         KdsnnError, DeployError: missing, damaged or of another kind; one line each.
@@ -111,28 +119,35 @@ def load(
     how = Quantisation(8 if bits is None else bits, input_bits, calibrate, calibration_samples, quiet)
     if not (2 <= how.bits <= 8 and 1 <= input_bits <= 8):
         raise KdsnnError(f"--bits {how.bits} --input-bits {input_bits}: weights have 2 to 8 bits, pixels 1 to 8")
+    if T is not None and not 1 <= T <= MOST_STEPS:
+        raise KdsnnError(f"--timesteps {T}: it must be 1 to {MOST_STEPS:,} time steps")
     if nir and path.suffix != ".nir":
         raise KdsnnError(f"--nir: {source} is not a .nir file; leave it out")
+    if input_coding is not None and path.suffix != ".net":
+        raise KdsnnError(f"--input-coding {input_coding}: {source} is not a .net file; leave it out")
     if _FACTORY.fullmatch(source):
-        module = _call_factory(source)
-        if weights is not None:
-            _load_weights(module, weights)
         if input_shape is None or T is None:
             raise KdsnnError(
                 f"{source}: a network from a factory needs --input-shape (such as 3,32,32) and --timesteps"
             )
+        shape = _shape(input_shape)
+        module = _call_factory(source)
+        if weights is not None:
+            _load_weights(module, weights)
         name = source.rpartition(":")[2]
         metadata = {"factory": source, "weights": weights.name if weights else None}
-        return lower(name, module, _shape(input_shape), T, how, metadata)
+        return lower(name, module, shape, T, how, metadata)
+    if path.suffix in (".net", ".nir") and path.exists() and not path.is_file():  # a pipe would be waited for
+        raise KdsnnError(f"{source}: it is a folder or a device; give a file")
     if path.suffix == ".net":
-        from exporters import netx
+        from kdsnn.cli.coding import read_net
         from kdsnn.cli.encoding import beside
 
         if calibrate is not None:
             raise KdsnnError(
                 f"--calibrate {calibrate}: {source} is quantised already; calibrate what it was exported from"
             )
-        graph = netx.read(path, T=T)
+        graph = read_net(path, T, input_coding, input_bits)
         return Source(path.stem, None, None, None, graph, encoder=beside(path, graph))
     if path.suffix == ".nir":
         from exporters import nir as nir_files
@@ -153,19 +168,23 @@ def load(
 
 
 def _call_factory(source: str) -> nn.Module:
-    """Import `package.module` (from the current folder too) and call `factory()`."""
+    """Import `package.module` (from the current folder too) and call `factory()`; what that prints goes to standard error."""
     from torch import nn
 
     module_name, _, factory_name = source.partition(":")
     sys.path.insert(0, "")
     try:
-        factory = getattr(importlib.import_module(module_name), factory_name)
-        module = factory()
-    except Exception as error:  # whatever the user's own code raises
+        with contextlib.redirect_stdout(sys.stderr):  # standard output may have to be JSON
+            factory = getattr(importlib.import_module(module_name), factory_name)
+            module = factory()
+            if isinstance(module, nn.Module):
+                module.eval()
+    except (Exception, SystemExit) as error:  # whatever the user's own code raises
         reason = " ".join(str(error).split()) or type(error).__name__
         raise KdsnnError(f"{source}: cannot be built ({type(error).__name__}: {reason})") from error
     finally:
-        sys.path.remove("")
+        with contextlib.suppress(ValueError):  # that code may have removed it
+            sys.path.remove("")
     if not isinstance(module, nn.Module):
         raise KdsnnError(f"{source}: it returned a {type(module).__name__}; the factory must return a torch module")
     return module
@@ -191,10 +210,15 @@ def _load_weights(module: nn.Module, path: Path) -> None:
 
 
 def _shape(text: str) -> tuple[int, ...]:
-    parts = text.split(",")
-    if len(parts) not in (1, 3) or not all(p.strip().isdigit() and int(p) > 0 for p in parts):
-        raise KdsnnError(f"--input-shape {text}: it must read C,H,W (such as 3,32,32) or F")
-    return tuple(int(p) for p in parts)
+    try:
+        shape = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        shape = ()
+    if len(shape) not in (1, 3) or not all(1 <= length <= LONGEST_AXIS for length in shape):
+        raise KdsnnError(
+            f"--input-shape {text[:100]}: it must read C,H,W (such as 3,32,32) or F, each from 1 to {LONGEST_AXIS:,}"
+        )
+    return shape
 
 
 def _checkpoint(path: Path, how: Quantisation, bits: int | None) -> Source:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdsnn.cli.console import progress
-from kdsnn.cli.options import writable_folder
+from kdsnn.cli.options import writable_file
+from kdsnn.cli.places import sole_writer
 from kdsnn.errors import KdsnnError
 
 if TYPE_CHECKING:
@@ -39,13 +42,12 @@ def writable(out: Path) -> None:
     """Fail before hours of training rather than after: the checkpoint's place must exist and take a file.
 
     Raises:
-        KdsnnError: wrong ending; OSError: the folder cannot be written.
+        KdsnnError: wrong ending, or no place for a file; UnicodeEncodeError; OSError: the folder cannot be written.
     """
     if out.suffix != ".safetensors":
         raise KdsnnError(f"--out {out}: a checkpoint's name ends in .safetensors")
-    if out.is_dir():
-        raise KdsnnError(f"--out {out}: this is a folder; give a file name")
-    writable_folder(out.parent)
+    str(out).encode()  # a name that is no valid UTF-8 can be written, but not be read again by safetensors
+    writable_file(out)
 
 
 def settings(texts: list[str] | None) -> dict[str, Any]:
@@ -124,8 +126,15 @@ def train_and_save(job: Training) -> tuple[nn.Module, CheckpointInfo, tuple[Epoc
     """Train, evaluate and write the checkpoint; a run that diverges leaves its last good weights there.
 
     Raises:
-        KdsnnError: as `kdsnn.train` does.
+        KdsnnError: as `kdsnn.train` does; another run writes the same files, or they cannot be written.
     """
+    # `accelerate launch` starts this in several processes, of which the first one writes
+    first = os.environ.get("RANK", "0") == "0"
+    with sole_writer(job.out) if first else nullcontext():
+        return _train_and_save(job)
+
+
+def _train_and_save(job: Training) -> tuple[nn.Module, CheckpointInfo, tuple[EpochRecord, ...]]:
     import torch
 
     from kdsnn import train
@@ -174,7 +183,17 @@ def train_and_save(job: Training) -> tuple[nn.Module, CheckpointInfo, tuple[Epoc
             if error.trained.history:
                 _save(job, error.trained.module)
             raise
-    module, info = _save(job, trained.module)
+        except OSError as error:
+            if error.filename is None:
+                raise
+            further = ", then go on with --resume" if state.exists() else ""
+            raise KdsnnError(f"{error.filename}: {error.strerror}; make room there{further}") from error
+    try:
+        module, info = _save(job, trained.module)
+    except KdsnnError as error:
+        if not state.exists():
+            raise
+        raise KdsnnError(f"{error} {state.name} holds what was trained: --resume goes on from there.") from error
     state.unlink(missing_ok=True)
     return module, info, trained.history
 

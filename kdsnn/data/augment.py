@@ -10,6 +10,9 @@ from kdsnn.errors import KdsnnError
 if TYPE_CHECKING:
     import torch
 
+LARGEST = {"crop": 256, "cutout": 1 << 15}
+"""Pixels. A batch is padded by `crop` on every side, which takes memory in proportion to its square."""
+
 
 @dataclass(frozen=True)
 class Augmentation:
@@ -20,7 +23,7 @@ class Augmentation:
     * `flip`: mirrored left to right, or not.
     * `cutout`: a black square with sides of that many pixels, its centre anywhere in the image.
 
-    Raises KdsnnError when a number is negative.
+    Raises KdsnnError when a number is negative or larger than `LARGEST` says.
     """
 
     crop: int = 0
@@ -29,9 +32,9 @@ class Augmentation:
     auto: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("crop", "cutout"):
-            if getattr(self, name) < 0:
-                raise KdsnnError(f"{name} is {getattr(self, name)}: it must be 0 or more pixels.")
+        for name, largest in LARGEST.items():
+            if not 0 <= getattr(self, name) <= largest:
+                raise KdsnnError(f"{name} is {getattr(self, name)}: it must be 0 or more pixels, at most {largest:,}.")
 
     def __bool__(self) -> bool:
         """Whether anything changes at all; if not, every epoch shows the same images."""

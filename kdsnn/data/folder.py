@@ -4,11 +4,13 @@
 * `DIR/CLASS/*.png`, where 20 % of every class becomes the test set.
 
 Classes are numbered in the order of their sorted names. Images may lie deeper below their class; files
-without an image's suffix are left out and counted in the data set's notes, hidden ones silently.
+without an image's suffix, and links that lead to no file, are left out and counted in the data set's notes,
+hidden files and folders silently. A class may be a link to a folder; deeper links to folders are not followed.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -29,7 +31,8 @@ def load_folder(folder: Path, seed: int) -> DataSet:
     try:
         return _load(folder, seed)
     except OSError as error:
-        raise KdsnnError(f"folder:{folder}: {brief(error)}: make it readable.") from error
+        place = folder if error.filename is None else error.filename
+        raise KdsnnError(f"folder:{place}: {error.strerror or brief(error)}: make it readable.") from error
 
 
 def _load(folder: Path, seed: int) -> DataSet:
@@ -83,14 +86,30 @@ def _scan(folder: Path) -> tuple[dict[str, list[Path]], int]:
     for kind in folder.iterdir():
         if kind.name.startswith(".") or not kind.is_dir():
             continue
-        files = [p for p in kind.rglob("*") if not p.name.startswith(".") and p.is_file()]
-        images[kind.name] = sorted(p for p in files if p.suffix.lower() in SUFFIXES)
+        if kind.is_symlink() and folder.resolve().is_relative_to(kind.resolve()):
+            raise KdsnnError(f"{kind} is a link to {kind.resolve()}, in which it lies itself: remove it.")
+        files = list(_files(kind))
+        images[kind.name] = sorted(p for p in files if p.suffix.lower() in SUFFIXES and p.is_file())
         others += len(files) - len(images[kind.name])
         if not images[kind.name]:
             raise KdsnnError(f"{kind} holds no images ({', '.join(sorted(SUFFIXES))}): add some, or remove the folder.")
     if not images:
         raise KdsnnError(f"{folder} has no class folders: put the images of each class into a sub-folder of their own.")
     return images, others
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """What is below a folder and no folder itself, links included, but for what is hidden. Raises OSError."""
+    waiting = [folder]
+    while waiting:
+        with os.scandir(waiting.pop()) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(Path(entry.path))
+                else:
+                    yield Path(entry.path)
 
 
 def _labelled(images: dict[str, list[Path]], names: list[str]) -> tuple[list[Path], NDArray[np.int64]]:

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import io
+import os
+import re
+import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,17 +24,25 @@ Named = tuple[str, Source]
 
 GREY = ("1", "L", "LA")
 WIDER = ("I", "F")  # and their variants, like I;16: more than 8 bits a pixel
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
+"""What a file may hold, whatever its name ends in. Pillow knows more, among them PostScript, which it has Ghostscript execute."""
 
 
 def decode(parts: list[Callable[[], Iterator[Named]]], suggestion: str) -> list[NDArray[np.uint8]]:
     """All images of each part as one uint8 array (N, C, H, W).
 
     C is 1 where every image of every part is grey, else 3: a palette becomes colours, transparency is
-    dropped and a grey image among coloured ones is repeated in all three channels. Each of `parts` is
+    dropped and a grey image among coloured ones is repeated in all three channels. Of an animation or
+    of several pages it is the first. Each of `parts` is
     called twice, because the headers tell sizes and colours before anything is decoded. Raises KdsnnError naming the
-    first image that cannot be read, has another size than the first one, or more than 8 bits a pixel;
-    `suggestion` completes that message.
+    first image that cannot be read, has another size than the first one, more than 8 bits a channel, or more
+    pixels than Pillow thinks safe (89 million); `suggestion` completes that message.
     """
+    with _strict():
+        return _decode(parts, suggestion)
+
+
+def _decode(parts: list[Callable[[], Iterator[Named]]], suggestion: str) -> list[NDArray[np.uint8]]:
     size: tuple[int, int] | None = None
     first, grey, counts = "", True, [0] * len(parts)
     for part, images in enumerate(parts):
@@ -53,24 +66,65 @@ def decode(parts: list[Callable[[], Iterator[Named]]], suggestion: str) -> list[
 
 def _header(name: str, source: Source, suggestion: str) -> tuple[tuple[int, int], str]:
     """((width, height), mode) without decoding the pixels."""
-    from PIL import Image
-
     try:
-        with Image.open(source if isinstance(source, Path) else io.BytesIO(source)) as image:
-            size, mode = image.size, image.mode
+        with _opened(source) as image:
+            size, mode, wide = image.size, image.mode, _is_wide(image)
     except Exception as error:  # Pillow's plug-ins raise whatever a damaged file makes them raise
         raise _unreadable(name, error, suggestion) from error
-    if mode.startswith(WIDER):
-        raise KdsnnError(f"{name} has more than 8 bits a pixel (mode {mode}): convert it to 8 bits: {suggestion}.")
+    if wide:
+        raise KdsnnError(f"{name} has more than 8 bits a channel (mode {mode}): convert it to 8 bits: {suggestion}.")
     return size, mode
+
+
+@contextmanager
+def _strict() -> Iterator[None]:
+    """Pillow's remarks are hidden, about odd metadata and the like; an image too large to be meant is an error."""
+    from PIL import Image
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        yield
+
+
+def _opened(source: Source) -> Any:
+    from PIL import Image
+
+    return Image.open(source if isinstance(source, Path) else io.BytesIO(source), formats=FORMATS)
+
+
+@contextmanager
+def _muted(image: Any) -> Iterator[None]:
+    """While a TIFF is decoded, nothing reaches standard error: libtiff tells of damage there itself, past Python."""
+    if image.format != "TIFF":
+        yield
+        return
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+def _is_wide(image: Any) -> bool:
+    """Whether a channel has more than 8 bits; Pillow says so in the mode of grey images only, and rounds coloured ones."""
+    if image.mode.startswith(WIDER):
+        return True
+    for decoder, _, _, arguments in image.tile:
+        if ";16" in str(arguments) or (
+            decoder.startswith("ppm") and max(a for a in arguments if isinstance(a, int)) > 255
+        ):
+            return True
+    return False
 
 
 def _pixels(name: str, source: Source, mode: str, suggestion: str) -> NDArray[np.uint8]:
     """uint8 (C, H, W)."""
-    from PIL import Image
-
     try:
-        with Image.open(source if isinstance(source, Path) else io.BytesIO(source)) as image:
+        with _opened(source) as image, _muted(image):
             pixels = np.asarray(image if image.mode == mode else image.convert(mode), np.uint8)
     except Exception as error:
         raise _unreadable(name, error, suggestion) from error
@@ -81,7 +135,10 @@ def _unreadable(name: str, error: Exception, suggestion: str) -> KdsnnError:
     from PIL import UnidentifiedImageError
 
     # Pillow's own message would name a buffer in memory
-    reason = "not an image Pillow knows" if isinstance(error, UnidentifiedImageError) else brief(error)
+    if isinstance(error, UnidentifiedImageError):
+        reason = "not an image Pillow knows"
+    else:  # the decoders number what they find
+        reason = re.sub(r"^decoder error -\d+$", "its data is damaged", brief(error))
     return KdsnnError(f"{name} cannot be read ({reason}): {suggestion}.")
 
 

@@ -77,7 +77,8 @@ class Noise:
 
         def add(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
             noisy = rng.standard_normal(images.shape)
-            noisy *= 255 * self.std
+            with np.errstate(over="ignore"):  # what overflows is clipped like all that is too bright
+                noisy *= 255 * self.std
             noisy += images
             return np.rint(np.clip(noisy, 0, 255, out=noisy), out=noisy).astype(np.uint8)
 

@@ -7,20 +7,28 @@
   rather than rounded, because the network would train on other images than the file holds.
 * Labels: integers (N,), 0…K - 1, each present in `y_train`; K is the number of classes.
 
-An archive is read into memory. The images of `npy:DIR`, which must be uint8, stay in their files and
-are read batch by batch: the form for data sets that do not fit into memory.
+An archive is read piece by piece (`kdsnn.data.storage` says where the images go), so that neither its
+floats nor what it unpacks to must fit into memory; every checksum in it is verified. The images of
+`npy:DIR`, which must be uint8, stay in their files: the form for data sets of many gigabytes.
+Nothing is ever unpickled.
 """
 
 from __future__ import annotations
 
+import warnings
 import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from math import prod
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Protocol
 
 import numpy as np
+from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from kdsnn.data.dataset import DataSet, brief
+from kdsnn.data.storage import CHUNK, empty
 from kdsnn.errors import KdsnnError
 
 KEYS = ("x_train", "y_train", "x_test", "y_test")
@@ -29,64 +37,13 @@ CHANNELS = range(1, 5)
 
 def load_npz(path: Path) -> DataSet:
     """Read `path` as the module describes; raises KdsnnError naming the file, the array and the remedy."""
-    return _data_set(f"npz:{path}", path, _read(path))
-
-
-def load_npy(folder: Path) -> DataSet:
-    """Map the files of `folder` as the module describes; raises KdsnnError as `load_npz` does."""
-    arrays = {key: _member(folder, key) for key in KEYS}
-    if (folder / "layout.npy").exists():
-        arrays["layout"] = _member(folder, "layout")
-    return _data_set(f"npy:{folder}", folder, arrays)
-
-
-def _member(folder: Path, key: str) -> NDArray[Any]:
-    path = folder / f"{key}.npy"
-    images = key.startswith("x")
+    if not path.exists():
+        raise KdsnnError(f"{path}: no such file: give an .npz file with {', '.join(KEYS)}.")
+    if not path.is_file():  # a pipe would be waited for
+        raise KdsnnError(f"{path}: not a readable .npz, it is not a file: give an .npz file with {', '.join(KEYS)}.")
     try:
-        array: NDArray[Any] = np.load(path, mmap_mode="r" if images else None, allow_pickle=False)
-    except FileNotFoundError as error:
-        raise KdsnnError(f"{path}: no such file: the folder needs {', '.join(f'{k}.npy' for k in KEYS)}.") from error
-    except Exception as error:  # as in _read
-        raise KdsnnError(
-            f"{path}: not a readable .npy of a plain array ({brief(error)}): write it again with numpy.save."
-        ) from error
-    if not isinstance(array, np.ndarray):  # np.load opens whatever it recognises, an archive too
-        raise KdsnnError(f"{path}: not a single array: write it again with numpy.save.")
-    if images and array.dtype != np.uint8:
-        raise KdsnnError(f"{path}: the pixels are {array.dtype}: store them as uint8, 0 to 255.")
-    return array
-
-
-def _data_set(name: str, path: Path, arrays: dict[str, NDArray[Any]]) -> DataSet:
-    layout = _layout(path, arrays)
-    y_train = _labels(path, "y_train", arrays["y_train"])
-    classes = np.unique(y_train)
-    if len(classes) == 0 or classes[0] != 0 or classes[-1] != len(classes) - 1:
-        raise KdsnnError(
-            f"{path}: y_train must hold every label from 0 to K-1; it holds {brief(classes)}: renumber the labels from 0."
-        )
-    return DataSet(
-        name=name,
-        x_train=_images(path, "x_train", arrays["x_train"], layout),
-        y_train=y_train,
-        x_test=_images(path, "x_test", arrays["x_test"], layout),
-        y_test=_labels(path, "y_test", arrays["y_test"]),
-        classes=len(classes),
-    )
-
-
-def _read(path: Path) -> dict[str, NDArray[Any]]:
-    try:
-        # opened as a zip first, because np.load takes anything else for a pickle and says so confusingly
         with zipfile.ZipFile(path) as archive:
-            missing = [key for key in KEYS if f"{key}.npy" not in archive.namelist()]
-        if missing:
-            raise KdsnnError(f"{path}: array {', '.join(missing)} is missing: the file needs {', '.join(KEYS)}.")
-        with np.load(path, allow_pickle=False) as archive:
-            return {key: archive[key] for key in (*KEYS, "layout") if key in archive.files}
-    except FileNotFoundError as error:
-        raise KdsnnError(f"{path}: no such file: give an .npz file with {', '.join(KEYS)}.") from error
+            return _data_set(f"npz:{path}", path, _members(path, archive))
     except KdsnnError:
         raise
     except Exception as error:  # zipfile, zlib and numpy's header parser raise a dozen kinds on damaged files
@@ -95,10 +52,182 @@ def _read(path: Path) -> dict[str, NDArray[Any]]:
         ) from error
 
 
-def _layout(path: Path, arrays: dict[str, NDArray[Any]]) -> str:
+def load_npy(folder: Path) -> DataSet:
+    """Map the files of `folder` as the module describes; raises KdsnnError as `load_npz` does."""
+    arrays = {key: _mapped(folder, key) for key in KEYS}
+    if (folder / "layout.npy").exists():
+        arrays["layout"] = _mapped(folder, "layout")
+    return _data_set(f"npy:{folder}", folder, arrays)
+
+
+class _Array(Protocol):
+    """What is known of an array before it is read."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+
+    def whole(self) -> NDArray[Any]:
+        """The array as it is."""
+        ...
+
+    def pixels(self) -> NDArray[np.uint8]:
+        """The array as 8-bit pixels, of the same shape."""
+        ...
+
+
+@dataclass(frozen=True)
+class _File:
+    """An array that is mapped where it lies; its pixels are uint8 already."""
+
+    array: NDArray[Any]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.array.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.array.dtype
+
+    def whole(self) -> NDArray[Any]:
+        return np.array(self.array)
+
+    def pixels(self) -> NDArray[np.uint8]:
+        return self.array
+
+
+@dataclass(frozen=True)
+class _Member:
+    """An array in an archive, as its header describes it."""
+
+    path: Path
+    archive: zipfile.ZipFile
+    key: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    fortran: bool
+
+    def whole(self) -> NDArray[Any]:
+        values = np.concatenate([np.empty(0, self.dtype), *self._pieces()])
+        return values.reshape(self.shape, order="F" if self.fortran else "C")
+
+    def pixels(self) -> NDArray[np.uint8]:
+        # a file in Fortran's order holds the transposed array in C's
+        stored = empty(self.shape[::-1] if self.fortran else self.shape)
+        flat, done = stored.reshape(-1), 0
+        for piece in self._pieces():
+            flat[done : done + len(piece)] = _levels(self.path, self.key, piece)
+            done += len(piece)
+        return stored.T if self.fortran else stored
+
+    def _pieces(self) -> Iterator[NDArray[Any]]:
+        """The values in the order of the file, `CHUNK` of them at a time."""
+        left = prod(self.shape)
+        with self.archive.open(f"{self.key}.npy") as file:
+            _header(file, self.key)
+            while left:
+                data = file.read(min(left, CHUNK) * self.dtype.itemsize)
+                piece = np.frombuffer(data, self.dtype, len(data) // self.dtype.itemsize)
+                if len(piece) == 0:
+                    raise ValueError(f"{self.key} is cut short: {left} of its {prod(self.shape)} values are missing")
+                left -= len(piece)
+                yield piece
+            if file.read(1):  # reading to the end also compares the checksum
+                raise ValueError(f"{self.key} holds more than the shape {self.shape} in its header")
+
+
+def _header(file: IO[bytes], key: str) -> tuple[tuple[int, ...], np.dtype[Any], bool]:
+    """(shape, dtype, whether in Fortran's order); raises ValueError."""
+    try:
+        # version 3 differs from 2 in the names of fields alone, and arrays with fields are refused
+        read = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0, (3, 0): npy.read_array_header_2_0}
+        version = npy.read_magic(file)
+        with warnings.catch_warnings():  # about its syntax: it is used, or refused
+            warnings.simplefilter("ignore")
+            shape, fortran, dtype = read[version](file)
+    except zipfile.BadZipFile:  # a checksum: says more
+        raise
+    except Exception as error:  # numpy has Python parse it, which raises whatever it meets, a MemoryError too
+        raise ValueError(f"{key} has no header that numpy.save would write") from error
+    if any(length < 0 for length in shape):
+        raise ValueError(f"{key} has shape {shape} in its header")
+    if dtype.hasobject or dtype.itemsize == 0:
+        raise ValueError(f"{key} is {dtype}; pickled objects are not read")
+    return shape, dtype, fortran
+
+
+def _members(path: Path, archive: zipfile.ZipFile) -> dict[str, _Array]:
+    names = archive.namelist()
+    missing = [key for key in KEYS if f"{key}.npy" not in names]
+    if missing:
+        raise KdsnnError(f"{path}: array {', '.join(missing)} is missing: the file needs {', '.join(KEYS)}.")
+    found: dict[str, _Array] = {}
+    for key in (*KEYS, "layout"):
+        count = names.count(f"{key}.npy")
+        if count > 1:
+            raise KdsnnError(f"{path}: it holds {count} arrays named {key}: write it again with numpy.savez.")
+        if count == 1:
+            with archive.open(f"{key}.npy") as file:
+                found[key] = _Member(path, archive, key, *_header(file, key))
+    return found
+
+
+def _mapped(folder: Path, key: str) -> _Array:
+    path = folder / f"{key}.npy"
+    images = key.startswith("x")
+    if not path.exists():
+        raise KdsnnError(f"{path}: no such file: the folder needs {', '.join(f'{k}.npy' for k in KEYS)}.")
+    if not path.is_file():
+        raise KdsnnError(f"{path}: not a file but a folder or a device: write it again with numpy.save.")
+    try:
+        with path.open("rb") as file:
+            shape, dtype, fortran = _header(file, key)
+            if 0 in shape:  # of which there is nothing to map
+                return _File(np.empty(shape, dtype))
+            array = np.memmap(file, dtype, "r", file.tell(), shape, "F" if fortran else "C")
+    except Exception as error:  # as in load_npz
+        raise KdsnnError(
+            f"{path}: not a single array of numbers that can be read ({brief(error)}): write it again with numpy.save."
+        ) from error
+    if images and array.dtype != np.uint8:
+        raise KdsnnError(f"{path}: the pixels are {array.dtype}: store them as uint8, 0 to 255.")
+    return _File(array)
+
+
+def _data_set(name: str, path: Path, arrays: Mapping[str, _Array]) -> DataSet:
+    layout = _layout(path, arrays)
+    for key in KEYS:
+        (_require_images if key.startswith("x") else _require_labels)(path, key, arrays[key])
+    for x, y in (KEYS[:2], KEYS[2:]):  # before anything is read: a label takes eight times the memory of a pixel
+        if arrays[x].shape[0] != arrays[y].shape[0]:
+            raise KdsnnError(
+                f"{path}: {arrays[y].shape[0]} labels in {y} and {arrays[x].shape[0]} images in {x}: expected one label "
+                "for each image."
+            )
+    y_train, y_test = (arrays[key].whole().astype(np.int64) for key in ("y_train", "y_test"))
+    classes = np.unique(y_train)
+    if len(classes) == 0 or classes[0] != 0 or classes[-1] != len(classes) - 1:
+        raise KdsnnError(
+            f"{path}: y_train must hold every label from 0 to K-1; it holds {brief(classes)}: renumber the labels from 0."
+        )
+    return DataSet(
+        name=name,
+        x_train=_images(arrays["x_train"], layout),
+        y_train=y_train,
+        x_test=_images(arrays["x_test"], layout),
+        y_test=y_test,
+        classes=len(classes),
+    )
+
+
+def _layout(path: Path, arrays: Mapping[str, _Array]) -> str:
     shape = arrays["x_train"].shape
     if "layout" in arrays:
-        layout = str(arrays["layout"])
+        given = arrays["layout"]
+        one = given.shape == () and given.dtype.kind == "U" and given.dtype.itemsize <= 64  # else not worth reading
+        layout = str(given.whole()) if one else f"{given.dtype} of shape {given.shape}"
         if layout not in ("NCHW", "NHWC"):
             raise KdsnnError(f"{path}: layout is '{brief(layout)}': use NCHW or NHWC.")
         return layout
@@ -113,41 +242,46 @@ def _layout(path: Path, arrays: dict[str, NDArray[Any]]) -> str:
     return "NCHW" if first else "NHWC"
 
 
-def _images(path: Path, key: str, x: NDArray[Any], layout: str) -> NDArray[np.uint8]:
-    pixels = _pixels(path, key, x)
+def _require_images(path: Path, key: str, x: _Array) -> None:
+    if x.dtype != np.uint8 and not np.issubdtype(x.dtype, np.floating):
+        raise KdsnnError(f"{path}: {key} is {brief(x.dtype)}: store pixels as uint8, 0 to 255.")
+    if len(x.shape) not in (3, 4):
+        raise KdsnnError(f"{path}: {key} has shape {x.shape}: expected (N, H, W), (N, C, H, W) or (N, H, W, C).")
+
+
+def _require_labels(path: Path, key: str, y: _Array) -> None:
+    if not np.issubdtype(y.dtype, np.integer):
+        raise KdsnnError(f"{path}: {key} is {brief(y.dtype)}: store class numbers as integers, counted from 0.")
+    if len(y.shape) != 1:
+        raise KdsnnError(f"{path}: {key} has shape {y.shape}: expected (N,), one class number per image.")
+
+
+def _images(x: _Array, layout: str) -> NDArray[np.uint8]:
+    """uint8 (N, C, H, W)."""
+    pixels = x.pixels()
     if pixels.ndim == 3:
         pixels = pixels[:, None]
-    elif pixels.ndim == 4 and layout == "NHWC":
+    elif layout == "NHWC":
         pixels = pixels.transpose(0, 3, 1, 2)
-    elif pixels.ndim != 4:
-        raise KdsnnError(f"{path}: {key} has shape {x.shape}: expected (N, H, W), (N, C, H, W) or (N, H, W, C).")
     return pixels if isinstance(pixels, np.memmap) else np.ascontiguousarray(pixels)
 
 
-def _pixels(path: Path, key: str, x: NDArray[Any]) -> NDArray[np.uint8]:
-    if x.dtype == np.uint8:
-        return x
-    if not np.issubdtype(x.dtype, np.floating):
-        raise KdsnnError(f"{path}: {key} is {x.dtype}: store pixels as uint8, 0 to 255.")
-    if not np.isfinite(x).all():
+def _levels(path: Path, key: str, values: NDArray[Any]) -> NDArray[np.uint8]:
+    """Pixels in 8 bits from some of an array's values."""
+    if values.dtype == np.uint8:
+        return values
+    if not np.isfinite(values).all():
         raise KdsnnError(f"{path}: {key} holds NaN or infinite values: remove those images and write the file again.")
-    if x.size and (x.min() < 0 or x.max() > 1):
+    if values.min() < 0 or values.max() > 1:
         raise KdsnnError(
-            f"{path}: {key} holds floats from {x.min():g} to {x.max():g}: store pixels as uint8 0 to 255, or as floats in 0 to 1."
+            f"{path}: {key} holds floats from {values.min():g} to {values.max():g}: store pixels as uint8 0 to 255, or as "
+            "floats in 0 to 1."
         )
-    levels = x.astype(np.float64) * 255
+    levels = values.astype(np.float64) * 255
     rounded = np.rint(levels)
     # an eighth of a level: even float16 carries 8-bit pixels to a sixteenth
-    if x.size and np.abs(levels - rounded).max() > 1 / 8:
+    if np.abs(levels - rounded).max() > 1 / 8:
         raise KdsnnError(
             f"{path}: {key} holds floats that are not multiples of 1/255: store np.rint(255 * x).astype(np.uint8) instead."
         )
     return rounded.astype(np.uint8)
-
-
-def _labels(path: Path, key: str, y: NDArray[Any]) -> NDArray[np.int64]:
-    if not np.issubdtype(y.dtype, np.integer):
-        raise KdsnnError(f"{path}: {key} is {y.dtype}: store class numbers as integers, counted from 0.")
-    if y.ndim != 1:
-        raise KdsnnError(f"{path}: {key} has shape {y.shape}: expected (N,), one class number per image.")
-    return y.astype(np.int64)

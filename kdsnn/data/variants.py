@@ -24,7 +24,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from kdsnn.data.dataset import DataSet
-from kdsnn.data.storage import mapped
+from kdsnn.data.storage import mapped, picked
 from kdsnn.errors import KdsnnError
 
 Images = NDArray[np.uint8]
@@ -88,7 +88,7 @@ def benchmark_split(data: DataSet, seed: int) -> DataSet:
             f"{data.name}: its {have:,} images are too few for a split of 12,000 and 50,000: leave +12k-50k away."
         )
     chosen = np.random.RandomState([seed, 3]).permutation(have)[:wanted]
-    x = np.concatenate([data.x_train, data.x_test])[chosen]
+    x = picked([data.x_train, data.x_test], chosen)
     y = np.concatenate([data.y_train, data.y_test])[chosen]
     return replace(
         data,

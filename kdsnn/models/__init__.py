@@ -21,6 +21,9 @@ from kdsnn.models.residual import preact_resnet, pyramidnet, resnet
 
 __all__ = ["MODELS", "Architecture", "Network", "Tap", "build", "stage_features", "stage_taps"]
 
+LARGEST = 1 << 20
+"""Of any width, depth, length or number of classes: what is larger is a slip, and torch cannot count the weights."""
+
 
 @dataclass(frozen=True)
 class Architecture:
@@ -155,9 +158,9 @@ def build(
 def _whole_numbers(what: str, value: Any, *, like: int | tuple[int, ...]) -> Any:
     """`value` as a positive int, or as a tuple of as many as `like` has (JSON brings lists)."""
     if isinstance(like, int):
-        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+        if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= LARGEST:
             return value
-        raise KdsnnError(f"{what} is {value!r}; it must be a whole number of at least 1")
+        raise KdsnnError(f"{what} is {value!r}; it must be a whole number of at least 1, at most {LARGEST:,}")
     if isinstance(value, tuple | list) and len(value) == len(like):
         return tuple(_whole_numbers(what, v, like=1) for v in value)
     raise KdsnnError(f"{what} is {value!r}; it must be {len(like)} whole numbers, such as {like}")

@@ -236,3 +236,138 @@ def test_current_based_neurons_that_cannot_be_lowered() -> None:
     mixed = nn.Sequential(layer.Linear(2, 3, bias=False), CubaLIFNode(np.array([0.5, 0.6, 0.7]), 0.1))
     with pytest.raises(LoweringError, match="cubalifnode1: its decays differ"):
         from_torch(mixed, (2,), 2)
+
+
+# -- forms that few networks have --------------------------------------------------------------------
+
+
+class DenseResidual(nn.Module):
+    """Spikes added to the currents of the next layer: no module stands between them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc1, self.sn1 = layer.Linear(5, 4), neuron.IFNode()
+        self.fc2, self.sn2 = layer.Linear(4, 4), neuron.IFNode()
+
+    def forward(self, x):
+        x = self.sn1(self.fc1(x))
+        return self.sn2(self.fc2(x) + x)
+
+
+FORMS = {
+    "string padding": (
+        (1, 8, 9),
+        lambda: [
+            layer.Conv2d(1, 3, (3, 5), padding="same", dilation=(1, 2)), neuron.IFNode(),
+            layer.Conv2d(3, 2, 3, padding="valid"), neuron.IFNode(),
+        ],
+    ),
+    "a layer behind a layer": ((4,), lambda: [layer.Linear(4, 5), layer.Linear(5, 3), neuron.IFNode()]),
+    "BatchNorm behind BatchNorm": (
+        (2, 6, 6),
+        lambda: [layer.BatchNorm2d(2), layer.BatchNorm2d(2), layer.Conv2d(2, 3, 3), neuron.IFNode()],
+    ),
+    "BatchNorm before the flatten": (
+        (2, 3, 4),
+        lambda: [layer.BatchNorm2d(2), layer.Flatten(), layer.Linear(24, 5), neuron.IFNode()],
+    ),
+    "a pool that enlarges": (
+        (1, 6, 6),
+        lambda: [
+            layer.Conv2d(1, 3, 3, 2), neuron.IFNode(), layer.AdaptiveAvgPool2d((4, 6)), layer.Flatten(),
+            layer.Linear(72, 5), neuron.IFNode(),
+        ],
+    ),
+    "a pool that keeps the height": (
+        (1, 6, 6),
+        lambda: [
+            layer.Conv2d(1, 3, 3), neuron.IFNode(), layer.AdaptiveAvgPool2d((None, 2)), layer.Flatten(),
+            layer.Linear(24, 5), neuron.IFNode(),
+        ],
+    ),
+    "nothing to flatten": ((4,), lambda: [layer.Linear(4, 5), neuron.IFNode(), layer.Flatten(), layer.Linear(5, 3), neuron.IFNode()]),
+    "a dense residual": ((5,), lambda: [DenseResidual()]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_forms_that_few_networks_have_spike_as_in_spikingjelly(name: str) -> None:
+    shape, layers = FORMS[name]
+    net = nn.Sequential(*layers())
+    functional.set_step_mode(net, "m")
+    randomize(net, len(name))
+    case = Case(net, shape, 5, True, 3)
+    case.input = lambda n=3, original=case.input: original(n).float().double()
+    assert_same_spikes(case)
+    assert 0.02 < case.run(case.input(8))[0].mean() < 0.98  # spikes that all come or all stay away prove little
+
+
+class Forward(nn.Module):
+    """A network whose forward is a function of its layers and its input."""
+
+    def __init__(self, forward) -> None:
+        super().__init__()
+        self.conv, self.narrow, self.sn = layer.Conv2d(2, 2, 3, 1, 1), layer.Conv2d(2, 2, 3), neuron.IFNode()
+        self.offset = nn.Parameter(torch.ones(2, 1, 1))
+        self._forward = forward
+
+    def forward(self, x):
+        return self._forward(self, x)
+
+
+class TwoInputs(Forward):
+    def forward(self, x, y):
+        return self.conv(x) + self.conv(y)
+
+
+def behind_neurons(*layers: nn.Module) -> nn.Sequential:
+    return nn.Sequential(layer.Conv2d(2, 2, 3, 2), neuron.IFNode(), *layers)  # (2, 6, 6) → (2, 2, 2)
+
+
+ENLARGING = "an adaptive pool that enlarges its input stands before it; only Flatten and Linear may follow"
+
+
+@pytest.mark.parametrize(
+    ("net", "message"),
+    [
+        (nn.Sequential(layer.Conv2d(2, 2, 3, padding=1, padding_mode="circular")), "conv2d0: padding mode 'circular' has no counterpart"),
+        (nn.Sequential(layer.Conv2d(2, 2, (3, 2), padding="same")), "conv2d0: padding 'same' with an even kernel pads unevenly"),
+        (nn.Sequential(layer.Conv2d(2, 3, 3), layer.BatchNorm2d(3, track_running_stats=False)), "batchnorm2d1: this BatchNorm keeps no running statistics"),
+        (nn.Sequential(layer.Conv2d(2, 3, 3), layer.BatchNorm2d(4)), "batchnorm2d1: it normalises 4 channels, but 3 arrive"),
+        (behind_neurons(layer.MaxPool2d(2, ceil_mode=True)), "maxpool2d2: max-pool with ceil_mode or dilation"),
+        (behind_neurons(layer.MaxPool2d(1, dilation=2)), "maxpool2d2: max-pool with ceil_mode or dilation"),
+        (behind_neurons(layer.AvgPool2d(2, ceil_mode=True)), "avgpool2d2: average-pool with ceil_mode or count_include_pad"),
+        (behind_neurons(layer.AvgPool2d(2, padding=1, count_include_pad=False)), "avgpool2d2: average-pool with ceil_mode or count_include_pad"),
+        (behind_neurons(layer.AdaptiveAvgPool2d((2, 3))), r"adaptiveavgpool2d2: adaptive pooling of \(2, 2\) to \(2, 3\) has windows of unequal size"),
+        (behind_neurons(layer.Flatten(0)), r"flatten2: Flatten\(0, -1\) keeps some axes"),
+        (nn.Sequential(layer.Conv2d(2, 2, 3), layer.MaxPool2d(2)), "maxpool2d1: a max-pool over membrane currents"),
+        (behind_neurons(layer.BatchNorm2d(2), layer.MaxPool2d(2)), "maxpool2d3: a BatchNorm stands between spikes"),
+        *((behind_neurons(layer.Flatten(), pool), r"a pool needs \(C, H, W\) input, but \(8,\) arrives") for pool in (layer.MaxPool2d(2), layer.AvgPool2d(2), layer.AdaptiveAvgPool2d(1))),
+        (behind_neurons(layer.AdaptiveAvgPool2d(4), layer.Conv2d(2, 2, 3)), f"conv2d3: {ENLARGING}"),
+        (behind_neurons(layer.AdaptiveAvgPool2d(4), layer.MaxPool2d(2)), f"maxpool2d3: {ENLARGING}"),
+        (behind_neurons(layer.AdaptiveAvgPool2d(4), layer.BatchNorm2d(2), layer.Flatten(), layer.Linear(32, 2)), f"flatten4: {ENLARGING}"),
+        (behind_neurons(layer.AdaptiveAvgPool2d(4), layer.Flatten(), layer.Linear(30, 2)), "linear4: the weight expects 30 inputs, but 32 arrive"),
+        (TwoInputs(None), "TwoInputs: its forward takes 2 inputs"),
+        (Forward(lambda net, x: (net.conv(x), x)), "Forward: its forward returns a tuple; it must return one tensor"),
+        (Forward(lambda net, x: net.sn(net.conv(x), x)), "sn: it is called with 2 inputs"),
+        (Forward(lambda net, x: net.conv(x) + net.offset), "Forward: the operation 'add' has no counterpart"),
+        (Forward(lambda net, x: net.sn(net.conv(x) + net.narrow(x))), r"Forward.add: it adds shapes \(2, 6, 6\) and \(2, 4, 4\); a downsample is missing"),
+    ],
+)  # fmt: skip
+def test_forms_without_a_counterpart_are_refused_by_name(net: nn.Module, message: str) -> None:
+    with pytest.raises((LoweringError, GraphError), match=message) as caught:
+        from_torch(net.eval(), (2, 6, 6), 4)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_encoding_is_one_of_two() -> None:
+    with pytest.raises(LoweringError, match='the encoding is \'rate\'; it must be "direct" or "spikes"'):
+        from_torch(nn.Sequential(layer.Linear(3, 3)), (3,), 4, encoding="rate")
+
+
+def test_a_norm_inside_current_based_neurons_is_refused() -> None:
+    from spikingjelly.activation_based.lava_exchange import BatchNorm2d, CubaLIFNode
+
+    net = nn.Sequential(layer.Conv2d(2, 3, 3, bias=False), CubaLIFNode(0.5, 0.1, norm=BatchNorm2d(3)))
+    with pytest.raises(LoweringError, match="cubalifnode1: a norm inside the neuron has no counterpart"):
+        from_torch(net, (2, 4, 4), 2)

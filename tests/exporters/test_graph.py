@@ -72,6 +72,11 @@ def test_shapes_and_signals() -> None:
         (lambda: SpikingGraph({"in": Input((3,)), "a": Linear(np.eye(3)), "b": Linear(W), "s": IF(1), "out": Output()}, (("in", "a"), ("in", "b"), ("a", "s"), ("b", "s"), ("s", "out")), 2), "different shapes"),
         (lambda: SpikingGraph({"in": Input((3,)), "a": Linear(np.eye(3)), "s": IF(1), "out": Output()}, (("in", "a"), ("in", "s"), ("a", "s"), ("s", "out")), 2), "different kinds of signal"),
         (lambda: SpikingGraph({"in": Input((3,)), "a": Linear(W), "b": Linear(W), "s": IF(1), "out": Output()}, (("in", "a"), ("in", "b"), ("a", "s"), ("s", "out")), 2), "b: its output goes nowhere"),
+        (lambda: chain([("in", Input((3,))), ("fc", Linear(np.eye(3))), ("fc", Linear(W)), ("out", Output("membrane"))], 2), "two nodes of the chain share a name"),
+        (lambda: SpikingGraph({"in": Input((3,)), "a": Linear(W), "out": Output("membrane")}, (("a", "in"), ("in", "out")), 2), "a: nothing feeds this node"),
+        (lambda: SpikingGraph({"in": Input((3,)), "a": Linear(W), "b": Linear(W), "out": Output("membrane")}, (("in", "a"), ("a", "out"), ("b", "out")), 2), "b: nothing feeds this node; remove it or connect it"),
+        (lambda: SpikingGraph({"in": Input((3,)), "a": Linear(W), "out": Output("membrane"), "b": Linear(W[:, :2])}, (("in", "a"), ("a", "out"), ("out", "b")), 2), "out: the Output node may not feed another node"),
+        (lambda: SpikingGraph({"in": Input((3,)), "a": Linear(W), "s": IF(1), "b": Linear(W), "t": IF(1), "out": Output()}, (("in", "a"), ("a", "s"), ("in", "b"), ("b", "t"), ("s", "out"), ("t", "out")), 2), "out: a rate is read from exactly one neuron layer, not from 2"),
     ],
 )  # fmt: skip
 def test_refusals(build, message: str) -> None:

@@ -105,6 +105,11 @@ def replace(file: h5py.File, key: str, value) -> None:
         (lambda f: replace(f, "layer/1/neuron/type", np.array([b"SDNN"])), "type SDNN"),
         (lambda f: f["layer/1"].pop("neuron"), "neuron missing"),
         (lambda f: f["layer/1"].pop("stride"), "stride missing"),
+        (lambda f: f["layer/0"].pop("shape"), r"layer 0 \(input\): the shape is missing"),
+        (lambda f: replace(f, "layer/1/type", np.array([b"input"])), r"layer 1 \(input\): only the first layer can be the input"),
+        (lambda f: [f["layer"].pop(key) for key in list(f["layer"]) if key != "0"], "it has no conv or dense layer"),
+        (lambda f: replace(f, "layer/1/weight", np.ones((2, 2), np.float32)), r"the weight has shape \(2, 2\)"),
+        (lambda f: replace(f, "layer/1/bias", np.ones(99, np.float32)), r"the bias has shape \(99,\), expected"),
     ],
 )  # fmt: skip
 def test_validator_finds(sound: Path, change, finding: str) -> None:
@@ -176,6 +181,22 @@ def test_a_changed_sidecar_is_noticed(sound: Path) -> None:
     beside.write_text(json.dumps(facts))
     with pytest.raises(netx.NetxError, match=r"sound\.net\.json was damaged or changed"):
         netx.read(sound)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"version": 99}', "\udcff"])
+def test_a_file_beside_it_that_is_no_sidecar(sound: Path, content: str) -> None:
+    netx.sidecar_path(sound).write_bytes(content.encode("utf-8", "surrogateescape"))
+    with pytest.raises(netx.NetxError, match=r"^sound\.net\.json: not a sidecar of this program \(.+\); export"):
+        netx.read(sound)
+
+
+def test_large_weights_are_packed(tmp_path: Path) -> None:
+    """The chain of a residual network is mostly zeros."""
+    weight = np.diag(np.arange(1, 251)).astype(np.int32)
+    graph = chain([("in", Input((250,), "spikes")), ("fc", Linear(weight)), ("sn", IF(5)), ("out", Output())], 2)
+    path = netx.write(graph, tmp_path / "large.net")
+    assert path.stat().st_size < weight.nbytes / 4
+    np.testing.assert_array_equal(netx.read(path).synapses["fc"].weight, weight)
 
 
 # -- files that slayer writes ------------------------------------------------------------------------
@@ -256,6 +277,8 @@ def test_input_blocks_with_neurons_and_affine_read_outs(tmp_path: Path) -> None:
         ({"_1_type": b"average"}, r"layer 1 \(average\): Lava skips or refuses"),
         ({"_1_neuron": None}, r"layer 1 \(dense\): neuron missing"),
         ({"_2_neuron": None, "_2_bias": np.ones(2, np.float32)}, "a bias but no neurons"),
+        ({"_2_neuron": {"type": "CUBA", "iDecay": 1024, "vDecay": 0, "vThMant": 2**18 - 1}}, r"it cannot fire .* and leaks \(iDecay 1024"),
+        ({"_0_shape": np.array([b"x"])}, r"f\.net: it cannot be understood \(.*\); write it again"),
     ],
 )  # fmt: skip
 def test_what_slayer_writes_and_lava_would_not_run_right(tmp_path: Path, changes: dict, finding: str) -> None:

@@ -11,6 +11,7 @@ import h5py
 import nir
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -120,6 +121,41 @@ def test_what_others_do_not_see_is_said(tmp_path: Path) -> None:
     assert "reset by subtraction (sn)" in found and "summed over time" in found and "fires above" in found
     hard = soft.with_nodes({"sn": IF(1.0)})
     assert "multiplied by 255" in " ".join(door.losses(quantize(hard)[0]))
+
+
+def test_average_pools_with_a_divisor_of_their_own_are_scaled_sums(tmp_path: Path) -> None:
+    """What a reader without our metadata sees, too. Dyadic numbers: every sum is exact in any order."""
+    w1, w2 = (np.round(8 * weights(*shape)) / 8 for shape in ((3, 1, 3, 3), (2, 3, 2, 2)))
+    graph = chain(
+        [
+            ("in", Input((1, 8, 8), "spikes")), ("c1", Conv2d(w1, padding=(1, 1))), ("s1", IF(1.0)),
+            ("pool", AvgPool2d((2, 2), (2, 2), divisor=8)), ("c2", Conv2d(w2)), ("s2", IF(0.125)), ("out", Output()),
+        ],
+        4,
+    )  # fmt: skip
+    x = (np.random.default_rng(3).random((5, 4, 1, 8, 8)) < 0.5).astype(np.float32)
+    assert_round_trip(graph, x, tmp_path)
+    file = nir.read(tmp_path / "net.nir")
+    assert isinstance(file.nodes["pool"], nir.SumPool2d) and (file.nodes["pool.divisor"].scale == 1 / 8).all()
+    for node in (file, *file.nodes.values()):
+        node.metadata = {}
+    plain = door.from_nir(file, T=4, dt=DT, encoding="spikes")
+    expected = simulate(graph, x)
+    np.testing.assert_array_equal(simulate(plain, x), expected)
+    assert 0.05 < expected.mean() < 0.95
+
+
+def test_names_that_only_a_slash_tells_apart(tmp_path: Path) -> None:
+    w = weights(3, 3)
+    graph = chain([("in", Input((3,))), ("a/b", Linear(w)), ("a.b", Linear(w)), ("sn", IF(0.5)), ("out", Output())], 3)
+    again = assert_round_trip(graph, np.random.default_rng(0).random((4, 3)).astype(np.float32), tmp_path)
+    assert list(again.nodes) == list(graph.nodes)
+    assert {"a.b", "a.b_2"} <= set(nir.read(tmp_path / "net.nir").nodes)
+
+
+def test_oblong_kernels_are_warned_of() -> None:
+    graph = chain([("in", Input((1, 4, 4))), ("c", Conv2d(weights(1, 1, 1, 3))), ("sn", IF(1.0)), ("out", Output())], 1)
+    assert any(said.startswith("c: nir 1.0.8 works out oblong kernels wrongly") for said in door.losses(graph))
 
 
 def test_what_nir_has_no_word_for_is_refused(tmp_path: Path) -> None:
@@ -279,7 +315,6 @@ def test_neurons_without_a_layer_and_thresholds() -> None:
 
 def test_convolutions_pools_and_flatten() -> None:
     """1-D and grouped convolutions, string padding, sum and average pools with a scale behind, against torch."""
-    import torch
     from torch.nn import functional as F
 
     x = torch.from_numpy(np.random.default_rng(2).random((3, 4, 10)))
@@ -312,6 +347,81 @@ def test_convolutions_pools_and_flatten() -> None:
     y = F.avg_pool2d(4 * F.avg_pool2d(x2, 2) * torch.tensor([1.0, 2, 3]).reshape(3, 1, 1), 2, 1, 1)
     expected = (F.conv2d(y, torch.from_numpy(w4)).flatten(1) >= 2).numpy()
     np.testing.assert_array_equal(run(graph, x2.numpy(), dtype=torch.float64).output[:, 0], expected)
+
+
+def conv(*shape: int, padding: Any = 0) -> Any:
+    return nir.Conv2d(None, weights(*shape).astype(float), 1, padding, 1, 1, np.zeros(shape[0]))
+
+
+def fires(n: int, threshold: float) -> Any:
+    """IF neurons for one step: current ≥ threshold."""
+    return nir.IF(full(1e4, n), full(threshold, n))
+
+
+PER_PIXEL = np.random.default_rng(1).uniform(0.5, 2, (2, 4, 4))
+SCALED = {
+    "one scale, convolution": (
+        lambda: [nir.Scale(full(1.5, 1)), conv(3, 2, 3, 3), nir.Flatten(None, 0, -1), fires(12, 0.5)],
+        lambda x: convolved(1.5 * x).reshape(len(x), -1) >= 0.5,
+    ),
+    "one scale, dense": (
+        lambda: [nir.Flatten(None, 0, -1), nir.Scale(full(1.5, 1)), nir.Linear(weights(3, 32).astype(float)), fires(3, 3.6)],
+        lambda x: 1.5 * x.reshape(len(x), -1) @ weights(3, 32).T.astype(float) >= 3.6,
+    ),
+    "a scale per pixel, flattened": (
+        lambda: [nir.Scale(PER_PIXEL), nir.Flatten(None, 0, -1), nir.Linear(weights(3, 32).astype(float)), fires(3, 2.4)],
+        lambda x: (x * PER_PIXEL).reshape(len(x), -1) @ weights(3, 32).T.astype(float) >= 2.4,
+    ),
+    "a scale per channel into neurons": (
+        lambda: [nir.Scale(np.array([1.0, 3.0])), nir.IF(full(1e4, 2, 4, 4), full(0.9, 2, 4, 4)), nir.Flatten(None, 0, -1)],
+        lambda x: (x * np.array([1.0, 3.0]).reshape(2, 1, 1)).reshape(len(x), -1) >= 0.9,
+    ),
+    "flattened from the batch axis": (
+        lambda: [nir.Flatten({"input": np.array([2, 4, 4])}, 1, -1), nir.Linear(weights(3, 32).astype(float)), fires(3, 2.4)],
+        lambda x: x.reshape(len(x), -1) @ weights(3, 32).T.astype(float) >= 2.4,
+    ),
+    "flattened twice, axes counted from behind": (
+        lambda: [nir.Flatten(None, -3, -1), nir.Flatten(None, 0, -1), nir.Linear(weights(3, 32).astype(float)), fires(3, 2.4)],
+        lambda x: x.reshape(len(x), -1) @ weights(3, 32).T.astype(float) >= 2.4,
+    ),
+}  # fmt: skip
+
+
+def convolved(x: np.ndarray) -> np.ndarray:
+    windows = np.lib.stride_tricks.sliding_window_view(x, (3, 3), (2, 3))
+    return np.einsum("nchwij,ocij->nohw", windows, weights(3, 2, 3, 3).astype(float))
+
+
+@pytest.mark.parametrize("name", SCALED)
+def test_scales_and_flattening_in_numpy(name: str) -> None:
+    nodes, expected = SCALED[name]
+    x = np.random.default_rng(4).random((6, 2, 4, 4))
+    graph = door.from_nir(nir_chain(*nodes(), shape=(2, 4, 4)), T=1)
+    found = run(graph, x, dtype=torch.float64).output
+    np.testing.assert_array_equal(found.reshape(len(x), -1), expected(x))
+    assert 0.05 < found.mean() < 0.95
+    is_batch_axis = any("the first is taken to be the batch" in said for said in graph.metadata["nir_warnings"])
+    assert is_batch_axis == ("batch axis" in name)
+
+
+def test_differently_scaled_signals_are_pooled_one_by_one() -> None:
+    """Their nodes get the pool's name, the second a number behind it."""
+    network = nir.NIRGraph(
+        {
+            "in": nir.Input(np.array([2, 4, 4])), "double": nir.Scale(full(2.0, 2)), "if": nir.IF(full(1e4, 2, 4, 4), full(0.6, 2, 4, 4)),
+            "pool": nir.SumPool2d(np.array([2, 2]), np.array([2, 2]), np.array([0, 0])), "conv": conv(3, 2, 1, 1), "flat": nir.Flatten(None, 0, -1),
+            "last": fires(12, 1.5), "out": nir.Output(np.array([12])),
+        },
+        [("in", "if"), ("if", "double"), ("if", "pool"), ("double", "pool"), ("pool", "conv"), ("conv", "flat"), ("flat", "last"), ("last", "out")],
+        type_check=False,
+    )  # fmt: skip
+    graph = door.from_nir(network, T=1)
+    assert {"pool", "pool_2"} <= set(graph.nodes)
+    x = np.random.default_rng(6).random((5, 2, 4, 4))
+    pooled = 3.0 * (x >= 0.6).reshape(5, 2, 2, 2, 2, 2).sum(axis=(3, 5))
+    expected = np.einsum("nchw,oc->nohw", pooled, weights(3, 2, 1, 1)[:, :, 0, 0].astype(float)).reshape(5, -1) >= 1.5
+    np.testing.assert_array_equal(run(graph, x, dtype=torch.float64).output[:, 0], expected)
+    assert 0.05 < expected.mean() < 0.95
 
 
 def test_sub_graphs_and_residual_edges() -> None:
@@ -365,6 +475,18 @@ def test_delays() -> None:
         door.from_nir(delayed([0, 1, 2]), T=3)
 
 
+class NewNode(nir.ir.node.NIRNode):
+    """A node that a later nir may bring."""
+
+    def __init__(self) -> None:
+        self.input_type = self.output_type = self.metadata = {}
+
+
+def nested(graph: Any, depth: int) -> None:
+    for _ in range(depth):
+        graph.nodes["within"] = graph = nir_chain(nir.Linear(weights(3, 4)), shape=(4,))
+
+
 def test_what_cannot_be_mapped_is_refused_by_name() -> None:
     w, two = nir.Linear(weights(3, 4)), np.array([1e-4, 2e-4, 3e-4])
     cases = {
@@ -379,6 +501,18 @@ def test_what_cannot_be_mapped_is_refused_by_name() -> None:
         "n0: it takes .C, H, W.": (nir_chain(nir.Conv2d(None, weights(1, 1, 1, 1), 1, 0, 1, 1, np.zeros(1)), shape=(4,)), {"T": 1}),
         "n0: the weight expects 4": (nir_chain(w, shape=(5,)), {"T": 1}),
         "n1: a constant is NaN": (nir_chain(w, nir.IF(full(np.nan, 3), full(1, 3)), shape=(4,)), {"T": 1}),
+        "its numbers do not fit together .invalid literal": (nir_chain(w, shape=(4,), metadata={"kdsnn_deploy_T": "soon"}), {}),
+        "n0: it pools .C, H, W. input": (nir_chain(nir.SumPool2d(full(2, 2), full(2, 2), full(0, 2)), shape=(4,)), {"T": 1}),
+        "n0: it flattens only dimensions 0 to 1": (nir_chain(nir.Flatten(None, 0, 1), shape=(1, 2, 2)), {"T": 1}),
+        "n0: it flattens only dimensions 2 to 2": (nir_chain(nir.Flatten(None, -1, -1), shape=(1, 2, 2)), {"T": 1}),
+        "n0: padding 'same' with an even kernel": (nir_chain(conv(3, 2, 2, 2, padding="same"), shape=(2, 4, 4)), {"T": 1}),
+        "n1: what it pools is scaled differently": (nir_chain(nir.Scale(PER_PIXEL), nir.SumPool2d(full(2, 2), full(2, 2), full(0, 2)), shape=(2, 4, 4)), {"T": 1}),
+        "n1: what it reads is scaled differently": (nir_chain(nir.Scale(PER_PIXEL), conv(3, 2, 3, 3), shape=(2, 4, 4)), {"T": 1}),
+        "input: it is scaled differently within": (nir_chain(nir.Scale(PER_PIXEL), nir.IF(full(1e4, 2, 4, 4), full(1, 2, 4, 4)), shape=(2, 4, 4)), {"T": 1}),
+        "input: 5000 signals are scaled": (nir_chain(nir.Scale(np.arange(1, 5001.0)), fires(5000, 1.0), shape=(5000,)), {"T": 1}),
+        "n1: its synaptic current lasts": (nir_chain(w, nir.CubaLI(full(1e-3, 3), full(1e-3, 3), full(1, 3), full(0, 3)), shape=(4,)), {"T": 1}),
+        "n1: its resistances must be positive": (nir_chain(w, nir.I(np.array([1.0, 2, 3])), shape=(4,)), {"T": 1}),
+        "n1: NewNode cannot be mapped": (nir_chain(w, NewNode(), shape=(4,)), {"T": 1}),
         "the method is": (nir_chain(w, shape=(4,)), {"T": 1, "method": "magic"}),
         "dt is -1": (nir_chain(w, shape=(4,)), {"T": 1, "dt": -1.0}),
     }  # fmt: skip
@@ -386,6 +520,20 @@ def test_what_cannot_be_mapped_is_refused_by_name() -> None:
         with pytest.raises(door.NirError, match=message) as caught:
             door.from_nir(network, **arguments)
         assert "\n" not in str(caught.value)
+    for change, message in (
+        (lambda g: g.nodes.pop("output"), "it has no Output node; add one"),
+        (lambda g: (g.nodes.update(more=nir.Output(np.array([3]))), g.edges.append(("n0", "more"))), "it is the second Output node"),
+        (lambda g: (g.nodes.update(more=nir.Linear(weights(2, 4))), g.edges.extend([("input", "more"), ("more", "output")])),
+         r"output: the inputs it sums have different shapes \(\(2,\), \(3,\)\)"),
+        (lambda g: (g.nodes.update(more=nir_chain(w, shape=(4,))), g.nodes["more"].nodes.pop("output"), g.nodes["more"].edges.clear()),
+         "more: this sub-graph has no Input or no Output node"),
+        (lambda g: nested(g, 50), "its sub-graphs are nested too deeply"),
+    ):  # fmt: skip
+        network = nir_chain(w, shape=(4,))
+        change(network)
+        network.edges[:] = [edge for edge in network.edges if set(edge) <= set(network.nodes)]
+        with pytest.raises(door.NirError, match=message):
+            door.from_nir(network, T=1)
     recurrent = nir_chain(w, nir.IF(full(1, 3), full(1, 3)), shape=(4,))
     recurrent.edges.append(("n1", "n1"))
     with pytest.raises(door.NirError, match="recurrent connections through n1"):
@@ -435,6 +583,14 @@ def test_files_of_another_kind(tmp_path: Path, content: bytes | None) -> None:
     if content is not None:
         path.write_bytes(content)
     assert "no such file" in refused(path) if content is None else "not a readable NIR" in refused(path)
+
+
+def test_a_single_node_and_too_many_objects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nir.write(tmp_path / "node.nir", nir.Linear(weights(3, 4)))
+    assert "it holds a single node, not a graph" in refused(tmp_path / "node.nir")
+    path = written(tmp_path)
+    monkeypatch.setattr("exporters.hdf5.MAX_OBJECTS", 20)
+    assert "it holds more than 20 objects" in refused(path)
 
 
 def test_truncated_and_damaged_files(tmp_path: Path) -> None:

@@ -256,6 +256,26 @@ def test_what_integers_do_not_express_is_refused_by_name() -> None:
     with pytest.raises(export.OnnxError, match="the form is 'unrolled'; choose sequence, loop, step"):
         export.build(small(), "unrolled")  # type: ignore[arg-type]
 
+    lasting = [("fc", Linear(np.array([[40_000]], np.int32))), ("sn", LIF(9, 0.5, current_leak=0.5)), ("out", Output())]
+    with pytest.raises(
+        export.OnnxError, match=r"sn: its currents can reach 1\.02e\+07, and where they persist only 2\^23"
+    ):
+        export.build(chain([("in", Input((1,), "direct", 255)), *lasting], 2))
+
+
+def test_average_pools_that_divide(tmp_path: Path) -> None:
+    """As `from_torch` leaves them, before `make_exact` turns them into sums. Dyadic numbers, so that no sum rounds."""
+    w = np.random.default_rng(2).integers(-8, 16, (3, 2, 2, 2)) / 8
+    graph = chain(
+        [
+            ("in", Input((2, 8, 8), "spikes")), ("pool", AvgPool2d((2, 2), (2, 2), (1, 1), 4)), ("c", Conv2d(w)),
+            ("sn", IF(1.5)), ("out", Output()),
+        ],
+        4,
+    )  # fmt: skip
+    x = (np.random.default_rng(0).random((3, 4, 2, 8, 8)) < 0.4).astype(np.float32)
+    assert 0.05 < assert_equals_emulator(graph, x, tmp_path).spikes["sn"].mean() < 0.95
+
 
 def test_a_failed_export_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*args, **kwargs):
@@ -287,4 +307,15 @@ def test_teachers_export(tmp_path: Path) -> None:
 
     with pytest.raises(export.OnnxError, match=r"odd\.onnx: the network cannot be exported \(not\)"):
         export.write_ann(Odd(), (3,), tmp_path / "odd.onnx")
+
+    class Branches(nn.Module):
+        """What the first sample takes is all that a traced model can do."""
+
+        def forward(self, x):
+            return x if x.shape[0] == 1 else 2 * x
+
+    with pytest.raises(
+        export.OnnxError, match=r"^odd\.onnx: the exported model's logits differ from torch's by 0\.\d+$"
+    ):
+        export.write_ann(Branches(), (3,), tmp_path / "odd.onnx")
     assert not (tmp_path / "odd.onnx").exists()

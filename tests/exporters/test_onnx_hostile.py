@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from exporters import onnx as export
 from exporters.graph import IF, Conv2d, Flatten, Input, Linear, MaxPool2d, Output, chain
+from exporters.onnx_run import prepare
 
 
 def network():
@@ -164,6 +166,28 @@ def test_structure(tmp_path: Path) -> None:
         body = helper.make_graph([], "body", [], [])
         model.graph.node.append(helper.make_node("If", ["input"], ["y"], then_branch=body, else_branch=body))
 
+    def graph_in_a_convolution(model: onnx.ModelProto) -> None:
+        find(model, "Conv").attribute.append(helper.make_attribute("body", helper.make_graph([], "body", [], [])))
+
+    def sparse(model: onnx.ModelProto) -> None:
+        values, indices = (numpy_helper.from_array(np.ones(1, t), "sparse") for t in (np.float32, np.int64))
+        model.graph.sparse_initializer.append(helper.make_sparse_tensor(values, indices, [10**10]))
+
+    def other_steps(model: onnx.ModelProto) -> None:
+        model.graph.initializer.append(numpy_helper.from_array(np.array(10**12), "forever"))
+        find(model, "IF").input[1] = "forever"
+
+    def typed_numbers(model: onnx.ModelProto) -> None:
+        tensor = weight(model, "conv/weight")
+        tensor.ClearField("raw_data")
+        tensor.float_data.extend([1.0] * 36)
+
+    def negative(model: onnx.ModelProto) -> None:
+        weight(model, "conv/weight").dims[0] = -4
+
+    def loop_without_a_result(model: onnx.ModelProto) -> None:
+        next(a.g for a in find(model, "Loop").attribute if a.HasField("g")).output.pop()
+
     def many(model: onnx.ModelProto) -> None:
         node = find(model, "Flatten")
         model.graph.node.extend([node] * 30_000)
@@ -177,6 +201,12 @@ def test_structure(tmp_path: Path) -> None:
     assert "'Bomb' is not of this program" in attack(tmp_path, unknown_function)
     assert "weights are in another file" in attack(tmp_path, external)
     assert "If () is not one" in attack(tmp_path, nested)
+    assert "holds a graph of its own" in attack(tmp_path, graph_in_a_convolution)
+    assert "sparse weights, which this program does not write" in attack(tmp_path, sparse)
+    assert "the operator IF (" in (said := attack(tmp_path, other_steps)) and "does not run for T steps" in said
+    assert "conv/weight: not a constant as this program writes them" in attack(tmp_path, typed_numbers)
+    assert "conv/weight: not a constant as this program writes them" in attack(tmp_path, negative)
+    assert "the loop's body does not fit the loop" in attack(tmp_path, loop_without_a_result, "loop")
     assert "more than 20000 operators" in attack(tmp_path, many)
     assert "not a spiking network written by this program" in attack(tmp_path, stranger)
 
@@ -192,6 +222,35 @@ def test_damaged_metadata(tmp_path: Path, key: str, value: str) -> None:
         export.run(path, X)
     except export.OnnxError as error:
         assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize("value", ["0", "-255", "1.5", '"x"', "true"])
+def test_an_impossible_input_scale_is_named(tmp_path: Path, value: str) -> None:
+    assert "its metadata lacks input_scale, or says something impossible there" in attack(
+        tmp_path, lambda model: set_prop(model, "input_scale", value)
+    )
+
+
+def test_what_goes_wrong_while_running(tmp_path: Path) -> None:
+    """An error of onnxruntime's is one line that names the file; one of the caller's own is the caller's."""
+
+    runner = prepare(export.write(network(), tmp_path / "net.onnx"))
+
+    class Failing:
+        def run(self, *arguments: object) -> None:
+            raise RuntimeError("Failed to allocate memory\nsomewhere")
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(runner.session, name)
+
+    with pytest.raises(export.OnnxError, match=r"^net\.onnx: .*Failed to allocate memory[^\n]*$"):
+        replace(runner, session=Failing()).run(X)
+
+    def broken(done: int) -> None:
+        raise ValueError(f"from the callback, after {done}")
+
+    with pytest.raises(ValueError, match="from the callback, after 1"):
+        runner.run(X, batch_size=1, progress=broken)
 
 
 def test_wrong_samples_give_one_line(tmp_path: Path) -> None:

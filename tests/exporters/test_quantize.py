@@ -16,8 +16,9 @@ from exporters.bounds import BIAS_LIMIT, CURRENT_LIMIT, THRESHOLD_LIMIT, input_b
 from exporters.errors import DeployError
 from exporters.exact import make_exact
 from exporters.from_torch import from_torch
-from exporters.graph import IF, Conv2d, Flatten, Input, Linear, MaxPool2d, Output, SpikingGraph, chain
+from exporters.graph import IF, AvgPool2d, Conv2d, Flatten, Input, Linear, MaxPool2d, Output, SpikingGraph, chain
 from exporters.quantize import quantize
+from exporters.rescale import neuron_groups
 from exporters.to_chain import MAX_GROUPS, layers, member_spikes, to_chain
 from hardware.emulator import Recorder, run
 from tests.networks import Case, Residual, random_integer_chain, randomize, spiking_modules
@@ -105,6 +106,42 @@ def test_refusals(graph: SpikingGraph, options: dict, message: str) -> None:
         quantize(graph, **options)
 
 
+def test_forms_that_no_integer_grid_expresses_are_refused() -> None:
+    pixels, pool = ("in", Input((1, 4, 4))), AvgPool2d((2, 2), (2, 2), divisor=4)
+    first: list = [pixels, ("c", Conv2d(np.ones((1, 1, 3, 3)), padding=(1, 1))), ("s", IF(3.0))]
+    dense: list = [("flat", Flatten()), ("fc", Linear(np.ones((2, 4)))), ("out", Output("membrane"))]
+    pooled_currents = chain([pixels, first[1], ("pool", pool), *dense], 2)
+    # spikes and sums of four spikes, both of them 2×2, into one maximum
+    both = SpikingGraph(
+        dict([*first, ("a", Conv2d(np.ones((1, 1, 3, 3)), None, (2, 2), (1, 1))), ("sa", IF(3.0)), ("pool", pool),
+              ("max", MaxPool2d((1, 1), (1, 1))), *dense]),
+        (("in", "c"), ("c", "s"), ("s", "a"), ("a", "sa"), ("s", "pool"), ("sa", "max"), ("pool", "max"), ("max", "flat"), ("flat", "fc"), ("fc", "out")),
+        2,
+    )  # fmt: skip
+    for graph, message in [
+        (pooled_currents, r"c: its currents go into pool \(AvgPool2d\); only neurons can read them here"),
+        (chain([*first, ("again", IF(1.0)), *dense[:1], ("fc", Linear(np.ones((2, 16)))), dense[2]], 2),
+         "again: spikes reach these neurons without a synapse layer; put a layer in between"),
+        (both, "max: it takes the maximum of spikes plus averages, which no integer grid expresses"),
+    ]:  # fmt: skip
+        for lower in (quantize, make_exact):
+            with pytest.raises(DeployError, match=message):
+                lower(graph)
+
+
+def test_a_fan_in_beyond_float32_is_refused() -> None:
+    """65,794 pixels of up to 255: rounding alone could move the sum by 2²³ steps of the grid."""
+    for inputs in (65_792, 65_794):
+        graph = chain(
+            [("in", Input((inputs,))), ("fc", Linear(np.ones((1, inputs)))), ("s", IF(9.0)), ("out", Output())], 1
+        )
+        if inputs * 255 + 1 < 2**24:
+            assert make_exact(graph).synapses["fc"].weight.dtype == np.float32
+        else:
+            with pytest.raises(DeployError, match="fc: its fan-in is too large for exact sums in float32"):
+                make_exact(graph)
+
+
 @settings(max_examples=40, deadline=None)
 @given(spiking_modules(leaky=False))
 def test_exact_graphs_do_not_depend_on_precision_or_order(case: Case) -> None:
@@ -120,13 +157,19 @@ def test_exact_graphs_do_not_depend_on_precision_or_order(case: Case) -> None:
 def test_exact_weights_are_close(case: Case) -> None:
     graph = from_torch(case.module, case.shape, case.T)
     exact = make_exact(graph)
+    arriving = input_bounds(exact)
+    # layers that feed the same neurons share a grid, as coarse as their common sum needs
+    sums: dict[str, float] = {}
+    for group in neuron_groups(exact):
+        common = sum(sum_bound(exact.synapses[name], arriving[name]) for name in group.synapses)
+        sums |= dict.fromkeys(group.synapses, common)
     for name, synapse in graph.synapses.items():
         weight = exact.synapses[name].weight
         assert weight.dtype == np.float32
         # the input scale and the pools' divisors have moved into the weights: compare in units of the largest
         before, after = (w / np.abs(w).max() for w in (synapse.weight, weight.astype(float)))
         # half a step of the grid, 2⁻²³ of the largest sum at most, in the weight and in the largest weight
-        step = sum_bound(exact.synapses[name], input_bounds(exact)[name]) / np.abs(weight).max() / 2**23
+        step = sums[name] / np.abs(weight).max() / 2**23
         np.testing.assert_allclose(after, before, rtol=1e-6, atol=1.01 * step)
 
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exporters.errors import DeployError
-from exporters.graph import IF, Conv2d, Flatten, Input, Linear, Node, Output, SpikingGraph
+from exporters.graph import IF, LIF, AvgPool2d, Conv2d, Flatten, Input, Linear, MaxPool2d, Node, Output, SpikingGraph
 from exporters.to_chain import layers, member_spikes, to_chain
 from hardware.emulator import Recorder, run
 from tests.networks import random_integer_network
@@ -65,3 +65,123 @@ def test_a_skip_past_a_cut_border_is_refused() -> None:
     """6 positions, but the strided layer has 2, of 2 each: the last two of the source would be lost."""
     with pytest.raises(DeployError, match="skip: it reads s1 past layers that cut off its border"):
         to_chain(skip_to_dense(2, 0))
+
+
+# -- what no relay and no OR can carry ---------------------------------------------------------------
+
+
+def conv(out: int, into: int, kernel: int, stride: int = 1, padding: int = 0) -> Conv2d:
+    rng = np.random.default_rng(kernel)
+    weight = rng.integers(-9, 20, (out, into, kernel, kernel)).astype(np.int32)
+    return Conv2d(weight, None, (stride, stride), (padding, padding))
+
+
+def dense(out: int, into: int) -> Linear:
+    return Linear(np.random.default_rng(into).integers(-9, 20, (out, into)).astype(np.int32))
+
+
+def joined(paths: list[list[tuple[str, Node]]], shape: tuple[int, ...] = (1, 6, 6)) -> SpikingGraph:
+    """From "in" each path runs over its nodes, those of a name being one; the last is the read-out."""
+    nodes: dict[str, Node] = {"in": Input(shape, "spikes")}
+    edges: dict[tuple[str, str], None] = {}
+    for path in paths:
+        before = "in"
+        for name, node in path:
+            nodes.setdefault(name, node)
+            edges[before, name] = None
+            before = name
+        edges[before, "out"] = None
+    return SpikingGraph({**nodes, "out": Output()}, tuple(edges), 3)
+
+
+FIRST: list[tuple[str, Node]] = [("c", conv(2, 1, 3, padding=1)), ("s", IF(20))]  # (2, 6, 6)
+LAST: tuple[str, Node] = ("so", IF(40))
+
+
+def beside(a: list[tuple[str, Node]], b: list[tuple[str, Node]]) -> SpikingGraph:
+    """Two branches behind the first layer, into the same neurons."""
+    return joined([[*FIRST, *a, LAST], [*FIRST, *b, LAST]])
+
+
+def wide_and_narrow(threshold: int, other: int, largest: int) -> SpikingGraph:
+    """Two dense layers side by side."""
+    w = np.full((3, 4), largest, np.int32)
+    paths = [[("a", Linear(w)), ("sa", IF(threshold)), ("fa", dense(2, 3)), LAST],
+             [("b", Linear(w)), ("sb", IF(other)), ("fb", dense(2, 3)), LAST]]  # fmt: skip
+    return joined(paths, (4,))
+
+
+POOL = AvgPool2d((2, 2), (2, 2))
+TO_POOLED: list[tuple[str, Node]] = [("pool", MaxPool2d((2, 2), (2, 2))), ("fl", Flatten()), ("fc", dense(2, 18)), LAST]
+REFUSED = {
+    "an average pool into neurons": (
+        joined([[("pool", POOL), ("sp", IF(2)), ("flat", Flatten()), ("fc", dense(2, 9)), LAST]]),
+        "sp: an average pool feeds it; only synapse layers can absorb one",
+    ),
+    "an average that still divides": (
+        joined([[*FIRST, ("pool", AvgPool2d((2, 2), (2, 2), divisor=4)), ("fl", Flatten()), ("fc", dense(2, 18)), LAST]]),
+        "fc: an average pool with a divisor is not integer; quantize the graph first",
+    ),
+    "another size": (
+        beside([("a", conv(2, 2, 3, padding=1)), ("sa", IF(9)), ("fl", Flatten()), ("fa", dense(2, 72))],
+               [("b", conv(2, 2, 3)), ("sb", IF(9)), ("flb", Flatten()), ("fb", dense(2, 32))]),
+        r"sb: it runs beside sa but has another size \(\(2, 4, 4\) and \(2, 6, 6\)\)",
+    ),
+    "another leak": (
+        beside([("a", conv(2, 2, 3)), ("sa", IF(9)), ("fl", Flatten()), ("fa", dense(2, 32))],
+               [("b", conv(2, 2, 3)), ("sb", LIF(9, 0.5)), ("flb", Flatten()), ("fb", dense(2, 32))]),
+        "sb: it runs beside sa but leaks differently",
+    ),
+    "another stride": (
+        beside([("a", conv(2, 2, 3, 2, 1)), ("sa", IF(9)), ("fl", Flatten()), ("fa", dense(2, 18))],
+               [("b", conv(2, 2, 4)), ("sb", IF(9)), ("flb", Flatten()), ("fb", dense(2, 18))]),
+        r"sa: layers of one depth have different strides \[\(1, 1\), \(2, 2\)\]",
+    ),
+    "a skip with another stride": (
+        beside([("a", conv(2, 2, 3, 2, 1)), ("sa", IF(9)), ("b", conv(2, 2, 3, 1, 1))], [("skip", conv(2, 2, 4))]),
+        r"skip: it strides by \(1, 1\) where the layers it runs beside stride by \(2, 2\) in all",
+    ),
+    "a skip past a cut border": (
+        beside([("a", conv(2, 2, 5)), ("sa", IF(9)), ("b", conv(2, 2, 3, 1, 1))], [("skip", conv(2, 2, 5))]),
+        "so: no common kernel gives its size 2 from 2 with stride 1 beside its relays",
+    ),
+    "from convolutions past dense layers": (
+        beside([("fl", Flatten()), ("fa", dense(3, 72)), ("sa", IF(9)), ("fb", dense(2, 3))],
+               [("fl2", Flatten()), ("skip", dense(2, 72))]),
+        "s: its spikes skip from convolutions to dense layers past sa",
+    ),
+    "thresholds without a common multiple": (
+        wide_and_narrow(100_001, 131_072, 9),
+        r"no threshold can stand for those of layers of one depth \(sa 100001, sb 131072\)",
+    ),
+    "a common threshold beyond the registers": (
+        wide_and_narrow(2, 1000, 100),
+        r"no threshold can stand for those of layers of one depth \(sa 2, sb 1000\)",
+    ),
+    "the maximum of a sum": (
+        joined([[*FIRST, *TO_POOLED], [*FIRST, ("a", conv(2, 2, 3, padding=1)), ("sa", IF(9)), *TO_POOLED]]),
+        "pool: a max-pool over a sum of spikes is no OR",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_a_chain_cannot_carry_is_refused_by_name(name: str) -> None:
+    graph, message = REFUSED[name]
+    with pytest.raises(DeployError, match=message) as caught:
+        to_chain(graph)
+    assert "\n" not in str(caught.value)
+
+
+def test_layers_of_what_is_no_chain() -> None:
+    graph = joined([[*FIRST, *TO_POOLED]])
+    with pytest.raises(DeployError, match="pool: MaxPool2d stands where a netx chain needs a convolution or linear"):
+        layers(graph)
+
+
+def test_spikes_skip_a_dense_layer() -> None:
+    """Relays beside a dense layer: a weight as large as its threshold repeats a spike."""
+    paths = [[("a", dense(5, 4)), ("sa", IF(12)), ("b", dense(4, 5)), ("sb", IF(30)), ("c", dense(3, 4)), LAST],
+             [("a", dense(5, 4)), ("sa", IF(12)), ("skip", dense(3, 5)), LAST]]  # fmt: skip
+    chained = assert_same(joined(paths, (4,)), 1)
+    assert layers(chained)[1].synapse.weight.shape == (4 + 5, 5)

@@ -416,7 +416,7 @@ def test_factory_weights_and_mistakes(user_module: Path, monkeypatch: pytest.Mon
     assert "must read C,H,W" in error_line(
         "export", "my_networks:multi_step", "--input-shape", "8x8", "--timesteps", 4, *where
     )
-    assert "T is 0" in error_line(
+    assert "--timesteps 0: it must be 1 to" in error_line(
         "export", "my_networks:multi_step", "--input-shape", "1,8,8", "--timesteps", 0, *where
     )
     assert "no such thing" in error_line("export", "my_networks:broken", *shape, *where)

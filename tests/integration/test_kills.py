@@ -33,7 +33,7 @@ def forked(arguments: list[str], log: Path) -> int:
     pid = os.fork()
     if pid == 0:
         try:
-            os.setsid()
+            os.setpgid(0, 0)
             handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             os.dup2(handle, 1)
             os.dup2(handle, 2)
@@ -48,6 +48,7 @@ def forked(arguments: list[str], log: Path) -> int:
             traceback.print_exc()
             sys.stderr.flush()
             os._exit(99)
+    os.setpgid(pid, pid)  # here too: it may be killed before it has come to it itself
     return pid
 
 

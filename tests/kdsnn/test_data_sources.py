@@ -156,6 +156,7 @@ def test_many_images_go_to_disk(tmp_path, monkeypatch):
     class_folders(tmp_path, mode="RGB")
     expected = load(f"folder:{tmp_path}")
     monkeypatch.setattr(storage, "IN_MEMORY", 100)
+    monkeypatch.setattr(storage, "HELD", 100)
     data = load(f"folder:{tmp_path}")
     assert isinstance(data.x_train, np.memmap) and isinstance(data.x_test, np.memmap)
     assert np.array_equal(data.x_train, expected.x_train) and np.array_equal(data.x_test, expected.x_test)

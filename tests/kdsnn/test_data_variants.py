@@ -194,6 +194,6 @@ def test_noise_on_unknown_parts(parts):
 
 def test_a_large_set_stays_on_disk(monkeypatch):
     expected = load("digits+rot", noise=Noise(0.1))
-    monkeypatch.setattr(storage, "IN_MEMORY", 1000)
+    monkeypatch.setattr(storage, "HELD", 1000)
     data = load("digits+rot", noise=Noise(0.1))
     assert isinstance(data.x_train, np.memmap) and np.array_equal(data.x_train, expected.x_train)

@@ -1,0 +1,101 @@
+"""Where commands write: one at a time into the same files, and into temporary folders that go with them."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from kdsnn.errors import KdsnnError
+
+
+@contextmanager
+def sole_writer(out: Path) -> Iterator[None]:
+    """Hold a lock on what a command writes as, beside or in `out`, which need not exist; its folder must.
+
+    The lock is on an open file, `.NAME.lock` beside `out`, so that it ends with this process, however that ends; the
+    file is deleted with it, and one that a killed process has left is taken over. Where the system or the file system
+    has no locks, nothing is held: each file is still whole by itself.
+
+    Raises:
+        KdsnnError: another process holds it.
+    """
+    if os.name != "posix":
+        yield
+        return
+    file = out.with_name(f".{os.fsencode(out.name)[:200].decode(errors='ignore')}.lock")
+    descriptor = None
+    try:
+        descriptor = _locked(file, out)
+        with suppress(OSError):  # the number is a courtesy, and the disk may be full
+            os.truncate(descriptor, 0)
+            os.write(descriptor, str(os.getpid()).encode())
+        yield
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+        _delete_unless_held(file)
+
+
+@contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """A folder of its own in TMPDIR, deleted at the end of the block, even if a signal ends it at the worst moment.
+
+    Raises:
+        OSError: there is no place for it.
+    """
+    folder = Path(tempfile.gettempdir()) / f"kdsnn-{secrets.token_hex(6)}"
+    try:
+        folder.mkdir(0o700)  # named before it is made: a signal may come while the system makes it
+        yield folder
+        shutil.rmtree(folder, ignore_errors=True)  # and a signal may come in here
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _locked(file: Path, out: Path) -> int:
+    """A descriptor of the locked `file`."""
+    import fcntl
+
+    while True:
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # who held it before may have deleted it meanwhile: then this would be a lock on nothing
+            if _is_there(descriptor, file):
+                return descriptor
+        except BlockingIOError:
+            owner = os.read(descriptor, 20).decode(errors="replace") or "unknown"
+            os.close(descriptor)
+            raise KdsnnError(
+                f"{out}: another command is writing it (process {owner}); wait for it, or choose another --out"
+            ) from None
+        except OSError:  # this file system has no locks
+            return descriptor
+        os.close(descriptor)
+
+
+def _delete_unless_held(file: Path) -> None:
+    """Delete a lock's file by its name, since a signal may come when the file is there and nothing knows it yet."""
+    import fcntl
+
+    with suppress(OSError):
+        descriptor = os.open(file, os.O_RDWR)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _is_there(descriptor, file):
+                file.unlink()
+        finally:
+            os.close(descriptor)
+
+
+def _is_there(descriptor: int, file: Path) -> bool:
+    """Whether `file` is still the file that was opened."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), file.stat())
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,119 @@
+"""Running commands on hostile input, and the one property they all have.
+
+Whatever is thrown at it, a command succeeds with a result, or ends with exit code 2 and one line that says what is
+wrong. It shows no traceback and no warning of a library, ends, and writes nothing but its output.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+import signal
+import sys
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from hypothesis import HealthCheck, settings
+
+from kdsnn.cli.app import main
+
+CORPUS = Path(__file__).parent / "corpus"
+
+PATIENCE = 600
+"""Seconds after which a command counts as hanging: far more than any takes on a busy machine."""
+
+
+def examples(count: int) -> settings:
+    """The same `count` examples every time; as many as KDSNN_FUZZ_EXAMPLES says, and others each time, if that is set."""
+    more = os.environ.get("KDSNN_FUZZ_EXAMPLES")
+    return settings(
+        max_examples=int(more or count),
+        derandomize=more is None,
+        database=None,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a command ended, and what it printed."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def error(self) -> str:
+        """The line that says what is wrong."""
+        assert self.code == 2, f"exit {self.code}\n{self.stdout}\n{self.stderr}"
+        return self.stderr.rstrip().splitlines()[-1]
+
+
+PROGRESS = re.compile(r"note: .*|.*: \d+ %( .*)?")
+USAGE = re.compile(r"Usage: .*\nTry '.*' for help\.\n\nError: .*\n")
+
+
+def command(*arguments: object) -> Outcome:
+    """Run a command in this process and hold it to the property; any other exception than SystemExit comes through."""
+    out, err = io.StringIO(), io.StringIO()
+    before = sys.argv
+    sys.argv = ["kdsnn-deploy", *map(str, arguments)]
+    code: object = 0
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), _not_forever(), _no_warnings():
+            main()
+    except SystemExit as end:
+        code = 0 if end.code is None else end.code
+    finally:
+        sys.argv = before
+    told = f"kdsnn-deploy {' '.join(map(repr, map(str, arguments)))}\nexit {code!r}\n{out.getvalue()}\n{err.getvalue()}"
+    assert code in (0, 1, 2), told
+    lines = [line for line in err.getvalue().splitlines() if not PROGRESS.fullmatch(line)]
+    if code != 2:
+        assert not lines, told
+    elif not USAGE.fullmatch(err.getvalue()):
+        assert len(lines) == 1 and re.fullmatch(r"error: \S.{10,}", lines[0]), told
+    assert "Traceback" not in told and "0x7f" not in told, told
+    return Outcome(int(str(code)), out.getvalue(), err.getvalue())
+
+
+@contextlib.contextmanager
+def untouched(folder: Path) -> Iterator[None]:
+    """No file below `folder` comes, goes or changes."""
+    before = _contents(folder)
+    yield
+    assert _contents(folder) == before
+
+
+def _contents(folder: Path) -> dict[str, tuple[int, int]]:
+    return {str(p): (p.lstat().st_size, p.lstat().st_mtime_ns) for p in folder.rglob("*")}
+
+
+@contextlib.contextmanager
+def _not_forever() -> Iterator[None]:
+    def hangs(number: int, frame: object) -> None:
+        raise AssertionError(f"no end after {PATIENCE} seconds")
+
+    before = signal.signal(signal.SIGALRM, hangs)
+    signal.alarm(PATIENCE)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@contextlib.contextmanager
+def _no_warnings() -> Iterator[None]:
+    """What Python would show on standard error unasked."""
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("default")
+        for unseen in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
+            warnings.simplefilter("ignore", unseen)
+        yield
+    assert not shown, [str(w.message) for w in shown]

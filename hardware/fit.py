@@ -93,7 +93,7 @@ def _input(chain: SpikingGraph, target: Target) -> Iterator[Finding]:
     if not target.graded_spikes and bits > 1:
         yield Finding(
             "warning", first, f"it reads {bits}-bit pixels, and {target.title} has no graded spikes",
-            "run this layer on the host and send its spikes (netx: skip_layers); it is not placed",
+            "run this layer on the host and send its spikes (`export --encoder host`); it is not placed",
         )  # fmt: skip
     elif bits > 1:
         yield Finding("note", first, f"it reads {bits}-bit pixels as graded spikes (input_message_bits={bits})")

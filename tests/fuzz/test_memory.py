@@ -16,6 +16,7 @@ from PIL import Image
 
 from kdsnn import checkpoint
 from kdsnn.checkpoint import CheckpointInfo
+from kdsnn.data import storage
 
 IMAGES, SIDE = 500, 512
 """Of the large part: 131 MB in 8 bits."""
@@ -113,3 +114,19 @@ def test_commands_take_no_more_memory_than_they_look_at(place: Path) -> None:
         [sys.executable, "-c", child], cwd=place, capture_output=True, text=True, check=False, timeout=3000
     )
     assert done.returncode == 0 and done.stdout.endswith("done\n"), done.stderr
+
+
+def test_without_room_on_the_disk_memory_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage, "HELD", 100)
+    assert isinstance(storage.empty((101,)), np.memmap)
+    monkeypatch.setattr(storage.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 10}))
+    array = storage.empty((101,))
+    assert array.shape == (101,) and not isinstance(array, np.memmap)
+
+
+def test_images_picked_chunk_by_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    parts = [rng.integers(0, 256, (count, 1, 3, 4), dtype=np.uint8) for count in (7, 1, 5)]
+    chosen = rng.integers(0, 13, 40)
+    monkeypatch.setattr(storage, "CHUNK", 36)
+    assert np.array_equal(storage.picked(parts, chosen), np.concatenate(parts)[chosen])

@@ -482,32 +482,35 @@ def test_killing_the_client_leaves_nothing(tmp_path, watch, number, moment):
 
 
 @pytest.mark.parametrize(
-    ("target", "number", "message", "limits"),
+    ("target", "number", "message", "timeout"),
     [
-        ("actor", signal.SIGKILL, r"Lava's process for .* was killed by signal 9", {}),
-        ("actor", signal.SIGSTOP, r"Lava hangs: nothing has moved for 3 s \(.*\)", {"STEP_LIMIT": 3.0}),
-        ("worker", signal.SIGKILL, r"Lava's worker ended with signal 9", {}),
-        ("worker", signal.SIGSTOP, r"did not finish within 6 s \(.*\); raise the timeout", {"timeout": 6.0}),
-        ("guard", signal.SIGKILL, r"the process that guards Lava ended unexpectedly", {}),
+        ("actor", signal.SIGKILL, r"Lava's process for .* was killed by signal 9", None),
+        ("actor", signal.SIGSTOP, r"Lava hangs: nothing has moved for 3 s \(step .*\)", None),
+        ("worker", signal.SIGKILL, r"Lava's worker ended with signal 9", None),
+        ("worker", signal.SIGSTOP, r"did not finish within 600 s \(step .*\); raise the timeout", 600.0),
+        ("guard", signal.SIGKILL, r"the process that guards Lava ended unexpectedly", None),
     ],
 )
 def test_what_dies_or_hangs_is_one_line_and_leaves_nothing(
-    tmp_path, watch, monkeypatch, target, number, message, limits
+    tmp_path, watch, monkeypatch, target, number, message, timeout
 ):
     net, frames = tiny(tmp_path, samples=20000)
-    monkeypatch.setattr(client, "STEP_LIMIT", limits.get("STEP_LIMIT", 120.0))
+    hit = []
 
-    def damage():
-        watch.until(watch.steps)
-        os.kill(watch.actors()[2] if target == "actor" else getattr(watch, target)(), number)
+    def damage(done, total):  # while Lava steps, and never before
+        if done > 0 and not hit:
+            watch.folder()
+            hit.append(watch.actors()[2] if target == "actor" else getattr(watch, target)())
+            os.kill(hit[0], number)
+            monkeypatch.setattr(client, "STEP_LIMIT", 3.0)
 
-    thread = threading.Thread(target=damage)
-    thread.start()
-    with pytest.raises(DeployError, match=message) as caught:
-        client.run(net, frames, T=4, message_bits=0, timeout=limits.get("timeout"))
-    thread.join()
-    assert "\n" not in str(caught.value)
-    watch.assert_clean(3.0)
+    with client.Session(net, T=4, message_bits=0, timeout=timeout) as session:
+        session.run(frames[:2])
+        session._spent = 595.0  # as if the first part had taken all but 5 s of the timeout
+        with pytest.raises(DeployError, match=message) as caught:
+            session.run(frames, progress=damage)
+        watch.assert_clean(3.0)
+    assert hit and "\n" not in str(caught.value)
 
 
 def test_an_exception_while_a_process_is_built_is_dug_out(tmp_path, watch):

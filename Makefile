@@ -4,13 +4,17 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test lint bench lava clean
+.PHONY: demo test lint coverage bench lava clean
 
 demo: lava
 	$(BIN)/kdsnn-deploy demo --out demo-output
 
 test: lava lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# apart from `test`, which it would make half as slow again
+coverage: lava
+	$(BIN)/python -m pytest -n 2 --dist loadfile --cov tests/exporters tests/hardware tests/profilers tests/integration
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -32,7 +32,7 @@ def rows(quick: bool) -> Iterator[Measured]:
         exported, report = ["--to", "onnx", "--to", "netx", "--out", folder], ["--out", f"{folder}/report"]
         commands = {
             'python -c "import torch"': python("import torch"),
-            f"check {name} --target loihi1": [CLI, "check", deep, "--target", "loihi1"],
+            "check cnn2 --target loihi1": [CLI, "check", student, "--target", "loihi1"],
             f"export {name} --to onnx --to netx": [CLI, "export", deep, *exported],
             f"run cnn2 --on emulator --samples {pictures}": [CLI, "run", student, "--on", "emulator", *tested],
             f"profile cnn2 --samples {pictures}": [CLI, "profile", student, *report, *tested],

@@ -182,7 +182,8 @@ class _Plan:
         self.uses = {name: len(graph.targets(name)) for name in graph.nodes}
         bounds = input_bounds(graph)
         if dtype is None:
-            exact = all(sum_bound(s, bounds[n]) < 2**24 for n, s in graph.synapses.items()) or not graph.is_integer
+            largest = [sum_bound(s, bounds[n], signed=_signed(graph, n)) for n, s in graph.synapses.items()]
+            exact = all(bound < 2**24 for bound in largest) or not graph.is_integer
             dtype = torch.float32 if exact else torch.float64
         self.dtype = dtype
         # Lava adds the bias behind the register that wraps and decays: where a current can do so, biases wait for the neuron
@@ -233,7 +234,13 @@ def _tensor(values: Array, device: torch.device, dtype: torch.dtype) -> Tensor:
 def _current(graph: SpikingGraph, name: str, bounds: Mapping[str, float], *, bias: bool = True) -> float:
     """The largest current that can reach a neuron layer or the output in one step."""
     synapses = graph.synapses
-    return sum(sum_bound(synapses[s], bounds[s], bias=bias) for s in graph.sources(name) if s in synapses)
+    into = [s for s in graph.sources(name) if s in synapses]
+    return sum(sum_bound(synapses[s], bounds[s], bias=bias, signed=_signed(graph, s)) for s in into)
+
+
+def _signed(graph: SpikingGraph, name: str) -> bool:
+    """Whether a synapse layer reads what can be negative: another one's currents."""
+    return graph.in_signal(name) == "current"
 
 
 def _can_wrap(graph: SpikingGraph, bounds: Mapping[str, float]) -> bool:

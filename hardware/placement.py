@@ -132,10 +132,6 @@ class Placement:
         """Chips, filled one after another."""
         return -(-self.cores // self.target["cores_per_chip"])
 
-    def position(self, core: int) -> tuple[int, int] | None:
-        """(x, y) of a core's tile, None where no mesh is published; see `position`."""
-        return position(self.target, core)
-
 
 def position(target: Target, core: int) -> tuple[int, int] | None:
     """(x, y) of a core's tile: tiles row by row, chips side by side (a layout assumed here, as NxSDK's is not public)."""

@@ -167,6 +167,14 @@ def test_sums_beyond_float32_are_exact() -> None:
     assert run(graph, frames).output.reshape(2).tolist() == [0.0, -1.0]
 
 
+def test_sums_of_currents_beyond_float32_are_exact() -> None:
+    """A layer behind a layer reads currents of both signs: 2¹⁵·2⁸ − (−2¹⁵)·2⁸ + 1 = 2²⁴ + 1, which wraps to 1."""
+    first = Conv2d(np.array([256, -256, 0], np.int32).reshape(3, 1, 1, 1), np.array([0, 0, 1], np.int32))
+    second = Conv2d(np.array([[256, -256, 1]], np.int32)[:, :, None, None])
+    graph = chain([("in", Input((1, 1, 1), scale=255)), ("a", first), ("b", second), ("out", Output("membrane"))], 1)
+    assert run(graph, np.full((1, 1, 1, 1), 128, np.float32)).output.item() == 1
+
+
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 2**31), st.sampled_from([1, 2, 7]))
 def test_batch_size_does_not_matter(seed: int, batch: int) -> None:

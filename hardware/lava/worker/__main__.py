@@ -178,7 +178,11 @@ def _wait(net: Any, named: dict[str, Any]) -> None:
     else:
         if all(enum_equal(port.recv(), MGMT_RESPONSE.DONE) for port in services):
             return
-    time.sleep(0.5)  # the others are told to stop when one fails: let the one that knows why say so
+    # the others are told to stop when one fails: let the one that knows why say so
+    for tenths in range(1, 51):
+        time.sleep(0.1)
+        if tenths >= 5 and any(actor.exitcode not in (None, 0) for actor in actors):
+            break
     ended = [i for i, actor in enumerate(actors) if actor.exitcode is not None]
     if not ended:
         raise JobError("one of Lava's processes reported an error and nothing more")

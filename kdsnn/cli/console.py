@@ -6,7 +6,9 @@ a bar with the time left; elsewhere plain lines, at most one every few seconds.
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -25,8 +27,11 @@ def print_json(value: Any) -> None:
 
 def say(message: str) -> None:
     """A remark on standard error. One that cannot be written (a full disk, a closed pipe) is not worth the work it is about."""
-    with suppress(OSError):
+    try:
         print(message, file=sys.stderr, flush=True)
+    except OSError:
+        with suppress(OSError, ValueError):  # Python tries once more at its end, and would change the exit code
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -44,7 +49,12 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
         grid.add_row(*row)
     print(title)
     width = None if sys.stdout.isatty() else 160
-    console = Console(width=width, highlight=False, markup=False)
+
+    class Piped(Console):
+        def on_broken_pipe(self) -> None:  # rich would exit with 1 from here; `main` knows what a closed pipe means
+            raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+
+    console = Piped(width=width, highlight=False, markup=False)
     with console.capture() as drawn:
         console.print(grid)
     print(drawn.get(), end="")  # rich itself would end the program where nobody reads it

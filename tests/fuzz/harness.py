@@ -91,7 +91,9 @@ def untouched(folder: Path) -> Iterator[None]:
 
 
 def _contents(folder: Path) -> dict[str, tuple[int, int]]:
-    return {str(p): (p.lstat().st_size, p.lstat().st_mtime_ns) for p in folder.rglob("*")}
+    found = [p for p in folder.rglob("*") if "__pycache__" not in p.parts]  # Python's own, where a factory is imported
+    kept = [p for p in found if not p.is_dir() or p.is_symlink()]
+    return {str(p): (0, 0) for p in found} | {str(p): (p.lstat().st_size, p.lstat().st_mtime_ns) for p in kept}
 
 
 @contextlib.contextmanager

@@ -48,11 +48,15 @@ def input_bounds(graph: SpikingGraph) -> dict[str, float]:
             case AvgPool2d(kernel=(kh, kw), divisor=divisor):
                 out[name] = arriving * kh * kw / divisor
             case Conv2d() | Linear():
-                # what a synapse gives out can be negative, so one that is fed by another sees both signs
-                out[name] = sum_bound(node, arriving, signed=graph.in_signal(name) == "current")
+                out[name] = sum_bound(node, arriving, signed=is_signed(graph, name))
             case _:
                 out[name] = arriving
     return into
+
+
+def is_signed(graph: SpikingGraph, name: str) -> bool:
+    """Whether negative values can arrive at a node: what synapses give out; spikes and pixels never are."""
+    return graph.in_signal(name) == "current"
 
 
 def channel_bounds(synapse: Synapse, arriving: float, *, bias: bool = True, signed: bool = False) -> Array:

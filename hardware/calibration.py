@@ -118,6 +118,8 @@ class _Meter:
 
     def __call__(self, name: str, values: Tensor) -> None:
         graph = self._graph
+        if values.dtype == torch.uint8:  # sums of bytes would wrap
+            values = values.float()
         sources = graph.sources(name)
         if name in graph.synapses:
             self._moments(name, _sum(self._held[s] for s in sources))

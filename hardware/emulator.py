@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from exporters.bounds import CURRENT_LIMIT, input_bounds, sum_bound
+from exporters.bounds import CURRENT_LIMIT, input_bounds, is_signed, sum_bound
 from exporters.errors import DeployError
 from exporters.graph import (
     IF,
@@ -52,7 +52,8 @@ Observer = Callable[[str, Tensor], None]
 """Called with (node name, values) for every node of every batch, in topological order.
 
 Values have shape (T, N, *shape), or (1, N, *shape) where they are the same at every step: a
-direct-coded input and what is computed from it before the first neuron.
+direct-coded input and what is computed from it before the first neuron. They are floats, or bytes (uint8) where
+those hold them, laid out in memory as it suits; sum bytes only after widening them.
 """
 
 LARGEST = 2**32
@@ -182,7 +183,7 @@ class _Plan:
         self.uses = {name: len(graph.targets(name)) for name in graph.nodes}
         bounds = input_bounds(graph)
         if dtype is None:
-            largest = [sum_bound(s, bounds[n], signed=_signed(graph, n)) for n, s in graph.synapses.items()]
+            largest = [sum_bound(s, bounds[n], signed=is_signed(graph, n)) for n, s in graph.synapses.items()]
             exact = all(bound < 2**24 for bound in largest) or not graph.is_integer
             dtype = torch.float32 if exact else torch.float64
         self.dtype = dtype
@@ -208,7 +209,7 @@ class _Plan:
         self.products: dict[str, ByteProduct] = {}
         if self.integer and device.type == "cpu" and dtype == torch.float32:
             for name, synapse in graph.synapses.items():
-                if graph.in_signal(name) != "current":
+                if not is_signed(graph, name):
                     product = byte_product(synapse, graph.in_shape(name), bounds[name])
                     if product is not None:
                         self.products[name] = product
@@ -235,12 +236,7 @@ def _current(graph: SpikingGraph, name: str, bounds: Mapping[str, float], *, bia
     """The largest current that can reach a neuron layer or the output in one step."""
     synapses = graph.synapses
     into = [s for s in graph.sources(name) if s in synapses]
-    return sum(sum_bound(synapses[s], bounds[s], bias=bias, signed=_signed(graph, s)) for s in into)
-
-
-def _signed(graph: SpikingGraph, name: str) -> bool:
-    """Whether a synapse layer reads what can be negative: another one's currents."""
-    return graph.in_signal(name) == "current"
+    return sum(sum_bound(synapses[s], bounds[s], bias=bias, signed=is_signed(graph, s)) for s in into)
 
 
 def _can_wrap(graph: SpikingGraph, bounds: Mapping[str, float]) -> bool:
@@ -265,7 +261,7 @@ def _run_batch(plan: _Plan, batch: Tensor, observe: Observer | None) -> Array:
             if waiting[s] == 0:
                 del values[s]
         if observe is not None:
-            observe(name, value.contiguous().to(plan.dtype))
+            observe(name, value)
         values[name] = value
     output = values[graph.output_name].movedim(0, 1)
     if graph.output.readout == "rate":
@@ -407,6 +403,7 @@ def _fire(node: Neuron, x: Tensor, T: int, *, integer: bool, saturates: bool, dt
     # saturates or leaks to a fraction between V − 1 and V fires too
     compare, threshold = (torch.gt, node.threshold - 1) if integer else (torch.ge, node.threshold)
     v = torch.zeros_like(x[0])
+    narrow = spikes.dtype != v.dtype
     fired = torch.empty_like(v)
     for t in range(T):
         if isinstance(node, LIF):
@@ -414,8 +411,11 @@ def _fire(node: Neuron, x: Tensor, T: int, *, integer: bool, saturates: bool, dt
         v += x[t if len(x) > 1 else 0]
         if saturates:
             v.clamp_(-MEMBRANE_MAX, MEMBRANE_MAX)
+        if not narrow:
+            fired = spikes[t]
         compare(v, threshold, out=fired)
-        spikes[t].copy_(fired)
+        if narrow:
+            spikes[t].copy_(fired)
         if node.reset == "hard":
             v.addcmul_(v, fired, value=-1)  # v − v·spike: several times faster than a masked fill, and as exact
         else:

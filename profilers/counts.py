@@ -245,7 +245,7 @@ class ActivityCounter:
         self._seen: dict[str, list[Ints]] = {source: [] for source in self._maps.blocks}
 
     def __call__(self, name: str, values: torch.Tensor) -> None:
-        """Count one batch of a node's output, shaped (T, N, *shape), or (1, N, *shape) if constant over time.
+        """Count one batch of a node's output, floats or bytes (T, N, *shape), or (1, N, *shape) if constant over time.
 
         Raises:
             DeployError: the shape does not fit the graph.

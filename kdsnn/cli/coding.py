@@ -48,12 +48,12 @@ def read_net(path: Path, T: int | None, coding: Coding | None, input_bits: int) 
         return netx.read(path, T=T)
     needed = {"--timesteps (time steps per sample)": T, "--input-coding (pixels or spikes)": coding}
     missing = [option for option, value in needed.items() if value is None]
-    netx.validate(path)  # what is no netx file at all is not asked how to run it
+    # read before anything is asked for: a damaged file says what is wrong with it
+    graph = netx.read(path, T=1 if T is None else T, encoding="spikes" if coding is Coding.spikes else "direct")
     if missing:
         raise KdsnnError(f"{path}: no {beside.name} beside it says how to run it; give {' and '.join(missing)}")
     if coding is Coding.spikes:
-        return netx.read(path, T=T, encoding="spikes")
-    graph = netx.read(path, T=T, encoding="direct")
+        return graph
     return graph.with_nodes({graph.input_name: replace(graph.input, scale=2**input_bits - 1)})
 
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
 
 from kdsnn.cli.app import main
 
@@ -37,6 +38,24 @@ def examples(count: int) -> settings:
         deadline=None,
         suppress_health_check=list(HealthCheck),
     )
+
+
+def damaged(content: bytes, data: st.DataObject, *, times: int = 4, header: int = 80) -> bytes:
+    """A file damaged in up to `times` places, every other of them within its first `header` bytes."""
+    hurt = bytearray(content)
+    for _ in range(data.draw(st.integers(1, times))):
+        at = data.draw(st.integers(0, min(header, len(hurt)) - 1) | st.integers(0, len(hurt) - 1))
+        kind = data.draw(st.sampled_from(("flip", "set", "cut out", "cut off")))
+        if kind == "flip":
+            hurt[at] ^= 1 << data.draw(st.integers(0, 7))
+        elif kind == "set":
+            hurt[at : at + 4] = data.draw(st.binary(min_size=4, max_size=4))
+        elif kind == "cut out":
+            del hurt[at : at + data.draw(st.integers(1, 8))]
+        else:
+            del hurt[max(at, 1) :]
+        hurt = hurt or bytearray(b"\0")
+    return bytes(hurt)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from PIL import Image
 
 from kdsnn.data import DataSet, load
 from kdsnn.errors import KdsnnError
-from tests.fuzz.harness import CORPUS, command, examples, untouched
+from tests.fuzz.harness import CORPUS, command, damaged, examples, untouched
 
 CLASSES = tuple("abcdefghij")
 
@@ -164,19 +164,7 @@ SOUND = {
 def test_a_mutated_image_is_refused_or_loads(
     tmp_path_factory: pytest.TempPathFactory, capfd: pytest.CaptureFixture[str], data: st.DataObject
 ) -> None:
-    content = bytearray(SOUND[data.draw(st.sampled_from(list(SOUND)))])
-    for _ in range(data.draw(st.integers(1, 4))):
-        at = data.draw(st.one_of(st.integers(0, min(80, len(content) - 1)), st.integers(0, len(content) - 1)))
-        kind = data.draw(st.sampled_from(("flip", "set", "cut out", "cut off")))
-        if kind == "flip":
-            content[at] ^= 1 << data.draw(st.integers(0, 7))
-        elif kind == "set":
-            content[at : at + 4] = data.draw(st.binary(min_size=4, max_size=4))
-        elif kind == "cut out":
-            del content[at : at + data.draw(st.integers(1, 8))]
-        else:
-            del content[max(at, 1) :]
-        content = content or bytearray(b"\0")
+    content = damaged(SOUND[data.draw(st.sampled_from(list(SOUND)))], data)
     folder = tmp_path_factory.getbasetemp() / "mutated"
     (folder / "one").mkdir(parents=True, exist_ok=True)
     for i in range(3):

@@ -23,7 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kdsnn import checkpoint
-from tests.fuzz.harness import command, examples, untouched
+from tests.fuzz.harness import command, damaged, examples, untouched
 from tests.fuzz.test_arrays import MARK, Harm, archive, sound
 
 KINDS = ("safetensors", "net", "nir", "onnx")
@@ -196,20 +196,8 @@ def test_weights_that_are_a_program(made: Path, tmp_path: Path) -> None:
 def test_mutated_networks(made: Path, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     """Any kind of file, damaged anywhere: it runs, or one line names it."""
     kind = data.draw(st.sampled_from(KINDS))
-    content = bytearray((made / f"snn.{kind}").read_bytes())
-    for _ in range(data.draw(st.integers(1, 3))):
-        at = data.draw(st.integers(0, len(content) - 1))
-        what = data.draw(st.sampled_from(("flip", "set", "cut out", "cut off")))
-        if what == "flip":
-            content[at] ^= 1 << data.draw(st.integers(0, 7))
-        elif what == "set":
-            content[at : at + 4] = data.draw(st.binary(min_size=4, max_size=4))
-        elif what == "cut out":
-            del content[at : at + data.draw(st.integers(1, 8))]
-        else:
-            del content[max(at, 1) :]
     path = tmp_path_factory.getbasetemp() / f"mutated.{kind}"
-    path.write_bytes(content)
+    path.write_bytes(damaged((made / f"snn.{kind}").read_bytes(), data))
     if kind == "net":
         path.with_name("mutated.net.json").write_bytes((made / "snn.net.json").read_bytes())
     found = command("run", path, "--samples", 1, "--data", f"npz:{made / 'good.npz'}")

@@ -20,29 +20,6 @@ from kdsnn import checkpoint, models
 from kdsnn.checkpoint import CheckpointInfo
 from kdsnn.data import load
 from tests.integration.test_cli import cli, error_line
-from tests.networks import randomize
-
-
-@pytest.fixture(scope="module")
-def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    options = {"channels": (3, 4), "hidden": 8}
-    module = models.build("cnn2", spiking=True, input_shape=(1, 8, 8), classes=10, **options)
-    randomize(module, 0)
-    path = tmp_path_factory.mktemp("calibrate") / "tiny.safetensors"
-    info = CheckpointInfo(
-        "cnn2",
-        True,
-        (1, 8, 8),
-        10,
-        "digits",
-        {**options},
-        readout="rate",
-        neuron="if",
-        T=3,
-        metrics={"test_accuracy": 0.1},
-    )
-    checkpoint.save(path, module.float(), info)
-    return path
 
 
 def training_images(n: int) -> np.ndarray:
@@ -55,7 +32,7 @@ def test_export_calibrates_on_training_images(student: Path, tmp_path: Path) -> 
     rows = json.loads(cli(*arguments, "--out", tmp_path, "--json").stdout)["quantisation"]
 
     module, _ = checkpoint.load(student)
-    graph = from_torch(module, (1, 8, 8), 3)
+    graph = from_torch(module, (1, 8, 8), 4)
     exact, x = make_exact(graph), training_images(60)
     moments = calibrate(exact, exact.encode(x)).inputs
     integer, scales = quantize(graph, bits=4, moments=moments)

@@ -7,24 +7,9 @@ from pathlib import Path
 
 import nir
 import numpy as np
-import pytest
 import torch
 
-from kdsnn import checkpoint, models
-from kdsnn.checkpoint import CheckpointInfo
 from tests.integration.test_cli import cli, error_line
-from tests.networks import randomize
-
-
-@pytest.fixture(scope="module")
-def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    options = {"channels": (3, 4), "hidden": 8}
-    module = models.build("cnn2", spiking=True, input_shape=(1, 8, 8), classes=10, **options)
-    randomize(module, 0)
-    module.float()
-    path = tmp_path_factory.mktemp("encoder") / "tiny.safetensors"
-    checkpoint.save(path, module, CheckpointInfo("cnn2", True, (1, 8, 8), 10, "digits", options, "rate", "if", 4))
-    return path
 
 
 def test_host_and_chip_together_are_the_network(student: Path, tmp_path: Path, lava_python: Path) -> None:

@@ -108,7 +108,7 @@ def test_senseless_netx_files(sound: Path, tmp_path: Path, change: Callable[[h5p
         change(file)
     import re
 
-    assert re.search(line, error_line("run", path, "--timesteps", 2, "--input-coding", "pixels", "--samples", 1))
+    assert re.search(line, error_line("run", path, "--timesteps", 2, "--samples", 1))
 
 
 @pytest.mark.parametrize("steps", [0, -3, 10**12])

@@ -10,24 +10,10 @@ import numpy as np
 import pytest
 
 from hardware.lava import client
-from kdsnn import checkpoint, models
-from kdsnn.checkpoint import CheckpointInfo
 from tests.integration.test_cli import cli, error_line
-from tests.networks import randomize
 
 DATA = Path(__file__).parents[1] / "exporters" / "data"
 SLAYER = DATA / "slayer_cuba.net"
-
-
-@pytest.fixture(scope="module")
-def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    options = {"channels": (3, 4), "hidden": 8}
-    module = models.build("cnn2", spiking=True, input_shape=(1, 8, 8), classes=10, **options)
-    randomize(module, 0)
-    module.float()
-    path = tmp_path_factory.mktemp("lava") / "tiny.safetensors"
-    checkpoint.save(path, module, CheckpointInfo("cnn2", True, (1, 8, 8), 10, "digits", options, "rate", "if", 4))
-    return path
 
 
 @pytest.fixture

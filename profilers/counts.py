@@ -23,7 +23,7 @@ lowering pass turns them into synapses.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
 from typing import Literal
@@ -203,15 +203,22 @@ class _Maps:
         connections: layer → the ways into it.
         fan_out: source → columns over its elements: 1 per event, then two per connection.
         columns: (layer, index of connection) → the first of its two columns.
-        blocks: source → its columns as matrices, see `_blocks`.
         binary: see `_binary`.
     """
 
     connections: Mapping[str, list[Connection]]
     fan_out: Mapping[str, list[Floats]]
     columns: Mapping[tuple[str, int], int]
-    blocks: Mapping[str, list[torch.Tensor]]
     binary: set[str]
+    _matrices: dict[tuple[str, bool], list[torch.Tensor]] = field(default_factory=dict)
+
+    def matrices(self, source: str, channels_last: bool) -> list[torch.Tensor]:
+        """A source's columns as `_blocks`, over its elements in C order or with the channels last."""
+        key = (source, channels_last)
+        if key not in self._matrices:
+            columns = self.fan_out[source]
+            self._matrices[key] = _blocks([np.moveaxis(c, 0, -1) for c in columns] if channels_last else columns)
+        return self._matrices[key]
 
 
 _known: WeakKeyDictionary[SpikingGraph, _Maps] = WeakKeyDictionary()
@@ -227,8 +234,7 @@ def _maps(graph: SpikingGraph) -> _Maps:
                 found = fan_outs.setdefault(way.source, [np.ones(graph.shapes[way.source])])
                 columns[layer, index] = len(found)
                 found.extend(fan_out(graph, way))
-        blocks = {source: _blocks(found) for source, found in fan_outs.items()}
-        _known[graph] = _Maps(connections, fan_outs, columns, blocks, _binary(graph))
+        _known[graph] = _Maps(connections, fan_outs, columns, _binary(graph))
     return _known[graph]
 
 
@@ -242,7 +248,7 @@ class ActivityCounter:
     def __init__(self, graph: SpikingGraph) -> None:
         self._graph = graph
         self._maps = _maps(graph)
-        self._seen: dict[str, list[Ints]] = {source: [] for source in self._maps.blocks}
+        self._seen: dict[str, list[Ints]] = {source: [] for source in self._maps.fan_out}
 
     def __call__(self, name: str, values: torch.Tensor) -> None:
         """Count one batch of a node's output, floats or bytes (T, N, *shape), or (1, N, *shape) if constant over time.
@@ -250,14 +256,17 @@ class ActivityCounter:
         Raises:
             DeployError: the shape does not fit the graph.
         """
-        blocks = self._maps.blocks.get(name)
-        if blocks is None:
+        if name not in self._seen:
             return
         steps, samples = values.shape[:2]
         if steps not in (1, self._graph.T) or tuple(values.shape[2:]) != self._graph.shapes[name]:
             expected = f"({self._graph.T} or 1, N, {', '.join(map(str, self._graph.shapes[name]))})"
             raise DeployError(f"{name}: values of shape {tuple(values.shape)} to count; expected {expected}")
-        blocks = [block.to(values.device) for block in blocks]
+        # the emulator's convolutions of bytes leave channels last: the maps are turned once, not every batch
+        channels_last = values.ndim == 5 and values.movedim(2, -1).is_contiguous()
+        if channels_last:
+            values = values.movedim(2, -1)
+        blocks = [block.to(values.device) for block in self._maps.matrices(name, channels_last)]
         sizes = [block.shape[1] for block in blocks]
         frames = values.detach().reshape(steps * samples, sum(sizes))
         parts = torch.split(frames, max(1, _CHUNK // frames.shape[1]))
@@ -274,7 +283,7 @@ class ActivityCounter:
             DeployError: nothing was run, or some layers saw more samples than others.
         """
         seen = {name: np.concatenate(parts) for name, parts in self._seen.items() if parts}
-        missing = [name for name in self._maps.blocks if name not in seen]
+        missing = [name for name in self._seen if name not in seen]
         if missing:
             raise DeployError(f"no run to count: {missing[0]} was never observed; pass the counter as observe=")
         sizes = {name: len(counts) for name, counts in seen.items()}

@@ -111,6 +111,12 @@ def test_operations_equal_a_loop_over_every_synapse(case: tuple[SpikingGraph, to
         assert layer.connections == sum(map(len, tables))
     for name, neuron in activity.neurons.items():
         np.testing.assert_array_equal(neuron.spikes, values[name].flatten(2).sum(2).T)
+    again = ActivityCounter(graph)
+    for name, value in values.items():  # as convolutions of bytes leave them in memory
+        again(name, value.movedim(2, -1).contiguous().movedim(-1, 2) if value.ndim == 5 else value)
+    for name, layer in again.result().synapses.items():
+        np.testing.assert_array_equal(layer.operations, activity.synapses[name].operations)
+        np.testing.assert_array_equal(layer.operations_nonzero, activity.synapses[name].operations_nonzero)
 
 
 def test_folded_average_pool_equals_the_folded_convolution() -> None:

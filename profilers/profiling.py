@@ -32,6 +32,14 @@ class Outcome(Protocol):
         ...
 
 
+class Samples(Protocol):
+    """Samples (N, *input shape) as an array has them, or made where a slice of them is read."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, part: slice, /) -> Array: ...
+
+
 class Runner(Protocol):
     """Runs frames (N, …), as `graph.encode` makes them, and shows the observer every node of every batch in order."""
 
@@ -80,7 +88,7 @@ def profile(
 def count(
     name: str,
     graph: SpikingGraph,
-    x: Array,
+    x: Samples,
     labels: Array | None = None,
     *,
     run: Runner,
@@ -145,8 +153,9 @@ def _runs(
 
 
 def _chunks(samples: int, graph: SpikingGraph) -> list[tuple[int, int]]:
-    """(first, how many) so that the spikes of a chunk fit into memory."""
-    per_sample = graph.T * max(1, sum(math.prod(graph.shapes[name]) for name in graph.neurons))
+    """(first, how many) so that a chunk and its spikes fit into memory."""
+    neurons = sum(math.prod(graph.shapes[name]) for name in graph.neurons)
+    per_sample = graph.T * neurons + 8 * math.prod(graph.input.shape)
     size = max(1, _RECORDED // per_sample)
     return [(start, min(size, samples - start)) for start in range(0, samples, size)]
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kdsnn.cli.console import progress, say
+from kdsnn.cli.images import Pixels, pixels
 
 if TYPE_CHECKING:
     from exporters.graph import Array, SpikingGraph
@@ -28,7 +29,7 @@ _FILES = (".safetensors", ".net", ".nir")
 def count(
     name: str, network: Source, x: Array, labels: Array, *, twin: bool = False, quiet: bool = False, title: str = ""
 ) -> report.Student:
-    """Run images x (N, C, H, W) through the float and the quantised network and count what happens.
+    """Run uint8 images x (N, C, H, W) through the float and the quantised network and count what happens.
 
     Raises:
         KdsnnError: a `.net` file that reads spikes of an encoder on the host.
@@ -46,7 +47,7 @@ def count(
         return profiling.count(
             name,
             network.integer if exact is None else exact,
-            x.reshape(len(x), *network.input_shape),
+            Pixels(x, network.input_shape),
             labels,
             run=emulator.run,
             quantised=network.integer if both else None,
@@ -56,7 +57,7 @@ def count(
 
 
 def count_ann(path: Path, images: DataSet, x: Array, *, quiet: bool = False) -> report.Teacher:
-    """The ANN of a checkpoint: its sizes, its accuracy on samples x, the first test images, and how much of its work a
+    """The ANN of a checkpoint: its sizes, its accuracy on x, the first test images, and how much of its work a
     zero-skipping accelerator would do on some of them.
 
     Raises:
@@ -79,7 +80,7 @@ def count_ann(path: Path, images: DataSet, x: Array, *, quiet: bool = False) -> 
     counts = count_module(module, info.input_shape)
     few = replace(images, x_test=images.x_test[: len(x)], y_test=images.y_test[: len(x)])
     accuracy = train.evaluate(module, few)[0]
-    chosen = torch.from_numpy(some(x)).float().reshape(-1, *info.input_shape)
+    chosen = torch.from_numpy(pixels(some(x))).reshape(-1, *info.input_shape)
     with progress(f"count {info.model}", quiet=quiet) as show:
         try:
             active = active_macs(module, chosen)
@@ -266,7 +267,7 @@ def place_all(
 ) -> tuple[list[report.Student], list[report.Placement], list[str]]:
     """Every student with its deployments; the placements of the first one; and what does not fit, a note each.
 
-    Some of the images x (N, C, H, W) run through the chain that is placed.
+    Some of the uint8 images x (N, C, H, W) run through the chain that is placed.
     """
     from exporters.errors import DeployError
     from exporters.to_chain import to_chain
@@ -284,7 +285,8 @@ def place_all(
                 found.append(student)
                 continue
             counter = ActivityCounter(chain)
-            emulator.run(chain, chain.encode(some(x).reshape(-1, *network.input_shape)), observe=counter)
+            few = pixels(some(x)).reshape(-1, *network.input_shape)
+            emulator.run(chain, chain.encode(few), observe=counter)
             activity, deployments = counter.result(), []
             for chip in chips:
                 on = on_chip(network, chain, chip, activity, time)

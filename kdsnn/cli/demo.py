@@ -40,8 +40,9 @@ def _demo(out: Path, lava_samples: int, seed: int, json: bool) -> None:
     from kdsnn.cli.console import print_json, table
     from kdsnn.cli.counting import comparison_rows, count, count_ann, place_all
     from kdsnn.cli.export import Format, write
+    from kdsnn.cli.images import Pixels
     from kdsnn.cli.profile import summary
-    from kdsnn.cli.run import as_rows, pixels, print_tables, run_all
+    from kdsnn.cli.run import as_rows, print_tables, run_all
     from kdsnn.cli.source import load
     from kdsnn.data import load as load_data
     from profilers import report
@@ -64,10 +65,11 @@ def _demo(out: Path, lava_samples: int, seed: int, json: bool) -> None:
 
     student, twin = load(str(out / "student.safetensors")), load(str(out / "twin.safetensors"))
     exported = [write(student, format_, out, seed=seed) for format_ in (Format.onnx, Format.netx)]
-    x, labels = pixels(images.x_test), images.y_test
+    x, labels = images.x_test, images.y_test
     runs, found = run_all(
-        student, ["torch", "onnx", "emulator", "lava"], x, lava_samples=lava_samples, quiet=json, title="4/6 "
-    )
+        student, ["torch", "onnx", "emulator", "lava"], Pixels(x, student.input_shape), lava_samples=lava_samples,
+        quiet=json, title="4/6 ",
+    )  # fmt: skip
     students = [
         count("student", student, x, labels, quiet=json, title="5/6 "),
         count("twin", twin, x, labels, twin=True, quiet=json, title="6/6 "),

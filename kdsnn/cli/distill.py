@@ -210,7 +210,7 @@ def _cost(job: Training, module: nn.Module) -> dict[str, Any]:
     """Spikes and SynOps per image of the float network: distillation can raise them."""
     from exporters.from_torch import from_torch
     from hardware import emulator
-    from kdsnn.cli.run import pixels
+    from kdsnn.cli.images import pixels
     from profilers.counts import ActivityCounter
 
     graph = from_torch(module, job.data.input_shape, job.config.T)

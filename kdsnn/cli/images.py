@@ -1,10 +1,14 @@
-"""Loading the images that a command asks for, with noise if wanted, and saying what was done to them."""
+"""Loading the images that a command asks for, with noise if wanted, and making of them what networks take."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import numpy as np
+
+    from exporters.graph import Array
     from kdsnn.data import DataSet
 
 
@@ -24,3 +28,29 @@ def load_images(
         for note in data.notes:
             say(f"note: {note}")
     return data
+
+
+def pixels(images: Array) -> Array:
+    """uint8 images → float32 pixels / 255, as the networks are trained on."""
+    import numpy as np
+
+    return (images / np.float32(255)).astype(np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class Pixels:
+    """The `pixels` of many images, made where a slice of them is read: as floats they may be too many for the memory.
+
+    Attributes:
+        images: uint8 (N, C, H, W), in memory or on disk.
+        shape: of a sample as the network takes it, with as many values as an image.
+    """
+
+    images: Array
+    shape: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, part: slice) -> np.ndarray:
+        return pixels(self.images[part]).reshape(-1, *self.shape)

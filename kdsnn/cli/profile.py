@@ -81,7 +81,6 @@ def profile(
     from kdsnn.cli.console import print_json, table
     from kdsnn.cli.counting import count, count_ann, distinct, energy_models, is_ann, place_all, timing
     from kdsnn.cli.images import load_images
-    from kdsnn.cli.run import pixels
     from kdsnn.cli.source import load, require_fit
     from kdsnn.errors import KdsnnError
     from profilers import report
@@ -113,7 +112,7 @@ def profile(
     for name, network in zip(names, networks, strict=True):
         require_pixels(network)
         require_fit(name, network.input_shape, images)
-    x, labels = pixels(images.x_test[:samples]), images.y_test[:samples]
+    x, labels = images.x_test[:samples], images.y_test[:samples]
     ann = None if teacher is None else count_ann(teacher, images, x, quiet=json)
     students = [
         count(name, network, x, labels, twin=index >= len(sources), quiet=json)

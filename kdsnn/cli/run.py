@@ -12,6 +12,7 @@ import typer
 
 from kdsnn.cli.coding import InputCoding
 from kdsnn.cli.encoding import EncoderAt, Where
+from kdsnn.cli.images import Pixels, load_images, pixels
 from kdsnn.cli.options import (
     Bits,
     Calibrate,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from exporters.graph import Array
     from kdsnn.cli.backends import BackendRun, Comparison
     from kdsnn.cli.source import Source
+    from profilers.profiling import Samples
 
 
 def run(
@@ -73,7 +75,6 @@ def run(
     from kdsnn.cli.coding import reads_spikes, spike_trains
     from kdsnn.cli.console import print_json
     from kdsnn.cli.encoding import on_host
-    from kdsnn.cli.images import load_images
     from kdsnn.cli.source import load, require_fit
     from kdsnn.errors import KdsnnError
 
@@ -101,16 +102,16 @@ def run(
     )  # fmt: skip
     if encoder is Where.host:
         network = on_host(network)
+    x: Samples
     if reads_spikes(network):
         x, labels = spike_trains(data, network, samples)
     else:
         images = load_images(data, quiet=json)
         require_fit(network.name, network.input_shape, images)
-        x, labels = pixels(images.x_test[:samples]), images.y_test[:samples]
-        x = x.reshape(len(x), *network.input_shape)
+        x, labels = Pixels(images.x_test[:samples], network.input_shape), images.y_test[:samples]
     runs, found = run_all(network, backends, x, quiet=json, fast_conv=not stock_lava, timeout=timeout)
     if save is not None:
-        save_spikes(save, _input_of(network, x), runs)
+        save_spikes(save, _input_of(network, x[:]), runs)
     if json:
         print_json(as_rows(runs, found, labels))
     else:
@@ -121,21 +122,14 @@ def run(
         raise typer.Exit(1)
 
 
-def pixels(images: Array) -> Array:
-    """uint8 images → float32 pixels / 255, as the networks are trained on."""
-    import numpy as np
-
-    return (images / np.float32(255)).astype(np.float32)
-
-
 def run_all(
-    network: Source, backends: list[str], x: Array, *, lava_samples: int | None = None, quiet: bool = False,
+    network: Source, backends: list[str], x: Samples, *, lava_samples: int | None = None, quiet: bool = False,
     fast_conv: bool = True, timeout: float | None = None, title: str = "",
 ) -> tuple[list[BackendRun], list[Comparison]]:  # fmt: skip
     """Run on every backend (with torch also on the SpikingJelly module, if there is one) and compare.
 
-    Every spike of every layer is compared, so samples go through in parts that memory holds, on backends that are
-    started once; `lava_samples`: only so many go through Lava.
+    Samples go through in parts of which memory holds every spike of every layer, on backends that are started once;
+    `lava_samples`: only so many go through Lava.
     """
     from kdsnn.cli.backends import comparisons, joined, joined_comparisons, opened
     from kdsnn.cli.console import progress
@@ -145,7 +139,7 @@ def run_all(
         names.insert(0, "spikingjelly")
     several = len(names) > 1
     most = {name: min(len(x), lava_samples or len(x)) if name == "lava" else len(x) for name in names}
-    size = _samples_at_once(network) if several else len(x)
+    size = _samples_at_once(network)
     runs: dict[str, list[BackendRun]] = {name: [] for name in names}
     found: list[list[Comparison]] = []
     done = 0
@@ -175,10 +169,10 @@ def run_all(
 
 
 def _samples_at_once(network: Source) -> int:
-    """How many samples' spikes of all layers, one byte each, take about 256 MB for one backend."""
+    """How many samples and their spikes of all layers, one byte each, take about 256 MB for one backend."""
     graph = network.exact or network.integer
     neurons = sum(math.prod(graph.shapes[name]) for name in graph.neurons)
-    return max(1, 2**28 // (graph.T * neurons))
+    return max(1, 2**28 // (graph.T * neurons + 8 * math.prod(network.input_shape)))
 
 
 def _run_onnx_file(
@@ -190,7 +184,6 @@ def _run_onnx_file(
     from exporters import onnx
     from kdsnn.cli.backends import run_onnx
     from kdsnn.cli.console import print_json, progress
-    from kdsnn.cli.images import load_images
     from kdsnn.cli.source import require_fit
     from kdsnn.errors import KdsnnError
 
@@ -207,8 +200,7 @@ def _run_onnx_file(
     shape, scale = tuple(facts["input_shape"]), facts.get("input_scale")
     images = load_images(data, quiet=json)
     require_fit(path.stem, shape, images)
-    x, labels = pixels(images.x_test[:samples]), images.y_test[:samples]
-    x = x.reshape(len(x), *shape)
+    x, labels = pixels(images.x_test[:samples]).reshape(-1, *shape), images.y_test[:samples]
     with progress("run on onnx", quiet=json) as show:
         runs = [run_onnx(runner, x, T=T, progress=show)]
     if save is not None:

@@ -56,8 +56,19 @@ def test_chunks_and_batches_change_nothing(
     samples: tuple[np.ndarray, np.ndarray], student: report.Student, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     neurons = 1024 + 512 + 64 + 10
-    monkeypatch.setattr(profiling, "_RECORDED", 5 * 4 * neurons)  # five samples at a time
+    monkeypatch.setattr(profiling, "_RECORDED", 5 * (4 * neurons + 8 * 64))  # five samples at a time
     x, labels = samples
+
+    class Sliced:
+        """What makes its samples where a slice of them is read."""
+
+        def __len__(self) -> int:
+            return len(x)
+
+        def __getitem__(self, part: slice) -> np.ndarray:
+            assert len(x[part]) <= 5
+            return x[part]
+
     seen: list[tuple[int, int]] = []
 
     def run(graph, frames, *, observe=None, progress=None):  # type: ignore[no-untyped-def]
@@ -66,7 +77,7 @@ def test_chunks_and_batches_change_nothing(
         return emulator.run(graph, frames, observe=observe, progress=progress, batch_size=size)
 
     again = profiling.count(
-        "s", example.network(), x, labels, run=run, quantised=example.network(integer=True),
+        "s", example.network(), Sliced(), labels, run=run, quantised=example.network(integer=True),
         progress=lambda done, total: seen.append((done, total)),
     )  # fmt: skip
     assert again == student

@@ -612,6 +612,10 @@ STOPPED = {
     "export": "export STUDENT --to onnx --to netx --to nir --quantized --out OUT",
     "profile": "profile STUDENT --out OUT",
     "run": "run STUDENT --on torch,onnx,emulator --samples 359 --save OUT/x.npz",
+    "distill": "distill cnn2 --method none --twin --epochs 2000 --out OUT/x.safetensors",
+    "evaluate": "evaluate STUDENT",
+    "check": "check STUDENT --target loihi1",
+    "demo": "demo --out OUT",
 }
 
 

@@ -1,19 +1,21 @@
-"""The emulator against SpikingJelly's float inference of the same student, and against Lava."""
+"""The emulator against SpikingJelly's float inference of the same student, its own multiplications alone, and Lava."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from benchmarks._measure import Measured, alternate, compare, relative, rounds
 from benchmarks._networks import CIFAR, MNIST, T, inference, pictures, settled
 from exporters import netx
 from exporters.from_torch import from_torch
-from exporters.graph import Array, SpikingGraph
+from exporters.graph import Array, SpikingGraph, Synapse
 from exporters.quantize import quantize
 from exporters.to_chain import to_chain
 from hardware import emulator
@@ -30,11 +32,42 @@ def rows(quick: bool) -> Iterator[Measured]:
         frames = graph.encode(x)
         yield from compare(
             f"{name} {shape}, T = {T}, batch {batch}, per sample",
-            {"SpikingJelly, float": inference(net, x), "emulator, integer": lambda: emulator.run(graph, frames)},
+            {
+                "SpikingJelly, float": inference(net, x),
+                "emulator, integer": lambda: emulator.run(graph, frames),
+                "its synapse layers alone": synapses_alone(graph, frames),
+                "the same layers in float32": synapses_alone(graph, frames, in_bytes=False),
+            },
             rounds=rounds(quick, 7),
             per=batch,
         )
     yield from against_lava(quick)
+
+
+def synapses_alone(graph: SpikingGraph, frames: Array, *, in_bytes: bool = True) -> Callable[[], None]:
+    """The convolutions and dense layers of a run on what arrived at them in it, as often as it computes them: the floor."""
+    plan = emulator._Plan(graph, torch.device("cpu"), None)
+    if not in_bytes:
+        plan.products.clear()
+    held: dict[str, Tensor] = {}
+    work: list[tuple[str, Synapse, Tensor]] = []
+
+    def observe(name: str, values: Tensor) -> None:
+        if name in graph.synapses:
+            arriving = emulator._add(
+                *(emulator._widened(held[s], plan.bounds[name], plan.dtype) for s in plan.sources[name])
+            )
+            work.append((name, graph.synapses[name], arriving if in_bytes else arriving.to(plan.dtype)))
+        held[name] = values
+
+    emulator.run(graph, frames, observe=observe)
+
+    def multiply() -> None:
+        with torch.inference_mode(), emulator.exact_arithmetic():
+            for name, synapse, arriving in work:
+                emulator._synapse(plan, name, synapse, arriving)
+
+    return multiply
 
 
 def against_lava(quick: bool) -> Iterator[Measured]:

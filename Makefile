@@ -14,7 +14,7 @@ test: lava lint
 
 # apart from `test`, which it would make half as slow again
 coverage: lava
-	$(BIN)/python -m pytest -n 2 --dist loadfile --cov tests/exporters tests/hardware tests/profilers tests/integration
+	$(BIN)/python -m pytest tests/exporters tests/hardware tests/profilers tests/integration -n 2 --dist loadfile --cov
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -286,5 +286,5 @@ def print_comparisons(found: list[Comparison]) -> None:
         ]
         for c in found
     ]
-    columns = ["compared", "samples", "output spikes that differ", "all layers", "must agree, does", "first difference"]
+    columns = ["compared", "samples", "outputs that differ", "all layers", "must agree, does", "first difference"]
     table("spike for spike", columns, rows)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from profilers.counts import ActivityCounter
 from profilers.energy_models import EnergyModel
 from profilers.report_data import Report, Run, Student, Teacher
 
-_RECORDED = 1 << 28  # bytes of float spikes kept to compare the quantised ones with
+_RECORDED = 1 << 27  # bytes of float spikes kept to compare the quantised ones with
 
 Observer = Callable[[str, torch.Tensor], None]
 
@@ -111,9 +111,10 @@ def count(
     graphs = [graph] if quantised is None else [graph, quantised]
     counters = [ActivityCounter(g) for g in graphs]
     right = np.zeros((len(graphs), graph.T), np.int64)
-    drift = None if quantised is None else _Drift(graph, quantised)
+    chunks = _chunks(len(x), graph)
+    drift = None if quantised is None or not chunks else _Drift(graph, quantised, chunks[0][1])
     total = len(graphs) * len(x)
-    for start, size in _chunks(len(x), graph):
+    for start, size in chunks:
         part = slice(start, start + size)
         for index, (g, counter) in enumerate(zip(graphs, counters, strict=True)):
             before = len(graphs) * start + index * size
@@ -161,33 +162,42 @@ def _chunks(samples: int, graph: SpikingGraph) -> list[tuple[int, int]]:
 
 
 class _Drift:
-    """Spikes of the quantised run that differ from the float run's, layer by layer, where both have the layer."""
+    """Spikes of the quantised run that differ from the float run's, layer by layer, where both have the layer.
 
-    def __init__(self, graph: SpikingGraph, quantised: SpikingGraph) -> None:
+    `samples`: the most that are compared at once. Their spikes are kept in room that is taken once: pieces of it that come
+    and go between the runs' own would scatter these over gigabytes.
+    """
+
+    def __init__(self, graph: SpikingGraph, quantised: SpikingGraph, samples: int) -> None:
         shared = [n for n in graph.neurons if n in quantised.neurons and graph.shapes[n] == quantised.shapes[n]]
-        self._kept: dict[str, list[Any]] = {name: [] for name in shared}
+        self._shapes = {name: (graph.T, samples, *graph.shapes[name]) for name in shared}
+        self._spikes: dict[str, torch.Tensor] = {}
+        self._kept = dict.fromkeys(shared, 0)
         self._compared = dict.fromkeys(shared, 0)
         self._differing = dict.fromkeys(shared, 0)
 
     def keep(self, name: str, values: torch.Tensor) -> None:
-        if name in self._kept:
-            self._kept[name].append(values != 0)
+        if name not in self._kept:
+            return
+        if name not in self._spikes:
+            self._spikes[name] = torch.empty(self._shapes[name], dtype=torch.bool, device=values.device)
+        first = self._kept[name]
+        self._kept[name] += values.shape[1]
+        torch.ne(values, 0, out=self._spikes[name][:, first : self._kept[name]])
 
     def compare(self, name: str, values: torch.Tensor) -> None:
         if name not in self._kept:
             return
-        if len(self._kept[name]) > 1:  # the two runs may batch differently
-            self._kept[name] = [torch.cat(self._kept[name], dim=1)]
-        first = self._compared[name]
+        first = self._compared[name]  # the two runs may batch differently
         self._compared[name] += values.shape[1]
-        float_spikes = self._kept[name][0][:, first : self._compared[name]]
-        self._differing[name] += int((float_spikes != (values != 0)).sum())
+        kept = self._spikes[name][:, first : self._compared[name]]
+        for before, now in zip(kept, values, strict=True):
+            self._differing[name] += int(torch.count_nonzero(before != (now != 0)))
 
     def forget(self) -> None:
         """The samples that follow are new ones."""
         for name in self._kept:
-            self._kept[name].clear()
-            self._compared[name] = 0
+            self._kept[name] = self._compared[name] = 0
 
     def per_sample(self, samples: int) -> dict[str, float]:
         return {name: differing / samples for name, differing in self._differing.items()}

@@ -403,18 +403,17 @@ def _fire(node: Neuron, x: Tensor, T: int, *, integer: bool, saturates: bool, dt
     # saturates or leaks to a fraction between V − 1 and V fires too
     compare, threshold = (torch.gt, node.threshold - 1) if integer else (torch.ge, node.threshold)
     v = torch.zeros_like(x[0])
-    narrow = spikes.dtype != v.dtype
-    fired = torch.empty_like(v)
+    # a comparison cannot write bytes into what the membrane is then multiplied with
+    room = None if spikes.dtype == v.dtype else torch.empty_like(v)
     for t in range(T):
         if isinstance(node, LIF):
             v = _leak(v, node.leak, integer=integer)
         v += x[t if len(x) > 1 else 0]
         if saturates:
             v.clamp_(-MEMBRANE_MAX, MEMBRANE_MAX)
-        if not narrow:
-            fired = spikes[t]
+        fired = spikes[t] if room is None else room
         compare(v, threshold, out=fired)
-        if narrow:
+        if room is not None:
             spikes[t].copy_(fired)
         if node.reset == "hard":
             v.addcmul_(v, fired, value=-1)  # v − v·spike: several times faster than a masked fill, and as exact

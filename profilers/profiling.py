@@ -5,7 +5,6 @@ What runs a network is passed in (`hardware.emulator.run`, or anything of its si
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, Protocol
 
@@ -18,6 +17,7 @@ from profilers import report
 from profilers.counts import ActivityCounter
 from profilers.energy_models import EnergyModel
 from profilers.report_data import Report, Run, Student, Teacher
+from profilers.shapes import samples_within
 
 _RECORDED = 1 << 27  # bytes of float spikes kept to compare the quantised ones with
 
@@ -155,9 +155,7 @@ def _runs(
 
 def _chunks(samples: int, graph: SpikingGraph) -> list[tuple[int, int]]:
     """(first, how many) so that a chunk and its spikes fit into memory."""
-    neurons = sum(math.prod(graph.shapes[name]) for name in graph.neurons)
-    per_sample = graph.T * neurons + 8 * math.prod(graph.input.shape)
-    size = max(1, _RECORDED // per_sample)
+    size = samples_within(_RECORDED, graph)
     return [(start, min(size, samples - start)) for start in range(0, samples, size)]
 
 

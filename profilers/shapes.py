@@ -1,4 +1,4 @@
-"""The size of weighted layers, from a `SpikingGraph` or a torch module: what memory and address models count."""
+"""Sizes: of weighted layers, from a `SpikingGraph` or a torch module, as memory and address models count; of samples in memory."""
 
 from __future__ import annotations
 
@@ -43,3 +43,9 @@ def layer_shape(graph: SpikingGraph, layer: str) -> LayerShape:
         macs=weights * (math.prod(shape[1:]) if is_convolution else 1),
         kernel_words=weights // int(node.weight.shape[1]) if is_convolution else 0,
     )
+
+
+def samples_within(room: int, graph: SpikingGraph) -> int:
+    """How many samples, and their spikes of all layers at one byte each, take about `room` bytes; at least one."""
+    neurons = sum(math.prod(graph.shapes[name]) for name in graph.neurons)
+    return max(1, room // (graph.T * neurons + 8 * math.prod(graph.input.shape)))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -169,10 +168,10 @@ def run_all(
 
 
 def _samples_at_once(network: Source) -> int:
-    """How many samples and their spikes of all layers, one byte each, take about 256 MB for one backend."""
-    graph = network.exact or network.integer
-    neurons = sum(math.prod(graph.shapes[name]) for name in graph.neurons)
-    return max(1, 2**28 // (graph.T * neurons + 8 * math.prod(network.input_shape)))
+    """How many samples take about 256 MB for one backend."""
+    from profilers.shapes import samples_within
+
+    return samples_within(2**28, network.exact or network.integer)
 
 
 def _run_onnx_file(

@@ -54,7 +54,7 @@ def table_3(
     Raises KdsnnError when one cannot be read.
     """
     from kdsnn.models import build
-    from profilers.flops import count_module
+    from profilers.counting.dense import count_module
 
     measured, others = _measured(checkpoints, samples, data)
     rows = []
@@ -82,7 +82,7 @@ def _measured(
     from kdsnn import checkpoint
     from kdsnn.cli.run import pixels
     from kdsnn.data import load
-    from profilers.counts import ActivityCounter
+    from profilers.counting.activity import ActivityCounter
 
     known = {(entry.model, entry.shape) for entry in ENTRIES if entry.spiking}
     found: dict[tuple[str, tuple[int, int, int]], tuple[str, ...]] = {}

@@ -19,8 +19,8 @@ from benchmarks._measure import Measured
 from benchmarks._process import ROOT, BenchmarkError, python, run
 from exporters.files import atomic_path
 from hardware.lava import environment
-from profilers.energy_models import Range
-from profilers.format import number, quantity, spread
+from profilers.energy.models import Range
+from profilers.report.numbers import number, quantity, spread
 
 PACKAGES = ("torch", "numpy", "onnxruntime", "onnx", "spikingjelly")
 BUSY = 0.5

@@ -11,11 +11,11 @@ import torch
 
 from exporters.from_torch import from_torch
 from exporters.graph import IF, Conv2d, Flatten, Input, Linear, Node, Output, SpikingGraph, chain
-from exporters.quantize import quantize
-from exporters.to_chain import to_chain
-from hardware import limits
-from hardware.fit import host_layers
-from hardware.placement import PlacementError, place
+from exporters.passes.chain import to_chain
+from exporters.passes.quantize import quantize
+from hardware.chips import limits
+from hardware.chips.fit import host_layers
+from hardware.chips.placement import PlacementError, place
 from kdsnn import models
 
 T = 4

@@ -22,9 +22,9 @@ from benchmarks._networks import MNIST, T, pictures, settled
 from benchmarks._process import BenchmarkError, run
 from exporters.from_torch import from_torch
 from exporters.graph import Array, SpikingGraph
-from exporters.quantize import quantize
+from exporters.passes.quantize import quantize
 from hardware import emulator
-from profilers.counts import Activity, ActivityCounter
+from profilers.counting.activity import Activity, ActivityCounter
 
 BATCH = 64
 NEUROBENCH = ["neurobench==2.3.0", "snntorch==1.0.0"]  # snnTorch: NeuroBench imports it, whatever is counted

@@ -16,8 +16,8 @@ from benchmarks._networks import CIFAR, MNIST, T, inference, pictures, settled
 from exporters import netx
 from exporters.from_torch import from_torch
 from exporters.graph import Array, SpikingGraph, Synapse
-from exporters.quantize import quantize
-from exporters.to_chain import to_chain
+from exporters.passes.chain import to_chain
+from exporters.passes.quantize import quantize
 from hardware import emulator
 from hardware.lava import client, environment
 

@@ -11,10 +11,10 @@ from benchmarks._networks import CIFAR, MNIST, T, settled, write_checkpoint
 from benchmarks._process import CLI, python
 from benchmarks.startup import processes
 from exporters import netx, nir, onnx
-from exporters.exact import make_exact
 from exporters.from_torch import from_torch
-from exporters.quantize import quantize
-from exporters.to_chain import to_chain
+from exporters.passes.chain import to_chain
+from exporters.passes.exact import make_exact
+from exporters.passes.quantize import quantize
 from kdsnn import models
 
 

@@ -14,14 +14,14 @@ from typing import Any
 from benchmarks._measure import Measured, compare, rounds
 from benchmarks._networks import MNIST, T, pictures, settled
 from exporters import netx, onnx
-from exporters.exact import make_exact
 from exporters.from_torch import from_torch
 from exporters.graph import SpikingGraph
-from exporters.quantize import quantize
-from exporters.to_chain import to_chain
+from exporters.passes.chain import to_chain
+from exporters.passes.exact import make_exact
+from exporters.passes.quantize import quantize
 from hardware import emulator
-from profilers.counts import ActivityCounter
-from profilers.flops import graph_size
+from profilers.counting.activity import ActivityCounter
+from profilers.counting.dense import graph_size
 
 BATCH, CHANNELS = 8, 32
 BATCHES, TIMES, WIDTHS, BLOCKS = (1, 8, 64), (1, 2, 4, 8), (16, 32, 64, 128), (1, 2, 4, 8)

@@ -28,11 +28,11 @@ from typing import Any
 
 from kdsnn.cli import training
 from kdsnn.cli.console import say
-from kdsnn.config import TrainConfig
 from kdsnn.data import Augmentation, DataSet, Noise, load
 from kdsnn.digest import digest_json
 from kdsnn.errors import KdsnnError
 from kdsnn.files import atomic_path
+from kdsnn.train.config import TrainConfig
 
 CONFIG = Path(__file__).with_suffix(".toml")
 
@@ -134,7 +134,7 @@ class Plan:
         try:
             config = TrainConfig(**settings)
         except TypeError as error:
-            raise KdsnnError(f"sets.{base}: {error}: use the settings of kdsnn.config.TrainConfig.") from error
+            raise KdsnnError(f"sets.{base}: {error}: use the settings of kdsnn.train.config.TrainConfig.") from error
         source = self.sources.get(base, self.sources.get("", base))
         return Cell(source + plus + variants, row.noise, common.get("augment", {}), model, options, method, config)
 

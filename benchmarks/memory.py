@@ -58,7 +58,7 @@ def spikingjelly(samples: int) -> None:
 def emulate(samples: int) -> None:
     from benchmarks._networks import MNIST, T, pictures, settled
     from exporters.from_torch import from_torch
-    from exporters.quantize import quantize
+    from exporters.passes.quantize import quantize
     from hardware import emulator
 
     graph, _ = quantize(from_torch(settled("cnn2", MNIST), MNIST, T))

@@ -14,10 +14,10 @@ import torch
 from benchmarks._measure import Measured, compare, rounds
 from benchmarks._networks import CIFAR, MNIST, T, inference, pictures, settled
 from exporters import onnx
-from exporters.exact import make_exact
 from exporters.from_torch import from_torch
 from exporters.graph import Array, SpikingGraph
-from exporters.quantize import quantize
+from exporters.passes.exact import make_exact
+from exporters.passes.quantize import quantize
 from hardware import emulator
 
 NETWORKS: list[tuple[str, tuple[int, int, int], int, dict[str, Any]]] = [

@@ -9,10 +9,10 @@ import numpy as np
 
 from benchmarks._networks import settled
 from exporters import onnx
-from exporters.exact import make_exact
 from exporters.from_torch import from_torch
 from exporters.graph import SpikingGraph
-from exporters.quantize import quantize
+from exporters.passes.exact import make_exact
+from exporters.passes.quantize import quantize
 from hardware import emulator
 
 BATCH, TIMES = 3, (1, 4, 8)

@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, Any
 
 import safetensors
 
-from kdsnn.config import LARGEST_T
 from kdsnn.digest import digest_json as _digest_json
 from kdsnn.digest import digest_weights as _digest_weights
 from kdsnn.errors import KdsnnError
 from kdsnn.files import atomic_path
+from kdsnn.train.config import LARGEST_T
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -52,7 +52,7 @@ class CheckpointInfo:
     * `data`: the spec of the data set; `metrics`: name → value, accuracies in 0…1; `training`: method
       and configuration.
     * `quantized`: None, or for a student trained on a grid ("distill --quantize") its `bits`, and the `layers` of
-      which its weights are (`kdsnn.folded`). Left out of the file where it is None.
+      which its weights are (`kdsnn.models.folded`). Left out of the file where it is None.
     """
 
     model: str
@@ -73,7 +73,7 @@ class CheckpointInfo:
     def build(self) -> nn.Module:
         """The network described, with fresh weights.
 
-        Raises KdsnnError as `kdsnn.models.build` does; `layers` that make no network, errors as `kdsnn.folded.described`.
+        Raises KdsnnError as `kdsnn.models.build` does; `layers` that make no network, errors as `kdsnn.models.folded.described`.
         """
         from kdsnn.models import build
 
@@ -88,7 +88,7 @@ class CheckpointInfo:
         )
         if self.quantized is None:
             return network
-        from kdsnn.folded import described
+        from kdsnn.models.folded import described
 
         return described(self.quantized["layers"], network.taps, self.input_shape, self.classes)
 

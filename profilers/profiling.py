@@ -14,10 +14,10 @@ import torch
 from exporters.errors import DeployError
 from exporters.graph import Array, SpikingGraph
 from profilers import report
-from profilers.counts import ActivityCounter
-from profilers.energy_models import EnergyModel
-from profilers.report_data import Report, Run, Student, Teacher
-from profilers.shapes import samples_within
+from profilers.counting.activity import ActivityCounter
+from profilers.counting.sizes import samples_within
+from profilers.energy.models import EnergyModel
+from profilers.report.data import Report, Run, Student, Teacher
 
 _RECORDED = 1 << 27  # bytes of float spikes kept to compare the quantised ones with
 
@@ -69,12 +69,12 @@ def profile(
     """Counts, energies and accuracy of one network.
 
     Args:
-        graph: a float graph (best made by `exporters.exact.make_exact`) or an integer one.
+        graph: a float graph (best made by `exporters.passes.exact.make_exact`) or an integer one.
         x: samples (N, *input shape), real-valued pixels in 0 to 1 (`graph.encode` says more).
         labels: (N,) class numbers; without them there is no accuracy.
         run: `hardware.emulator.run`, or what has its signature.
         quantised: the same network in integers, counted as well and compared spike for spike.
-        teacher: the ANN to set beside it (`profilers.flops.count_module`).
+        teacher: the ANN to set beside it (`profilers.counting.dense.count_module`).
         models: energy models by name; by default those of the package.
         name: of the network in the report.
 

@@ -9,8 +9,8 @@ from kdsnn.errors import KdsnnError
 
 if TYPE_CHECKING:
     from exporters.graph import Array, SpikingGraph
-    from exporters.quantize import LayerScale
-    from hardware.calibration import Calibration, LayerDrift
+    from exporters.passes.quantize import LayerScale
+    from hardware.emulator.calibration import Calibration, LayerDrift
 
 
 @dataclass(frozen=True)
@@ -49,13 +49,13 @@ def quantised(name: str, graph: SpikingGraph, exact: SpikingGraph, how: Quantisa
     Raises:
         KdsnnError, DeployError: unknown data, images of another shape, or a network that cannot be quantised.
     """
-    from exporters.exact import make_exact
-    from exporters.quantize import quantize
+    from exporters.passes.exact import make_exact
+    from exporters.passes.quantize import quantize
 
     if how.data is None:
         integer, scales = quantize(graph, bits=how.bits, input_bits=how.input_bits)
         return _recorded(integer, how, None), scales, ()
-    from hardware.calibration import drift
+    from hardware.emulator.calibration import drift
 
     images = _images(name, graph, how)
     before = _measure(f"calibrate {name}", exact, images, how)
@@ -80,7 +80,7 @@ def _recorded(integer: SpikingGraph, how: Quantisation, samples: int | None) -> 
 
 
 def _measure(title: str, graph: SpikingGraph, images: Array, how: Quantisation) -> Calibration:
-    from hardware.calibration import calibrate
+    from hardware.emulator.calibration import calibrate
     from kdsnn.cli.console import progress
 
     with progress(title, quiet=how.quiet) as show:

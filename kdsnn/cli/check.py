@@ -22,9 +22,9 @@ from kdsnn.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from hardware.fit import Finding, Fit
-    from hardware.limits import Target
-    from hardware.placement import Placement
+    from hardware.chips.fit import Finding, Fit
+    from hardware.chips.limits import Target
+    from hardware.chips.placement import Placement
 
 
 def check(
@@ -53,7 +53,7 @@ def check(
     """
     from dataclasses import asdict
 
-    from hardware import limits
+    from hardware.chips import limits
     from kdsnn.cli.console import print_json
 
     chip = limits.target(target)
@@ -82,8 +82,8 @@ def _fit(source: str, chip: Target, chips: int | None, **how: Any) -> Fit:
     """Load, lower and check; what cannot be lowered is a finding."""
     from exporters.errors import DeployError
     from exporters.netx import NetxError
-    from exporters.to_chain import to_chain
-    from hardware import fit
+    from exporters.passes.chain import to_chain
+    from hardware.chips import fit
     from kdsnn.cli.source import load
 
     problems = _of_file(Path(source))
@@ -106,7 +106,7 @@ def _of_file(path: Path) -> list[tuple[str, str, str]]:
         DeployError: the file cannot be read at all.
     """
     if path.suffix == ".nir":
-        from exporters import nir_file
+        from exporters.nir import check as nir_file
 
         nir_file.load(path)
     if path.suffix != ".net":
@@ -126,7 +126,7 @@ def _parts(message: str) -> tuple[str, str, str]:
 
 
 def _refusal(error: Exception) -> Finding:
-    from hardware.fit import Finding
+    from hardware.chips.fit import Finding
 
     layer, what, change = _parts(" ".join(str(error).split()))
     return Finding("error", layer, what, change)

@@ -12,13 +12,13 @@ from kdsnn.cli.images import Pixels, pixels
 
 if TYPE_CHECKING:
     from exporters.graph import Array, SpikingGraph
-    from hardware.limits import Target
+    from hardware.chips.limits import Target
     from kdsnn.cli.backends import BackendRun, Comparison
     from kdsnn.cli.source import Source
     from kdsnn.data import DataSet
     from profilers import report
-    from profilers.counts import Activity
-    from profilers.energy_models import EnergyModel, Range
+    from profilers.counting.activity import Activity
+    from profilers.energy.models import EnergyModel, Range
 
 FEW_SAMPLES = 256
 """Samples on which a teacher's zero activations and the chain on a chip are counted: their means hardly vary."""
@@ -69,9 +69,10 @@ def count_ann(path: Path, images: DataSet, x: Array, *, quiet: bool = False) -> 
     from kdsnn import checkpoint, train
     from kdsnn.cli.source import require_fit
     from kdsnn.errors import KdsnnError
-    from profilers import operations, report
-    from profilers.flops import count_module
-    from profilers.zero_skipping import active_macs
+    from profilers import report
+    from profilers.counting.dense import count_module
+    from profilers.counting.zero_skipping import active_macs
+    from profilers.energy import operations
 
     module, info = checkpoint.load(path)
     if info.spiking:
@@ -138,9 +139,9 @@ def energy_models(files: list[Path]) -> dict[str, EnergyModel]:
     Raises:
         KdsnnError, DeployError: a file that is no model, a name that is taken, or a chip that is not known.
     """
-    from hardware import limits
+    from hardware.chips import limits
     from kdsnn.errors import KdsnnError
-    from profilers import energy_models as models
+    from profilers.energy import models
 
     found = models.built_in()
     for path in files:
@@ -173,7 +174,7 @@ def timing(per_image: str | None, per_step: str | None) -> Timing | None:
         KdsnnError: both, or what is no duration.
     """
     from kdsnn.errors import KdsnnError
-    from profilers.energy_models import Range
+    from profilers.energy.models import Range
 
     if per_image is not None and per_step is not None:
         raise KdsnnError("--seconds-per-image and --seconds-per-step: give one of them")
@@ -216,8 +217,9 @@ def on_chip(network: Source, chain: SpikingGraph, chip: Target, activity: Activi
     That is messages between cores, hops between tiles where the chip's mesh is published, chips × seconds where the
     user gave the seconds, and the updates of compartments beyond one per neuron.
     """
-    from hardware import fit, placement
-    from profilers import operations, report
+    from hardware.chips import fit, placement
+    from profilers import report
+    from profilers.energy import operations
 
     found = fit.check(chain, chip, scales=network.scales)
     errors = [finding for finding in found.findings if finding.severity == "error"]
@@ -270,9 +272,10 @@ def place_all(
     Some of the uint8 images x (N, C, H, W) run through the chain that is placed.
     """
     from exporters.errors import DeployError
-    from exporters.to_chain import to_chain
-    from hardware import emulator, limits
-    from profilers.counts import ActivityCounter
+    from exporters.passes.chain import to_chain
+    from hardware import emulator
+    from hardware.chips import limits
+    from profilers.counting.activity import ActivityCounter
 
     found, placements, notes = [], [], []
     chips = limits.targets().values()

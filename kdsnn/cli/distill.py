@@ -187,7 +187,7 @@ def _start(
     """
     from kdsnn import checkpoint
     from kdsnn.errors import KdsnnError
-    from kdsnn.quantized import require_bits
+    from kdsnn.train.grid import require_bits
 
     if bits is None or start is None:
         raise KdsnnError("--quantize BITS and --start STUDENT go together: give both, or neither")
@@ -211,7 +211,7 @@ def _cost(job: Training, module: nn.Module) -> dict[str, Any]:
     from exporters.from_torch import from_torch
     from hardware import emulator
     from kdsnn.cli.images import pixels
-    from profilers.counts import ActivityCounter
+    from profilers.counting.activity import ActivityCounter
 
     graph = from_torch(module, job.data.input_shape, job.config.T)
     counter = ActivityCounter(graph)

@@ -53,7 +53,7 @@ def on_host(network: Source) -> Source:
     Raises:
         KdsnnError, DeployError: the network is quantised already, reads spikes, or is nothing but its encoder.
     """
-    from exporters.encoder import split_encoder
+    from exporters.passes.split import split_encoder
 
     if network.exact is None:
         raise KdsnnError(f"--encoder host: {network.name} is quantised already; split what it was exported from")

@@ -226,7 +226,7 @@ def _write_onnx(network: Source, out: Path, form: Form, integer: bool) -> Writte
 
 def _write_netx(network: Source, out: Path) -> Written:
     from exporters import netx
-    from exporters.to_chain import layers, member_spikes, to_chain
+    from exporters.passes.chain import layers, member_spikes, to_chain
 
     chain = to_chain(network.integer)
     path = netx.write(chain, out / f"{network.name}.net")
@@ -267,7 +267,7 @@ def _is_spiking(path: Path) -> bool:
 
 def _write_teacher(source: Path, out: Path) -> dict[str, Any]:
     """An ANN as ONNX, verified against torch by its logits."""
-    from exporters.onnx_ann import write_ann
+    from exporters.onnx.ann import write_ann
     from kdsnn import checkpoint
 
     module, info = checkpoint.load(source)

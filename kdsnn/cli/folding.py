@@ -1,4 +1,4 @@
-"""A lowered graph as the plain layers that `kdsnn.folded` and `kdsnn.quantized` build networks of."""
+"""A lowered graph as the plain layers that `kdsnn.models.folded` and `kdsnn.train.grid` build networks of."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from exporters.graph import Node, SpikingGraph
-    from kdsnn.folded import Layer
     from kdsnn.models import Network
-    from kdsnn.quantized import QuantizedNetwork
+    from kdsnn.models.folded import Layer
+    from kdsnn.train.grid import QuantizedNetwork
 
 
 def quantized(student: Network, input_shape: tuple[int, int, int], T: int, bits: int) -> QuantizedNetwork:
@@ -22,8 +22,8 @@ def quantized(student: Network, input_shape: tuple[int, int, int], T: int, bits:
         DeployError: it cannot be lowered; KdsnnError: other bits, or all weights of a membrane are zero.
     """
     from exporters.from_torch import from_torch
-    from exporters.rescale import neuron_groups
-    from kdsnn.quantized import QuantizedNetwork
+    from exporters.passes.membranes import neuron_groups
+    from kdsnn.train.grid import QuantizedNetwork
 
     graph = from_torch(student.eval(), input_shape, T)
     groups = [(group.synapses, group.ends) for group in neuron_groups(graph)]
@@ -43,7 +43,7 @@ def deviations(
     import numpy as np
 
     from exporters.from_torch import from_torch
-    from exporters.quantize import quantize
+    from exporters.passes.quantize import quantize
 
     graph, _ = quantize(from_torch(deployed, input_shape, T), bits=trained.bits)
     seen = trained.integers()
@@ -67,7 +67,7 @@ def layers_of(graph: SpikingGraph) -> tuple[Layer, ...]:
     Raises:
         KdsnnError: neurons that reset by subtraction.
     """
-    from kdsnn.folded import INPUT, Layer
+    from kdsnn.models.folded import INPUT, Layer
 
     standing_for = {graph.input_name: INPUT}
     return tuple(

@@ -31,7 +31,7 @@ def list_(what: Annotated[What, typer.Argument(help="What to list.")], json: Jso
 
         rows = [{"data": name, "description": text} for name, text in DESCRIPTIONS.items()]
     elif what is What.targets:
-        from hardware.limits import targets
+        from hardware.chips.limits import targets
 
         rows = [
             {
@@ -47,7 +47,7 @@ def list_(what: Annotated[What, typer.Argument(help="What to list.")], json: Jso
             for key, limit in t.limits.items()
         ]
     else:
-        from profilers.energy_models import built_in
+        from profilers.energy.models import built_in
 
         rows = [
             {
@@ -75,7 +75,7 @@ def _model_row(name: str) -> dict[str, str]:
     """An architecture with its ANN's parameters and thop's FLOPs on images of MNIST's and CIFAR's size, 10 classes."""
     from kdsnn.errors import KdsnnError
     from kdsnn.models import MODELS, build
-    from profilers.flops import count_module
+    from profilers.counting.dense import count_module
 
     row = {"model": name}
     for data, shape in (("MNIST", (1, 28, 28)), ("CIFAR", (3, 32, 32))):

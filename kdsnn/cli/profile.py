@@ -140,8 +140,8 @@ def profile(
 
 def summary(made: Report) -> tuple[str, list[str], list[list[str]]]:
     """The closing table of a report: one row per network and run."""
-    from profilers.format import percent, quantity
-    from profilers.tables import NONE, joules
+    from profilers.report.numbers import percent, quantity
+    from profilers.report.tables import NONE, joules
 
     models = [m for m in made.energies if m.name in DEMO_ENERGY_MODELS]
     columns = [

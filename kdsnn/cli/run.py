@@ -169,7 +169,7 @@ def run_all(
 
 def _samples_at_once(network: Source) -> int:
     """How many samples take about 256 MB for one backend."""
-    from profilers.shapes import samples_within
+    from profilers.counting.sizes import samples_within
 
     return samples_within(2**28, network.exact or network.integer)
 

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from exporters.graph import Array
-    from exporters.quantize import LayerScale
-    from hardware.calibration import LayerDrift
+    from exporters.passes.quantize import LayerScale
+    from hardware.emulator.calibration import LayerDrift
     from kdsnn.cli.coding import Coding
     from kdsnn.cli.encoding import Encoder
     from kdsnn.data import DataSet
@@ -259,7 +259,7 @@ def lower(
 
 
 def _quantised(name: str, module: nn.Module | None, graph: SpikingGraph, how: Quantisation) -> Source:
-    from exporters.exact import make_exact
+    from exporters.passes.exact import make_exact
 
     if graph.is_integer:
         if how.data is not None:

@@ -18,17 +18,17 @@ if TYPE_CHECKING:
     from torch import nn
 
     from kdsnn.checkpoint import CheckpointInfo
-    from kdsnn.config import Method, TrainConfig
     from kdsnn.data import Augmentation, DataSet
-    from kdsnn.history import EpochRecord
     from kdsnn.models import Network
     from kdsnn.models.kit import Neuron, Readout
-    from kdsnn.recipes import Recipe
+    from kdsnn.train.config import Method, TrainConfig
+    from kdsnn.train.history import EpochRecord
+    from kdsnn.train.recipes import Recipe
 
 
 def recipe_for(data: str) -> Recipe:
     """The tuned recipe of a data set, or the general one."""
-    from kdsnn.recipes import RECIPES, Recipe
+    from kdsnn.train.recipes import RECIPES, Recipe
 
     return RECIPES.get(data, Recipe())
 
@@ -56,7 +56,7 @@ def settings(texts: list[str] | None) -> dict[str, Any]:
     Raises:
         KdsnnError: not NAME=VALUE, no such setting, or a value of the wrong type.
     """
-    from kdsnn.config import TrainConfig
+    from kdsnn.train.config import TrainConfig
 
     defaults = {f.name: f.default for f in fields(TrainConfig) if f.name != "seed"}  # --seed is an option of its own
     found: dict[str, Any] = {}
@@ -216,7 +216,7 @@ def _save(job: Training, trained: nn.Module) -> tuple[nn.Module, CheckpointInfo]
     from kdsnn import checkpoint
     from kdsnn.cli.console import say
     from kdsnn.cli.folding import deviations
-    from kdsnn.quantized import QuantizedNetwork
+    from kdsnn.train.grid import QuantizedNetwork
 
     if not isinstance(trained, QuantizedNetwork):
         info = _described(job, trained)

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from exporters import netx, onnx
 from exporters import nir as nir_file
 from exporters.errors import DeployError
-from exporters.exact import make_exact
 from exporters.graph import IF, LIF, Conv2d, Flatten, GraphError, Input, Linear, Output, SpikingGraph, chain
-from exporters.to_chain import layers, to_chain
+from exporters.passes.chain import layers, to_chain
+from exporters.passes.exact import make_exact
 from hardware.emulator import Recorder, run
 
 

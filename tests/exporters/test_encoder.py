@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exporters import netx
-from exporters.encoder import split_encoder
 from exporters.errors import DeployError
 from exporters.graph import IF, Conv2d, Input, Linear, Output, SpikingGraph, chain
-from exporters.to_chain import member_spikes, to_chain
+from exporters.passes.chain import member_spikes, to_chain
+from exporters.passes.split import split_encoder
 from hardware.emulator import Recorder, run
 from hardware.lava import client
 from tests.networks import random_integer_network, spiking_modules

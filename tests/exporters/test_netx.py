@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from exporters import netx
 from exporters.errors import DeployError
 from exporters.graph import IF, LIF, Input, Linear, Output, chain
-from exporters.to_chain import to_chain
+from exporters.passes.chain import to_chain
 from hardware.emulator import run
 from tests.networks import random_integer_chain
 

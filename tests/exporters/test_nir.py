@@ -16,10 +16,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from exporters import nir as door
-from exporters.exact import make_exact
 from exporters.from_torch import from_torch
 from exporters.graph import IF, LIF, AvgPool2d, Conv2d, Input, Linear, MaxPool2d, Output, SpikingGraph, chain
-from exporters.quantize import quantize
+from exporters.passes.exact import make_exact
+from exporters.passes.quantize import quantize
 from hardware.emulator import Recorder, run
 from kdsnn.models import build as build_model
 from tests.networks import Case, random_integer_chain, randomize, spiking_modules

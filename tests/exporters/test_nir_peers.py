@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from exporters import nir as door
-from exporters.exact import make_exact
-from exporters.quantize import quantize
+from exporters.passes.exact import make_exact
+from exporters.passes.quantize import quantize
 from hardware.emulator import run
 
 DATA = Path(__file__).parent / "data"

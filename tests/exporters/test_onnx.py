@@ -12,7 +12,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from exporters import onnx as export
-from exporters.exact import make_exact
 from exporters.from_torch import from_torch
 from exporters.graph import (
     IF,
@@ -27,7 +26,8 @@ from exporters.graph import (
     SpikingGraph,
     chain,
 )
-from exporters.quantize import quantize
+from exporters.passes.exact import make_exact
+from exporters.passes.quantize import quantize
 from hardware.emulator import Recorder, run
 from kdsnn.models import build as build_model
 from tests.networks import Case, random_integer_chain, randomize, spiking_modules

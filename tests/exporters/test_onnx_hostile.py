@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from exporters import onnx as export
 from exporters.graph import IF, Conv2d, Flatten, Input, Linear, MaxPool2d, Output, chain
-from exporters.onnx_run import prepare
+from exporters.onnx.runner import prepare
 
 
 def network():

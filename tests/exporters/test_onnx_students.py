@@ -13,10 +13,10 @@ import torch
 from spikingjelly.activation_based import functional
 
 from exporters import onnx
-from exporters.exact import make_exact
 from exporters.from_torch import from_torch
 from exporters.graph import Array, SpikingGraph
-from exporters.quantize import quantize
+from exporters.passes.exact import make_exact
+from exporters.passes.quantize import quantize
 from hardware.emulator import Recorder, run
 from kdsnn import models
 from tests.networks import Case

@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from spikingjelly.activation_based import layer, neuron
 from torch import nn
 
-from exporters.bounds import BIAS_LIMIT, CURRENT_LIMIT, THRESHOLD_LIMIT, input_bounds, sum_bound
 from exporters.errors import DeployError
-from exporters.exact import make_exact
 from exporters.from_torch import from_torch
 from exporters.graph import IF, AvgPool2d, Conv2d, Flatten, Input, Linear, MaxPool2d, Output, SpikingGraph, chain
-from exporters.quantize import quantize
-from exporters.rescale import neuron_groups
-from exporters.to_chain import MAX_GROUPS, layers, member_spikes, to_chain
+from exporters.graph.bounds import BIAS_LIMIT, CURRENT_LIMIT, THRESHOLD_LIMIT, input_bounds, sum_bound
+from exporters.passes.chain import MAX_GROUPS, layers, member_spikes, to_chain
+from exporters.passes.exact import make_exact
+from exporters.passes.membranes import neuron_groups
+from exporters.passes.quantize import quantize
 from hardware.emulator import Recorder, run
 from tests.networks import Case, Residual, random_integer_chain, randomize, spiking_modules
 

@@ -15,9 +15,7 @@ from hypothesis import strategies as st
 from spikingjelly.activation_based import layer, neuron
 from torch import nn
 
-from exporters.bounds import BIAS_LIMIT, CURRENT_LIMIT, THRESHOLD_LIMIT, input_bounds, sum_bound
 from exporters.errors import DeployError
-from exporters.exact import make_exact
 from exporters.from_torch import from_torch
 from exporters.graph import (
     IF,
@@ -34,11 +32,13 @@ from exporters.graph import (
     chain,
     current_leak,
 )
-from exporters.moments import InputMoments
-from exporters.quantize import CLIP_RATIOS, LayerScale, quantize
-from exporters.to_chain import member_spikes, to_chain
-from hardware.calibration import calibrate
+from exporters.graph.bounds import BIAS_LIMIT, CURRENT_LIMIT, THRESHOLD_LIMIT, input_bounds, sum_bound
+from exporters.passes.chain import member_spikes, to_chain
+from exporters.passes.exact import make_exact
+from exporters.passes.moments import InputMoments
+from exporters.passes.quantize import CLIP_RATIOS, LayerScale, quantize
 from hardware.emulator import Recorder, run
+from hardware.emulator.calibration import calibrate
 from tests.networks import Case, Residual, random_integer_network, randomize, spiking_modules
 
 

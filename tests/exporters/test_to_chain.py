@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from exporters.errors import DeployError
 from exporters.graph import IF, LIF, AvgPool2d, Conv2d, Flatten, Input, Linear, MaxPool2d, Node, Output, SpikingGraph
-from exporters.to_chain import layers, member_spikes, to_chain
+from exporters.passes.chain import layers, member_spikes, to_chain
 from hardware.emulator import Recorder, run
 from tests.networks import random_integer_network
 

@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from exporters.bounds import input_bounds
 from exporters.graph import (
     IF,
     AvgPool2d,
@@ -28,9 +27,10 @@ from exporters.graph import (
     Synapse,
     chain,
 )
-from hardware import byte_products, emulator
-from hardware.byte_products import Multiply, byte_product
-from hardware.emulator import Recorder, run
+from exporters.graph.bounds import input_bounds
+from hardware import emulator
+from hardware.emulator import Recorder, byte_products, run
+from hardware.emulator.byte_products import Multiply, byte_product
 from tests.networks import random_integer_chain
 
 

@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exporters.errors import DeployError
-from exporters.exact import make_exact
 from exporters.from_torch import from_torch
 from exporters.graph import IF, Input, Linear, Output, SpikingGraph, chain
-from exporters.quantize import quantize
-from hardware.calibration import calibrate, drift
+from exporters.passes.exact import make_exact
+from exporters.passes.quantize import quantize
 from hardware.emulator import Recorder, run
+from hardware.emulator.calibration import calibrate, drift
 from tests.networks import Case, random_integer_network, spiking_modules
 
 

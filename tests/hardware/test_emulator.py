@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from exporters.errors import DeployError
 from exporters.graph import IF, LIF, AvgPool2d, Conv2d, Flatten, Input, Linear, MaxPool2d, Output, SpikingGraph, chain
-from hardware.byte_products import _multiplies_exactly
 from hardware.emulator import Recorder, run
+from hardware.emulator.byte_products import _multiplies_exactly
 from tests.networks import random_integer_chain
 
 

@@ -12,8 +12,8 @@ import torch
 from torch.nn import functional as F
 
 from exporters.graph import IF, Conv2d, Flatten, Input, Linear, Output, chain
-from hardware import limits
-from hardware.placement import PlacedLayer, messages, place
+from hardware.chips import limits
+from hardware.chips.placement import PlacedLayer, messages, place
 
 rng = np.random.default_rng(4)
 CONV = rng.integers(-1, 2, (6, 2, 3, 3)).astype(np.int32)

@@ -17,10 +17,10 @@ from hypothesis import HealthCheck, given, settings
 from exporters.errors import DeployError
 from exporters.from_torch import from_torch
 from exporters.graph import IF, Conv2d, Flatten, Input, Linear, Node, Output, SpikingGraph, chain
-from exporters.quantize import quantize
-from exporters.to_chain import layers, to_chain
-from hardware import cores, fit, limits
-from hardware.placement import Placement, PlacementError, hops, place, position
+from exporters.passes.chain import layers, to_chain
+from exporters.passes.quantize import quantize
+from hardware.chips import cores, fit, limits
+from hardware.chips.placement import Placement, PlacementError, hops, place, position
 from kdsnn import models
 from tests.networks import random_integer_chain
 

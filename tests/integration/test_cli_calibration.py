@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from exporters import netx
-from exporters.exact import make_exact
 from exporters.from_torch import from_torch
-from exporters.quantize import quantize
-from hardware.calibration import calibrate
+from exporters.passes.exact import make_exact
+from exporters.passes.quantize import quantize
 from hardware.emulator import Recorder, run
+from hardware.emulator.calibration import calibrate
 from kdsnn import checkpoint, models
 from kdsnn.checkpoint import CheckpointInfo
 from kdsnn.data import load

@@ -13,15 +13,16 @@ import numpy as np
 import pytest
 
 from exporters.graph import IF, Input, Linear, Output, chain
-from hardware import emulator, limits
+from hardware import emulator
+from hardware.chips import limits
 from kdsnn import checkpoint, models
 from kdsnn.checkpoint import CheckpointInfo
 from kdsnn.cli.app import main
 from kdsnn.cli.counting import FEW_SAMPLES, Timing, distinct, on_chip, some
 from kdsnn.cli.source import Source
 from kdsnn.errors import KdsnnError
-from profilers.counts import ActivityCounter
-from profilers.energy_models import Range
+from profilers.counting.activity import ActivityCounter
+from profilers.energy.models import Range
 from profilers.report import Report
 
 DATA = Path(__file__).parents[2] / "profilers" / "data"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from exporters.from_torch import from_torch
-from exporters.quantize import quantize
+from exporters.passes.quantize import quantize
 from kdsnn import checkpoint
 from tests.integration.test_cli import cli, error_line
 

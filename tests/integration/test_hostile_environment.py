@@ -35,12 +35,13 @@ import exporters.files
 import kdsnn.files
 from exporters import netx
 from exporters.files import atomic_paths
-from kdsnn import checkpoint, loop
+from kdsnn import checkpoint
 from kdsnn.cli import places
 from kdsnn.data import load
 from kdsnn.errors import KdsnnError
-from kdsnn.history import EpochRecord
-from kdsnn.state import RunFiles
+from kdsnn.train import loop
+from kdsnn.train.history import EpochRecord
+from kdsnn.train.resume import RunFiles
 from tests.integration.test_cli import COMMAND, cli, error_line
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs fork, /proc and mounts of its own")

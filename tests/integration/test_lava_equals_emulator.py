@@ -27,8 +27,8 @@ from exporters.graph import (
     SpikingGraph,
     chain,
 )
-from exporters.quantize import quantize
-from exporters.to_chain import layers, member_spikes, to_chain
+from exporters.passes.chain import layers, member_spikes, to_chain
+from exporters.passes.quantize import quantize
 from hardware.emulator import Recorder, run
 from hardware.lava import client
 from tests.networks import Residual, random_integer_network, randomize

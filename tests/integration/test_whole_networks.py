@@ -19,8 +19,8 @@ from exporters import netx
 from exporters.errors import DeployError
 from exporters.from_torch import from_torch
 from exporters.graph import SpikingGraph
-from exporters.quantize import quantize
-from exporters.to_chain import member_spikes, to_chain
+from exporters.passes.chain import member_spikes, to_chain
+from exporters.passes.quantize import quantize
 from hardware.emulator import Recorder, run
 from hardware.lava import client
 from kdsnn import models

@@ -153,7 +153,7 @@ def test_wrong_descriptions(tmp_path, network, header, pattern):
 
 def grid_network():
     """A network of three layers, as `distill --quantize` lists one."""
-    from kdsnn.folded import FoldedNetwork, Layer
+    from kdsnn.models.folded import FoldedNetwork, Layer
 
     square = {"kernel_size": (3, 3), "stride": (1, 1), "padding": (1, 1), "dilation": (1, 1), "groups": 1}
     layers = (

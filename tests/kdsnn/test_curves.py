@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from kdsnn.cli import training
-from kdsnn.curves import _epoch_ticks, _ticks, curves_svg, read_runs, write_curves
 from kdsnn.data import DataSet
-from kdsnn.history import EpochRecord, read_csv, write_csv
 from kdsnn.train import TrainConfig
+from kdsnn.train.curves import _epoch_ticks, _ticks, curves_svg, read_runs, write_curves
+from kdsnn.train.history import EpochRecord, read_csv, write_csv
 
 SVG = "{http://www.w3.org/2000/svg}"
 

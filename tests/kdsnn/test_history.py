@@ -4,7 +4,7 @@ import sys
 import pytest
 
 from kdsnn.errors import KdsnnError
-from kdsnn.history import EpochRecord, tensorboard, write_csv
+from kdsnn.train.history import EpochRecord, tensorboard, write_csv
 
 RECORDS = (
     EpochRecord(1, 2.25, 0.5, 1.5, 0.1, (0.25, 0.5)),

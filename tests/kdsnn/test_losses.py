@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from kdsnn import losses
+from kdsnn.train import losses
 
 T, N, K = 4, 6, 5
 

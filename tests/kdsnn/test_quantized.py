@@ -12,17 +12,17 @@ from spikingjelly.activation_based.functional import reset_net
 from torch import nn
 
 from exporters.from_torch import from_torch
-from exporters.quantize import quantize
+from exporters.passes.quantize import quantize
 from hardware import emulator
 from kdsnn import checkpoint
 from kdsnn.checkpoint import CheckpointInfo
 from kdsnn.cli.folding import deviations, layers_of, quantized, weights_of
 from kdsnn.data import load
 from kdsnn.errors import KdsnnError
-from kdsnn.folded import FoldedNetwork, Layer
 from kdsnn.models import Network, build
-from kdsnn.quantized import QuantizedNetwork, Rounded
+from kdsnn.models.folded import FoldedNetwork, Layer
 from kdsnn.train import DivergedError, RunFiles, TrainConfig, distill
+from kdsnn.train.grid import QuantizedNetwork, Rounded
 
 CONVOLUTION = {
     "kernel_size": (1, 1),

@@ -12,14 +12,13 @@ from spikingjelly.activation_based import layer, neuron, surrogate
 from spikingjelly.activation_based.functional import reset_net
 from torch import nn
 
-from kdsnn import loop, losses
 from kdsnn.data import DataSet, storage
 from kdsnn.data.device import Streamed
 from kdsnn.errors import KdsnnError
 from kdsnn.models import build
-from kdsnn.objectives import Batch, teacher_logits
-from kdsnn.optim import optimizer_of, schedule
-from kdsnn.train import RECIPES, TrainConfig, distill, evaluate, pretrain
+from kdsnn.train import RECIPES, TrainConfig, distill, evaluate, loop, losses, pretrain
+from kdsnn.train.objectives import Batch, teacher_logits
+from kdsnn.train.optim import optimizer_of, schedule
 
 SHAPE = (1, 8, 8)
 QUICK = TrainConfig(epochs=3, batch_size=16, lr=0.05, warmup_epochs=1)

@@ -10,12 +10,11 @@ import torch
 from scipy.integrate import quad
 from torch import nn
 
-from kdsnn import features
 from kdsnn.checkpoint import CheckpointInfo, load, save
 from kdsnn.data import DataSet
 from kdsnn.errors import KdsnnError
 from kdsnn.models import MODELS, build, stage_features, stage_taps
-from kdsnn.train import TrainConfig, distill
+from kdsnn.train import TrainConfig, distill, features
 
 TINY = {
     "cnn2": {"channels": (4, 4), "hidden": 8},

@@ -11,8 +11,8 @@ from torch import nn
 
 from kdsnn.data import DataSet
 from kdsnn.models import build
-from kdsnn.neurons import fused
 from kdsnn.train import EpochRecord, TrainConfig, distill, distill_with_twin, evaluate, pretrain
+from kdsnn.train.fast_neurons import fused
 
 QUICK = TrainConfig(epochs=2, batch_size=16, lr=0.05, warmup_epochs=0, T=3)
 

@@ -9,8 +9,8 @@ from torch import nn
 
 from kdsnn.data import DataSet
 from kdsnn.errors import KdsnnError
-from kdsnn.optim import Average, schedule
 from kdsnn.train import TrainConfig, evaluate, pretrain
+from kdsnn.train.optim import Average, schedule
 
 
 def test_step_schedule():

@@ -11,10 +11,11 @@ import torch
 from torch import nn
 
 from exporters.graph import IF, AvgPool2d, Conv2d, Flatten, Input, Linear, MaxPool2d, Output, SpikingGraph, chain
-from profilers import operations, report
-from profilers.counts import ActivityCounter
-from profilers.flops import count_module
-from profilers.zero_skipping import active_macs
+from profilers import report
+from profilers.counting.activity import ActivityCounter
+from profilers.counting.dense import count_module
+from profilers.counting.zero_skipping import active_macs
+from profilers.energy import operations
 
 
 def network(seed: int = 0, integer: bool = False) -> SpikingGraph:

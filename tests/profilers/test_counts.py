@@ -23,8 +23,8 @@ from exporters.graph import (
     chain,
     window_positions,
 )
-from profilers.counts import Activity, ActivityCounter, _blocks, layer_role
-from profilers.fanout import connections_into, fan_out
+from profilers.counting.activity import Activity, ActivityCounter, _blocks, layer_role
+from profilers.counting.fanout import connections_into, fan_out
 
 
 def observed(graph: SpikingGraph, frames: torch.Tensor) -> tuple[Activity, dict[str, torch.Tensor]]:

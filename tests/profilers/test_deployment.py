@@ -14,13 +14,15 @@ import pytest
 
 from exporters.errors import DeployError
 from exporters.graph import IF, Input, Linear, Output, chain
-from profilers import figures, operations, report, tables
-from profilers.counts import ActivityCounter
-from profilers.energy_models import Range, load
-from profilers.format import SPACE, interval
-from profilers.page import render
-from profilers.paper import markdown
-from profilers.statistics import share_interval, statistic
+from profilers import report
+from profilers.counting.activity import ActivityCounter
+from profilers.counting.statistics import share_interval, statistic
+from profilers.energy import operations
+from profilers.energy.models import Range, load
+from profilers.report import figures, tables
+from profilers.report.html import render
+from profilers.report.numbers import SPACE, interval
+from profilers.report.paper import markdown
 
 PICO = 1e-12
 EVENTS = "loihi1-events"

@@ -13,13 +13,13 @@ import torch
 
 from exporters.errors import DeployError
 from exporters.graph import IF, Conv2d, Flatten, Input, Linear, Output, chain
-from profilers import energy_models
-from profilers.count_names import COUNTS, SIZED
-from profilers.counts import Activity, ActivityCounter
-from profilers.energy import Counts, ann_counts, baseline, break_even, energy, snn_counts
-from profilers.energy_models import Range, built_in, load
-from profilers.operations import Access, dense_ann, placed, quantised_twin, twin_bits, zero_skipping_ann
-from profilers.shapes import LayerShape
+from profilers.counting.activity import Activity, ActivityCounter
+from profilers.counting.sizes import LayerShape
+from profilers.energy import models as energy_models
+from profilers.energy.evaluation import Counts, ann_counts, baseline, break_even, energy, snn_counts
+from profilers.energy.models import Range, built_in, load
+from profilers.energy.operations import Access, dense_ann, placed, quantised_twin, twin_bits, zero_skipping_ann
+from profilers.energy.priced import COUNTS, SIZED
 
 MODELS = built_in()
 PICO = 1e-12

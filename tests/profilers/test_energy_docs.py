@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from profilers.count_names import COUNTS, PER_SPIKE, SIZED
-from profilers.energy import energy
-from profilers.energy_models import Range, built_in, load
-from profilers.operations import Access, Counts
+from profilers.energy.evaluation import energy
+from profilers.energy.models import Range, built_in, load
+from profilers.energy.operations import Access, Counts
+from profilers.energy.priced import COUNTS, PER_SPIKE, SIZED
 
 TEXT = (Path(__file__).parents[2] / "docs" / "energy-models.md").read_text(encoding="utf-8")
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from exporters.errors import DeployError
 from exporters.graph import IF, Conv2d, Flatten, Input, Linear, Output, chain
-from profilers.flops import MEMBRANE_BITS, ModuleCounts, count_module, graph_size
+from profilers.counting.dense import MEMBRANE_BITS, ModuleCounts, count_module, graph_size
 
 
 def small_net() -> nn.Sequential:

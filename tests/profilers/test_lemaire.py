@@ -11,11 +11,11 @@ from spikingjelly.activation_based.op_counter.analytical_energy import LemaireEn
 from exporters.from_torch import from_torch
 from exporters.graph import LIF, AvgPool2d, Conv2d, Flatten, Input, Linear, Output, chain
 from hardware import emulator
-from profilers.counts import Activity, ActivityCounter
-from profilers.energy import break_even, energy
-from profilers.energy_models import built_in
-from profilers.fanout import connections_into, lemaire_fan_out
-from profilers.operations import Counts, dense_ann, snn_counts
+from profilers.counting.activity import Activity, ActivityCounter
+from profilers.counting.fanout import connections_into, lemaire_fan_out
+from profilers.energy.evaluation import break_even, energy
+from profilers.energy.models import built_in
+from profilers.energy.operations import Counts, dense_ann, snn_counts
 
 MODEL = built_in()["lemaire2022"]
 

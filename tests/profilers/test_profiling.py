@@ -10,7 +10,9 @@ import pytest
 
 from exporters.errors import DeployError
 from hardware import emulator
-from profilers import energy_models, operations, profiling, report
+from profilers import profiling, report
+from profilers.energy import models as energy_models
+from profilers.energy import operations
 
 SAMPLES = 23
 
@@ -123,7 +125,7 @@ def test_networks_that_do_not_belong_together_are_refused(samples: tuple[np.ndar
 
 
 def _activity(graph, x):  # type: ignore[no-untyped-def]
-    from profilers.counts import ActivityCounter
+    from profilers.counting.activity import ActivityCounter
 
     counter = ActivityCounter(graph)
     emulator.run(graph, graph.encode(x), observe=counter)

@@ -11,10 +11,11 @@ import profilers_example as example
 import pytest
 
 from exporters.errors import DeployError
-from profilers import report, report_data
-from profilers.energy_models import Range
-from profilers.format import SPACE, memory, number, percent, quantity, spread
-from profilers.page import render
+from profilers import report
+from profilers.energy.models import Range
+from profilers.report import data as report_data
+from profilers.report.html import render
+from profilers.report.numbers import SPACE, memory, number, percent, quantity, spread
 
 
 @pytest.fixture(scope="module")

@@ -14,9 +14,11 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 from exporters.errors import DeployError
-from profilers import json_schema, paper, report
-from profilers.energy_models import Range
-from profilers.format import SPACE, interval, percent, quantity, spread
+from profilers import report
+from profilers.energy.models import Range
+from profilers.report import paper
+from profilers.report import schema as json_schema
+from profilers.report.numbers import SPACE, interval, percent, quantity, spread
 
 HOSTILE = r"a|b \ `code` *x* _y_ <b>&amp; [l](u) #1 ~t~ 50% $z^2$ {n} -- ” µ \textbf{x} \\ &"
 
@@ -272,4 +274,4 @@ def test_the_schema_refuses(
 
 def test_the_schema_that_ships_is_the_current_one() -> None:
     text = json_schema.FILE.read_text(encoding="utf-8")
-    assert text == json_schema.schema_text(), "write it anew: python -m profilers.json_schema"
+    assert text == json_schema.schema_text(), "write it anew: python -m profilers.report.schema"

@@ -11,8 +11,8 @@ import torch
 import profilers
 from exporters.graph import IF, Conv2d, Input, Output, chain
 from hardware import emulator
-from profilers.counts import ActivityCounter
-from profilers.side_by_side import side_by_side
+from profilers.counting.activity import ActivityCounter
+from profilers.counting.conventions import side_by_side
 
 
 def test_every_convention_by_hand() -> None:

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from exporters.errors import DeployError
-from profilers import statistics
-from profilers.statistics import by_step, columns, statistic
+from profilers.counting import statistics
+from profilers.counting.statistics import by_step, columns, statistic
 
 
 def test_interval_equals_a_bootstrap_written_out() -> None:

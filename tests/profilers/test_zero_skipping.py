@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from exporters.errors import DeployError
-from profilers.zero_skipping import active_macs
+from profilers.counting.zero_skipping import active_macs
 
 
 def test_a_convolution_equals_a_loop_over_every_product() -> None:

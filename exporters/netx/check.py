@@ -1,0 +1,182 @@
+"""Opening netx files (`.net`, HDF5), and finding in them what Lava would not run right, without Lava."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from exporters.errors import DeployError
+from exporters.graph import Array
+from exporters.graph.bounds import BIAS_LIMIT, THRESHOLD_LIMIT
+from exporters.hdf5 import flaw
+from exporters.passes.chain import MAX_GROUPS
+
+
+class NetxError(DeployError):
+    """A `.net` file that cannot be read, or that Lava would skip, clip, wrap or crash on."""
+
+
+class opened:  # noqa: N801 - reads as a function
+    """`h5py.File` for reading, with every way it can fail turned into one line."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> h5py.File:
+        if not self.path.is_file():
+            raise NetxError(f"{self.path}: no such file")
+        try:
+            self.file = h5py.File(self.path, "r")
+        except OSError as error:
+            raise NetxError(
+                f"{self.path.name}: not a readable netx (HDF5) file; it is truncated or of another kind"
+            ) from error
+        return self.file
+
+    def __exit__(self, *exception: object) -> None:
+        self.file.close()
+
+
+def layer_groups(file: h5py.File) -> list[h5py.Group]:
+    """The layers in order."""
+    root = file["layer"]
+    return [root[str(i)] for i in range(len(root))]
+
+
+def text(dataset: Any) -> str:
+    """A string as slayer (one-element arrays of bytes), h5py or others store it."""
+    value = dataset[()]
+    value = value.flat[0] if isinstance(value, np.ndarray) else value
+    return value.decode("ascii") if isinstance(value, bytes) else str(value)
+
+
+def problems(file: h5py.File) -> Iterator[str]:
+    """The findings; a file damaged inside raises from h5py at any point, which is one more finding."""
+    try:
+        if (what := flaw(file)) is not None:
+            yield what
+            return
+        if "layer" not in file or not isinstance(file["layer"], h5py.Group) or len(file["layer"]) == 0:
+            yield "it has no 'layer' group; this is not a netx file"
+            return
+        names = sorted(file["layer"])
+        if names != sorted(str(i) for i in range(len(names))):
+            yield f"its layers are named {', '.join(names[:6])}; they must be 0, 1, 2, … without a gap"
+            return
+        seen_neurons = False
+        groups = layer_groups(file)
+        for index, group in enumerate(groups):
+            kind = text(group["type"]) if "type" in group else "missing"
+            where = f"layer {index} ({kind})"
+            if kind in ("conv", "dense"):
+                seen_neurons = True
+                last = index == len(groups) - 1
+                yield from (f"{where}: {problem}" for problem in _layer_problems(kind, group, last=last))
+            elif kind == "input":
+                yield from (f"{where}: {problem}" for problem in _input_problems(group))
+                if index > 0:
+                    yield f"{where}: only the first layer can be the input"
+            elif kind == "dense_rec":
+                yield f"{where}: recurrent layers are not supported; unroll or train without recurrence"
+            elif kind != "flatten":
+                yield f"{where}: Lava skips or refuses layers of this type; supported are input, conv, dense, flatten"
+        if not seen_neurons:
+            yield "it has no conv or dense layer"
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        yield f"it is damaged inside ({reason[:120]})"
+
+
+def _input_problems(group: h5py.Group) -> Iterator[str]:
+    if "shape" not in group:
+        yield "the shape is missing"
+    if "neuron" not in group:
+        return
+    for key in ("weight", "bias"):
+        if key in group:
+            values = np.asarray(group[key][()])
+            yield from _number_problems(key, values)
+            if values.size != 1:
+                yield f"the {key} of an input layer has shape {values.shape}; one number is understood"
+            elif abs(float(values.flat[0])) > BIAS_LIMIT:
+                yield f"a {key} of {float(values.flat[0]):g}; Lava keeps what drives these neurons in 16 bits (±{BIAS_LIMIT})"
+    yield from _neuron_problems(group["neuron"], last=False)
+
+
+def _layer_problems(kind: str, group: h5py.Group, *, last: bool) -> Iterator[str]:
+    required: tuple[str, ...] = ("shape", "weight")
+    required += ("neuron", "stride", "padding", "dilation", "groups") if kind == "conv" else ()
+    if not last and "neuron" not in required:
+        required += ("neuron",)
+    missing = [key for key in required if key not in group]
+    if missing:
+        yield f"{', '.join(missing)} missing"
+        return
+    weight = np.asarray(group["weight"][()])
+    if weight.ndim != (4 if kind == "conv" else 2) or weight.size == 0:
+        yield f"the weight has shape {weight.shape}"
+        return
+    yield from _number_problems("weight", weight)
+    if not weight.any():
+        yield "all weights are zero, on which Lava's dense layer overflows; remove the layer"
+    if kind == "dense" and (weight.min() < -256 or weight.max() > 254):
+        yield f"weights reach from {weight.min():g} to {weight.max():g}; Lava clips dense weights to −256…254"
+    if kind == "dense" and weight.max() <= 0:
+        yield "no weight is positive; Lava rounds such a dense layer wrongly"
+    if kind == "conv" and not 1 <= int(np.asarray(group["groups"][()]).flat[0]) <= MAX_GROUPS:
+        yield f"{int(np.asarray(group['groups'][()]).flat[0])} groups; Lava keeps the number in 8 signed bits (1…{MAX_GROUPS})"
+    for key in ("stride", "padding", "dilation") if kind == "conv" else ():
+        values = np.asarray(group[key][()])
+        if values.size == 0 or (values > 127).any() or (values < (0 if key == "padding" else 1)).any():
+            yield f"{key} {values.tolist()} is out of range (Lava keeps it in 8 signed bits)"
+    if "bias" in group:
+        bias = np.asarray(group["bias"][()])
+        yield from _number_problems("bias", bias)
+        if np.abs(bias).max(initial=0) > BIAS_LIMIT:
+            yield f"a bias of {np.abs(bias).max():g}; Lava keeps it in 16 bits (±{BIAS_LIMIT})"
+        if bias.shape != weight.shape[:1]:
+            yield f"the bias has shape {bias.shape}, expected {weight.shape[:1]}"
+    if "delay" in group and np.any(np.asarray(group["delay"][()])):
+        lost = "which Lava ignores in convolutions" if kind == "conv" else "which this program does not run"
+        yield f"it has synaptic delays, {lost}; train without delays"
+    if "neuron" in group:
+        yield from _neuron_problems(group["neuron"], last=last)
+    elif "bias" in group:
+        yield "it has a bias but no neurons, which Lava would add once and not at every step; give it neurons"
+
+
+def _neuron_problems(neuron: h5py.Group, *, last: bool) -> Iterator[str]:
+    missing = [key for key in ("type", "iDecay", "vDecay", "vThMant") if key not in neuron]
+    if missing:
+        yield f"neuron: {', '.join(missing)} missing"
+        return
+    kind = text(neuron["type"])
+    if kind not in ("CUBA", "LOIHI"):
+        yield f"neuron: type {kind}; supported is CUBA"
+    for key in ("iDecay", "vDecay", "vThMant"):
+        values = np.asarray(neuron[key][()])
+        if values.size == 0 or values.dtype.kind not in "iuf" or (values != values.flat[0]).any():
+            yield f"neuron: {key} differs between neurons or is no number; a layer has one"
+            return
+    if any(np.any(np.asarray(neuron[k][()])) for k in ("weight_exp", "wgtExp") if k in neuron):
+        yield "neuron: a weight exponent, which netx ignores; export without weight-scaling BatchNorm"
+    if "gradedSpike" in neuron and np.any(np.asarray(neuron["gradedSpike"][()])):
+        yield "neuron: graded spikes, of which Lava sends only 0 or 1; train with binary spikes"
+    current, voltage, threshold = (int(np.asarray(neuron[k][()]).flat[0]) for k in ("iDecay", "vDecay", "vThMant"))
+    if not 0 <= current <= 4096 or not 0 <= voltage <= 4096:
+        yield f"neuron: iDecay {current}, vDecay {voltage}; both are 12-bit decays, 0 (none) to 4096 (all in one step)"
+    if threshold < 0 or (threshold >= THRESHOLD_LIMIT and not last):
+        yield f"neuron: vThMant {threshold} is outside 0…{THRESHOLD_LIMIT - 1}; above, only the last layer's may be, as a read-out"
+    elif threshold >= THRESHOLD_LIMIT and (current, voltage) not in ((4096, 0), (0, 4096)):
+        yield f"neuron: it cannot fire (vThMant {threshold}) and leaks (iDecay {current}, vDecay {voltage}); a read-out must not leak"
+
+
+def _number_problems(what: str, values: Array) -> Iterator[str]:
+    if values.dtype.kind not in "fiu" or not np.isfinite(values).all():
+        yield f"the {what} holds NaN, infinite or non-numeric values"
+    elif (values != np.trunc(values)).any():
+        yield f"the {what} holds fractions, which Lava cuts off; quantize the network first"

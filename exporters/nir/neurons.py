@@ -1,0 +1,100 @@
+"""NIR's neurons in discrete time: v ← leak·v + gain·x, firing at a threshold (see `docs/nir.md`)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import nir
+import numpy as np
+
+from exporters.graph import Array, Shape
+from exporters.nir.check import NirError
+from exporters.nir.values import fit, snapped, uniform
+
+PREFIX = "kdsnn_deploy_"
+Discretisation = Literal["euler", "exponential"]
+
+
+@dataclass(frozen=True)
+class Time:
+    """Seconds per step, and how a leak is discretised: "euler", 1 − dt/τ, or "exponential", exp(−dt/τ).
+
+    `assumed`: dt is not known but assumed. Then IF neurons with R = 1 take in their whole input at every
+    step, which is how snnTorch and others that think in steps write them.
+    """
+
+    dt: float
+    method: Discretisation
+    assumed: bool
+
+
+def fact(node: Any, key: str, default: Any = None) -> Any:
+    """What this program's metadata of a node says."""
+    value = (node.metadata or {}).get(PREFIX + key, default)
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def resting(name: str, node: Any, shape: Shape) -> Array:
+    """Where the membrane rests and is reset to, per neuron.
+
+    Raises:
+        NirError: these are not the same.
+    """
+    if isinstance(node, nir.Threshold):
+        return np.zeros(shape)
+    rest = fit(name, 0.0 if node.v_reset is None else node.v_reset, shape)
+    if not isinstance(node, nir.IF) and not np.allclose(fit(name, node.v_leak, shape), rest):
+        raise NirError(f"{name}: it leaks towards v_leak but resets to v_reset, which must be the same to be mapped")
+    return rest
+
+
+def constants(name: str, node: Any, shape: Shape, time: Time) -> tuple[float, Array, Array]:
+    """(leak, gain, threshold) of v ← leak·v + gain·x."""
+    if isinstance(node, nir.Threshold):  # no memory
+        return 0.0, np.ones(shape), fit(name, node.threshold, shape)
+    leak, gain = dynamics(name, node, shape, time)
+    return leak, gain, fit(name, node.v_threshold, shape) - resting(name, node, shape)
+
+
+def dynamics(name: str, node: Any, shape: Shape, time: Time) -> tuple[float, Array]:
+    """(leak, gain) of a membrane."""
+    r = fit(name, node.r, shape)
+    if isinstance(node, nir.IF | nir.I):
+        if time.assumed and (r == 1).all():
+            return 1.0, r
+        with np.errstate(over="ignore"):  # what is not finite is refused with the threshold
+            return 1.0, snapped(r * time.dt)
+    if isinstance(node, nir.CubaLIF | nir.CubaLI):
+        r = r * fit(name, node.w_in, shape) * (1 - persistence(name, node, shape, time))
+    tau = fit(name, node.tau if isinstance(node, nir.LIF | nir.LI) else node.tau_mem, shape)
+    leak = _leak(name, node, "leak", tau, time)
+    return leak, snapped(r * (1 - leak))
+
+
+def persistence(name: str, node: Any, shape: Shape, time: Time) -> float:
+    """`current_leak` of u ← current_leak·u + x: what share of a synaptic current lasts to the next step."""
+    if not isinstance(node, nir.CubaLIF | nir.CubaLI):
+        return 0.0
+    tau = fit(name, node.tau_syn, shape)
+    if np.allclose(tau, time.dt, rtol=1e-6, atol=0):  # by either method: a current of one step
+        return 0.0
+    return _leak(name, node, "current_leak", tau, time)
+
+
+def _leak(name: str, node: Any, key: str, tau: Array, time: Time) -> float:
+    """What a time constant leaves after one step; the number in this program's metadata where it is the same."""
+    tau_value = uniform(tau)
+    if tau_value is None or not tau_value > 0:
+        raise NirError(
+            f"{name}: its time constants differ between neurons or are not positive; they must be one number"
+        )
+    if time.method == "exponential":
+        leak = math.exp(-time.dt / tau_value)
+    elif tau_value < time.dt * (1 - 1e-9):
+        raise NirError(f"{name}: its time constant {tau_value:g} s is shorter than the time step; pass a dt below it")
+    else:
+        leak = max(0.0, 1 - time.dt / tau_value)
+    exact = fact(node, key)
+    return float(exact) if exact is not None and math.isclose(float(exact), leak, abs_tol=1e-9) else leak

@@ -1,0 +1,435 @@
+"""NIR → `SpikingGraph`: every node mapped exactly, mapped with a warning, or refused by name.
+
+As in `from_torch`, a value on its way through the file is a sum of `Part`s: signals that nodes of the new
+graph carry, each with a factor (from Scale nodes, membrane resistances), and synapses that have no node
+yet. Factors go into the weights behind or before them; a factor that neurons have in common divides
+their threshold instead, which leaves the weights as they are. Constants of a layer that differ per
+channel go into its weights too.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import nir
+import numpy as np
+
+from exporters.graph import (
+    IF,
+    LIF,
+    AvgPool2d,
+    Conv2d,
+    Flatten,
+    GraphError,
+    Input,
+    Linear,
+    MaxPool2d,
+    Node,
+    Output,
+    Shape,
+    SpikingGraph,
+)
+from exporters.nir.check import NirError, Unfolded, load, unfold
+from exporters.nir.neurons import PREFIX, Discretisation, Time, constants, dynamics, fact, persistence, resting
+from exporters.nir.values import (
+    Part,
+    Value,
+    connected_without,
+    fit,
+    fold,
+    identity,
+    is_one,
+    pair,
+    same_factor,
+    sample_shape,
+    scaled,
+    synapse_of,
+    uniform,
+    window_shape,
+)
+
+Reset = Literal["hard", "soft"]
+MAX_ELEMENTS = 2**26
+"""Of one layer."""
+MAX_T = 4_096
+"""Of what a file asks for."""
+
+
+def read(
+    path: Path,
+    *,
+    T: int | None = None,
+    dt: float | None = None,
+    encoding: Literal["direct", "spikes"] | None = None,
+    method: Discretisation = "euler",
+    reset: Reset | None = None,
+) -> SpikingGraph:
+    """Read a NIR file of any framework.
+
+    Args:
+        path: the file.
+        T: time steps per sample; files of this program know theirs.
+        dt: seconds per time step; 1e-4 by default, as most frameworks assume.
+        encoding: "direct" or "spikes"; by default what the file says, or direct.
+        method: how a leak is discretised: "euler", 1 − dt/τ (snnTorch, SpikingJelly, Norse, lava-dl), or
+            "exponential", exp(−dt/τ) (Rockpool, sinabs).
+        reset: "hard" (to v_reset) or "soft" (by subtraction of the threshold), where the file does not say, as only
+            this program's do; hard by default, as NIR means it. snnTorch, sinabs and Rockpool subtract unless told not to.
+
+    Returns:
+        The graph; `metadata["nir_warnings"]` holds a sentence for everything that is not exactly as in the file.
+
+    Raises:
+        NirError: it cannot be read, or holds something that cannot be mapped, by name.
+    """
+    return _lower(load(path), path.name, _How(T, dt, encoding, method, reset))
+
+
+def from_nir(
+    graph: Any,
+    *,
+    T: int | None = None,
+    dt: float | None = None,
+    encoding: Literal["direct", "spikes"] | None = None,
+    method: Discretisation = "euler",
+    reset: Reset | None = None,
+) -> SpikingGraph:
+    """As `read`, for a `nir.NIRGraph` in memory."""
+    return _lower(unfold(graph), "the NIR graph", _How(T, dt, encoding, method, reset))
+
+
+@dataclass(frozen=True)
+class _How:
+    """The arguments of `read`."""
+
+    T: int | None
+    dt: float | None
+    encoding: Literal["direct", "spikes"] | None
+    method: Discretisation
+    reset: Reset | None
+
+
+def _lower(file: Unfolded, where: str, how: _How) -> SpikingGraph:
+    try:
+        return _Reader(file, how).graph()
+    except (GraphError, NirError) as error:
+        raise NirError(f"{where}: {error}") from error
+    except (ValueError, TypeError, AttributeError, KeyError, IndexError, OverflowError) as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+        raise NirError(f"{where}: its numbers do not fit together ({first})") from error
+
+
+class _Reader:
+    """The state of one reading: the graph so far and the value of every NIR node."""
+
+    def __init__(self, file: Unfolded, how: _How) -> None:
+        self.file = file
+        self.facts = {k.removeprefix(PREFIX): v for k, v in file.metadata.items() if str(k).startswith(PREFIX)}
+        self.warnings: list[str] = []
+        steps = how.T if how.T is not None else self.facts.get("T")
+        if steps is None:
+            raise NirError("a NIR file does not say how many time steps to run; pass T")
+        self.T = int(steps)
+        if how.T is None and not 1 <= self.T <= MAX_T:
+            raise NirError(
+                f"it asks for {self.T} time steps; from 1 to {MAX_T} are taken from a file, more if T says so"
+            )
+        self.dt = float(how.dt if how.dt is not None else self.facts.get("dt", 1e-4))
+        if not (math.isfinite(self.dt) and self.dt > 0):
+            raise NirError(f"dt is {self.dt}; it must be a positive number of seconds")
+        if how.method not in ("euler", "exponential"):
+            raise NirError(f"the method is {how.method!r}; choose euler or exponential")
+        if how.reset not in (None, "hard", "soft"):
+            raise NirError(f"the reset is {how.reset!r}; choose hard or soft")
+        self.reset = how.reset
+        self.time = Time(self.dt, how.method, how.dt is None and "dt" not in self.facts)
+        self.encoding = how.encoding or self.facts.get("input_encoding", "direct")
+        self.nodes: dict[str, Node] = {}
+        self.edges: list[tuple[str, str]] = []
+        self.placed: dict[int, tuple[Part, str]] = {}
+        self.values: dict[str, Value] = {}
+        self.integrated: Output | None = None  # the read-out that an integrator asks for
+        self.output: tuple[str, Output, list[str]] | None = None
+        self.sources: dict[str, list[str]] = {n: [] for n in file.nodes}
+        self.targets: dict[str, list[str]] = {n: [] for n in file.nodes}
+        for a, b in file.edges:
+            self.sources[b].append(a)
+            self.targets[a].append(b)
+        if not self.facts:
+            if how.dt is None:
+                self.warnings.append(
+                    "the file does not say its time step; dt = 0.0001 s is used, as most frameworks do"
+                )
+            if how.encoding is None:
+                self.warnings.append(
+                    "the file does not say how the input is coded; it is taken to be constant over time"
+                )
+            self.warnings.append(
+                "NIR fires above the threshold, a SpikingGraph at it; it differs only where they are equal"
+            )
+
+    def graph(self) -> SpikingGraph:
+        for name in self.order():
+            node = self.file.nodes[name]
+            value = self.incoming(name, node)
+            own = str(fact(node, "name", name))
+            self.values[name] = result = self.map(name, own, node, value)
+            if math.prod(result.shape) > MAX_ELEMENTS:
+                raise NirError(f"{name}: it would have {math.prod(result.shape):.3g} values")
+        if self.output is None:
+            raise NirError("it has no Output node; add one")
+        self.add(*self.output)
+        user = json.loads(str(self.facts.get("metadata", "{}")))
+        metadata = {**user, **({"nir_warnings": list(self.warnings)} if self.warnings else {})}
+        return SpikingGraph(self.nodes, tuple(self.edges), self.T, metadata)
+
+    def order(self) -> list[str]:
+        """Topological, and recurrent connections refused by name."""
+        waiting = {name: len(sources) for name, sources in self.sources.items()}
+        ready, order = [n for n, count in waiting.items() if count == 0], []
+        for name in ready:
+            if not isinstance(self.file.nodes[name], nir.Input) or name in self.file.inner_ends:
+                raise NirError(f"{name}: nothing feeds this node; it needs an Input node before it")
+        while ready:
+            order.append(ready.pop())
+            for target in self.targets[order[-1]]:
+                waiting[target] -= 1
+                if waiting[target] == 0:
+                    ready.append(target)
+        stuck = sorted(set(waiting) - set(order))
+        if stuck:
+            raise NirError(f"recurrent connections through {', '.join(stuck[:6])} cannot be mapped")
+        return order
+
+    # -- the new graph -------------------------------------------------------------------------
+
+    def add(self, name: str, node: Node, sources: Sequence[str]) -> str:
+        unique, n = name, 2
+        while unique in self.nodes:
+            unique, n = f"{name}_{n}", n + 1
+        self.nodes[unique] = node
+        self.edges += [(s, unique) for s in sources]
+        return unique
+
+    def place(self, value: Value) -> list[str]:
+        """The nodes whose sum is the value; synapses get their node on first use, factors become synapses."""
+        names: list[str] = []
+        for part in value.parts:
+            if part.synapse is None and is_one(part.factor):
+                names += part.nodes
+                continue
+            if id(part) not in self.placed:
+                synapse = part.synapse or identity(value.shape, part.factor, part.nodes[0])
+                name = part.name or f"{part.nodes[0]}.scaled"
+                self.placed[id(part)] = (
+                    part,
+                    self.add(name, synapse, part.nodes),
+                )  # kept, so that its id stays its own
+            names.append(self.placed[id(part)][1])
+        return names
+
+    def signals(self, value: Value) -> list[Part]:
+        """The parts as signals: synapses are placed, signals with the same factor put together."""
+        merged: list[Part] = []
+        for part in value.parts:
+            signal = part if part.synapse is None else Part(tuple(self.place(Value((part,), value.shape))))
+            for i, other in enumerate(merged):
+                if same_factor(other.factor, signal.factor):
+                    merged[i] = replace(other, nodes=other.nodes + signal.nodes)
+                    break
+            else:
+                merged.append(signal)
+        return merged
+
+    # -- nodes ---------------------------------------------------------------------------------
+
+    def incoming(self, name: str, node: Any) -> Value:
+        sources = [self.values[a] for a in self.sources[name]]
+        if not sources:
+            return Value((), ())
+        shapes = {v.shape for v in sources}
+        if len(shapes) > 1:
+            raise NirError(f"{name}: the inputs it sums have different shapes ({', '.join(map(str, sorted(shapes)))})")
+        return Value(tuple(p for v in sources for p in v.parts), sources[0].shape)
+
+    def map(self, name: str, own: str, node: Any, x: Value) -> Value:
+        match node:
+            case nir.Input() if name not in self.file.inner_ends:
+                return self.input(name, own, node)
+            case nir.Output() if name not in self.file.inner_ends:
+                return self.read_out(own, x)
+            case nir.Input() | nir.Output():
+                return x
+            case nir.Linear() | nir.Affine() | nir.Conv1d() | nir.Conv2d():
+                return self.synapse(name, own, node, x)
+            case nir.SumPool2d() | nir.AvgPool2d():
+                return self.pool(name, own, node, x)
+            case nir.Flatten():
+                return self.flatten(name, own, x, node)
+            case nir.Scale():
+                return x if fact(node, "merged") else scaled(name, x, fit(name, node.scale, x.shape))
+            case nir.IF() | nir.LIF() | nir.CubaLIF() | nir.Threshold():
+                return x if fact(node, "max_pool") else self.neurons(name, own, node, x)
+            case nir.I() | nir.LI() | nir.CubaLI():
+                return self.integrator(name, node, x)
+            case nir.Delay():
+                return self.delay(name, node, x)
+        raise NirError(f"{name}: {type(node).__name__} cannot be mapped")
+
+    def input(self, name: str, own: str, node: Any) -> Value:
+        declared = tuple(int(d) for d in np.asarray(node.input_type["input"]).reshape(-1))
+        shape = sample_shape(declared, [self.file.nodes[b] for b in self.targets[name]])
+        if shape != declared:  # exporters that were given a batch write its shape
+            self.warnings.append(f"{own}: of its shape {declared} the first axes are taken to be batch and time")
+        if len(shape) == 2:
+            shape = (shape[0], 1, shape[1])
+            self.warnings.append(f"{own}: the input (C, L) becomes (C, 1, L)")
+        scale = int(self.facts.get("input_scale", 0)) or None
+        self.add(own, Input(shape, self.encoding, scale), [])
+        return Value((Part((own,)),), shape)
+
+    def synapse(self, name: str, own: str, node: Any, x: Value) -> Value:
+        if fact(node, "max_pool"):
+            weight = np.asarray(node.weight)
+            kernel = (int(weight.shape[2]), int(weight.shape[3]))
+            pool = MaxPool2d(kernel, pair(node.stride), pair(node.padding))
+            return self.place_after(own, pool, x, window_shape(x.shape, weight.shape[0], kernel, pool))
+        layer = synapse_of(name, node, integer=bool(self.facts.get("integer")), groups=int(fact(node, "groups", 1)))
+        if isinstance(layer, Linear) and len(x.shape) != 1:
+            raise NirError(f"{name}: it takes flat input, but {x.shape} arrives; a Flatten is missing")
+        shape: Shape = (len(layer.weight),)
+        if isinstance(layer, Conv2d):
+            if len(x.shape) != 3:
+                raise NirError(f"{name}: it takes (C, H, W) input, but {x.shape} arrives")
+            kernel = (int(layer.weight.shape[2]), int(layer.weight.shape[3]))
+            shape = window_shape(x.shape, len(layer.weight), kernel, layer)
+        parts: list[Part] = []
+        for signal in self.signals(x):
+            synapse = fold(name, layer, signal.factor, x.shape)
+            parts.append(Part(signal.nodes, 1.0, own, replace(synapse, bias=None) if parts else synapse))
+        return Value(tuple(parts), shape)
+
+    def place_after(self, own: str, node: Node, x: Value, shape: Shape) -> Value:
+        """A node without weights on every group of signals with a common factor."""
+        parts: list[Part] = []
+        for signal in self.signals(x):
+            factor = signal.factor
+            if isinstance(factor, np.ndarray):
+                if isinstance(node, Flatten):
+                    factor = factor.reshape(shape)
+                elif (factor == factor[:, :1, :1]).all():
+                    factor = np.broadcast_to(factor[:, :1, :1], shape)
+                else:
+                    raise NirError(
+                        f"{own}: what it pools is scaled differently within a channel, which cannot be mapped"
+                    )
+            parts.append(Part((self.add(own, node, signal.nodes),), factor))
+        return Value(tuple(parts), shape)
+
+    def pool(self, name: str, own: str, node: Any, x: Value) -> Value:
+        if len(x.shape) != 3:
+            raise NirError(f"{name}: it pools (C, H, W) input, but {x.shape} arrives")
+        kernel = pair(node.kernel_size)
+        divisor = kernel[0] * kernel[1] if isinstance(node, nir.AvgPool2d) else int(fact(node, "divisor", 1))
+        pool = AvgPool2d(kernel, pair(node.stride), pair(node.padding), divisor)
+        return self.place_after(own, pool, x, window_shape(x.shape, x.shape[0], kernel, pool))
+
+    def flatten(self, name: str, own: str, x: Value, node: Any) -> Value:
+        dims = len(x.shape)
+        start, end = (d if d >= 0 else dims + d for d in (int(node.start_dim), int(node.end_dim)))
+        # some writers count the batch axis: a start of 1 over (C, H, W) to the end still means everything
+        if dims == 1:
+            return x
+        if end < dims - 1 or start > 1:
+            raise NirError(f"{name}: it flattens only dimensions {start} to {end} of {x.shape}, which cannot be mapped")
+        if start == 1:
+            declared = (node.input_type or {}).get("input")
+            if declared is not None and len(np.ravel(declared)) == dims and x.shape[0] != 1:
+                self.warnings.append(f"{own}: it flattens from dimension 1; the first is taken to be the batch")
+        return self.place_after(own, Flatten(), x, (math.prod(x.shape),))
+
+    def neurons(self, name: str, own: str, node: Any, x: Value) -> Value:
+        leak, gain, threshold = constants(name, node, x.shape, self.time)
+        if resting(name, node, x.shape).any():
+            self.warnings.append(f"{name}: its membrane is counted from v_reset, where it is taken to start")
+        if self.time.assumed and isinstance(node, nir.IF) and (np.asarray(node.r) == 1).all():
+            self.warnings.append(f"{name}: its resistance of 1 is taken to mean 1 per step; pass dt to say otherwise")
+        # v ← leak·v + gain·x fires at θ where v/gain fires at θ/gain
+        with np.errstate(over="ignore", divide="ignore", invalid="ignore"):  # refused below
+            effective = threshold / gain
+        if not (np.isfinite(effective).all() and (effective > 0).all()):
+            raise NirError(f"{name}: its threshold and resistance must be positive and finite")
+        level = uniform(effective)
+        if level is None:
+            x, level = scaled(name, x, 1 / effective), 1.0
+        common = x.parts[0].factor if x.parts else 1.0
+        if isinstance(common, float) and common > 0 and all(same_factor(p.factor, common) for p in x.parts):
+            x = Value(tuple(replace(p, factor=1.0) if p.synapse is None else p for p in x.parts), x.shape)
+            level /= common
+        reset: Reset = "soft" if fact(node, "reset", self.reset) == "soft" else "hard"
+        scale = float(fact(node, "scale", 1.0))
+        threshold_value = round(level) if self.facts.get("integer") else level
+        persists = persistence(name, node, x.shape, self.time)
+        is_leaky = leak != 1 or persists
+        neuron = LIF(threshold_value, leak, reset, scale, persists) if is_leaky else IF(threshold_value, reset, scale)
+        sources = self.place(x)
+        if persists:
+            if any(getattr(self.nodes[source], "bias", None) is not None for source in sources):
+                raise NirError(
+                    f"{name}: the biases of what feeds it would pass through its synaptic current (tau_syn), which "
+                    "Loihi's do not; use layers without bias before it"
+                )
+            self.warnings.append(f"{name}: its membrane takes in the synaptic current of the same step")
+        return Value((Part((self.add(own, neuron, sources),)),), x.shape)
+
+    def integrator(self, name: str, node: Any, x: Value) -> Value:
+        targets = [self.file.nodes[b] for b in self.targets[name]]
+        if not targets or not all(isinstance(t, nir.Output) for t in targets):
+            raise NirError(
+                f"{name}: neurons that never fire ({type(node).__name__}) can be mapped as the read-out only"
+            )
+        leak, gain = dynamics(name, node, x.shape, self.time)
+        if persistence(name, node, x.shape, self.time):
+            raise NirError(
+                f"{name}: its synaptic current lasts (tau_syn); a read-out needs tau_syn = dt = {self.time.dt:g} s"
+            )
+        level = uniform(gain)
+        if level is None or level <= 0:
+            raise NirError(f"{name}: its resistances must be positive and the same for all neurons")
+        if leak != 1:
+            self.warnings.append(
+                f"{name}: the leak of the read-out is dropped (it keeps {leak:.4g} per step); scores are plain sums over time"
+            )
+        self.integrated = Output("membrane", 1 / level)
+        return x
+
+    def read_out(self, own: str, x: Value) -> Value:
+        if self.output is not None:
+            raise NirError(f"{own}: it is the second Output node; only one can be mapped")
+        is_spikes = all(p.synapse is None and is_one(p.factor) for p in x.parts)
+        if self.integrated is not None:
+            node = self.integrated
+        elif is_spikes and str(self.facts.get("readout", "rate")) == "rate":
+            node = Output("rate")
+        else:
+            node = Output("membrane", float(self.facts.get("output_scale", 1.0)))
+            if not self.facts:
+                self.warnings.append(f"{own}: it gives currents; their sum over time is read, divided by T")
+        self.output = (own, node, self.place(x))
+        return x
+
+    def delay(self, name: str, node: Any, x: Value) -> Value:
+        steps = np.ravel(np.asarray(node.delay, np.float64)) / self.dt
+        if not np.any(np.rint(steps)):
+            return x
+        if not np.allclose(steps, steps[0]) or connected_without(self.file, name):
+            raise NirError(f"{name}: delays that differ, or beside a path without them, cannot be mapped")
+        self.warnings.append(
+            f"{name}: the delay of {round(float(steps[0]))} steps is dropped; the output comes earlier"
+        )
+        return x

@@ -1,0 +1,54 @@
+"""ONNX: networks that are right at every time step, in standard operators only.
+
+Three forms of a `SpikingGraph` (pass float graphs through `make_exact` first for exact spikes):
+
+* sequence: all T steps in one run; T is fixed and weights appear once.
+* loop: the same with T as an input, an int64 scalar; memory does not grow with T.
+* step: one time step, for streaming. Every neuron layer's membrane is an input `LAYER/v` (N, *shape) and an
+  output `LAYER/v_next`; feed zeros before the first step of a sample.
+
+`input` is (N, *shape), at spike input (N, T, *shape) but one frame in `step`, always real-valued
+float32. Outputs: `spikes` (N, T, F) and `scores` (N, F), their rate; for a membrane read-out `membrane` (N, T, F)
+and `scores`, its last value / T. A `step` model gives `spikes` or `membrane` (N, F) of its step.
+
+An integer graph becomes the integer form: int8 weights, int32 membranes, bit-identical to the emulator and
+to Lava (`exporters.onnx.build_model`). Neurons are local functions of domain `kdsnn.deploy`, so a viewer shows
+neurons instead of forty elementwise operators. `docs/onnx.md` shows how to run a model without this program.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+
+from exporters.files import atomic_path
+from exporters.graph import SpikingGraph
+from exporters.onnx.ann import write_ann
+from exporters.onnx.build_model import build, membrane_of, spikes_of
+from exporters.onnx.check import load
+from exporters.onnx.facts import FORMS, Form, OnnxError, first_line
+from exporters.onnx.functions import DOMAIN, IR_VERSION, OPSET
+from exporters.onnx.runner import Runner, node_count, prepare, run, verify
+
+__all__ = [
+    "DOMAIN", "FORMS", "IR_VERSION", "OPSET", "Form", "OnnxError", "Runner", "build", "load", "membrane_of", "node_count",
+    "prepare", "run", "spikes_of", "verify", "write", "write_ann",
+]  # fmt: skip
+
+
+def write(graph: SpikingGraph, path: Path, form: Form = "sequence") -> Path:
+    """Write a graph as an ONNX model: float32 from a float graph, integers from a quantised one.
+
+    Raises:
+        OnnxError: the model fails onnx.checker, is larger than ONNX's 2 GB, or the graph is integer
+            and holds something that integers do not express.
+    """
+    model = build(graph, form)
+    try:
+        onnx.checker.check_model(model, full_check=True)
+        with atomic_path(path) as temporary:
+            onnx.save(model, str(temporary))
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as error:
+        raise OnnxError(f"{path.name}: the model is not valid ONNX ({first_line(error)})") from error
+    return path

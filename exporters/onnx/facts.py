@@ -1,0 +1,84 @@
+"""What an exported model says about itself in its metadata, and the error of all ONNX modules."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
+
+import onnx
+
+from exporters.errors import DeployError
+from exporters.graph import LIF, SpikingGraph
+from exporters.passes.membranes import neuron_depths
+
+Form = Literal["sequence", "loop", "step"]
+FORMS: tuple[Form, ...] = get_args(Form)
+MAX_T = 4_096
+
+
+class OnnxError(DeployError):
+    """An ONNX model that could not be written or read, or does not compute what it should."""
+
+
+def metadata(graph: SpikingGraph, form: Form) -> Mapping[str, Any]:
+    """What travels in the file, as JSON strings under these keys."""
+    neurons = {
+        name: {"threshold": node.threshold, "reset": node.reset, "scale": node.scale, "shape": graph.shapes[name]}
+        | ({"leak": node.leak} if isinstance(node, LIF) else {})
+        for name, node in graph.neurons.items()
+    }
+    return {
+        "kdsnn_deploy_form": form,
+        "arithmetic": "integer" if graph.is_integer else "float32",
+        "T": graph.T,
+        "input_encoding": graph.input.encoding,
+        "input_shape": graph.input.shape,
+        "input_scale": graph.input.scale,
+        "readout": graph.output.readout,
+        "output_scale": graph.output.scale,
+        "latency_steps": neuron_depths(graph)[graph.output_name],
+        "neurons": neurons,
+        "source": dict(graph.metadata),
+    }
+
+
+def parse(proto: onnx.ModelProto) -> dict[str, Any]:
+    """The metadata of a model, with what running it needs checked.
+
+    Raises:
+        OnnxError: it is missing or makes no sense.
+    """
+    found = {p.key: p.value for p in proto.metadata_props}
+    if found.get("kdsnn_deploy_form") is None:
+        raise OnnxError("not a spiking network written by this program (it has no kdsnn_deploy_form in its metadata)")
+    try:
+        facts = {key: json.loads(value) for key, value in found.items()}
+    except ValueError as error:
+        raise OnnxError(f"its metadata cannot be read ({first_line(error)})") from error
+    T = facts.get("T")
+    if not isinstance(T, int) or not 1 <= T <= MAX_T:
+        raise OnnxError(f"its T is {T!r}; it must be a whole number from 1 to {MAX_T}")
+    expected = {
+        "kdsnn_deploy_form": FORMS,
+        "arithmetic": ("float32", "integer"),
+        "input_encoding": ("direct", "spikes"),
+        "readout": ("rate", "membrane"),
+    }
+    shape, scale = facts.get("input_shape"), facts.get("input_scale")
+    wrong = [key for key, values in expected.items() if facts.get(key) not in values]
+    if not isinstance(shape, list) or not all(type(d) is int and d > 0 for d in shape):
+        wrong.append("input_shape")
+    if scale is not None and not (type(scale) is int and scale > 0):
+        wrong.append("input_scale")
+    if not isinstance(facts.get("neurons"), dict):
+        wrong.append("neurons")
+    if wrong:
+        raise OnnxError(f"its metadata lacks {wrong[0]}, or says something impossible there; export it again")
+    return facts
+
+
+def first_line(error: BaseException) -> str:
+    """The message of an error, in one line."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__

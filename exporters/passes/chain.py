@@ -1,0 +1,154 @@
+"""Lowering step 3: an integer graph → what netx can express: a plain chain of synapse and neuron layers.
+
+netx loads convolutions, dense layers and flatten, each with its neurons; no pool and no branch.
+
+* Average pools melt into the layers behind them (`average_pools`).
+* A max-pool over spikes is the OR of its window, and a layer of neurons computes it: weight 2 from each
+  spike of the window, threshold 2: any spike makes it fire and reset, no spike leaves it at 0.
+* What skips layers is relayed through them (`relays`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from exporters.errors import DeployError
+from exporters.graph import (
+    IF,
+    LIF,
+    Array,
+    Conv2d,
+    Flatten,
+    Input,
+    Linear,
+    MaxPool2d,
+    Node,
+    Output,
+    SpikingGraph,
+    Synapse,
+    current_leak,
+)
+from exporters.passes.average_pools import fold_average_pools
+from exporters.passes.kernels import merge_groups
+from exporters.passes.relays import straighten
+
+MAX_GROUPS = 127
+"""Lava keeps a convolution's group count in eight signed bits; more groups silently give zeros."""
+SILENT = 131_073
+"""A threshold no membrane can reach (Lava's saturates below 131,072): neurons that only integrate."""
+
+
+def to_chain(graph: SpikingGraph) -> SpikingGraph:
+    """The same integer network as one chain Input → (synapse → IF)… → Output, spike for spike.
+
+    Max-pools become OR neurons (one more step of latency each), average pools go into the next layer,
+    skips are relayed, grouped convolutions with more than 127 groups become block-diagonal ones.
+
+    Raises:
+        DeployError: the graph is not integer, or has something that a chain cannot express, by name.
+    """
+    if not graph.is_integer:
+        raise DeployError("only a quantised (integer) graph can become a netx chain; quantize it first")
+    chained = straighten(_or_neurons(fold_average_pools(graph)))
+    narrow = {n: _fewer_groups(node) for n, node in chained.synapses.items() if isinstance(node, Conv2d)}
+    chained = chained.with_nodes(narrow)
+    layers(chained)
+    return chained
+
+
+def _or_neurons(graph: SpikingGraph) -> SpikingGraph:
+    """Max-pools as synapses (under the pool's name) and neurons (`NAME.or`)."""
+    nodes: dict[str, Node] = {}
+    edges = []
+    pools = {name for name, node in graph.nodes.items() if isinstance(node, MaxPool2d)}
+    for name, node in graph.nodes.items():
+        nodes[name] = node
+        if isinstance(node, MaxPool2d):
+            feeding = [graph.nodes[source] for source in graph.sources(name)]
+            if graph.in_signal(name) != "spikes":
+                raise DeployError(f"{name}: a max-pool over analog input has no spiking form; pool after the neurons")
+            if len(feeding) > 1:
+                raise DeployError(
+                    f"{name}: a max-pool over a sum of spikes is no OR; put a neuron layer before the pool"
+                )
+            nodes[name] = _or_synapses(node, graph.in_shape(name)[0])
+            nodes[f"{name}.or"] = IF(2)
+            edges.append((name, f"{name}.or"))
+    edges += [(f"{a}.or" if a in pools else a, b) for a, b in graph.edges]
+    return SpikingGraph(nodes, tuple(edges), graph.T, graph.metadata)
+
+
+def member_spikes(chained: SpikingGraph, spikes: Mapping[str, Array]) -> dict[str, Array]:
+    """Spikes of a chain's layers, (N, T, *shape), as those of the layers they were made from, by their names."""
+    members = chained.metadata.get("members", {})
+    found = {
+        name: values for name, values in spikes.items() if not members or name not in {m[0] for m in members.values()}
+    }
+    for name, (layer, start, end) in members.items():
+        if layer in spikes:
+            found[name] = spikes[layer][:, :, start:end]
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """One step of a chain: a synapse layer and the neurons behind it.
+
+    A membrane read-out has no neurons in the graph; on the chip it is neurons whose threshold, `SILENT`,
+    is out of reach. `neuron_name` is then the output's. The decays are Loihi's: v ← v·(4096 − decay)/4096 per step,
+    and so the current.
+    """
+
+    name: str
+    synapse: Synapse
+    neuron_name: str
+    threshold: int
+    scale: float
+    decay: int = 0
+    current_decay: int = 4096
+
+
+def layers(chained: SpikingGraph) -> list[Layer]:
+    """The layers of a chain in order, each one step of latency on Lava.
+
+    Raises:
+        DeployError: the graph is not a chain of synapses and neurons in turn; names the node at fault.
+    """
+    found: list[Layer] = []
+    waiting: tuple[str, Synapse] | None = None  # a synapse layer whose neurons have not come yet
+    for name, node in chained.nodes.items():
+        match node:
+            case Conv2d() | Linear() if waiting is None:
+                waiting = (name, node)
+            case Flatten() | Input() if waiting is None:
+                pass
+            case Output(readout="rate") if waiting is None:
+                pass
+            case IF() | LIF() if waiting is not None:
+                decay = 4096 - round(node.leak * 4096) if isinstance(node, LIF) else 0
+                current_decay = 4096 - round(current_leak(node) * 4096)
+                found.append(Layer(*waiting, name, round(node.threshold), node.scale, decay, current_decay))
+                waiting = None
+            case Output(readout="membrane") if waiting is not None:
+                found.append(Layer(*waiting, name, SILENT, node.scale))
+            case _:
+                wanted = "a convolution or linear layer" if waiting is None else "neurons"
+                raise DeployError(f"{name}: {type(node).__name__} stands where a netx chain needs {wanted}")
+    return found
+
+
+def _or_synapses(pool: MaxPool2d, channels: int) -> Conv2d:
+    weight = np.full((channels, 1, *pool.kernel), 2, np.int32)
+    return _fewer_groups(Conv2d(weight, None, pool.stride, pool.padding, (1, 1), channels))
+
+
+def _fewer_groups(conv: Conv2d) -> Conv2d:
+    """The same convolution with at most 127 groups: neighbours merge into block-diagonal kernels."""
+    if conv.groups <= MAX_GROUPS:
+        return conv
+    groups = max(g for g in range(1, MAX_GROUPS + 1) if conv.groups % g == 0)
+    weight = merge_groups(conv.weight, conv.groups, groups)
+    return Conv2d(weight, conv.bias, conv.stride, conv.padding, conv.dilation, groups)

@@ -1,0 +1,331 @@
+"""Lowering step 2: float `SpikingGraph` → integer graph, with the arithmetic of Loihi as Lava simulates it.
+
+Per membrane one scale s (integer units per real unit; Loihi's threshold is one number per layer):
+
+    W_q = rint(s·W),   b_q = rint(s·b),   V = ceil(s·v_threshold)
+
+With integer membranes, `A ≥ V` is then exactly Lava's `v > (V − 1)·64`, and exactly `A ≥ s·v_threshold`: rounding the threshold up moves no
+spike. The scale is the largest that respects every limit of the chip's registers, so an integer graph made here can neither wrap nor clip;
+where that costs resolution, `LayerScale` says so.
+
+Calibrated, that is with `moments` of what every layer reads, the scale may be larger by up to 1/`CLIP_RATIOS[-1]`: the few weights that then
+pass the largest integer are cut there, the others are represented more finely, and biases take up the shift of the mean current. The scale
+with the least expected squared error of the current wins (`exporters.passes.moments` has the formula and what it assumes).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from exporters.errors import DeployError
+from exporters.graph import IF, LIF, Array, Node, Output, SpikingGraph, Synapse, current_leak
+from exporters.graph.bounds import (
+    BIAS_LIMIT,
+    CURRENT_LIMIT,
+    THRESHOLD_LIMIT,
+    channel_bounds,
+    input_bounds,
+)
+from exporters.passes.membranes import Group, integer_inputs, neuron_depths, neuron_groups
+from exporters.passes.moments import (
+    InputMoments,
+    clipping_error,
+    mean_change,
+    mean_drift,
+    require_moments,
+    weighted_squares,
+)
+
+CLIP_RATIOS = tuple(float(r) for r in np.geomspace(1, 0.1, 78))
+"""Where calibration may cut weights, as shares of the largest weight that needs no cut: steps of 3 %, 1 first."""
+
+
+@dataclass(frozen=True)
+class LayerScale:
+    """How one synapse layer was quantised.
+
+    Attributes:
+        name: the synapse layer.
+        scale: integer units per real unit of its membrane.
+        threshold: the integer threshold V of the neurons it feeds (0 for a membrane read-out).
+        largest: largest |integer weight|; below 2^(bits−1) − 1 when another limit held the scale down.
+        limited_by: what set the scale: "weights", "current", "threshold", "bias", "neighbour" for the
+            threshold of a layer that runs beside it, or "calibration" where cutting weights pays.
+        rms_error: root mean square of W_q/s − W relative to that of W.
+        clipped: share of the weights that were cut at the largest integer.
+    """
+
+    name: str
+    scale: float
+    threshold: int
+    largest: int
+    limited_by: str
+    rms_error: float
+    clipped: float
+
+
+def quantize(
+    graph: SpikingGraph, *, bits: int = 8, input_bits: int = 8, moments: Mapping[str, InputMoments] | None = None
+) -> tuple[SpikingGraph, tuple[LayerScale, ...]]:
+    """Integer weights of `bits` bits (sign included), integer biases and thresholds, integer pixels.
+
+    Args:
+        graph: a float graph.
+        bits: 2 to 8.
+        input_bits: 1 to 8, the resolution of direct-coded pixels (ignored for spike input).
+        moments: synapse layer → mean and variance of what it reads, measured on
+            `make_exact(graph, input_scale=2**input_bits - 1)`, whose layers read the same integers under
+            the same names (`hardware.emulator.calibration`). None: no weight is cut and no bias corrected.
+
+    Returns:
+        The integer graph and a report per synapse layer.
+
+    Raises:
+        DeployError: neurons that reset by subtraction (the chip resets to zero), a layer that quantises
+            to nothing, a layer whose numbers do not fit the registers at any useful scale, or moments of
+            another network.
+    """
+    if not 2 <= bits <= 8:
+        raise DeployError(f"{bits}-bit weights are not possible; choose 2 to 8 bits")
+    if not 1 <= input_bits <= 8:
+        raise DeployError(f"{input_bits}-bit input is not possible; choose 1 to 8 bits")
+    if graph.is_integer:
+        raise DeployError("the graph is already quantised")
+    for name, neuron in graph.neurons.items():
+        if neuron.reset != "hard":
+            raise DeployError(
+                f"{name}: reset by subtraction does not exist in Lava; train with v_reset=0.0 (hard reset)"
+            )
+    graph = integer_inputs(graph, 2**input_bits - 1)
+    if moments is not None:
+        require_moments(graph, moments)
+    setting = _Setting(graph, 2 ** (bits - 1) - 1, input_bounds(graph), moments)
+    changed: dict[str, Node] = {}
+    report: list[LayerScale] = []
+    for groups in _side_by_side(graph):
+        largest = [_largest_scale(setting, group) for group in groups]
+        chosen = _aligned(graph, groups, largest) if moments is None else _least_error(setting, groups, largest)
+        for group, (scale, limited_by) in zip(groups, chosen, strict=True):
+            nodes, rows = _quantize_group(setting, group, scale, limited_by)
+            changed |= nodes
+            report += rows
+    order = {name: i for i, name in enumerate(graph.synapses)}
+    return graph.with_nodes(changed), tuple(sorted(report, key=lambda row: order[row.name]))
+
+
+@dataclass(frozen=True, eq=False)
+class _Setting:
+    """What every decision below rests on: `largest` is the largest integer weight, `arriving` are `input_bounds`."""
+
+    graph: SpikingGraph
+    largest: int
+    arriving: Mapping[str, float]
+    moments: Mapping[str, InputMoments] | None
+
+
+Chosen = tuple[float, str]
+"""A scale and what limited it."""
+
+
+def _side_by_side(graph: SpikingGraph) -> list[tuple[Group, ...]]:
+    """The groups, those together whose neurons run side by side.
+
+    On the chip these become one layer (`relays`), and a layer has one threshold.
+    """
+    depth = neuron_depths(graph)
+    found: dict[tuple[str, int], list[Group]] = {}
+    for i, group in enumerate(neuron_groups(graph)):
+        end = group.ends[0]
+        found.setdefault(("depth", depth[end]) if end in graph.neurons else ("group", i), []).append(group)
+    return [tuple(groups) for groups in found.values()]
+
+
+def _aligned(graph: SpikingGraph, groups: Sequence[Group], scales: Sequence[Chosen]) -> list[Chosen]:
+    """The scales, lowered where neuron layers run side by side, so that these get the same integer threshold."""
+    if len(groups) == 1:
+        return list(scales)
+    thetas = [float(graph.neurons[group.ends[0]].threshold) for group in groups]
+    products = [scale * theta for (scale, _), theta in zip(scales, thetas, strict=True)]
+    common = max(1, math.floor(min(products)))
+    return [
+        (min(scale, common / theta), "neighbour" if product >= common + 1 else limited_by)
+        for (scale, limited_by), theta, product in zip(scales, thetas, products, strict=True)
+    ]
+
+
+def _least_error(setting: _Setting, groups: Sequence[Group], largest: Sequence[Chosen]) -> list[Chosen]:
+    """Of the scales that `CLIP_RATIOS` gives, those with the least expected error among all that fit.
+
+    Side by side, errors add up in units of each layer's threshold. Where nothing fits, the largest
+    scales without a cut, which `_quantize_group` then refuses with the reason.
+    """
+    best, least, improved = _aligned(setting.graph, groups, largest), math.inf, True
+    for ratio in CLIP_RATIOS:
+        wider = [(scale / ratio, limited_by if ratio == 1 else "calibration") for scale, limited_by in largest]
+        scales = _aligned(setting.graph, groups, wider)
+        pairs = [(group, scale) for group, (scale, _) in zip(groups, scales, strict=True)]
+        # what cutting alone costs only grows from here on
+        if not improved and sum(_cut(setting, group, scale) for group, scale in pairs) > least:
+            break
+        found = [_integers_at(setting, group, scale) for group, scale in pairs]
+        error = sum(error for _, error in found)
+        improved = error < least and all(_fits(setting, *p, r) for p, (r, _) in zip(pairs, found, strict=True))
+        if improved:
+            best, least = scales, error
+    return best
+
+
+def _fits(setting: _Setting, group: Group, scale: float, rounded: Mapping[str, Synapse]) -> bool:
+    """True when nothing passes a register or vanishes at this scale."""
+    highest = max(_thresholds(setting.graph, group), default=0.0)
+    return (
+        _integer_threshold(scale * highest) <= THRESHOLD_LIMIT
+        and round(scale * _largest_bias(setting.graph, group)) <= BIAS_LIMIT
+        and all(s.weight.any() for s in rounded.values())
+        and _current(setting, group, rounded) <= CURRENT_LIMIT
+    )
+
+
+def _cut(setting: _Setting, group: Group, scale: float) -> float:
+    """The part of a group's expected error that cutting weights makes on its own."""
+    assert setting.moments is not None
+    synapses, limit = setting.graph.synapses, setting.largest / scale
+    error = sum(clipping_error(synapses[name], limit, setting.moments[name]) for name in group.synapses)
+    return error / _unit(setting.graph, group) ** 2
+
+
+def _unit(graph: SpikingGraph, group: Group) -> float:
+    return min(_thresholds(graph, group), default=1.0)
+
+
+def _thresholds(graph: SpikingGraph, group: Group) -> list[float]:
+    return [float(graph.neurons[end].threshold) for end in group.ends if end in graph.neurons]
+
+
+def _largest_bias(graph: SpikingGraph, group: Group) -> float:
+    """The largest |bias| of a group."""
+    biases = [graph.synapses[name].bias for name in group.synapses]
+    return max((float(np.abs(b).max()) for b in biases if b is not None), default=0.0)
+
+
+def _current(setting: _Setting, group: Group, rounded: Mapping[str, Synapse]) -> float:
+    """The worst integer that the group's membranes must hold besides what they hold already.
+
+    A membrane that is read out must hold all T currents with their biases, any other one current without;
+    where the current persists, its register holds what is left of the earlier ones too.
+    """
+    graph = setting.graph
+    is_output = graph.output_name in group.ends
+    bounds = [channel_bounds(s, setting.arriving[name], bias=is_output) for name, s in rounded.items()]
+    kept = max(_current_leaks(graph, group), default=0.0)
+    steps = graph.T if is_output else sum(kept**t for t in range(graph.T))
+    return steps * float(np.sum(bounds, axis=0).max())
+
+
+def _current_leaks(graph: SpikingGraph, group: Group) -> list[float]:
+    """What the group's neurons keep of their current from step to step, in Loihi's 12 bits."""
+    return [round(current_leak(graph.neurons[end]) * 4096) / 4096 for end in group.ends if end in graph.neurons]
+
+
+def _quantize_group(
+    setting: _Setting, group: Group, scale: float, limited_by: str
+) -> tuple[dict[str, Node], list[LayerScale]]:
+    graph = setting.graph
+    nodes: dict[str, Node] = {}
+    rows: list[LayerScale] = []
+    threshold = 0
+    for end in group.ends:
+        node = graph.nodes[end]
+        if isinstance(node, IF | LIF):
+            threshold = _integer_threshold(scale * node.threshold)
+            if isinstance(node, LIF):  # Loihi's decays have 12 bits
+                most = 4096 if node.current_leak else 4095
+                kept = round(node.current_leak * 4096) / 4096
+                node = replace(node, leak=min(round(node.leak * 4096), most) / 4096, current_leak=kept)
+            nodes[end] = replace(node, threshold=threshold, scale=scale)
+        elif isinstance(node, Output):
+            nodes[end] = replace(node, scale=scale)
+    integers, _ = _integers_at(setting, group, scale)
+    if _current(setting, group, integers) > CURRENT_LIMIT:
+        raise DeployError(
+            f"{group.synapses[0]}: corrected biases do not fit Lava's registers; quantise without calibration"
+        )
+    for name, rounded in integers.items():
+        synapse = graph.synapses[name]
+        if not rounded.weight.any():
+            raise DeployError(f"{name}: all its weights round to zero beside those it is summed with; use more bits")
+        nodes[name] = rounded
+        error = _rms(rounded.weight / scale - synapse.weight) / _rms(synapse.weight)
+        clipped = float(np.mean(np.abs(np.rint(synapse.weight * scale)) > setting.largest))
+        largest = int(np.abs(rounded.weight).max())
+        rows.append(LayerScale(name, scale, threshold, largest, limited_by, error, clipped))
+    return nodes, rows
+
+
+def _largest_scale(setting: _Setting, group: Group) -> Chosen:
+    """The largest scale at which weights, thresholds, biases and the worst possible current fit, and which of them set it."""
+    where = group.synapses[0]
+    top = max(float(np.abs(setting.graph.synapses[name].weight).max()) for name in group.synapses)
+    if top == 0:
+        raise DeployError(f"{where}: all its weights are zero; a dead layer cannot be deployed (retrain or remove it)")
+    limits = {"weights": setting.largest / top}
+    thresholds, bias = _thresholds(setting.graph, group), _largest_bias(setting.graph, group)
+    if thresholds:
+        limits["threshold"] = (THRESHOLD_LIMIT - 1) / max(thresholds)
+    if bias > 0:
+        limits["bias"] = BIAS_LIMIT / bias
+    limited_by = min(limits, key=limits.__getitem__)
+    scale = limits[limited_by]
+    while scale * top >= 0.5:
+        current = _current(setting, group, _integers_at(setting, group, scale)[0])
+        if current <= CURRENT_LIMIT:
+            return scale, limited_by
+        # rounding makes the bound uneven in the scale, so step down until it holds
+        scale, limited_by = scale * min(CURRENT_LIMIT / current, 0.999), "current"
+    raise DeployError(
+        f"{where}: no scale fits its {limited_by} into Lava's registers and keeps any weight above zero; "
+        "use fewer input bits, a smaller fan-in, or retrain with weight decay"
+    )
+
+
+def _integers_at(setting: _Setting, group: Group, scale: float) -> tuple[dict[str, Synapse], float]:
+    """The group's synapse layers in integers at a scale, and the expected squared error of their current.
+
+    The error is in units of the group's (lowest) threshold if it has one, and 0 without calibration. A
+    bias that rounds to nothing is dropped.
+    """
+    rounded: dict[str, Synapse] = {}
+    error = 0.0
+    remaining = np.zeros(1)  # shift of the group's mean current, per output channel
+    # where the current persists the bias passes it by, and cannot make up for it
+    corrects = not any(_current_leaks(setting.graph, group))
+    for name in group.synapses:
+        synapse = setting.graph.synapses[name]
+        whole = np.rint(synapse.weight * np.float64(scale))
+        np.clip(whole, -setting.largest, setting.largest, out=whole)
+        wanted = np.zeros(len(whole)) if synapse.bias is None else synapse.bias.astype(np.float64)
+        shift = np.zeros(len(whole))
+        if setting.moments is not None:
+            moments, change = setting.moments[name], whole / scale - synapse.weight
+            shift = mean_change(change, synapse, moments) + mean_drift(whole / scale, synapse, moments)
+            error += weighted_squares(change, synapse, moments)
+        bias = np.rint(np.clip((wanted - shift if corrects else wanted) * scale, -BIAS_LIMIT, BIAS_LIMIT))
+        if setting.moments is not None:
+            remaining = remaining + shift + bias / scale - wanted
+        integers = bias.astype(np.int32) if bias.any() else None
+        rounded[name] = replace(synapse, weight=whole.astype(np.int32), bias=integers)
+    return rounded, (error + float(np.sum(remaining**2))) / _unit(setting.graph, group) ** 2
+
+
+def _integer_threshold(value: float) -> int:
+    """The smallest integer V with A ≥ V ⇔ A ≥ value for integer A; a rounding error of the product is not a unit."""
+    nearest = round(value)
+    return nearest if math.isclose(value, nearest, rel_tol=1e-12) else math.ceil(value)
+
+
+def _rms(values: Array) -> float:
+    return float(np.sqrt(np.mean(np.square(values, dtype=np.float64))))

@@ -1,0 +1,177 @@
+"""Will a network fit a chip, and what is lost on the way: findings, each with what to change.
+
+An "error" keeps the network off the chip, a "warning" costs accuracy or work on the host, a "note" is
+good to know. Numbers are compared with the chip's registers, not with Lava's simulator, which is wider.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from exporters.graph import SpikingGraph
+from exporters.passes.chain import SILENT, Layer, layers
+from exporters.passes.quantize import LayerScale
+from hardware.chips.limits import Target
+from hardware.chips.placement import Placement, PlacementError, place
+
+COARSE_THRESHOLD = 10
+"""Below this many units of weight a threshold is coarse: rounding moves it by 5 % or more."""
+COARSE_WEIGHTS = 0.05
+"""Relative RMS error of a layer's weights that is worth a warning; 8 bits usually give 0.01."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing to know: `layer` "" is the whole network, `change` says what to do, "" where nothing need be done."""
+
+    severity: Literal["error", "warning", "note"]
+    layer: str
+    what: str
+    change: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """A network held against a chip; `placement` is None where there is none, and a finding says why."""
+
+    target: Target
+    findings: tuple[Finding, ...]
+    placement: Placement | None
+
+    @property
+    def fits(self) -> bool:
+        """True when no finding is an error."""
+        return not any(f.severity == "error" for f in self.findings)
+
+
+def host_layers(chain: SpikingGraph, target: Target) -> int:
+    """How many layers must run on the host: the first one, where pixels come in and no spike can carry a number."""
+    return int(chain.input.encoding == "direct" and not target.graded_spikes)
+
+
+def check(
+    chain: SpikingGraph, target: Target, *, scales: Sequence[LayerScale] = (), max_chips: int | None = None
+) -> Fit:
+    """Hold an integer chain (from `to_chain`) against a chip.
+
+    Args:
+        chain: the network as a `.net` file holds it.
+        target: the chip.
+        scales: how its layers were quantised, from `quantize`.
+        max_chips: chips at hand; the largest system built by default.
+
+    Raises:
+        DeployError: the graph is not a chain.
+    """
+    found = [*_input(chain, target), *_quantisation(scales)]
+    steps = layers(chain)
+    on_host = host_layers(chain, target)
+    for step in steps[on_host:]:
+        found += _registers(step, target)
+    found.append(Finding("note", "", f"{len(steps)} layers: the answer is {len(steps)} time steps behind the input"))
+    placement = None
+    try:
+        placement = place(chain, target, host_layers=on_host)
+    except PlacementError as error:
+        what, _, change = str(error).removeprefix(f"{error.layer}: ").partition("; ")
+        found.append(Finding("error", error.layer, what, change))
+    if placement is not None:
+        found += _chips(placement, max_chips)
+    order = {"error": 0, "warning": 1, "note": 2}
+    return Fit(target, tuple(sorted(found, key=lambda f: order[f.severity])), placement)
+
+
+def _input(chain: SpikingGraph, target: Target) -> Iterator[Finding]:
+    if chain.input.encoding == "spikes":
+        return
+    bits = int(chain.input.scale or 1).bit_length()
+    first = layers(chain)[0].name
+    if not target.graded_spikes and bits > 1:
+        yield Finding(
+            "warning", first, f"it reads {bits}-bit pixels, and {target.title} has no graded spikes",
+            "run this layer on the host and send its spikes (`export --encoder host`); it is not placed",
+        )  # fmt: skip
+    elif bits > 1:
+        yield Finding("note", first, f"it reads {bits}-bit pixels as graded spikes (input_message_bits={bits})")
+
+
+def _quantisation(scales: Sequence[LayerScale]) -> Iterator[Finding]:
+    for scale in scales:
+        if scale.rms_error > COARSE_WEIGHTS:
+            held = "" if scale.limited_by == "weights" else f", held down by the {scale.limited_by}"
+            yield Finding(
+                "warning", scale.name, f"rounding changes its weights by {100 * scale.rms_error:.1f} % (RMS){held}",
+                "more --bits, or fewer --input-bits where the input holds it down; compare with run --on emulator",
+            )  # fmt: skip
+
+
+def _registers(step: Layer, target: Target) -> Iterator[Finding]:
+    """Weights, threshold and bias against the chip's widths.
+
+    Where a layer has both signs the chip holds even weights only, so everything is doubled there: weights
+    to 2w, the threshold to 2V − 1; the bias has an exponent for that.
+    """
+    weight, bits = step.synapse.weight, target["weight_bits"]
+    both = bool(weight.min() < 0 < weight.max())
+    largest = int(np.abs(weight.astype(np.int64)).max())
+    room = (1 << bits) - 1 >> both
+    if largest > room:
+        fewer = max(2, 8 - (largest // (room + 1)).bit_length())
+        relayed = " (a relayed spike has the threshold as its weight)" if step.name.endswith(".level") else ""
+        yield Finding(
+            "error", step.name, f"a weight of {largest}{relayed}; {target.title} holds ±{room}" if both else
+            f"a weight of {largest}{relayed}; {target.title} holds {room}",
+            f"quantize with fewer bits: try --bits {fewer}, or clip the largest weights when training",
+        )  # fmt: skip
+    top = (1 << target["threshold_bits"]) - 1
+    mantissa = 2 * step.threshold - 1 if both else step.threshold - 1
+    if step.threshold == SILENT:
+        yield Finding(
+            "note", step.name, f"its neurons only integrate; Lava's threshold for that, {SILENT - 1}, is beyond the "
+            f"chip's {top}", "on the chip switch their spikes off, or train with a rate read-out",
+        )  # fmt: skip
+    elif mantissa > top:
+        yield Finding(
+            "error", step.name, f"a threshold of {mantissa} (vThMant); {target.title} holds {top}",
+            "quantize with fewer bits, or lower the neurons' threshold when training",
+        )  # fmt: skip
+    elif 2 < step.threshold < COARSE_THRESHOLD:
+        yield Finding(
+            "warning", step.neuron_name, f"a threshold of {step.threshold} units: its weights are coarse steps",
+            "more --bits, or fewer --input-bits; or clip the largest weights when training",
+        )  # fmt: skip
+    bias = 0 if step.synapse.bias is None else int(np.abs(step.synapse.bias).max())
+    widest = (1 << target["bias_bits"] - 1) - 1
+    if bias > widest:
+        yield Finding(
+            "warning", step.name, f"a bias of {bias}; the chip's mantissa holds ±{widest}, so the last "
+            f"{(bias // (widest + 1)).bit_length()} bits go into its exponent and are rounded off",
+            "quantize with fewer bits if accuracy suffers",
+        )  # fmt: skip
+
+
+def _chips(placement: Placement, max_chips: int | None) -> Iterator[Finding]:
+    target = placement.target
+    room = target["max_chips"] if max_chips is None else max_chips
+    largest = max(placement.layers, key=lambda layer: layer.cores, default=None)
+    if placement.chips > room:
+        assert largest is not None
+        yield Finding(
+            "error", "", f"{placement.cores:,} cores are {placement.chips} chips, and there are {room}",
+            f"make the network smaller; {largest.name} takes most, {largest.cores} cores by its {largest.limited_by}",
+        )  # fmt: skip
+    elif placement.chips > 1:
+        yield Finding(
+            "note", "", f"{placement.cores:,} cores are {placement.chips} chips; links between chips are slower, and "
+            "their axon entries and energy are not counted",
+        )  # fmt: skip
+    several = [layer.name for layer in placement.layers if layer.axons == "population"]
+    if several:
+        yield Finding(
+            "note", several[0], f"{len(several)} layer(s), this one first, fed by population axons that lead to several cores; "
+            "nengo-loihi makes them, NxTF does not",
+        )  # fmt: skip

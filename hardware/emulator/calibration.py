@@ -1,0 +1,157 @@
+"""What a network does on sample data: the measurements that quantisation chooses by, and how far it then drifted.
+
+`calibrate` runs the emulator once and returns plain numbers. Measured on the float graph they go into `exporters.passes.quantize`; measured on the
+integer graph as well, `drift` sets both side by side, layer by layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from exporters.graph import Array, SpikingGraph
+from exporters.graph.bounds import CURRENT_LIMIT
+from exporters.passes.moments import InputMoments
+from exporters.passes.quantize import LayerScale
+from hardware import emulator
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """What was measured on one graph, per layer in topological order.
+
+    Attributes:
+        samples: how many.
+        inputs: synapse layer → mean and variance of what it reads, per input channel, in the graph's units.
+        rates: neuron layer → spikes per neuron and step.
+        peaks: neuron layer → largest |current| in one step, biases included; membrane read-out → largest
+            |membrane|. In units of the graph's weights.
+    """
+
+    samples: int
+    inputs: Mapping[str, InputMoments]
+    rates: Mapping[str, float]
+    peaks: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class LayerDrift:
+    """One synapse layer after quantisation, on the calibration data.
+
+    Attributes:
+        name: the synapse layer.
+        neurons: the (first) neuron layer or read-out it feeds.
+        peak: largest |current| into these in one step (of a read-out: its largest |membrane|), integer units.
+        register_used: `peak` as a share of the 131,071 that Lava's registers hold. Quantised graphs never pass 1.
+        rate_float: spikes per neuron and step of the float network, None for a membrane read-out.
+        rate_quantised: the same of the quantised network.
+    """
+
+    name: str
+    neurons: str
+    peak: float
+    register_used: float
+    rate_float: float | None
+    rate_quantised: float | None
+
+
+def calibrate(
+    graph: SpikingGraph,
+    frames: Array,
+    *,
+    device: str | torch.device = "cpu",
+    batch_size: int | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Calibration:
+    """Run samples through a float or integer graph and measure.
+
+    Args:
+        graph: for `quantize`, what `make_exact(graph, input_scale=2**input_bits - 1)` returns.
+        frames: what `graph.encode` returns, (N, *shape) or (N, T, *shape).
+        device: where to compute.
+        batch_size: samples at a time; chosen from the largest layer by default.
+        progress: called with the number of samples done.
+
+    Raises:
+        DeployError: frames of the wrong shape, or none.
+    """
+    meter = _Meter(graph)
+    emulator.run(graph, frames, observe=meter, progress=progress, device=device, batch_size=batch_size)
+    moments = {}
+    for name, (total, squares) in meter.sums.items():
+        mean = total / meter.counts[name]
+        moments[name] = InputMoments(mean, np.maximum(squares / meter.counts[name] - mean**2, 0))
+    rates = {name: meter.spikes[name] / meter.counts[name] for name in graph.neurons}
+    return Calibration(len(frames), moments, rates, dict(meter.peaks))
+
+
+def drift(
+    graph: SpikingGraph, scales: Sequence[LayerScale], before: Calibration, after: Calibration
+) -> tuple[LayerDrift, ...]:
+    """One row per row of `scales`: the float network's calibration `before`, the quantised `graph`'s `after`."""
+    rows = []
+    for scale in scales:
+        end = next(e for e in graph.targets(scale.name) if e in after.peaks)
+        peak = after.peaks[end]
+        rows.append(
+            LayerDrift(scale.name, end, peak, peak / CURRENT_LIMIT, before.rates.get(end), after.rates.get(end))
+        )
+    return tuple(rows)
+
+
+class _Meter:
+    """The observer. Sums are kept in float64, which holds sums of integers up to 2⁵³ exactly."""
+
+    def __init__(self, graph: SpikingGraph) -> None:
+        self.sums: dict[str, tuple[Array, Array]] = {}
+        self.spikes: dict[str, float] = {}
+        self.counts: dict[str, int] = {}
+        self.peaks: dict[str, float] = {}
+        self._graph = graph
+        self._uses = {name: len(graph.targets(name)) for name in graph.nodes}
+        self._waiting = dict(self._uses)
+        self._held: dict[str, Tensor] = {}
+
+    def __call__(self, name: str, values: Tensor) -> None:
+        graph = self._graph
+        if values.dtype == torch.uint8:  # sums of bytes would wrap
+            values = values.float()
+        sources = graph.sources(name)
+        if name in graph.synapses:
+            self._moments(name, _sum(self._held[s] for s in sources))
+        elif name in graph.neurons:
+            self.spikes[name] = self.spikes.get(name, 0.0) + float(values.sum(dtype=torch.float64))
+            self.counts[name] = self.counts.get(name, 0) + values.numel()
+            self._peak(name, _sum(self._held[s] for s in sources))
+        elif name == graph.output_name and graph.output.readout == "membrane":
+            self._peak(name, values)
+        for source in sources:  # keep of a batch only what a later layer still reads
+            self._waiting[source] -= 1
+            if self._waiting[source] == 0:
+                del self._held[source]
+                self._waiting[source] = self._uses[source]
+        if self._uses[name]:
+            self._held[name] = values
+
+    def _moments(self, name: str, read: Tensor) -> None:
+        read = read.double()
+        other = [axis for axis in range(read.ndim) if axis != 2]  # (T, N, channel or feature, …)
+        total, squares = read.sum(other).cpu().numpy(), read.square().sum(other).cpu().numpy()
+        before = self.sums.get(name, (0.0, 0.0))
+        self.sums[name] = (before[0] + total, before[1] + squares)
+        self.counts[name] = self.counts.get(name, 0) + read.numel() // read.shape[2]
+
+    def _peak(self, name: str, values: Tensor) -> None:
+        self.peaks[name] = max(self.peaks.get(name, 0.0), float(values.abs().max()))
+
+
+def _sum(values: Iterable[Tensor]) -> Tensor:
+    first, *others = values
+    total = first
+    for other in others:
+        total = total + other
+    return total

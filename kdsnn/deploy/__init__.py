@@ -1,0 +1,1 @@
+"""What the verbs do, without a terminal: load, lower, export, run, check, profile, train."""

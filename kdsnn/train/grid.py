@@ -1,0 +1,212 @@
+"""Quantisation-aware training: a spiking network that sees its weights, biases and thresholds as a chip will.
+
+Layers whose currents meet in one membrane share one scale S, integer units per real unit (`exporters.passes.quantize`
+says why). With u_l the size of one unit that layer l reads (1 for spikes, 1/255 for pixels, 1/k for the average of
+k) and q = 2^(bits-1) - 1:
+
+    S = q / c,   k_l = clip(rint(S u_l W_l), -q, q),   Ŵ_l = k_l / (S u_l),   b̂ = rint(S b) / S,   V = ceil(S θ)
+
+c ≤ max_l max |u_l W_l| is where weights are clipped, so at least one k is q, and whoever scales Ŵ by its largest
+weight finds S, k, rint(S b) and V again: what was trained is what is deployed. Gradients pass as if there were no
+rounding and no clipping (Bengio et al. 2013, arXiv 1308.3432, "straight-through").
+
+A float membrane that holds integers / S never comes near a level between two of them, so the neurons here
+compare with a level half a unit below V / S: rounding errors of float32 then cannot change a spike.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kdsnn.errors import KdsnnError
+from kdsnn.models import Tap
+from kdsnn.models.folded import INPUT, FoldedNetwork, Layer, Weights
+
+PIXEL = 1 / 255
+BITS = range(2, 9)
+LEAKY_LEVEL = 1 - 1 / 128
+"""How far below V a leaky neuron's level lies. A leak makes fractions, of 1/64 on the chip, which fires at v > V - 1."""
+
+Members = tuple[tuple[str, ...], tuple[str, ...]]
+"""The synapses whose currents meet, and the neurons (or output) where they do: one membrane."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """One membrane. `clip`: where weights are clipped, in units of the mean absolute one."""
+
+    synapses: tuple[str, ...]
+    ends: tuple[str, ...]
+    clip: float
+
+
+@dataclass(frozen=True)
+class Integers:
+    """What a chip is given, as training saw it: int64 weights and biases (None: there is none) by layer, V by neurons."""
+
+    weights: Mapping[str, Tensor]
+    biases: Mapping[str, Tensor | None]
+    thresholds: Mapping[str, int]
+
+
+class QuantizedNetwork(FoldedNetwork):
+    """A folded network in training: its parameters are real numbers, its outputs those of the network on the grid.
+
+    Args:
+        layers: the float network.
+        weights: its parameters.
+        taps: see `Network`.
+        groups: every synapse and neuron layer in one of them.
+        bits: of a weight, sign included, 2 to 8.
+
+    Raises:
+        KdsnnError: other bits, a layer that reads spikes and averages at once, or one that rounds to nothing.
+    """
+
+    def __init__(
+        self, layers: tuple[Layer, ...], weights: Mapping[str, Tensor], taps: tuple[Tap, ...], groups: Sequence[Members], bits: int
+    ) -> None:  # fmt: skip
+        require_bits(bits)
+        super().__init__(layers, taps)
+        self.load_state_dict(dict(weights))
+        self.bits = bits
+        self.largest = 2 ** (bits - 1) - 1
+        self.units = _units(layers)
+        self.groups = tuple(Group(synapses, ends, self._best_clip(synapses)) for synapses, ends in groups)
+        self.firing = {one.name: one.arguments["v_threshold"] for one in layers if one.is_neuron}
+        for name, parts in self._on_grid().items():
+            if not parts["weight"].any():
+                raise KdsnnError(
+                    f"{name}: in {bits} bits all its weights round to zero beside those it is summed with; use more bits"
+                )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Run on a sequence of T images."""
+        return self._run(x, None, self._on_grid())
+
+    def forward_static(self, x: Tensor, T: int) -> Tensor:
+        """Run on images that stay the same for T steps."""
+        return self._run(x.unsqueeze(0), T, self._on_grid())
+
+    @torch.no_grad()
+    def deployed(self) -> FoldedNetwork:
+        """The network on the grid, for good: with rounded parameters and levels."""
+        weights = self._on_grid()
+        levels = {name: self.get_submodule(name).v_threshold for name in self.firing}
+        layers = tuple(
+            replace(one, arguments={**one.arguments, "v_threshold": levels[one.name]}) if one.is_neuron else one
+            for one in self.layers
+        )
+        made = FoldedNetwork(layers, self.taps)
+        made.load_state_dict({f"{name}.{part}": t for name, parts in weights.items() for part, t in parts.items()})
+        return made.to(next(self.parameters()).device).train(self.training)
+
+    @torch.no_grad()
+    def integers(self) -> Integers:
+        """The integers behind the grid."""
+        weights: dict[str, Tensor] = {}
+        biases: dict[str, Tensor | None] = {}
+        thresholds: dict[str, int] = {}
+        grid = self._on_grid()
+        for group, scale in zip(self.groups, self._scales(), strict=True):
+            for name in group.synapses:
+                weights[name] = torch.round(grid[name]["weight"].double() * scale * self.units[name]).long().cpu()
+                bias = grid[name].get("bias")
+                biases[name] = None if bias is None else torch.round(bias.double() * scale).long().cpu()
+            thresholds |= {end: _threshold(scale, self.firing[end]) for end in group.ends if end in self.firing}
+        return Integers(weights, biases, thresholds)
+
+    def _on_grid(self) -> Weights:
+        """The parameters on the grid; the neurons' levels are set on the way."""
+        found: dict[str, dict[str, Tensor]] = {}
+        for group, scale in zip(self.groups, self._scales(), strict=True):
+            for name in group.synapses:
+                module: Any = self.get_submodule(name)
+                found[name] = {"weight": Rounded.apply(module.weight, scale * self.units[name], self.largest)}  # type: ignore[no-untyped-call]
+                if module.bias is not None:
+                    found[name]["bias"] = Rounded.apply(module.bias, scale, math.inf)  # type: ignore[no-untyped-call]
+            for end in group.ends:
+                if end in self.firing:
+                    node: Any = self.get_submodule(end)
+                    below = LEAKY_LEVEL if hasattr(node, "tau") else 0.5
+                    node.v_threshold = (_threshold(scale, self.firing[end]) - below) / scale
+        return found
+
+    @torch.no_grad()
+    def _scales(self) -> list[float]:
+        """S of every group; read from the device once."""
+        clips = []
+        for group in self.groups:
+            weights = [self._weight(name) for name in group.synapses]
+            mean = torch.stack([w.abs().sum() for w in weights]).sum() / sum(w.numel() for w in weights)
+            clips.append(torch.minimum(mean * group.clip, torch.stack([w.abs().amax() for w in weights]).amax()))
+        # weights that are NaN make no scale; the training loop is the one to notice them
+        return [self.largest / clip if 0 < clip < math.inf else 1.0 for clip in torch.stack(clips).tolist()]
+
+    def _weight(self, name: str) -> Tensor:
+        """A layer's weights as seen from the integers it reads."""
+        weight: Tensor = self.get_submodule(name).weight  # type: ignore[assignment]
+        return weight.detach() * self.units[name]
+
+    def _best_clip(self, synapses: Sequence[str]) -> float:
+        """The clip with the least squared error of the weights, in units of their mean."""
+        weights = torch.cat([self._weight(name).flatten() for name in synapses]).double()
+        mean, top = float(weights.abs().mean()), float(weights.abs().max())
+        if top == 0:
+            raise KdsnnError(f"{synapses[0]}: all its weights are zero; train the student again")
+
+        def error(clip: float) -> float:
+            scale = self.largest / clip
+            rounded = torch.round(weights * scale).clamp(-self.largest, self.largest) / scale
+            return float((rounded - weights).square().sum())
+
+        return min((top * n / 64 for n in range(1, 65)), key=error) / mean
+
+
+class Rounded(torch.autograd.Function):
+    """x → clip(rint(x s), -limit, limit) / s, with the gradient of x → x."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: float, limit: float) -> Tensor:
+        """`x` of any shape."""
+        return torch.round(x * scale).clamp_(-limit, limit).div_(scale)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        """∂L/∂x̂ → ∂L/∂x."""
+        return grads[0], None, None
+
+
+def require_bits(bits: int) -> None:
+    """Raise KdsnnError for a width that `exporters.passes.quantize` does not know."""
+    if bits not in BITS:
+        raise KdsnnError(f"--quantize {bits}: weights have {BITS[0]} to {BITS[-1]} bits")
+
+
+def _threshold(scale: float, threshold: float) -> int:
+    return max(1, math.ceil(scale * threshold))
+
+
+def _units(layers: Sequence[Layer]) -> dict[str, float]:
+    """How large one unit is of what each layer reads."""
+    gives: dict[str, set[float]] = {INPUT: {PIXEL}}
+    reads: dict[str, float] = {}
+    for one in layers:
+        arriving = set().union(*(gives[source] for source in one.sources))
+        if one.is_synapse or one.is_neuron:
+            if one.is_synapse and len(arriving) > 1:
+                raise KdsnnError(
+                    f"{one.name}: it reads spikes and averages at once, which training on a grid does not know"
+                )
+            reads[one.name] = min(arriving)
+            arriving = {1.0}
+        elif one.kind == "avg_pool":
+            arriving = {unit / one.arguments["divisor_override"] for unit in arriving}
+        gives[one.name] = arriving
+    return reads

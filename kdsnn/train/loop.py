@@ -1,0 +1,254 @@
+"""The training loop of teachers and students.
+
+A data set lives on the device as uint8 and batches are picked there by index, so nothing waits for the
+host inside an epoch; one too large for that streams from where it is. The loss and the accuracy are read once, when the epoch ends. Every random number is
+drawn from a generator seeded with (seed, epoch, step), so a resumed run draws the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast
+from torch import Tensor, nn
+
+from kdsnn.data import DataSet
+from kdsnn.data.device import floats, pick, placed, shifted
+from kdsnn.errors import KdsnnError
+from kdsnn.train import resume as state
+from kdsnn.train.config import TrainConfig
+from kdsnn.train.curves import read_runs, write_curves
+from kdsnn.train.fast_neurons import fused
+from kdsnn.train.history import EpochRecord, OnEpoch, tensorboard, write_csv
+from kdsnn.train.host import few_threads, memory_kept
+from kdsnn.train.learner import Learner, correct, laid_out, require_fit
+from kdsnn.train.objectives import Batch, Objective
+from kdsnn.train.optim import Average, finite, optimizer_of, schedule, snapshot
+from kdsnn.train.resume import Position, RunFiles
+
+Augment = Callable[[Tensor, torch.Generator], Tensor]
+"""(uint8 images (N, C, H, W) on the device, generator there) → other images of the same shape and type."""
+
+OnStep = Callable[[int, int], None]
+"""Called with (steps done, steps in all) after every optimizer step; it must not read the device."""
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """The network as it was after the last epoch (not the best on the test set, which would flatter it)."""
+
+    module: nn.Module
+    history: tuple[EpochRecord, ...]
+
+
+class DivergedError(KdsnnError):
+    """The loss or a weight is NaN or infinite; `trained` is the network with its last good weights."""
+
+    def __init__(self, message: str, trained: Trained) -> None:
+        super().__init__(message)
+        self.trained = trained
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """What to train on, how, and whom to tell; see `kdsnn.train.pretrain`. `run`: see `kdsnn.train.resume`."""
+
+    data: DataSet
+    config: TrainConfig
+    run: Mapping[str, Any]
+    augment: Augment | None
+    files: RunFiles
+    on_epoch: OnEpoch | None
+    on_step: OnStep | None
+
+
+def fit(learner: Learner, objective: Objective, job: Job, accelerator: Accelerator) -> Trained:
+    """Train `learner` in place, on every process of `accelerator`; errors as in `kdsnn.train.pretrain`."""
+    with few_threads(job.data, job.config.batch_size), memory_kept(), fused(learner):
+        return _Loop(learner, objective, job, accelerator).run()
+
+
+class _Loop:
+    """One training run: what stays the same from step to step."""
+
+    def __init__(self, learner: Learner, objective: Objective, job: Job, accelerator: Accelerator) -> None:
+        self.learner, self.objective, self.job, self.accelerator = learner, objective, job, accelerator
+        self.device = accelerator.device
+        learner.to(self.device)
+        require_fit(learner, job.data, self.device)
+        laid_out(learner, torch.channels_last)  # pooling, BatchNorm and convolutions are faster in it, on a CPU too
+        self.images, self.test_images = (placed(x, self.device) for x in (job.data.x_train, job.data.x_test))
+        self.labels, self.test_labels = (
+            torch.from_numpy(y).to(self.device) for y in (job.data.y_train, job.data.y_test)
+        )
+        self.network, self.optimizer = accelerator.prepare(learner, optimizer_of(learner, job.config))
+        if job.config.compile:
+            self.network = torch.compile(self.network)
+        self.average = Average(learner.network, job.config.ema) if job.config.ema else None
+        self.steps = max(1, len(self.labels) // job.config.batch_size)
+        self.good, self.kept = snapshot(learner.network), "initial weights"
+        self.saved = time.perf_counter()
+
+    def run(self) -> Trained:
+        """All epochs, from the first or from where the state says."""
+        position = self._begin()
+        files = self.job.files
+        with ExitStack() as stack:
+            tell = [self.job.on_epoch] if self.job.on_epoch else []
+            if files.tensorboard is not None and self.accelerator.is_main_process:
+                tell.append(stack.enter_context(tensorboard(files.tensorboard, first_epoch=position.epoch + 1)))
+            if position.history and self.accelerator.is_main_process:
+                _record(files, position.history)  # what was cut off may have lacked the room for it
+            while position.epoch < self.job.config.epochs:
+                position = self._epoch(position)
+                if self.accelerator.is_main_process:
+                    _record(files, position.history)
+                for callback in tell:
+                    callback(position.history[-1])
+        if self.average is not None:
+            self.learner.network.load_state_dict(self.average.tensors)
+        laid_out(self.learner, torch.contiguous_format)
+        return Trained(self.learner.network.eval(), position.history)
+
+    def _begin(self) -> Position:
+        files = self.job.files
+        if files.resume and files.state is not None and files.state.exists():
+            position = state.restore(files.state, self.job.run, self.learner, self.optimizer, self.average, self.device)
+            self._keep(f"weights of epoch {position.epoch}, step {position.step}")
+            return position
+        return Position(0, 0, torch.zeros((), device=self.device), 0.0, ())
+
+    def _epoch(self, position: Position) -> Position:
+        """The rest of the epoch that `position` is in, and its measurement."""
+        config, epoch = self.job.config, position.epoch
+        started = time.perf_counter() - position.seconds
+        self.learner.train()
+        total = position.loss
+        for step, indices in _batches(len(self.labels), config, epoch, self.accelerator):
+            if step < position.step:
+                continue
+            total = total + self._step(epoch, step, indices)
+            done = epoch * self.steps + step + 1
+            if self.average is not None:
+                self.average.update(self.learner.network, done)
+            if self.job.on_step:
+                self.job.on_step(done, config.epochs * self.steps)
+            if step + 1 < self.steps:  # the end of the epoch is saved with its measurement
+                self._save(Position(epoch, step + 1, total, time.perf_counter() - started, position.history))
+
+        if self.accelerator.num_processes > 1:
+            # BatchNorm's statistics differ between processes by one batch; those of the first are the ones saved
+            averaged = [] if self.average is None else self.average.tensors.values()
+            for tensor in (*self.learner.buffers(), *averaged):
+                broadcast(tensor)
+        loss = (self.accelerator.reduce(total, "mean") / self.steps).item()
+        if not (math.isfinite(loss) and finite(self.learner)):
+            raise self._diverged(position)
+        with self.average.applied(self.learner.network) if self.average is not None else nullcontext():
+            by_step = self._accuracies()
+        seconds = time.perf_counter() - started
+        record = EpochRecord(epoch + 1, loss, by_step[-1], seconds, self._lr(epoch, self.steps - 1), by_step)
+        self._keep(f"weights of epoch {epoch + 1}")
+        position = Position(epoch + 1, 0, torch.zeros_like(total), 0.0, (*position.history, record))
+        self._save(position, last=epoch + 1 == config.epochs)
+        return position
+
+    def _step(self, epoch: int, step: int, host: Tensor) -> Tensor:
+        """One optimizer step on the images that `host`, indices on the host, names; the loss before it, on the device."""
+        config = self.job.config
+        generator = self._seeded(epoch, step)
+        indices = host.to(self.device, non_blocking=True)
+        shown = shifted(pick(self.images, indices, host), config.shift, generator)
+        if self.job.augment is not None:
+            shown = self.job.augment(shown, generator)
+        batch = Batch(floats(shown), self.labels[indices], indices)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._lr(epoch, step)
+        self.optimizer.zero_grad()
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+            output, found = self.network(batch.images)
+            loss = self.objective(output.float(), [feature.float() for feature in found], batch)
+        self.accelerator.backward(loss)
+        if config.clip_norm:
+            self.accelerator.clip_grad_norm_(self.learner.parameters(), config.clip_norm)
+        self.optimizer.step()
+        return loss.detach()
+
+    def _lr(self, epoch: int, step: int) -> float:
+        # the middle of the step, where the rate is 0 neither at the first step nor at the last
+        return self.job.config.lr * schedule(epoch + (step + 0.5) / self.steps, self.job.config)
+
+    def _seeded(self, epoch: int, step: int) -> torch.Generator:
+        """The random numbers of one step on this process, for augmentation; torch's own, for dropout, are seeded too."""
+        text = f"{self.job.config.seed} {epoch} {step} {self.accelerator.process_index}"
+        # hashed, because a CPU generator looks at the low 32 bits only
+        seed = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest()) >> 1
+        torch.manual_seed(seed)
+        return torch.Generator(self.device).manual_seed(seed)
+
+    def _accuracies(self) -> tuple[float, ...]:
+        """Test accuracy from the first t steps, t = 1…T, each process measuring its share."""
+        count, processes = len(self.test_labels), self.accelerator.num_processes
+        mine = torch.arange(self.accelerator.process_index, count, processes, device=self.device)
+        found = self.accelerator.reduce(correct(self.learner, self.test_images, self.test_labels, mine), "sum")
+        return tuple(right / count for right in found.tolist())
+
+    def _keep(self, name: str) -> None:
+        self.good = snapshot(self.learner.network) if self.average is None else _copy(self.average.tensors)
+        self.kept = name
+
+    def _save(self, position: Position, *, last: bool = False) -> None:
+        files = self.job.files
+        due = last or time.perf_counter() - self.saved >= files.every_seconds
+        # not over a good state: what is not finite is noticed at the end of the epoch, for the price of one look
+        if files.state is None or not due or not self.accelerator.is_main_process or not finite(self.learner):
+            return
+        state.save(files.state, self.job.run, position, self.learner, self.optimizer, self.average)
+        self.saved = time.perf_counter()
+
+    def _diverged(self, position: Position) -> DivergedError:
+        config = self.job.config
+        self.learner.network.load_state_dict(self.good)
+        return DivergedError(
+            f"Training diverged in epoch {position.epoch + 1}: the loss or a weight is NaN or infinite. The {self.kept} "
+            f"are kept. Try a lower learning rate (now {config.lr:g}) or a longer warm-up (now {config.warmup_epochs:g} epochs).",
+            Trained(self.learner.network.eval(), position.history),
+        )
+
+
+def _record(files: RunFiles, history: tuple[EpochRecord, ...]) -> None:
+    """Write the epochs so far as CSV and as a picture, after each, so that a killed run keeps its curve."""
+    if files.history is not None:
+        write_csv(files.history, history)
+    if files.plot is not None:
+        write_curves(files.plot, {**read_runs(files.others), files.label: history})
+
+
+def _copy(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in tensors.items()}
+
+
+def _batches(count: int, config: TrainConfig, epoch: int, accelerator: Accelerator) -> Iterator[tuple[int, Tensor]]:
+    """(step, this process's share of its batch as indices on the host); all images in a new order each epoch.
+
+    A last batch that is not full is left out (BatchNorm would weigh its few images as much as a whole one).
+    """
+    processes, mine = accelerator.num_processes, accelerator.process_index
+    size = min(config.batch_size, count)
+    if size % processes:
+        raise KdsnnError(f"batch_size {size} does not divide evenly over {processes} processes: choose a multiple.")
+    # shuffled on the host, so that every process and every kind of device draws the same order
+    generator = torch.Generator().manual_seed(config.seed * 1_000_003 + epoch)
+    order = torch.randperm(count, generator=generator)
+    if accelerator.device.type == "cuda":  # a batch of indices then travels without anyone waiting for it
+        order = order.pin_memory()
+    for step in range(count // size):
+        yield step, order[step * size : (step + 1) * size][mine::processes]

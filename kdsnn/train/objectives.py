@@ -1,0 +1,137 @@
+"""What a student is asked for at every batch: the losses of `kdsnn.train.losses` with the teacher's answers filled in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kdsnn.data import DataSet, storage
+from kdsnn.data.device import floats, pick, placed
+from kdsnn.errors import KdsnnError
+from kdsnn.models import Network, stage_features
+from kdsnn.train import features, losses
+from kdsnn.train.config import Method, TrainConfig
+from kdsnn.train.learner import EVALUATION_BATCH, Learner, laid_out, require_fit
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Training images on the device: float32 (N, C, H, W) in 0…1, labels (N,), indices in the data set (N,)."""
+
+    images: Tensor
+    labels: Tensor
+    indices: Tensor
+
+
+Objective = Callable[[Tensor, list[Tensor], Batch], Tensor]
+"""(output (T, N, K), regressed features, batch) → scalar loss."""
+
+
+def labels_only(config: TrainConfig) -> Objective:
+    """Cross entropy of the mean output with the labels: of a teacher, and of a student without one."""
+
+    def objective(output: Tensor, found: list[Tensor], batch: Batch) -> Tensor:
+        return losses.hard(output, batch.labels, label_smoothing=config.label_smoothing)
+
+    return objective
+
+
+def objective_of(
+    method: Method,
+    student: nn.Module,
+    teacher: nn.Module | None,
+    data: DataSet,
+    config: TrainConfig,
+    device: torch.device,
+    *,
+    augmented: bool,
+) -> tuple[Objective, nn.ModuleList | None]:
+    """The loss of a method, and the regressors that it needs trained beside the student.
+
+    The teacher is put in eval mode on `device` and never changed. Its logits are computed once for all
+    images unless `augmented`: then every epoch shows others.
+
+    Raises KdsnnError when a method needs a teacher and has none, when the teacher does not fit the data,
+    or when "feature" is asked of networks that are not this project's.
+    """
+    if method == "none":
+        return labels_only(config), None
+    if teacher is None:
+        raise KdsnnError(f"Method {method} needs a teacher: give a checkpoint with --teacher, or use method none.")
+    teacher.to(device).eval()
+    require_fit(Learner(teacher), data, device)
+    laid_out(teacher, torch.channels_last)
+    if method == "feature":
+        if not (isinstance(teacher, Network) and isinstance(student, Network)):
+            raise KdsnnError("Method feature needs networks with known stages: build both with kdsnn.models.")
+        return _feature(teacher, student, config, device)
+    ask = teacher_logits(teacher, data, device, augmented=augmented)
+    shared: dict[str, Any] = {"temperature": config.temperature, "label_smoothing": config.label_smoothing}
+
+    def response(output: Tensor, found: list[Tensor], batch: Batch) -> Tensor:
+        return losses.response(output, ask(batch), batch.labels, alpha=config.alpha, **shared)
+
+    def temporal(output: Tensor, found: list[Tensor], batch: Batch) -> Tensor:
+        weights = {"teacher_weight": config.teacher_weight, "self_weight": config.self_weight}
+        return losses.temporal(output, ask(batch), batch.labels, **weights, **shared)
+
+    def selective(output: Tensor, found: list[Tensor], batch: Batch) -> Tensor:
+        weights = {"teacher_weight": config.selective_teacher_weight, "self_weight": config.selective_self_weight}
+        return losses.selective(output, ask(batch), batch.labels, **weights, **shared)
+
+    return {"response": response, "temporal": temporal, "selective": selective}[method], None
+
+
+def teacher_logits(
+    teacher: nn.Module, data: DataSet, device: torch.device, *, augmented: bool
+) -> Callable[[Batch], Tensor]:
+    """The teacher as a function of a batch, → float32 (N, K).
+
+    Computed once for all where every epoch shows the same images and the logits are fewer than
+    `storage.IN_MEMORY` bytes.
+    """
+
+    @torch.no_grad()
+    def ask(images: Tensor) -> Tensor:
+        logits: Tensor = teacher(images)
+        return logits.float()
+
+    if augmented or 4 * len(data.x_train) * data.classes > storage.IN_MEMORY:
+        return lambda batch: ask(batch.images)
+    images = placed(data.x_train, device)
+    parts = torch.split(torch.arange(len(data.x_train), device=device), EVALUATION_BATCH)
+    cache = torch.cat([ask(floats(pick(images, part))) for part in parts])
+    return lambda batch: cache[batch.indices]
+
+
+def _feature(
+    teacher: Network, student: Network, config: TrainConfig, device: torch.device
+) -> tuple[Objective, nn.ModuleList]:
+    """Not cached: the features of a data set are far larger than its images."""
+    taps = features.pairs(teacher, student)
+    margins = features.teacher_margins(teacher, [tap for tap, _ in taps], device)
+
+    @torch.no_grad()
+    def ask(images: Tensor) -> list[Tensor]:
+        with stage_features(teacher) as found:
+            teacher(images)
+        last = zip(found[-len(margins) :], margins, strict=True)
+        return [features.margin_relu(feature.float(), margin) for feature, margin in last]
+
+    def objective(output: Tensor, found: list[Tensor], batch: Batch) -> Tensor:
+        matched = [features.same_size(s, t) for s, t in zip(found, ask(batch.images), strict=True)]
+        students, teachers = zip(*matched, strict=True)
+        return losses.feature(
+            output,
+            batch.labels,
+            students,
+            teachers,
+            weight=config.feature_weight,
+            label_smoothing=config.label_smoothing,
+        )
+
+    return objective, features.regressors(taps, seed=config.seed)

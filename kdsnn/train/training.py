@@ -1,0 +1,124 @@
+"""Training: an ANN teacher (`pretrain`), a spiking student (`distill`), a student and its twin (`distill_with_twin`).
+
+All run one loop, `kdsnn.train.loop.fit`, on Hugging Face accelerate, so that `accelerate launch` spreads it over
+processes. Repeatability: on the same CPU, with the same number of threads, the same configuration and
+initial weights give bit-identical weights, in one run or resumed. Initial weights are the caller's: seed
+with `torch.manual_seed` before building the network.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from accelerate import Accelerator
+from spikingjelly.activation_based.functional import reset_net
+from torch import nn
+
+from kdsnn.data import DataSet
+from kdsnn.train.config import Method, TrainConfig
+from kdsnn.train.history import OnEpoch
+from kdsnn.train.learner import Learner
+from kdsnn.train.loop import Augment, Job, OnStep, Trained, fit
+from kdsnn.train.objectives import labels_only, objective_of
+from kdsnn.train.resume import RunFiles
+
+
+@dataclass(frozen=True, eq=False)
+class Twins:
+    """A distilled student and the same network trained without a teacher."""
+
+    student: Trained
+    alone: Trained
+
+
+def pretrain(
+    module: nn.Module,
+    data: DataSet,
+    config: TrainConfig,
+    *,
+    accelerator: Accelerator | None = None,
+    augment: Augment | None = None,
+    files: RunFiles | None = None,
+    about: Mapping[str, Any] | None = None,
+    on_epoch: OnEpoch | None = None,
+    on_step: OnStep | None = None,
+) -> Trained:
+    """Train an ANN, (N, C, H, W) → logits (N, K), in place with cross entropy.
+
+    `augment` is applied to the uint8 images of every batch, after `config.shift`. `files` are written on the
+    way, and the run goes on from `files.state` if asked to. `about`, plain JSON values, says what else makes
+    this run what it is (architecture, augmentation): a state with other values is not resumed.
+
+    Raises KdsnnError when the network does not fit the data or a state cannot be resumed, and its kind
+    DivergedError when the loss or a weight stops being finite; the module then holds the last good weights.
+    """
+    accelerator = accelerator or Accelerator()
+    job = Job(data, config, _run(data, config, "pretrain", about), augment, files or RunFiles(), on_epoch, on_step)
+    return fit(Learner(module), labels_only(config), job, accelerator)
+
+
+def distill(
+    student: nn.Module,
+    data: DataSet,
+    config: TrainConfig,
+    *,
+    method: Method,
+    teacher: nn.Module | None = None,
+    accelerator: Accelerator | None = None,
+    augment: Augment | None = None,
+    files: RunFiles | None = None,
+    about: Mapping[str, Any] | None = None,
+    on_epoch: OnEpoch | None = None,
+    on_step: OnStep | None = None,
+) -> Trained:
+    """Train a spiking student in place, direct coding over `config.T` steps.
+
+    `method`: "response" is KDSNN Eq. 5 with the logits of `teacher`; "feature" is Eq. 7 with the features at
+    the ends of its stages, any teacher with any student (`kdsnn.train.features`); "temporal" teaches every step
+    (`kdsnn.train.losses.temporal`), "selective" too, with care where a step is wrong; "none" is cross entropy on the mean output, the student's twin without a
+    teacher. The teacher is put in eval mode and never changed. The rest is as in `pretrain`.
+
+    Raises KdsnnError as `pretrain` does, and when a method has no teacher.
+    """
+    accelerator = accelerator or Accelerator()
+    augmented = config.shift > 0 or augment is not None
+    objective, regressors = objective_of(
+        method, student, teacher, data, config, accelerator.device, augmented=augmented
+    )
+    job = Job(data, config, _run(data, config, method, about), augment, files or RunFiles(), on_epoch, on_step)
+    try:
+        return fit(Learner(student, config.T, regressors), objective, job, accelerator)
+    finally:
+        reset_net(student)  # hand it back at rest, without the membranes of the last batch
+
+
+def distill_with_twin(
+    student: nn.Module,
+    data: DataSet,
+    config: TrainConfig,
+    *,
+    method: Method,
+    teacher: nn.Module,
+    files: RunFiles | None = None,
+    on_epoch_alone: OnEpoch | None = None,
+    on_step_alone: OnStep | None = None,
+    **rest: Any,
+) -> Twins:
+    """`distill` the student, then train its twin: same initial weights, same seed, no teacher.
+
+    Arguments as in `distill`; the twin writes `files.for_twin()` and reports to the callbacks `…_alone`.
+    """
+    files = files or RunFiles()
+    alone = copy.deepcopy(student)
+    distilled = distill(student, data, config, method=method, teacher=teacher, files=files, **rest)
+    rest |= {"on_epoch": on_epoch_alone, "on_step": on_step_alone}
+    return Twins(distilled, distill(alone, data, config, method="none", files=files.for_twin(), **rest))
+
+
+def _run(data: DataSet, config: TrainConfig, method: str, about: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What a resumed run must have in common with the one that was killed."""
+    shapes = {"train": data.x_train.shape, "test": data.x_test.shape}
+    return {"method": method, "data": data.name, "images": shapes, **asdict(config), **(about or {})}

@@ -1,0 +1,1 @@
+"""Counting: spikes, synaptic operations, sizes and dense operations, by every convention in use."""

@@ -1,0 +1,1 @@
+"""Energy: models as data, the operations that they price, and what these cost."""

@@ -1,0 +1,306 @@
+"""What a report holds: plain frozen numbers that travel through JSON and back."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
+
+from exporters.errors import DeployError
+from profilers.counting.activity import Role
+from profilers.counting.conventions import Convention
+from profilers.counting.dense import ModuleCounts
+from profilers.counting.statistics import Statistic
+from profilers.energy.evaluation import Counts, EnergyEstimate
+from profilers.energy.models import Constant, Range, Remark, Source
+
+VERSION = 3
+"""Version of `report.json`; raised when a field changes its meaning, appears or disappears."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer of one run; numbers are means per sample over all T steps. A neuron layer has no synapses' fields.
+
+    `operations` are SynOps where `role` is "spikes", else multiply-accumulates with zero inputs skipped.
+    `differing`: spikes of a quantised run that the float run does not have, and the other way round, neuron by
+    neuron and step by step. `counts`: what the energy models read.
+    """
+
+    name: str
+    kind: str
+    counts: Counts
+    neurons: int | None = None
+    spikes: float | None = None
+    rate: float | None = None
+    differing: float | None = None
+    role: Role | None = None
+    macs: int | None = None
+    connections: int | None = None
+    events: float | None = None
+    operations: float | None = None
+    operations_nonzero: float | None = None
+    rate_macs: float | None = None
+    parameters: int | None = None
+    weight_bits: int | None = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """One network's run over some samples, in float or quantised to integers; see `Activity` for conventions.
+
+    `dense_macs` are those of an ANN of the same shape. `spikes_by_step` and `synops_by_step` are means per sample
+    for each of the T steps; `accuracy_by_step` is the accuracy after the first 1, 2, … T steps, empty without labels.
+    `conventions` has every way to count, by name. `counts` are what energy models read, `dense_counts` those of a dense ANN of the same shape, `twin_counts` those
+    of the same network with quantised ReLUs (`operations.quantised_twin`). Memory in bits.
+    """
+
+    arithmetic: Literal["float", "integer"]
+    T: int
+    samples: int
+    accuracy: float | None
+    spikes: Statistic
+    synops: Statistic
+    synops_nonzero: Statistic
+    rate_macs: Statistic
+    rate: float
+    spikes_per_synapse: float | None
+    macs_once: int
+    macs_repeated: int
+    dense_macs: int
+    neurons: int
+    parameters: int
+    weight_bits: int
+    state_bits: int
+    spikes_by_step: tuple[float, ...]
+    synops_by_step: tuple[float, ...]
+    accuracy_by_step: tuple[float, ...]
+    conventions: tuple[Convention, ...]
+    layers: tuple[Layer, ...]
+    counts: Counts
+    dense_counts: Counts
+    twin_counts: Counts
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """A student placed on a chip: what energy models of this chip count instead of its run.
+
+    Placed is the chain of layers that a chip runs: OR neurons of max-pools and relays of skip connections do work there
+    that the network before it does not have. `target` is the chip's name, `title` what people call it; `neurons`:
+    those of the chain; `host`: its layers that run on the host, which `counts` holds all the same. `counts`: of the
+    chain, means over `samples` samples. `seconds` per sample, if the user gave them.
+    """
+
+    target: str
+    title: str
+    cores: int
+    chips: int
+    neurons: int
+    host: tuple[str, ...]
+    samples: int
+    seconds: Range | None
+    counts: Counts
+
+
+@dataclass(frozen=True)
+class Student:
+    """A spiking network: its float run and, once quantised, its integer run. A "twin" is trained without a teacher.
+
+    `deployments`: one per chip that it was placed on.
+    """
+
+    name: str
+    float_run: Run
+    quantised_run: Run | None = None
+    role: Literal["student", "twin"] = "student"
+    deployments: tuple[Deployment, ...] = ()
+
+    @property
+    def deployed(self) -> Run:
+        """The run closest to the chip: quantised if there is one."""
+        return self.quantised_run or self.float_run
+
+    def on(self, target: str) -> Deployment | None:
+        """The deployment on a chip, None where there is none."""
+        return next((d for d in self.deployments if d.target == target), None)
+
+    def run_for(self, arithmetic: Literal["float", "integer"]) -> Run:
+        """The run in this arithmetic, or the other one if it was not run."""
+        return self.float_run if arithmetic == "float" else self.deployed
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """The ANN.
+
+    `dense` and `zero_skipping` are what energy models read (`operations.dense_ann`, `operations.zero_skipping_ann`);
+    without `dense` they know its multiply-accumulates only, and models that count more have no estimate.
+    """
+
+    name: str
+    accuracy: float | None
+    counts: ModuleCounts
+    dense: Counts | None = None
+    zero_skipping: Counts | None = None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One backend against a reference, spike for spike. `mismatching_spikes` is None for the reference itself.
+
+    `compared_spikes` is out of how many; `must_agree` is False where a difference is expected, as that of quantisation.
+    """
+
+    backend: str
+    samples: int
+    accuracy: float | None = None
+    mismatching_spikes: int | None = None
+    reference: str = ""
+    note: str = ""
+    compared_spikes: int | None = None
+    must_agree: bool = True
+
+
+@dataclass(frozen=True)
+class StudentEnergy:
+    """One student under one model.
+
+    `arithmetic`: the run that was counted; `placed_on`: the title of the chip where the estimate is of a `Deployment`,
+    empty where it is of the run. `as_ann`: a dense ANN of the student's own shape. `as_twin`: the same
+    network with ReLUs quantised to as many levels as T spikes have. `break_even`: where
+    the student would cost the same as that ANN, in spikes per synapse per inference. `layers`: nominal joules per
+    sample of each layer of the run; what only a deployment has (hops, messages, static power, OR neurons, relays) is
+    in none of them.
+    """
+
+    student: str
+    arithmetic: Literal["float", "integer"]
+    estimate: EnergyEstimate | None
+    as_ann: EnergyEstimate | None
+    as_twin: EnergyEstimate | None
+    break_even: Range | None
+    spikes_per_synapse: float | None
+    layers: Mapping[str, float]
+    placed_on: str = ""
+
+
+@dataclass(frozen=True)
+class ModelEnergies:
+    """One energy model applied to everyone. Without an estimate, `no_ann` or `no_snn` says why.
+
+    `ann` is the teacher, `ann_zero_skipping` the teacher where zero activations are skipped. `target`: the chip of
+    which the model prices deployments, empty where it prices runs.
+    """
+
+    name: str
+    target: str
+    title: str
+    technology: str
+    precision: str
+    basis: str
+    boundary: str
+    ann: EnergyEstimate | None
+    ann_zero_skipping: EnergyEstimate | None
+    no_ann: str
+    students: tuple[StudentEnergy, ...]
+    no_snn: str
+    constants: Mapping[str, Constant]
+    sources: tuple[Source, ...]
+    remarks: tuple[Remark, ...]
+
+
+@dataclass(frozen=True)
+class LayerCores:
+    """The cores of one layer. `limit`: the resource that decides how many; `utilisation`: its use, 0 to 1."""
+
+    layer: str
+    cores: int
+    limit: str
+    utilisation: float
+
+
+@dataclass(frozen=True)
+class Placement:
+    """The cores that the first student needs on a chip, layer after layer.
+
+    `target` names the chip; `chips` of `cores_per_chip` cores each. `note`: what the placement leaves out.
+    """
+
+    target: str
+    cores_per_chip: int
+    chips: int
+    rows: tuple[LayerCores, ...]
+    note: str = ""
+
+    @property
+    def cores(self) -> int:
+        """Cores of all layers."""
+        return sum(row.cores for row in self.rows)
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything `write` prints. The first student is the one that the verdict is about.
+
+    A report has a teacher, students, or both; `energies` are in the order of the models.
+    """
+
+    version: int
+    title: str
+    command: str
+    created: str
+    data: str
+    teacher: Teacher | None
+    students: tuple[Student, ...]
+    comparisons: tuple[Comparison, ...]
+    energies: tuple[ModelEnergies, ...]
+    placements: tuple[Placement, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def head(self) -> Student | None:
+        """The student that the verdict is about."""
+        return self.students[0] if self.students else None
+
+    def to_json(self) -> str:
+        """The report as JSON text."""
+        return json.dumps(asdict(self), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Report:
+        """Read back what `to_json` wrote.
+
+        Raises:
+            DeployError: not a report, or one of another version.
+        """
+        try:
+            data = json.loads(text)
+            version = data["version"]
+        except (ValueError, TypeError, KeyError) as error:
+            raise DeployError("not a kdsnn-deploy report: it must be the report.json that `profile` writes") from error
+        if version != VERSION:
+            raise DeployError(f"the report has version {version}, this program reads {VERSION}; write it again")
+        try:
+            return typing.cast(Report, _decode(cls, data))
+        except (TypeError, KeyError, AttributeError) as error:
+            raise DeployError(f"the report is damaged ({type(error).__name__}: {error}); write it again") from error
+
+
+def _decode(kind: Any, value: Any) -> Any:
+    """JSON values back into the dataclasses, by their type hints."""
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+        hints = typing.get_type_hints(kind)
+        return kind(**{f.name: _decode(hints[f.name], value[f.name]) for f in fields(kind)})
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (types.UnionType, typing.Union):
+        return None if value is None else _decode(next(a for a in args if a is not type(None)), value)
+    if origin is tuple:
+        return tuple(_decode(args[0], item) for item in value)
+    if origin is Mapping:
+        return {key: _decode(args[1], item) for key, item in value.items()}
+    return value

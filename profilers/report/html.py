@@ -1,0 +1,155 @@
+"""`report.html`: one self-contained page, no script, no external fetch; everything a user wrote is escaped."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from profilers.energy.models import Range
+from profilers.report import figures, tables
+from profilers.report.data import Report, Student
+from profilers.report.numbers import number, percent, quantity, spread
+from profilers.report.tables import NONE
+from profilers.report.wording import CONVENTIONS, sources
+
+_TEMPLATES = Path(__file__).parent / "templates"
+_OTHERS = 2  # students named beside the first one in the verdict
+
+
+def render(report: Report) -> str:
+    """The page as HTML text."""
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["unbroken"] = _unbroken
+    environment.globals.update(number=number, percent=percent, quantity=quantity, spread=spread, none=NONE)
+    return environment.get_template("report.html.j2").render(
+        report=report,
+        head=report.head,
+        lead=_student_lead(report.head) if report.head else _teacher_lead(report),
+        tiles=_student_tiles(report, report.head) if report.head else _teacher_tiles(report),
+        tables=tables,
+        figures=figures,
+        conventions=CONVENTIONS,
+        sources=sources(report),
+    )
+
+
+def _unbroken(text: str) -> Markup:
+    """Text in which no line breaks within a range such as 3.1–9.4."""
+    return Markup(re.sub(r"\S+–\S+", r'<span class="unbroken">\g<0></span>', str(escape(text))))
+
+
+def _student_lead(head: Student) -> str:
+    run = head.deployed
+    kind = "quantised student" if head.quantised_run else "student"
+    accuracy = "" if run.accuracy is None else f", {percent(run.accuracy)} accurate,"
+    return (
+        f"The {kind}{accuracy} needs {run.T} time {'step' if run.T == 1 else 'steps'}, "
+        f"{quantity(run.spikes.mean)} spikes and {quantity(run.synops.mean)} synaptic operations per sample "
+        f"(mean of {run.samples:,})."
+    )
+
+
+def _teacher_lead(report: Report) -> str:
+    teacher = report.teacher
+    assert teacher is not None  # build makes no report about nobody
+    accuracy = "" if teacher.accuracy is None else f", {percent(teacher.accuracy)} accurate,"
+    return f"The ANN {teacher.name}{accuracy} needs {quantity(teacher.counts.macs)} multiply-accumulates per sample."
+
+
+Tile = tuple[str, str, str, str]
+"""Label, value, a smaller value beside it, explanation."""
+
+
+def _teacher_tiles(report: Report) -> list[Tile]:
+    teacher = report.teacher
+    assert teacher is not None
+    counts = teacher.counts
+    tiles = [
+        ("Accuracy", NONE if teacher.accuracy is None else percent(teacher.accuracy), "", ""),
+        ("MACs", quantity(counts.macs), "", "convolutions and dense layers, per sample"),
+        ("FLOPs (thop)", quantity(counts.thop, digits=5), "", "MACs + 4 per BatchNorm element"),
+        (
+            "Parameters",
+            quantity(counts.parameters),
+            "",
+            f"{quantity(counts.parameters_without_batchnorm)} without BatchNorm",
+        ),
+    ]
+    estimates = [r.ann for r in report.energies if r.ann]
+    if estimates:
+        tiles.append(
+            (
+                "Energy",
+                _overall([Range(e.low, e.nominal, e.high) for e in estimates], "J"),
+                "",
+                _several(len(estimates)),
+            )
+        )
+    return tiles
+
+
+def _student_tiles(report: Report, head: Student) -> list[Tile]:
+    run, teacher = head.deployed, report.teacher
+    others = list(tables.accuracy_interval(run))
+    if head.quantised_run and head.float_run.accuracy is not None:
+        others.append(f"float {percent(head.float_run.accuracy)}")
+    if teacher and teacher.accuracy is not None:
+        others.append(f"teacher {percent(teacher.accuracy)}")
+    for other in report.students[1 : 1 + _OTHERS]:
+        if other.deployed.accuracy is not None:
+            others.append(f"{other.name} {percent(other.deployed.accuracy)}")
+    if len(report.students) > 1 + _OTHERS:
+        others.append(f"{len(report.students) - 1 - _OTHERS} more below")
+    spread_of_samples = f"± {quantity(run.synops.std)} over samples; all synapses, all steps"
+    tiles = [
+        ("Accuracy", NONE if run.accuracy is None else percent(run.accuracy), "", " · ".join(others)),
+        ("Time steps", str(run.T), "", f"firing rate {percent(run.rate)} per neuron and step"),
+        (
+            "SynOps",
+            quantity(run.synops.mean),
+            "",
+            "; ".join([*tables.confidence(run.synops), spread_of_samples]),
+        ),
+        (
+            "Spikes",
+            quantity(run.spikes.mean),
+            "",
+            f"± {quantity(run.spikes.std)} over samples; {quantity(run.neurons)} neurons",
+        ),
+    ]
+    estimates = [e for r in report.energies if (e := r.students[0].estimate)]
+    if estimates:
+        text = _overall([Range(e.low, e.nominal, e.high) for e in estimates], "J")
+        tiles.append(("Energy", text, "", f"{_several(len(estimates))}{_against_own_shape(report)}"))
+    rates = [rate for r in report.energies if (rate := r.students[0].break_even)]
+    if rates and run.spikes_per_synapse is not None:
+        hint = f"spikes per synapse and inference, {len(rates)} models, against a dense ANN of its shape"
+        tiles.append(("Break-even", _overall(rates, ""), f"own {number(run.spikes_per_synapse)}", hint))
+    return tiles
+
+
+def _several(models: int) -> str:
+    return f"per sample; {models} models of different boundaries" if models > 1 else "per sample"
+
+
+def _against_own_shape(report: Report) -> str:
+    """In how many models the student costs less than an ANN of its own shape, whatever the constants' values."""
+    ratios = [found for model in report.energies if (found := figures.ratios(model.students[0]))]
+    below = len([found for found in ratios if max(found) < 1])
+    return f"; below a dense ANN of its shape in {below} of {len(ratios)}" if ratios else ""
+
+
+def _overall(ranges: list[Range], unit: str) -> str:
+    low, high = min(r.low for r in ranges), max(r.high for r in ranges)
+    if unit and high > 1000 * low:  # one prefix for both would hide the smaller one
+        return f"{quantity(low, unit)} – {quantity(high, unit)}"
+    return spread(Range(low, low, high), unit)

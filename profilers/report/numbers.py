@@ -1,0 +1,78 @@
+"""Numbers as people read them: three digits, engineering prefixes, thousands separators, units."""
+
+from __future__ import annotations
+
+import math
+
+from profilers.energy.models import Range
+
+_PREFIXES = {-18: "a", -15: "f", -12: "p", -9: "n", -6: "µ", -3: "m", 0: "", 3: "k", 6: "M", 9: "G", 12: "T", 15: "P"}
+SPACE = "\u00a0"  # a number and its unit stay on one line
+
+
+def quantity(value: float, unit: str = "", digits: int = 3) -> str:
+    """`4.12e-6, "J"` → "4.12 µJ". Values without a unit stay plain below 10,000."""
+    if not unit and abs(value) < 10_000:
+        return number(value, digits)
+    scaled, prefix = _engineering(value, value, digits)
+    return f"{_significant(scaled, digits)}{SPACE}{prefix}{unit}".rstrip(SPACE)
+
+
+def number(value: float, digits: int = 3) -> str:
+    """At least `digits` significant digits, no digit of a whole number lost, with thousands separators."""
+    if float(value).is_integer():
+        return f"{int(value):,}"
+    return _significant(value, digits)
+
+
+def spread(bounds: Range, unit: str = "") -> str:
+    """ "3.1–9.4 nJ": both ends with the prefix of the larger one; a single number if they read the same."""
+    if not unit:
+        return _span(_significant(bounds.low, 3), _significant(bounds.high, 3))
+    return _scaled_span(bounds.low, bounds.high, unit)
+
+
+def interval(low: float, high: float) -> str:
+    """ "84.4–85.6 k": an interval of counts, plain below 10,000; more digits where three do not tell its ends apart."""
+    for digits in (3, 4, 5, 6):
+        text = _span(number(low, digits), number(high, digits)) if abs(high) < 10_000 else ""
+        text = text or _scaled_span(low, high, "", digits)
+        if "–" in text:
+            break
+    return text
+
+
+def _scaled_span(low: float, high: float, unit: str, digits: int = 3) -> str:
+    low_scaled, prefix = _engineering(low, high, digits)
+    high_scaled, _ = _engineering(high, high, digits)
+    return f"{_span(_significant(low_scaled, digits), _significant(high_scaled, digits))}{SPACE}{prefix}{unit}"
+
+
+def _span(low: str, high: str) -> str:
+    return low if low == high else f"{low}–{high}"
+
+
+def percent(fraction: float, digits: int = 1) -> str:
+    """0.9722 → "97.2 %"."""
+    return f"{100 * fraction:.{digits}f}{SPACE}%"
+
+
+def memory(bits: float) -> str:
+    """Bits as bytes: "12.3 kB"."""
+    return quantity(bits / 8, "B")
+
+
+def _engineering(value: float, scale_by: float, digits: int) -> tuple[float, str]:
+    if scale_by == 0:
+        return value, ""
+    # round first: 999.9996 is 1.00 k, not 1000
+    rounded = float(f"{abs(scale_by):.{digits - 1}e}")
+    exponent = min(15, max(-18, 3 * math.floor(math.log10(rounded) / 3 + 1e-12)))
+    return value / 10.0**exponent, _PREFIXES[exponent]
+
+
+def _significant(value: float, digits: int) -> str:
+    if value == 0:
+        return "0"
+    magnitude = math.floor(math.log10(float(f"{abs(value):.{digits - 1}e}")) + 1e-12)
+    return f"{value:,.{max(0, digits - 1 - magnitude)}f}"

@@ -1,7 +1,7 @@
 """The paper's students on Loihi 1 and Loihi 2, and NxTF's MobileNet: the tables of docs/check.md, in markdown.
 
 `python -m benchmarks check_students`. Untrained weights: a placement depends on which weights are zero
-and on their bits, and quantisation gives both alike.
+and on their bits, and quantization gives both alike.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ def rows(quick: bool) -> Iterator[Measured]:
             with tempfile.TemporaryDirectory() as folder:
                 exports = {name: exporting(size, Path(folder)) for name, size in sizes.items()}
                 parts = {name: size.parts for name, size in sizes.items()}
-                group = f"quantise {axis.network.partition(', batch')[0]}, write ONNX and netx, {axis.part}"
+                group = f"quantize {axis.network.partition(', batch')[0]}, write ONNX and netx, {axis.part}"
                 yield from compare(group, exports, rounds=rounds(quick, 5), per=parts)
 
 

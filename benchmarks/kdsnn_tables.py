@@ -26,12 +26,12 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from exporters.files import atomic_path
 from kdsnn.cli import training
 from kdsnn.cli.console import say
 from kdsnn.data import Augmentation, DataSet, Noise, load
 from kdsnn.digest import digest_json
 from kdsnn.errors import KdsnnError
-from kdsnn.files import atomic_path
 from kdsnn.train.config import TrainConfig
 
 CONFIG = Path(__file__).with_suffix(".toml")

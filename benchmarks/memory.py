@@ -21,7 +21,7 @@ def rows(quick: bool) -> Iterator[Measured]:
         f"emulator, integer, {few} samples": python(f"{call}emulate({few})"),
         f"emulator, integer, {many:,} samples": python(f"{call}emulate({many})"),
     }
-    title = "cnn2 (1, 28, 28), T = 4, peak memory; the emulator's with lowering and quantising the module"
+    title = "cnn2 (1, 28, 28), T = 4, peak memory; the emulator's with lowering and quantizing the module"
     yield from peaks(title, batches, rounds=rounds(quick, 3))
     with tempfile.TemporaryDirectory() as folder:
         run(python(f"{call}write_files({folder!r}, {pictures})"))

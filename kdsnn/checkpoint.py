@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any
 
 import safetensors
 
+from exporters.files import atomic_path
 from kdsnn.digest import digest_json as _digest_json
 from kdsnn.digest import digest_weights as _digest_weights
 from kdsnn.errors import KdsnnError
-from kdsnn.files import atomic_path
 from kdsnn.train.config import LARGEST_T
 
 if TYPE_CHECKING:
@@ -216,7 +216,7 @@ def _require_types(info: CheckpointInfo) -> None:
 def _require_layers(info: CheckpointInfo, quantized: Mapping[str, Any]) -> None:
     layers = quantized.get("layers")
     if not info.spiking or quantized.keys() != {"bits", "layers"} or quantized["bits"] not in range(2, 9):
-        raise ValueError("a quantised network spikes, and has 2 to 8 bits and layers")
+        raise ValueError("a quantized network spikes, and has 2 to 8 bits and layers")
     if not isinstance(layers, tuple) or not all(isinstance(one, dict) for one in layers):
         raise TypeError("'layers' has the wrong type")
 

@@ -1,8 +1,9 @@
 """The one error that kdsnn raises for anything a user can put right."""
 
+from exporters.errors import UserError
 
-class KdsnnError(Exception):
-    """Something the user can mend: the message says what, where, and what to do.
+__all__ = ["KdsnnError", "UserError"]
 
-    The command line prints it as one line and exits with code 2.
-    """
+
+class KdsnnError(UserError):
+    """What is wrong with data, a checkpoint, a configuration or a request: raised by `kdsnn`."""

@@ -19,7 +19,7 @@ from profilers.counting.sizes import samples_within
 from profilers.energy.models import EnergyModel
 from profilers.report.data import Report, Run, Student, Teacher
 
-_RECORDED = 1 << 27  # bytes of float spikes kept to compare the quantised ones with
+_RECORDED = 1 << 27  # bytes of float spikes kept to compare the quantized ones with
 
 Observer = Callable[[str, torch.Tensor], None]
 
@@ -61,7 +61,7 @@ def profile(
     labels: Array | None = None,
     *,
     run: Runner,
-    quantised: SpikingGraph | None = None,
+    quantized: SpikingGraph | None = None,
     teacher: Teacher | None = None,
     models: Mapping[str, EnergyModel] | None = None,
     name: str = "student",
@@ -73,7 +73,7 @@ def profile(
         x: samples (N, *input shape), real-valued pixels in 0 to 1 (`graph.encode` says more).
         labels: (N,) class numbers; without them there is no accuracy.
         run: `hardware.emulator.run`, or what has its signature.
-        quantised: the same network in integers, counted as well and compared spike for spike.
+        quantized: the same network in integers, counted as well and compared spike for spike.
         teacher: the ANN to set beside it (`profilers.counting.dense.count_module`).
         models: energy models by name; by default those of the package.
         name: of the network in the report.
@@ -81,7 +81,7 @@ def profile(
     Raises:
         DeployError: samples that do not fit the graph, or two graphs that do not fit each other.
     """
-    student = count(name, graph, x, labels, run=run, quantised=quantised)
+    student = count(name, graph, x, labels, run=run, quantized=quantized)
     return report.build(name, "", [student], teacher=teacher, models=models, data=f"{len(x):,} samples")
 
 
@@ -92,27 +92,27 @@ def count(
     labels: Array | None = None,
     *,
     run: Runner,
-    quantised: SpikingGraph | None = None,
+    quantized: SpikingGraph | None = None,
     role: Literal["student", "twin"] = "student",
     progress: Callable[[int, int], None] | None = None,
 ) -> Student:
-    """Run samples through one network, float and quantised, and count what happens; arguments as in `profile`.
+    """Run samples through one network, float and quantized, and count what happens; arguments as in `profile`.
 
     `progress` is called with (samples done, of how many), over both runs.
 
     Raises:
         DeployError: samples that do not fit the graph, or two graphs that do not fit each other.
     """
-    if quantised is not None and (graph.T, graph.input.shape) != (quantised.T, quantised.input.shape):
+    if quantized is not None and (graph.T, graph.input.shape) != (quantized.T, quantized.input.shape):
         raise DeployError(
-            f"{name}: the float network takes {graph.input.shape} for T = {graph.T} steps, the quantised one "
-            f"{quantised.input.shape} for T = {quantised.T}; quantise this very network"
+            f"{name}: the float network takes {graph.input.shape} for T = {graph.T} steps, the quantized one "
+            f"{quantized.input.shape} for T = {quantized.T}; quantize this very network"
         )
-    graphs = [graph] if quantised is None else [graph, quantised]
+    graphs = [graph] if quantized is None else [graph, quantized]
     counters = [ActivityCounter(g) for g in graphs]
     right = np.zeros((len(graphs), graph.T), np.int64)
     chunks = _chunks(len(x), graph)
-    drift = None if quantised is None or not chunks else _Drift(graph, quantised, chunks[0][1])
+    drift = None if quantized is None or not chunks else _Drift(graph, quantized, chunks[0][1])
     total = len(graphs) * len(x)
     for start, size in chunks:
         part = slice(start, start + size)
@@ -137,7 +137,7 @@ def count(
             drift.forget()
     accuracies = [[] if labels is None else (row / len(x)).tolist() for row in right]
     runs = _runs(graphs, counters, accuracies, None if drift is None else drift.per_sample(len(x)))
-    return Student(name, runs[0], runs[1] if quantised is not None else None, role)
+    return Student(name, runs[0], runs[1] if quantized is not None else None, role)
 
 
 def _runs(
@@ -160,14 +160,14 @@ def _chunks(samples: int, graph: SpikingGraph) -> list[tuple[int, int]]:
 
 
 class _Drift:
-    """Spikes of the quantised run that differ from the float run's, layer by layer, where both have the layer.
+    """Spikes of the quantized run that differ from the float run's, layer by layer, where both have the layer.
 
     `samples`: the most that are compared at once. Their spikes are kept in room that is taken once: pieces of it that come
     and go between the runs' own would scatter these over gigabytes.
     """
 
-    def __init__(self, graph: SpikingGraph, quantised: SpikingGraph, samples: int) -> None:
-        shared = [n for n in graph.neurons if n in quantised.neurons and graph.shapes[n] == quantised.shapes[n]]
+    def __init__(self, graph: SpikingGraph, quantized: SpikingGraph, samples: int) -> None:
+        shared = [n for n in graph.neurons if n in quantized.neurons and graph.shapes[n] == quantized.shapes[n]]
         self._shapes = {name: (graph.T, samples, *graph.shapes[name]) for name in shared}
         self._spikes: dict[str, torch.Tensor] = {}
         self._kept = dict.fromkeys(shared, 0)

@@ -42,7 +42,7 @@ def _batch_norm(lowering: Lowering, module: Any, value: Value, name: str) -> Val
         scale = scale * _numpy(module.weight)
     shift = -mean * scale + (_numpy(module.bias) if module.affine else 0)
     if len(scale) != value.shape[0]:
-        raise LoweringError(f"{name}: it normalises {len(scale)} channels, but {value.shape[0]} arrive")
+        raise LoweringError(f"{name}: it normalizes {len(scale)} channels, but {value.shape[0]} arrive")
     if isinstance(value, Current):
         terms = tuple(replace(t, synapse=scaled(t.synapse, scale)) for t in value.terms)
         return Current(terms, value.bias * scale + shift, value.shape)
@@ -182,7 +182,7 @@ MODULES: dict[str, Callable[[Lowering, Any, Value, str], Value]] = {
 """Handlers by the class name that torch.nn and SpikingJelly share; SpikingJelly need not be imported for it."""
 
 _CONTAINERS = ("Sequential", "SeqToANNContainer", "MultiStepContainer", "StepModeContainer")
-_BEHAVIOUR = frozenset(
+_BEHAVIOR = frozenset(
     [
         "forward",
         "neuronal_charge",
@@ -204,7 +204,7 @@ def known_kind(module: nn.Module) -> str | None:
                 return "Sequential"
             if kind.__name__ in MODULES:
                 return kind.__name__
-        if _BEHAVIOUR & vars(kind).keys():
+        if _BEHAVIOR & vars(kind).keys():
             return None
     return None
 

@@ -225,7 +225,7 @@ class SpikingGraph:
         if x.size and (x.min() < 0 or x.max() > 1):
             raise GraphError(
                 f"the samples range from {x.min():.4g} to {x.max():.4g}; integer input of 0…{scale} needs "
-                "values between 0 and 1 (pixels / 255, without mean/std normalisation)"
+                "values between 0 and 1 (pixels / 255, without mean/std normalization)"
             )
         return np.rint(x * np.float32(scale))
 

@@ -99,7 +99,7 @@ class LIF:
     `current_leak` a > 0 is a current-based neuron (CUBA): u ← a·u + Σ w·x, then v ← leak·v + u + b, where u = 0
     before the first step, a spike resets v and leaves u, and `leak` may be 1. At 0 the current does not persist.
 
-    An integer graph leaks as Loihi does: leak = (4096 − decay)/4096, the product truncated towards zero in units
+    An integer graph leaks as Loihi does: leak = (4096 − decay)/4096, the product truncated toward zero in units
     of 1/64; u is a register of 24 bits that wraps once (`PyLifModelBitAcc` of lava-nc 0.10).
     """
 

@@ -14,19 +14,19 @@ from exporters.nir.check import NirError
 from exporters.nir.values import fit, snapped, uniform
 
 PREFIX = "kdsnn_deploy_"
-Discretisation = Literal["euler", "exponential"]
+Discretization = Literal["euler", "exponential"]
 
 
 @dataclass(frozen=True)
 class Time:
-    """Seconds per step, and how a leak is discretised: "euler", 1 − dt/τ, or "exponential", exp(−dt/τ).
+    """Seconds per step, and how a leak is discretized: "euler", 1 − dt/τ, or "exponential", exp(−dt/τ).
 
     `assumed`: dt is not known but assumed. Then IF neurons with R = 1 take in their whole input at every
     step, which is how snnTorch and others that think in steps write them.
     """
 
     dt: float
-    method: Discretisation
+    method: Discretization
     assumed: bool
 
 
@@ -46,7 +46,7 @@ def resting(name: str, node: Any, shape: Shape) -> Array:
         return np.zeros(shape)
     rest = fit(name, 0.0 if node.v_reset is None else node.v_reset, shape)
     if not isinstance(node, nir.IF) and not np.allclose(fit(name, node.v_leak, shape), rest):
-        raise NirError(f"{name}: it leaks towards v_leak but resets to v_reset, which must be the same to be mapped")
+        raise NirError(f"{name}: it leaks toward v_leak but resets to v_reset, which must be the same to be mapped")
     return rest
 
 

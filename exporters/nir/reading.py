@@ -35,7 +35,7 @@ from exporters.graph import (
     SpikingGraph,
 )
 from exporters.nir.check import NirError, Unfolded, load, unfold
-from exporters.nir.neurons import PREFIX, Discretisation, Time, constants, dynamics, fact, persistence, resting
+from exporters.nir.neurons import PREFIX, Discretization, Time, constants, dynamics, fact, persistence, resting
 from exporters.nir.values import (
     Part,
     Value,
@@ -66,7 +66,7 @@ def read(
     T: int | None = None,
     dt: float | None = None,
     encoding: Literal["direct", "spikes"] | None = None,
-    method: Discretisation = "euler",
+    method: Discretization = "euler",
     reset: Reset | None = None,
 ) -> SpikingGraph:
     """Read a NIR file of any framework.
@@ -76,7 +76,7 @@ def read(
         T: time steps per sample; files of this program know theirs.
         dt: seconds per time step; 1e-4 by default, as most frameworks assume.
         encoding: "direct" or "spikes"; by default what the file says, or direct.
-        method: how a leak is discretised: "euler", 1 − dt/τ (snnTorch, SpikingJelly, Norse, lava-dl), or
+        method: how a leak is discretized: "euler", 1 − dt/τ (snnTorch, SpikingJelly, Norse, lava-dl), or
             "exponential", exp(−dt/τ) (Rockpool, sinabs).
         reset: "hard" (to v_reset) or "soft" (by subtraction of the threshold), where the file does not say, as only
             this program's do; hard by default, as NIR means it. snnTorch, sinabs and Rockpool subtract unless told not to.
@@ -96,7 +96,7 @@ def from_nir(
     T: int | None = None,
     dt: float | None = None,
     encoding: Literal["direct", "spikes"] | None = None,
-    method: Discretisation = "euler",
+    method: Discretization = "euler",
     reset: Reset | None = None,
 ) -> SpikingGraph:
     """As `read`, for a `nir.NIRGraph` in memory."""
@@ -110,7 +110,7 @@ class _How:
     T: int | None
     dt: float | None
     encoding: Literal["direct", "spikes"] | None
-    method: Discretisation
+    method: Discretization
     reset: Reset | None
 
 

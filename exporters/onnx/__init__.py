@@ -38,7 +38,7 @@ __all__ = [
 
 
 def write(graph: SpikingGraph, path: Path, form: Form = "sequence") -> Path:
-    """Write a graph as an ONNX model: float32 from a float graph, integers from a quantised one.
+    """Write a graph as an ONNX model: float32 from a float graph, integers from a quantized one.
 
     Raises:
         OnnxError: the model fails onnx.checker, is larger than ONNX's 2 GB, or the graph is integer

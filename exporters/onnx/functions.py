@@ -7,7 +7,7 @@ and never fires: the synaptic current of a current-based neuron, which a `LIF` r
 
 `Loihi…` are the same neurons in the fixed-point arithmetic of Lava's `PyLifModelBitAcc` (lava-nc 0.10):
 current int32 in units of the integer weights, membrane int32 in units of 1/64 of that, saturating at
-±(2²³ − 1), leak (4096 − decay)/4096 truncated towards zero, firing above (threshold − 1)·64. `LoihiLI` gives
+±(2²³ − 1), leak (4096 − decay)/4096 truncated toward zero, firing above (threshold − 1)·64. `LoihiLI` gives
 its current, which wraps, in those units of 1/64, and `LoihiCubaLIF` is a `LoihiLIF` that takes them.
 
 Every function is made of standard operators of opset 20; runtimes inline them.
@@ -157,7 +157,7 @@ def _loihi_step(kind: str) -> list[onnx.NodeProto]:
         _constant("highest", np.int32(MEMBRANE_MAX)),
         in_registers if "Cuba" in kind else node("Mul", ["current", "fraction"], ["added"]),
     ]
-    if leaky:  # 23 bits times 12 bits need 64; integer division truncates towards zero, as Loihi does
+    if leaky:  # 23 bits times 12 bits need 64; integer division truncates toward zero, as Loihi does
         nodes += [
             _refer(node("Constant", [], ["decay"]), "value_int", "decay", onnx.AttributeProto.INT),
             _constant("whole", np.int64(4096)),

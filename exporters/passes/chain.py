@@ -51,7 +51,7 @@ def to_chain(graph: SpikingGraph) -> SpikingGraph:
         DeployError: the graph is not integer, or has something that a chain cannot express, by name.
     """
     if not graph.is_integer:
-        raise DeployError("only a quantised (integer) graph can become a netx chain; quantize it first")
+        raise DeployError("only a quantized (integer) graph can become a netx chain; quantize it first")
     chained = straighten(_or_neurons(fold_average_pools(graph)))
     narrow = {n: _fewer_groups(node) for n, node in chained.synapses.items() if isinstance(node, Conv2d)}
     chained = chained.with_nodes(narrow)
@@ -146,7 +146,7 @@ def _or_synapses(pool: MaxPool2d, channels: int) -> Conv2d:
 
 
 def _fewer_groups(conv: Conv2d) -> Conv2d:
-    """The same convolution with at most 127 groups: neighbours merge into block-diagonal kernels."""
+    """The same convolution with at most 127 groups: neighbors merge into block-diagonal kernels."""
     if conv.groups <= MAX_GROUPS:
         return conv
     groups = max(g for g in range(1, MAX_GROUPS + 1) if conv.groups % g == 0)

@@ -8,7 +8,7 @@ from exporters.graph import Array
 
 
 def merge_groups(weight: Array, groups: int, fewer: int) -> Array:
-    """The same convolution in `fewer` groups, a divisor of `groups`: neighbours merge into block-diagonal kernels.
+    """The same convolution in `fewer` groups, a divisor of `groups`: neighbors merge into block-diagonal kernels.
 
     Args:
         weight: (Cout, Cin/groups, kH, kW), of any type.

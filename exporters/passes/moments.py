@@ -1,6 +1,6 @@
-"""What calibrated quantisation minimises: the expected squared error of a membrane's current, and the bias that goes with it.
+"""What calibrated quantization minimizes: the expected squared error of a membrane's current, and the bias that goes with it.
 
-Quantised weights Ŵ/s change the current of an output channel by e = Σᵢ Dᵢ·xᵢ + d, with D = Ŵ/s − W, xᵢ the inputs and d the change of the
+Quantized weights Ŵ/s change the current of an output channel by e = Σᵢ Dᵢ·xᵢ + d, with D = Ŵ/s − W, xᵢ the inputs and d the change of the
 bias. With mean mᵢ and variance σᵢ² of the inputs, and inputs uncorrelated with one another,
 
     E[e²] = Σᵢ Dᵢ²·σᵢ² + (Σᵢ Dᵢ·mᵢ + d)²
@@ -8,9 +8,9 @@ bias. With mean mᵢ and variance σᵢ² of the inputs, and inputs uncorrelated
 The second term is the shift of the mean current. It vanishes for d = −Σᵢ Dᵢ·mᵢ, so that is what the bias takes up (bias correction, Nagel et al.
 2019, arXiv 1906.04721, section 4.2), as far as the bias's own rounding lets it. The first term remains and decides where weights are clipped.
 
-Quantised layers in front change the means to m̂ᵢ. Where these have been measured, the bias takes up Σᵢ Ŵᵢ/s·(m̂ᵢ − mᵢ) as well.
+Quantized layers in front change the means to m̂ᵢ. Where these have been measured, the bias takes up Σᵢ Ŵᵢ/s·(m̂ᵢ − mᵢ) as well.
 
-Inputs are correlated in truth, above all neighbouring pixels; the rounding errors D of different weights are not, so the cross terms
+Inputs are correlated in truth, above all neighboring pixels; the rounding errors D of different weights are not, so the cross terms
 Dᵢ·Dⱼ·cov(xᵢ, xⱼ) cancel out on average. Direct-coded pixels are the same at every step: their error adds up over T by the same factor at every
 scale, so it changes no choice. Zeros that padding adds are not counted in the moments.
 """
@@ -33,7 +33,7 @@ class InputMoments:
     Attributes:
         mean: over samples, time steps and positions. For spikes, the firing rate.
         variance: of the same values.
-        arriving: mean of what the layer reads in the quantised network, once that has been measured.
+        arriving: mean of what the layer reads in the quantized network, once that has been measured.
     """
 
     mean: Array
@@ -74,7 +74,7 @@ def mean_change(change: Array, synapse: Synapse, moments: InputMoments) -> Array
 
 
 def mean_drift(weight: Array, synapse: Synapse, moments: InputMoments) -> Array:
-    """Σᵢ Wᵢ·(m̂ᵢ − mᵢ) per output channel (Cout,): what inputs of another mean add to the current through quantised weights."""
+    """Σᵢ Wᵢ·(m̂ᵢ − mᵢ) per output channel (Cout,): what inputs of another mean add to the current through quantized weights."""
     if moments.arriving is None:
         return np.zeros(len(weight))
     return mean_change(weight, synapse, InputMoments(moments.arriving - moments.mean, moments.variance))

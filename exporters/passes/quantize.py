@@ -46,14 +46,14 @@ CLIP_RATIOS = tuple(float(r) for r in np.geomspace(1, 0.1, 78))
 
 @dataclass(frozen=True)
 class LayerScale:
-    """How one synapse layer was quantised.
+    """How one synapse layer was quantized.
 
     Attributes:
         name: the synapse layer.
         scale: integer units per real unit of its membrane.
         threshold: the integer threshold V of the neurons it feeds (0 for a membrane read-out).
         largest: largest |integer weight|; below 2^(bits−1) − 1 when another limit held the scale down.
-        limited_by: what set the scale: "weights", "current", "threshold", "bias", "neighbour" for the
+        limited_by: what set the scale: "weights", "current", "threshold", "bias", "neighbor" for the
             threshold of a layer that runs beside it, or "calibration" where cutting weights pays.
         rms_error: root mean square of W_q/s − W relative to that of W.
         clipped: share of the weights that were cut at the largest integer.
@@ -85,7 +85,7 @@ def quantize(
         The integer graph and a report per synapse layer.
 
     Raises:
-        DeployError: neurons that reset by subtraction (the chip resets to zero), a layer that quantises
+        DeployError: neurons that reset by subtraction (the chip resets to zero), a layer that quantizes
             to nothing, a layer whose numbers do not fit the registers at any useful scale, or moments of
             another network.
     """
@@ -94,7 +94,7 @@ def quantize(
     if not 1 <= input_bits <= 8:
         raise DeployError(f"{input_bits}-bit input is not possible; choose 1 to 8 bits")
     if graph.is_integer:
-        raise DeployError("the graph is already quantised")
+        raise DeployError("the graph is already quantized")
     for name, neuron in graph.neurons.items():
         if neuron.reset != "hard":
             raise DeployError(
@@ -152,7 +152,7 @@ def _aligned(graph: SpikingGraph, groups: Sequence[Group], scales: Sequence[Chos
     products = [scale * theta for (scale, _), theta in zip(scales, thetas, strict=True)]
     common = max(1, math.floor(min(products)))
     return [
-        (min(scale, common / theta), "neighbour" if product >= common + 1 else limited_by)
+        (min(scale, common / theta), "neighbor" if product >= common + 1 else limited_by)
         for (scale, limited_by), theta, product in zip(scales, thetas, products, strict=True)
     ]
 
@@ -252,7 +252,7 @@ def _quantize_group(
     integers, _ = _integers_at(setting, group, scale)
     if _current(setting, group, integers) > CURRENT_LIMIT:
         raise DeployError(
-            f"{group.synapses[0]}: corrected biases do not fit Lava's registers; quantise without calibration"
+            f"{group.synapses[0]}: corrected biases do not fit Lava's registers; quantize without calibration"
         )
     for name, rounded in integers.items():
         synapse = graph.synapses[name]

@@ -61,13 +61,13 @@ def check(
     Args:
         chain: the network as a `.net` file holds it.
         target: the chip.
-        scales: how its layers were quantised, from `quantize`.
+        scales: how its layers were quantized, from `quantize`.
         max_chips: chips at hand; the largest system built by default.
 
     Raises:
         DeployError: the graph is not a chain.
     """
-    found = [*_input(chain, target), *_quantisation(scales)]
+    found = [*_input(chain, target), *_quantization(scales)]
     steps = layers(chain)
     on_host = host_layers(chain, target)
     for step in steps[on_host:]:
@@ -99,7 +99,7 @@ def _input(chain: SpikingGraph, target: Target) -> Iterator[Finding]:
         yield Finding("note", first, f"it reads {bits}-bit pixels as graded spikes (input_message_bits={bits})")
 
 
-def _quantisation(scales: Sequence[LayerScale]) -> Iterator[Finding]:
+def _quantization(scales: Sequence[LayerScale]) -> Iterator[Finding]:
     for scale in scales:
         if scale.rms_error > COARSE_WEIGHTS:
             held = "" if scale.limited_by == "weights" else f", held down by the {scale.limited_by}"

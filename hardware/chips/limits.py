@@ -6,7 +6,7 @@
     sources          key → {citation, url}
     limits           key → {value, unit, source, confidence, optional note}
 
-Confidence: "A" read in the primary artefact, "B" two or more transcriptions of a primary table agree,
+Confidence: "A" read in the primary artifact, "B" two or more transcriptions of a primary table agree,
 "inference" derived here, and the note says from what. A limit that nobody has published is left out,
 and nothing is checked against it.
 """

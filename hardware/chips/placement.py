@@ -97,14 +97,14 @@ class PlacedLayer:
         """Resource → the cores that it alone would ask for: its total over a core's limit, rounded up."""
         return {name: -(-total // self.limits[name]) for name, total in self.totals().items()}
 
-    def utilisation(self) -> dict[str, float]:
+    def utilization(self) -> dict[str, float]:
         """Resource → share of the limit that the fullest core takes, 0…1."""
         return {name: max(_used(u, name) for u in self.usage) / limit for name, limit in self.limits.items()}
 
     @property
     def limited_by(self) -> str:
         """The resource that the fullest core has least left of."""
-        shares = self.utilisation()
+        shares = self.utilization()
         return max(shares, key=shares.__getitem__)
 
 

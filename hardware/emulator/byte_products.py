@@ -1,7 +1,7 @@
 """Synapse layers that multiply bytes: spikes and pixels times 8-bit weights, added up in int32 by the processor's own
 instructions, four times as many at once as in float32.
 
-The kernels behind this are those torch keeps for quantised networks. They are no part of its public interface, and on
+The kernels behind this are those torch keeps for quantized networks. They are no part of its public interface, and on
 processors without VNNI they may saturate where two products are added in 16 bits. So a layer uses them where they were
 tried: with its own sizes, frames and threads, and the largest numbers that it can meet. Elsewhere floats are multiplied, to the same result.
 """
@@ -171,7 +171,7 @@ def _agrees(layer: Callable[[Tensor], Tensor], x: Tensor, expected: Tensor, fram
 def _trial(weight_shape: Shape, in_shape: Shape, largest: int) -> tuple[Tensor, Tensor, Tensor]:
     """Weights, three frames and biases: the largest numbers at random places and of random signs.
 
-    Neighbouring products then add up to the most they can, and whole sums stay small enough for float32.
+    Neighboring products then add up to the most they can, and whole sums stay small enough for float32.
     """
     generator = torch.Generator().manual_seed(0)
     weight = torch.randint(0, 2, weight_shape, dtype=torch.int8, generator=generator).mul_(2).sub_(1).mul_(127)

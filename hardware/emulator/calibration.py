@@ -1,4 +1,4 @@
-"""What a network does on sample data: the measurements that quantisation chooses by, and how far it then drifted.
+"""What a network does on sample data: the measurements that quantization chooses by, and how far it then drifted.
 
 `calibrate` runs the emulator once and returns plain numbers. Measured on the float graph they go into `exporters.passes.quantize`; measured on the
 integer graph as well, `drift` sets both side by side, layer by layer.
@@ -40,15 +40,15 @@ class Calibration:
 
 @dataclass(frozen=True)
 class LayerDrift:
-    """One synapse layer after quantisation, on the calibration data.
+    """One synapse layer after quantization, on the calibration data.
 
     Attributes:
         name: the synapse layer.
         neurons: the (first) neuron layer or read-out it feeds.
         peak: largest |current| into these in one step (of a read-out: its largest |membrane|), integer units.
-        register_used: `peak` as a share of the 131,071 that Lava's registers hold. Quantised graphs never pass 1.
+        register_used: `peak` as a share of the 131,071 that Lava's registers hold. Quantized graphs never pass 1.
         rate_float: spikes per neuron and step of the float network, None for a membrane read-out.
-        rate_quantised: the same of the quantised network.
+        rate_quantized: the same of the quantized network.
     """
 
     name: str
@@ -56,7 +56,7 @@ class LayerDrift:
     peak: float
     register_used: float
     rate_float: float | None
-    rate_quantised: float | None
+    rate_quantized: float | None
 
 
 def calibrate(
@@ -92,7 +92,7 @@ def calibrate(
 def drift(
     graph: SpikingGraph, scales: Sequence[LayerScale], before: Calibration, after: Calibration
 ) -> tuple[LayerDrift, ...]:
-    """One row per row of `scales`: the float network's calibration `before`, the quantised `graph`'s `after`."""
+    """One row per row of `scales`: the float network's calibration `before`, the quantized `graph`'s `after`."""
     rows = []
     for scale in scales:
         end = next(e for e in graph.targets(scale.name) if e in after.peaks)

@@ -294,7 +294,7 @@ def _explain(lines: list[str], code: int) -> str:
 
 
 def _write_tiny_net(path: Path) -> None:
-    """Four neurons that repeat their input: 2 from the own input is over the threshold, and the neighbour's
+    """Four neurons that repeat their input: 2 from the own input is over the threshold, and the neighbor's
     −1 arrives when that neuron has been reset."""
     import h5py
     import numpy as np

@@ -18,10 +18,9 @@ from pathlib import Path
 
 import typer
 
-from exporters.errors import DeployError
 from kdsnn.cli import check, demo, distill, evaluate, export, lava, listing, pretrain, profile, run
 from kdsnn.cli.console import say
-from kdsnn.errors import KdsnnError
+from kdsnn.errors import UserError
 
 app = typer.Typer(
     name="kdsnn-deploy",
@@ -47,7 +46,7 @@ app.command("list")(listing.list_)
 PIPE_CLOSED = 141
 """The exit code where nobody reads the output any more: 128 + SIGPIPE, as the shell has it."""
 
-MENDABLE = (KdsnnError, DeployError, OSError, MemoryError, UnicodeEncodeError)
+MENDABLE = (UserError, OSError, MemoryError, UnicodeEncodeError)
 
 ADVICE = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "make room, or choose another place"),

@@ -2,7 +2,7 @@
 
 The backends form two families. `torch` (the lowered float graph) and `onnx` compute the float network
 in exact arithmetic and must agree on every spike; so must `emulator` and `lava`, which compute the
-quantised one. Between the families stands quantisation, whose effect is reported, not judged. Where
+quantized one. Between the families stands quantization, whose effect is reported, not judged. Where
 there is a SpikingJelly module, it runs too, and `torch` is compared with it: BatchNorm folded into
 weights rounds differently, so a few spikes in a million may differ there.
 """
@@ -75,7 +75,7 @@ class Comparison:
         mismatches: spikes that differ at the output.
         hidden: spikes that differ in all neuron layers together (None where a backend shows only its output).
         compared: output values compared; `hidden_compared`: spikes compared in all layers.
-        must_agree: whether a mismatch is an error (within a family) or the effect of quantisation.
+        must_agree: whether a mismatch is an error (within a family) or the effect of quantization.
         first: where the first mismatch is, "layer, sample, step", or "".
         layers: the same, layer by layer in the network's order.
     """
@@ -202,7 +202,7 @@ def _compare_layer(name: str, a: Array, b: Array, start: int) -> LayerComparison
 
 def _float_graph(source: Source, backend: str) -> SpikingGraph:
     if source.exact is None:
-        raise KdsnnError(f"--on {backend}: {source.name} is already quantised; run it on emulator or lava")
+        raise KdsnnError(f"--on {backend}: {source.name} is already quantized; run it on emulator or lava")
     return source.exact
 
 

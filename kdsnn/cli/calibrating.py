@@ -1,4 +1,4 @@
-"""Quantisation as the command line asks for it: with or without calibration on the training images of a data set."""
+"""Quantization as the command line asks for it: with or without calibration on the training images of a data set."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Quantisation:
-    """How a network is to be quantised.
+class Quantization:
+    """How a network is to be quantized.
 
     Attributes:
         bits: of a weight, 2 to 8.
@@ -33,21 +33,21 @@ class Quantisation:
 
 
 COARSE_BITS = 4
-"""At so few bits, firing rates drift enough for biases to be corrected once more, by the rates that the quantised network shows. With
+"""At so few bits, firing rates drift enough for biases to be corrected once more, by the rates that the quantized network shows. With
 more bits that gains nothing: on six digit students, decisions that differ from the float network's went from 2.4 to 1.8 % at 3 bits,
 1.3 to 1.0 % at 4, and from 0.50 to 0.53 % at 8."""
 PASSES = 3
 """How often it is measured again. A correction changes the layers behind it, so that each pass settles one more layer."""
 
-Quantised = tuple["SpikingGraph", "tuple[LayerScale, ...]", "tuple[LayerDrift, ...]"]
-"""The integer graph, how each layer was quantised, and (calibrated only) how each layer drifted."""
+Quantized = tuple["SpikingGraph", "tuple[LayerScale, ...]", "tuple[LayerDrift, ...]"]
+"""The integer graph, how each layer was quantized, and (calibrated only) how each layer drifted."""
 
 
-def quantised(name: str, graph: SpikingGraph, exact: SpikingGraph, how: Quantisation) -> Quantised:
-    """Quantise a float graph; `exact` is its `make_exact` on 8-bit pixels. The graph's metadata says how it was done.
+def quantized(name: str, graph: SpikingGraph, exact: SpikingGraph, how: Quantization) -> Quantized:
+    """Quantize a float graph; `exact` is its `make_exact` on 8-bit pixels. The graph's metadata says how it was done.
 
     Raises:
-        KdsnnError, DeployError: unknown data, images of another shape, or a network that cannot be quantised.
+        KdsnnError, DeployError: unknown data, images of another shape, or a network that cannot be quantized.
     """
     from exporters.passes.exact import make_exact
     from exporters.passes.quantize import quantize
@@ -73,13 +73,13 @@ def quantised(name: str, graph: SpikingGraph, exact: SpikingGraph, how: Quantisa
     return _recorded(integer, how, len(images)), scales, drift(integer, scales, before, after)
 
 
-def _recorded(integer: SpikingGraph, how: Quantisation, samples: int | None) -> SpikingGraph:
+def _recorded(integer: SpikingGraph, how: Quantization, samples: int | None) -> SpikingGraph:
     calibration = None if samples is None else {"data": how.data, "part": "train", "samples": samples}
     done = {"bits": how.bits, "input_bits": how.input_bits, "calibration": calibration}
-    return integer.with_nodes({}, metadata={**integer.metadata, "quantisation": done})
+    return integer.with_nodes({}, metadata={**integer.metadata, "quantization": done})
 
 
-def _measure(title: str, graph: SpikingGraph, images: Array, how: Quantisation) -> Calibration:
+def _measure(title: str, graph: SpikingGraph, images: Array, how: Quantization) -> Calibration:
     from hardware.emulator.calibration import calibrate
     from kdsnn.cli.console import progress
 
@@ -87,7 +87,7 @@ def _measure(title: str, graph: SpikingGraph, images: Array, how: Quantisation) 
         return calibrate(graph, graph.encode(images), progress=lambda done: show(done, len(images)))
 
 
-def _images(name: str, graph: SpikingGraph, how: Quantisation) -> Array:
+def _images(name: str, graph: SpikingGraph, how: Quantization) -> Array:
     """Training images, float32 in 0…1 (N, *shape), evenly spread because sources may be sorted by class."""
     import numpy as np
 
@@ -113,14 +113,14 @@ def drift_rows(scales: tuple[LayerScale, ...], drifts: tuple[LayerDrift, ...]) -
     return [asdict(s) | measured.get(s.name, {}) for s in scales]
 
 
-def print_quantisation(title: str, rows: list[dict[str, Any]]) -> None:
+def print_quantization(title: str, rows: list[dict[str, Any]]) -> None:
     """The table of `drift_rows`."""
     from kdsnn.cli.console import percent, table
 
     columns = ["layer", "largest weight", "clipped", "threshold V", "scale", "limited by", "RMS error"]
     calibrated = any("peak" in row for row in rows)
     if calibrated:
-        columns += ["peak current", "of register", "firing rate, float → quantised"]
+        columns += ["peak current", "of register", "firing rate, float → quantized"]
     cells = []
     for row in rows:
         cell = [
@@ -128,7 +128,7 @@ def print_quantisation(title: str, rows: list[dict[str, Any]]) -> None:
             row["limited_by"], percent(row["rms_error"]),
         ]  # fmt: skip
         if calibrated:
-            before, after = row["rate_float"], row["rate_quantised"]
+            before, after = row["rate_float"], row["rate_quantized"]
             rates = "–" if before is None or after is None else f"{percent(before)} → {percent(after)}"
             cell += [f"{row['peak']:.0f}", percent(row["register_used"]), rates]
         cells.append(cell)

@@ -146,7 +146,7 @@ def describe(placement: Placement) -> dict[str, Any]:
                 "first_core": layer.first_core,
                 "cores": layer.cores,
                 "cores_by_resource": layer.needed(),
-                "utilisation": layer.utilisation(),
+                "utilization": layer.utilization(),
                 "limited_by": layer.limited_by,
                 "axons": layer.axons,
                 "hops_per_spike": layer.hops_per_spike,
@@ -162,7 +162,7 @@ def _print(source: str, fit: Fit) -> None:
     if fit.placement is not None:
         rows = []
         for layer in fit.placement.layers:
-            used = layer.utilisation()
+            used = layer.utilization()
             rows.append(
                 [
                     layer.name, " × ".join(map(str, layer.shape)), f"{layer.neurons:,}", str(layer.cores),

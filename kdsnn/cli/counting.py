@@ -29,7 +29,7 @@ _FILES = (".safetensors", ".net", ".nir")
 def count(
     name: str, network: Source, x: Array, labels: Array, *, twin: bool = False, quiet: bool = False, title: str = ""
 ) -> report.Student:
-    """Run uint8 images x (N, C, H, W) through the float and the quantised network and count what happens.
+    """Run uint8 images x (N, C, H, W) through the float and the quantized network and count what happens.
 
     Raises:
         KdsnnError: a `.net` file that reads spikes of an encoder on the host.
@@ -50,7 +50,7 @@ def count(
             Pixels(x, network.input_shape),
             labels,
             run=emulator.run,
-            quantised=network.integer if both else None,
+            quantized=network.integer if both else None,
             role="twin" if twin else "student",
             progress=show,
         )
@@ -232,7 +232,7 @@ def on_chip(network: Source, chain: SpikingGraph, chip: Target, activity: Activi
     if placed is None:
         return OnChip(notes=notes)
     rows = tuple(
-        report.LayerCores(layer.neurons_name, layer.cores, layer.limited_by, layer.utilisation()[layer.limited_by])
+        report.LayerCores(layer.neurons_name, layer.cores, layer.limited_by, layer.utilization()[layer.limited_by])
         for layer in placed.layers
     )
     note = f"{', '.join(placed.host)} on the host: {chip.title} takes no pixels." if placed.host else ""
@@ -313,7 +313,7 @@ def comparison_rows(runs: list[BackendRun], found: list[Comparison], labels: Arr
         c = by_backend.get(run.backend)
         note = ""
         if c is not None and not c.must_agree:
-            note = "the effect of quantisation" if c.backend == "emulator" else "folding BatchNorm rounds differently"
+            note = "the effect of quantization" if c.backend == "emulator" else "folding BatchNorm rounds differently"
         rows.append(
             report.Comparison(
                 backend=run.backend,

@@ -18,7 +18,7 @@ def demo(
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
-    """Train, distill, quantise, export, run and compare on scikit-learn's digits, in about two minutes.
+    """Train, distill, quantize, export, run and compare on scikit-learn's digits, in about two minutes.
 
     Exits with 1 when two backends differ that must not.
     """

@@ -48,15 +48,15 @@ class Encoder:
 
 
 def on_host(network: Source) -> Source:
-    """The same network with its first layer on the host, in full precision, and the rest quantised on the chip.
+    """The same network with its first layer on the host, in full precision, and the rest quantized on the chip.
 
     Raises:
-        KdsnnError, DeployError: the network is quantised already, reads spikes, or is nothing but its encoder.
+        KdsnnError, DeployError: the network is quantized already, reads spikes, or is nothing but its encoder.
     """
     from exporters.passes.split import split_encoder
 
     if network.exact is None:
-        raise KdsnnError(f"--encoder host: {network.name} is quantised already; split what it was exported from")
+        raise KdsnnError(f"--encoder host: {network.name} is quantized already; split what it was exported from")
     host, _ = split_encoder(network.exact)
     _, chip = split_encoder(network.integer)
     chip = chip.with_nodes({}, metadata={**chip.metadata, "encoder": f"{network.name}.encoder.onnx"})

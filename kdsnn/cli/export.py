@@ -99,14 +99,14 @@ def export(
     if source.endswith(".safetensors") and not _is_spiking(Path(source)):
         if calibrate is not None:
             raise KdsnnError(
-                f"--calibrate {calibrate}: {source} is an ANN and is not quantised; give a spiking student"
+                f"--calibrate {calibrate}: {source} is an ANN and is not quantized; give a spiking student"
             )
         with sole_writer(out / Path(source).stem):
             rows = [_write_teacher(Path(source), out)]
     else:
         if calibrate is not None and not holds_integers:
             raise KdsnnError(
-                f"--calibrate {calibrate}: no file holds the quantised network; add --to netx, or --quantized for ONNX"
+                f"--calibrate {calibrate}: no file holds the quantized network; add --to netx, or --quantized for ONNX"
             )
         network = load(
             source, bits=bits, input_bits=input_bits, T=timesteps, weights=weights, input_shape=input_shape,
@@ -132,15 +132,15 @@ def export(
                 rows.append(write(host, Format.onnx, out, verify=verify, seed=seed))
         if holds_integers:
             scales = drift_rows(split.scales if formats == [Format.netx] else network.scales, network.drifts)
-            bits = network.integer.metadata.get("quantisation", {}).get("bits")
+            bits = network.integer.metadata.get("quantization", {}).get("bits")
     if json:
-        print_json({"files": rows, "quantisation": scales})
+        print_json({"files": rows, "quantization": scales})
     else:
         _print(source, rows, scales, bits)
 
 
 def _print(source: str, rows: list[dict[str, Any]], scales: list[dict[str, Any]], bits: int | None) -> None:
-    from kdsnn.cli.calibrating import print_quantisation
+    from kdsnn.cli.calibrating import print_quantization
     from kdsnn.cli.console import si, table
 
     cells = [
@@ -149,7 +149,7 @@ def _print(source: str, rows: list[dict[str, Any]], scales: list[dict[str, Any]]
     ]
     table(f"exported {source}", ["format", "file", "size", "contents", "spikes verified", "mismatches"], cells)
     if scales:
-        print_quantisation(f"quantised to {bits} bits", scales)
+        print_quantization(f"quantized to {bits} bits", scales)
 
 
 def write(
@@ -216,7 +216,7 @@ def _write_onnx(network: Source, out: Path, form: Form, integer: bool) -> Writte
 
     graph = network.integer if integer else network.exact
     if graph is None:
-        raise KdsnnError(f"{network.name}: a netx file holds the quantised network only; export the checkpoint to ONNX")
+        raise KdsnnError(f"{network.name}: a netx file holds the quantized network only; export the checkpoint to ONNX")
     parts = [network.name, *(["int8"] if integer else []), *([] if form is Form.sequence else [form.value]), "onnx"]
     path = onnx.write(graph, out / ".".join(parts), form.value)
     arithmetic = "integer" if integer else "exact float32"

@@ -38,7 +38,7 @@ def deviations(
     There are some only where a register of the chip, not the weights, sets the scale: a first layer in 8 bits.
 
     Raises:
-        DeployError: the network cannot be quantised any more.
+        DeployError: the network cannot be quantized any more.
     """
     import numpy as np
 

@@ -11,7 +11,7 @@ from kdsnn.cli.options import Json
 
 
 class What(StrEnum):
-    """A catalogue."""
+    """A catalog."""
 
     models = "models"
     data = "data"

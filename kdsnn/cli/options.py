@@ -39,13 +39,13 @@ Timesteps = Annotated[
 Bits = Annotated[
     int | None,
     typer.Option(
-        "--bits", help="Weight bits of the quantised network, 2 to 8; by default 8, or what it was trained for."
+        "--bits", help="Weight bits of the quantized network, 2 to 8; by default 8, or what it was trained for."
     ),
 ]
 InputBits = Annotated[int, typer.Option("--input-bits", help="Bits of an input pixel on the chip, 1 to 8.")]
 Calibrate = Annotated[
     str | None,
-    typer.Option("--calibrate", help="Quantise so that currents err least on the training images of this data."),
+    typer.Option("--calibrate", help="Quantize so that currents err least on the training images of this data."),
 ]
 CalibrationSamples = Annotated[
     int, typer.Option("--calibration-samples", min=1, help="How many training images --calibrate takes.")

@@ -162,8 +162,8 @@ def summary(made: Report) -> tuple[str, list[str], list[list[str]]]:
         energies = [joules(m.ann) if m.ann else NONE for m in models]
         rows.append([f"{t.name} (ANN{' teacher' if made.students else ''})", accuracy, *counts, *energies])
     for index, student in enumerate(made.students):
-        for run in filter(None, (student.float_run, student.quantised_run)):
-            kind = "quantised" if run.arithmetic == "integer" else "float"
+        for run in filter(None, (student.float_run, student.quantized_run)):
+            kind = "quantized" if run.arithmetic == "integer" else "float"
             accuracy = NONE if run.accuracy is None else percent(run.accuracy)
             counts = [f"{run.parameters:,}", NONE, quantity(run.macs_repeated), quantity(run.synops.mean)]
             found = [m.students[index] for m in models]

@@ -212,7 +212,7 @@ def _run_onnx_file(
 
 
 def _input_of(network: Source, x: Array) -> Array:
-    """What the quantised network consumes; real pixels where there is none."""
+    """What the quantized network consumes; real pixels where there is none."""
     from exporters.errors import DeployError
 
     return x if isinstance(network.chip, DeployError) else network.frames(x).astype("int32")

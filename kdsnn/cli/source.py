@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from exporters.errors import DeployError
 from exporters.graph import SpikingGraph
-from kdsnn.cli.calibrating import Quantisation, quantised
+from kdsnn.cli.calibrating import Quantization, quantized
 from kdsnn.cli.console import say
 from kdsnn.errors import KdsnnError
 
@@ -44,8 +44,8 @@ class Source:
         module: the spiking torch module in eval mode, None for a file that has none (`.net`).
         graph: the float graph as it was lowered, None where there is no float form.
         exact: the float graph with exact arithmetic (`make_exact`), None where there is no float form.
-        chip: the quantised graph, or why there is none (reset by subtraction, say): then only verbs that need it fail.
-        scales: how each synapse layer was quantised.
+        chip: the quantized graph, or why there is none (reset by subtraction, say): then only verbs that need it fail.
+        scales: how each synapse layer was quantized.
         drifts: how each synapse layer drifted by it, where it was calibrated.
         encoder: what makes spikes of images on the host, where `chip` reads these.
     """
@@ -61,10 +61,10 @@ class Source:
 
     @property
     def integer(self) -> SpikingGraph:
-        """The quantised graph.
+        """The quantized graph.
 
         Raises:
-            DeployError: the network cannot be quantised.
+            DeployError: the network cannot be quantized.
         """
         if isinstance(self.chip, DeployError):
             raise self.chip
@@ -78,7 +78,7 @@ class Source:
         return (self.graph or self.integer).input.shape
 
     def frames(self, x: Array) -> Array:
-        """What the quantised graph consumes of samples x (N, *shape): integer pixels, or the spikes of the host's encoder."""
+        """What the quantized graph consumes of samples x (N, *shape): integer pixels, or the spikes of the host's encoder."""
         return self.integer.encode(x if self.encoder is None else self.encoder.spikes(x))
 
 
@@ -108,7 +108,7 @@ def load(
 ) -> Source:
     """Load a checkpoint (`.safetensors`), a netx or NIR file (`.net`, `.nir`), or any network (`package.module:factory`).
 
-    With `calibrate`, quantisation is calibrated on that many training images of this data set; `quiet` hides its
+    With `calibrate`, quantization is calibrated on that many training images of this data set; `quiet` hides its
     progress. `nir`: further arguments of `exporters.nir.read` (dt, method, reset). `input_coding`: of a `.net` file that
     has no `.net.json` beside it.
 
@@ -116,7 +116,7 @@ def load(
         KdsnnError, DeployError: missing, damaged or of another kind; one line each.
     """
     path = Path(source)
-    how = Quantisation(8 if bits is None else bits, input_bits, calibrate, calibration_samples, quiet)
+    how = Quantization(8 if bits is None else bits, input_bits, calibrate, calibration_samples, quiet)
     if not (2 <= how.bits <= 8 and 1 <= input_bits <= 8):
         raise KdsnnError(f"--bits {how.bits} --input-bits {input_bits}: weights have 2 to 8 bits, pixels 1 to 8")
     if T is not None and not 1 <= T <= MOST_STEPS:
@@ -145,7 +145,7 @@ def load(
 
         if calibrate is not None:
             raise KdsnnError(
-                f"--calibrate {calibrate}: {source} is quantised already; calibrate what it was exported from"
+                f"--calibrate {calibrate}: {source} is quantized already; calibrate what it was exported from"
             )
         graph = read_net(path, T, input_coding, input_bits)
         return Source(path.stem, None, None, None, graph, encoder=beside(path, graph))
@@ -155,7 +155,7 @@ def load(
         read = nir_files.read(path, T=T, **(nir or {}))
         for warning in read.metadata.get("nir_warnings", ()):
             say(f"note: {warning}")
-        return _quantised(path.stem, None, read, how)
+        return _quantized(path.stem, None, read, how)
     if path.suffix == ".safetensors":
         return _checkpoint(path, how, bits)
     if path.suffix == ".onnx":
@@ -221,7 +221,7 @@ def _shape(text: str) -> tuple[int, ...]:
     return shape
 
 
-def _checkpoint(path: Path, how: Quantisation, bits: int | None) -> Source:
+def _checkpoint(path: Path, how: Quantization, bits: int | None) -> Source:
     from kdsnn import checkpoint
 
     module, info = checkpoint.load(path)
@@ -233,8 +233,8 @@ def _checkpoint(path: Path, how: Quantisation, bits: int | None) -> Source:
     return lower(path.stem, module, info.input_shape, info.T, how, metadata)
 
 
-def _as_trained(path: Path, how: Quantisation, asked: int | None, bits: int) -> Quantisation:
-    """A student trained on a grid (`distill --quantize`) is quantised to that grid, unless other bits were asked for."""
+def _as_trained(path: Path, how: Quantization, asked: int | None, bits: int) -> Quantization:
+    """A student trained on a grid (`distill --quantize`) is quantized to that grid, unless other bits were asked for."""
     if how.data is not None:
         raise KdsnnError(f"--calibrate {how.data}: {path} was trained on its grid of {bits} bits; leave it out")
     if asked is not None and asked != bits:
@@ -248,27 +248,27 @@ def lower(
     module: nn.Module,
     input_shape: tuple[int, ...],
     T: int,
-    how: Quantisation,
+    how: Quantization,
     metadata: dict[str, Any],
 ) -> Source:
     """Lower a spiking module to its exact float graph and its integer graph."""
     from exporters.from_torch import from_torch
 
     graph = from_torch(module.eval(), input_shape, T, **metadata)
-    return _quantised(name, module, graph, how)
+    return _quantized(name, module, graph, how)
 
 
-def _quantised(name: str, module: nn.Module | None, graph: SpikingGraph, how: Quantisation) -> Source:
+def _quantized(name: str, module: nn.Module | None, graph: SpikingGraph, how: Quantization) -> Source:
     from exporters.passes.exact import make_exact
 
     if graph.is_integer:
         if how.data is not None:
             raise KdsnnError(
-                f"--calibrate {how.data}: {name} is quantised already; calibrate what it was exported from"
+                f"--calibrate {how.data}: {name} is quantized already; calibrate what it was exported from"
             )
         return Source(name, module, None, None, graph)
     exact = make_exact(graph)
     try:
-        return Source(name, module, graph, exact, *quantised(name, graph, exact, how))
+        return Source(name, module, graph, exact, *quantized(name, graph, exact, how))
     except DeployError as error:
         return Source(name, module, graph, exact, error)

@@ -21,7 +21,7 @@ class Augmentation:
     * `auto`: one operation of `kdsnn.data.policy`, of AutoAugment's strength.
     * `crop`: moved by up to that many pixels each way, black moving in (padding and random crop).
     * `flip`: mirrored left to right, or not.
-    * `cutout`: a black square with sides of that many pixels, its centre anywhere in the image.
+    * `cutout`: a black square with sides of that many pixels, its center anywhere in the image.
 
     Raises KdsnnError when a number is negative or larger than `LARGEST` says.
     """

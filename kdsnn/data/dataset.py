@@ -13,10 +13,10 @@ from kdsnn.errors import KdsnnError
 
 @dataclass(frozen=True, eq=False)
 class DataSet:
-    """Labelled 8-bit images, split into training and test.
+    """Labeled 8-bit images, split into training and test.
 
     `x_train`, `x_test`: uint8, (N, C, H, W), 0…255; a `numpy.memmap` where the images are too many for
-    memory. A network sees pixels / 255 as float32 and no mean/std normalisation: the first BatchNorm
+    memory. A network sees pixels / 255 as float32 and no mean/std normalization: the first BatchNorm
     does that job, and 8-bit pixels stay exact integers on a chip. `y_train`, `y_test`: int64, (N,),
     0…classes - 1. `name` is the spec that `load` took. `class_names` are those of the source, in the
     order of the labels, or empty; `notes` says in whole sentences what was done to the source's images.

@@ -86,7 +86,7 @@ def mirrored(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def cut(images: Tensor, side: int, generator: torch.Generator) -> Tensor:
-    """A black square in each image (N, C, H, W), centred on a pixel of its own, as much of it as lies inside (Cutout)."""
+    """A black square in each image (N, C, H, W), centered on a pixel of its own, as much of it as lies inside (Cutout)."""
     if side == 0:
         return images
     count, _, height, width = images.shape
@@ -95,7 +95,7 @@ def cut(images: Tensor, side: int, generator: torch.Generator) -> Tensor:
 
 
 def _stretch(count: int, length: int, side: int, generator: torch.Generator, device: torch.device) -> Tensor:
-    """Boolean (count, length): `side` neighbours in each row, around a random place."""
-    centre = torch.randint(0, length, (count, 1), generator=generator, device=device)
-    distance = torch.arange(length, device=device) - centre + side // 2
+    """Boolean (count, length): `side` neighbors in each row, around a random place."""
+    center = torch.randint(0, length, (count, 1), generator=generator, device=device)
+    distance = torch.arange(length, device=device) - center + side // 2
     return (distance >= 0) & (distance < side)

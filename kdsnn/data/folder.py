@@ -47,7 +47,7 @@ def _load(folder: Path, seed: int) -> DataSet:
         )
     images, others = _scan(folder / "train" if test_folder else folder)
     names = sorted(images)
-    train, y_train = _labelled(images, names)
+    train, y_train = _labeled(images, names)
     notes = []
     if test_folder:
         images, more = _scan(test_folder)
@@ -56,7 +56,7 @@ def _load(folder: Path, seed: int) -> DataSet:
             raise KdsnnError(
                 f"{test_folder} has a class {unknown[0]} that {folder / 'train'} has not: add or rename it."
             )
-        test, y_test = _labelled(images, names)
+        test, y_test = _labeled(images, names)
     else:
         chosen = stratified_mask(y_train, TEST_FRACTION, seed)
         if not chosen.any():
@@ -112,7 +112,7 @@ def _files(folder: Path) -> Iterator[Path]:
                     yield Path(entry.path)
 
 
-def _labelled(images: dict[str, list[Path]], names: list[str]) -> tuple[list[Path], NDArray[np.int64]]:
+def _labeled(images: dict[str, list[Path]], names: list[str]) -> tuple[list[Path], NDArray[np.int64]]:
     paths = [path for name in names for path in images.get(name, [])]
     return paths, np.repeat(np.arange(len(names)), [len(images.get(name, [])) for name in names])
 

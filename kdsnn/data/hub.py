@@ -43,7 +43,7 @@ def load_hub(name: str, repository: str, seed: int) -> DataSet:
     """Read `repository`, REPO or REPO:CONFIG, as the module describes; `name` is what to call it.
 
     Raises KdsnnError when it can be had neither from the Hub nor from the cache, or when it does not
-    hold labelled images of one size.
+    hold labeled images of one size.
     """
     try:
         return _load(name, repository, seed)

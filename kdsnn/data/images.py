@@ -22,7 +22,7 @@ Source = Path | bytes
 Named = tuple[str, Source]
 """What to call an image in an error message, and its file or its encoded bytes."""
 
-GREY = ("1", "L", "LA")
+GRAY = ("1", "L", "LA")
 WIDER = ("I", "F")  # and their variants, like I;16: more than 8 bits a pixel
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
 """What a file may hold, whatever its name ends in. Pillow knows more, among them PostScript, which it has Ghostscript execute."""
@@ -31,10 +31,10 @@ FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
 def decode(parts: list[Callable[[], Iterator[Named]]], suggestion: str) -> list[NDArray[np.uint8]]:
     """All images of each part as one uint8 array (N, C, H, W).
 
-    C is 1 where every image of every part is grey, else 3: a palette becomes colours, transparency is
-    dropped and a grey image among coloured ones is repeated in all three channels. Of an animation or
+    C is 1 where every image of every part is gray, else 3: a palette becomes colors, transparency is
+    dropped and a gray image among colored ones is repeated in all three channels. Of an animation or
     of several pages it is the first. Each of `parts` is
-    called twice, because the headers tell sizes and colours before anything is decoded. Raises KdsnnError naming the
+    called twice, because the headers tell sizes and colors before anything is decoded. Raises KdsnnError naming the
     first image that cannot be read, has another size than the first one, more than 8 bits a channel, or more
     pixels than Pillow thinks safe (89 million); `suggestion` completes that message.
     """
@@ -44,7 +44,7 @@ def decode(parts: list[Callable[[], Iterator[Named]]], suggestion: str) -> list[
 
 def _decode(parts: list[Callable[[], Iterator[Named]]], suggestion: str) -> list[NDArray[np.uint8]]:
     size: tuple[int, int] | None = None
-    first, grey, counts = "", True, [0] * len(parts)
+    first, gray, counts = "", True, [0] * len(parts)
     for part, images in enumerate(parts):
         for name, source in images():
             found, mode = _header(name, source, suggestion)
@@ -54,13 +54,13 @@ def _decode(parts: list[Callable[[], Iterator[Named]]], suggestion: str) -> list
                 raise KdsnnError(
                     f"{name} is {_by(found)} pixels and {first} is {_by(size)}: all images must have one size: {suggestion}."
                 )
-            grey = grey and mode in GREY
+            gray = gray and mode in GRAY
             counts[part] += 1
     width, height = size or (0, 0)
-    arrays = [empty((count, 1 if grey else 3, height, width)) for count in counts]
+    arrays = [empty((count, 1 if gray else 3, height, width)) for count in counts]
     for array, images in zip(arrays, parts, strict=True):
         for index, (name, source) in enumerate(images()):
-            array[index] = _pixels(name, source, "L" if grey else "RGB", suggestion)
+            array[index] = _pixels(name, source, "L" if gray else "RGB", suggestion)
     return arrays
 
 
@@ -110,7 +110,7 @@ def _muted(image: Any) -> Iterator[None]:
 
 
 def _is_wide(image: Any) -> bool:
-    """Whether a channel has more than 8 bits; Pillow says so in the mode of grey images only, and rounds coloured ones."""
+    """Whether a channel has more than 8 bits; Pillow says so in the mode of gray images only, and rounds colored ones."""
     if image.mode.startswith(WIDER):
         return True
     for decoder, _, _, arguments in image.tile:

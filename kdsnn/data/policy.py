@@ -30,7 +30,7 @@ class Operation(IntEnum):
     SOLARIZE = 9  # levels from 256 (1 - s) on inverted
     AUTOCONTRAST = 10  # each channel stretched to 0…255
     EQUALIZE = 11  # each channel's histogram flattened
-    COLOR = 12  # distance to grey times 1 ± 0.9 s
+    COLOR = 12  # distance to gray times 1 ± 0.9 s
     SHARPNESS = 13  # distance to a blurred image times 1 ± 0.9 s
 
 
@@ -55,7 +55,7 @@ def applied(images: Tensor, operation: Tensor, strength: Tensor) -> Tensor:
 
 
 def _moved(images: Tensor, operation: Tensor, strength: Tensor) -> Tensor:
-    """Rotation, shear and translation about the centre; bilinear, black moves in."""
+    """Rotation, shear and translation about the center; bilinear, black moves in."""
     height, width = images.shape[2:]
 
     def amount(one: Operation, most: float) -> Tensor:
@@ -88,7 +88,7 @@ def _toned(images: Tensor, operation: Tensor, strength: Tensor) -> Tensor:
     factor = (1 + 0.9 * strength)[:, None, None]
     force = strength.abs()[:, None, None]
 
-    mean = _grey(images.float()).mean((2, 3))[:, :, None]
+    mean = _gray(images.float()).mean((2, 3))[:, :, None]
     low, high = (f(flat, dim=2, keepdim=True).float() for f in (torch.amin, torch.amax))
     step = 2 ** (4 * force).round()
     table = levels.expand(count, channels, 256)
@@ -119,18 +119,18 @@ def _equalizing(flat: Tensor, levels: Tensor) -> Tensor:
 
 
 def _filtered(images: Tensor, operation: Tensor, strength: Tensor) -> Tensor:
-    """Colour and sharpness: away from, or towards, the grey or the blurred image."""
+    """Color and sharpness: away from, or toward, the gray or the blurred image."""
     pixels = images.float()
-    # Pillow's SMOOTH kernel, 5 in the centre and 1 around it, as three rows and three columns (ten times faster
+    # Pillow's SMOOTH kernel, 5 in the center and 1 around it, as three rows and three columns (ten times faster
     # than average pooling on a CPU); border pixels are repeated outwards
     wide = pad(pixels, (1, 1, 1, 1), mode="replicate")
     wide = wide[:, :, :-2] + wide[:, :, 1:-1] + wide[:, :, 2:]
     blurred = (wide[..., :-2] + wide[..., 1:-1] + wide[..., 2:] + 4 * pixels) / 13
-    plain = torch.where((operation == Operation.COLOR)[:, None, None, None], _grey(pixels), blurred)
+    plain = torch.where((operation == Operation.COLOR)[:, None, None, None], _gray(pixels), blurred)
     return _pixels(plain + (pixels - plain) * (1 + 0.9 * strength)[:, None, None, None])
 
 
-def _grey(pixels: Tensor) -> Tensor:
+def _gray(pixels: Tensor) -> Tensor:
     """(N, C, H, W) → (N, 1, H, W): the luma of three channels, the mean of any other number."""
     if pixels.shape[1] != 3:
         return pixels.mean(1, keepdim=True)

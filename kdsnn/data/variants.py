@@ -1,13 +1,13 @@
-"""MNIST's variants (Larochelle et al., ICML 2007, section 4), made from any grey images with a seed.
+"""MNIST's variants (Larochelle et al., ICML 2007, section 4), made from any gray images with a seed.
 
-* `rot`: each image turned about its centre by its own angle, uniform in 0…2π; bilinear, black moves in.
+* `rot`: each image turned about its center by its own angle, uniform in 0…2π; bilinear, black moves in.
 * `back-rand`: a background of independent pixels, uniform in 0…255.
 * `back-image`: a background cut out of a photograph.
 * `rot-back-image`: `rot`, then `back-image`, which stays upright.
 
 These are regenerations of the procedure, not the original files, which can no longer be had and whose
 details are not all published. Known differences: image and background are joined by their maximum;
-photographs are scikit-learn's two sample images (`china.jpg`, `flower.jpg`, in grey) in place of twenty
+photographs are scikit-learn's two sample images (`china.jpg`, `flower.jpg`, in gray) in place of twenty
 from the web; a patch is taken if its pixels / 255 have a standard deviation of at least 0.10, in place
 of an unpublished threshold, and a mean of at most 0.70, because white sky hides the strokes. The original benchmark also has its own split, which `12k-50k` makes: all
 images pooled, 62,000 drawn, 12,000 for training and 50,000 for the test.
@@ -113,7 +113,7 @@ VARIANTS: Mapping[str, Variant] = MappingProxyType(
 
 
 def rotated(images: Images, angles: NDArray[np.float64]) -> Images:
-    """Images (N, C, H, W) turned counter-clockwise about their centres by `angles` (N,), in radians.
+    """Images (N, C, H, W) turned counter-clockwise about their centers by `angles` (N,), in radians.
 
     Bilinear; black moves in; an angle of 0 changes nothing.
     """
@@ -149,7 +149,7 @@ def _each_part(
     """Training and test images changed, each part with a random stream of its own (RandomState's never changes)."""
     if data.input_shape[0] != 1:
         raise KdsnnError(
-            f"{data.name} has {data.input_shape[0]} channels: the variants of MNIST need grey images (one channel)."
+            f"{data.name} has {data.input_shape[0]} channels: the variants of MNIST need gray images (one channel)."
         )
     x_train, x_test = (
         mapped(x, drawing(np.random.RandomState([*seed, part]))) for part, x in enumerate((data.x_train, data.x_test))
@@ -162,16 +162,16 @@ def _patches(name: str, height: int, width: int) -> tuple[NDArray[np.uint8], NDA
     """All windows of the photographs, (photo, y, x, height, width), and the (photo, y, x) of the fit ones."""
     import sklearn.datasets
 
-    colours = np.stack(sklearn.datasets.load_sample_images().images).astype(np.float64)
-    photos = np.rint(colours @ (0.299, 0.587, 0.114)).astype(np.uint8)
+    colors = np.stack(sklearn.datasets.load_sample_images().images).astype(np.float64)
+    photos = np.rint(colors @ (0.299, 0.587, 0.114)).astype(np.uint8)
     if height > photos.shape[1] or width > photos.shape[2]:
         raise KdsnnError(
             f"{name}: images of {height}×{width} are larger than the background photographs "
             f"({photos.shape[1]}×{photos.shape[2]}): use back-rand."
         )
-    grey = photos.astype(np.int64)
-    mean = _window_sums(grey, height, width) / (height * width)
-    variance = _window_sums(grey**2, height, width) / (height * width) - mean**2
+    gray = photos.astype(np.int64)
+    mean = _window_sums(gray, height, width) / (height * width)
+    variance = _window_sums(gray**2, height, width) / (height * width) - mean**2
     windows = sliding_window_view(photos, (height, width), axis=(1, 2))  # type: ignore[call-overload]
     return windows, np.argwhere((variance >= (255 * LEAST_CONTRAST) ** 2) & (mean <= 255 * MOST_BRIGHTNESS))
 

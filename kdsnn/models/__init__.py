@@ -27,7 +27,7 @@ LARGEST = 1 << 20
 
 @dataclass(frozen=True)
 class Architecture:
-    """One line of the catalogue.
+    """One line of the catalog.
 
     Attributes:
         description: one line for the user.
@@ -117,7 +117,7 @@ def build(
     neuron: Neuron = "if",
     **options: Any,
 ) -> Network:
-    """Build the ANN or the SNN of an architecture, freshly initialised.
+    """Build the ANN or the SNN of an architecture, freshly initialized.
 
     Args:
         name: a key of `MODELS`.

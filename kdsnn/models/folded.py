@@ -1,7 +1,7 @@
 """A spiking network layer by layer as a chip holds it: BatchNorm folded away, every set of synapses by itself.
 
 Made from a trained student by the command line (`kdsnn.cli.folding`), and again by `kdsnn.checkpoint` from the
-layers that a quantised checkpoint lists. It runs as any `Network` does, has the same names, and can be
+layers that a quantized checkpoint lists. It runs as any `Network` does, has the same names, and can be
 distilled, exported and traced like one. An identity shortcut is a depthwise 1×1 convolution here; where several
 BatchNorms read one sum, each has synapses of its own.
 """

@@ -60,7 +60,7 @@ class Network(nn.Module):
         """Run the SNN on images that stay the same for T steps (direct coding): (N, C, H, W) → (T, N, classes).
 
         Equals `forward(x.expand(T, ...))`, but computes the stem once. While training, its BatchNorm sees every
-        image once and not T times: same mean and same normalisation, while the running variance takes the
+        image once and not T times: same mean and same normalization, while the running variance takes the
         unbiased factor n/(n-1) of n = N·H·W values instead of T·n.
         """
         current = self.stem(x.unsqueeze(0))

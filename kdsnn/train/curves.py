@@ -11,16 +11,16 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
+from exporters.files import atomic_path
 from kdsnn.errors import KdsnnError
-from kdsnn.files import atomic_path
 from kdsnn.train.history import EpochRecord, read_csv
 
 TEACHER = "teacher"
-"""The label of the run that is drawn dashed and grey; the others take the colours in their order."""
+"""The label of the run that is drawn dashed and gray; the others take the colors in their order."""
 
 _WIDTH, _HEIGHT = 840, 340
 _LEFT, _TOP, _BOTTOM, _GAP, _RIGHT = 52, 62, 44, 64, 16
-_COLOURS = 4
+_COLORS = 4
 _STYLE = """
 svg{color-scheme:light dark}
 .ground{fill:#fff}.grid{stroke:#e3e5e8}text{fill:#3d434b;font:12px system-ui,sans-serif}
@@ -81,11 +81,11 @@ def curves_svg(runs: Mapping[str, Sequence[EpochRecord]]) -> str:
 def _class(label: str, labels: Sequence[str]) -> str:
     if label == TEACHER:
         return "teacher"
-    return f"run{[one for one in labels if one != TEACHER].index(label) % _COLOURS}"
+    return f"run{[one for one in labels if one != TEACHER].index(label) % _COLORS}"
 
 
 def _legend(runs: Mapping[str, Sequence[EpochRecord]]) -> list[str]:
-    """A line in the run's colour, its label, and its last accuracy, side by side."""
+    """A line in the run's color, its label, and its last accuracy, side by side."""
     parts, x = [], float(_LEFT)
     for label, records in runs.items():
         text = f"{label} {100 * records[-1].accuracy:.2f} %"

@@ -1,4 +1,4 @@
-"""Quantisation-aware training: a spiking network that sees its weights, biases and thresholds as a chip will.
+"""Quantization-aware training: a spiking network that sees its weights, biases and thresholds as a chip will.
 
 Layers whose currents meet in one membrane share one scale S, integer units per real unit (`exporters.passes.quantize`
 says why). With u_l the size of one unit that layer l reads (1 for spikes, 1/255 for pixels, 1/k for the average of

@@ -9,8 +9,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from exporters.files import atomic_path
 from kdsnn.errors import KdsnnError
-from kdsnn.files import atomic_path
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ def schedule(epoch: float, config: TrainConfig) -> float:
 
 def optimizer_of(module: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
     """SGD with Nesterov momentum, or AdamW, over every parameter of `module`."""
-    # one-dimensional parameters are biases and BatchNorm's scales: decaying them only fights the normalisation
+    # one-dimensional parameters are biases and BatchNorm's scales: decaying them only fights the normalization
     decayed = [p for p in module.parameters() if p.requires_grad and p.ndim > 1]
     spared = [p for p in module.parameters() if p.requires_grad and p.ndim <= 1]
     groups: list[dict[str, Any]] = [

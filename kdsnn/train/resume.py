@@ -23,9 +23,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from exporters.files import atomic_path
 from kdsnn.digest import digest_weights
 from kdsnn.errors import KdsnnError
-from kdsnn.files import atomic_path
 from kdsnn.train.history import EpochRecord
 from kdsnn.train.optim import Average
 

@@ -54,7 +54,7 @@ def count_module(module: nn.Module, input_shape: Shape) -> ModuleCounts:
     """
     norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     parameters = sum(p.numel() for p in module.parameters())
-    normalising = sum(p.numel() for p in {p for m in norms for p in m.parameters()})
+    normalizing = sum(p.numel() for p in {p for m in norms for p in m.parameters()})
     try:
         replica = copy.deepcopy(module).cpu().float().eval()
         part: Any
@@ -71,7 +71,7 @@ def count_module(module: nn.Module, input_shape: Shape) -> ModuleCounts:
             f"{type(module).__name__} does not run on a sample of shape {input_shape}: {reason}"
         ) from error
     # the counter calls a multiply-accumulate two operations
-    return ModuleCounts(int(operations), counter.get_total_flops() // 2, parameters, parameters - normalising)
+    return ModuleCounts(int(operations), counter.get_total_flops() // 2, parameters, parameters - normalizing)
 
 
 def _inherited_hooks(module: nn.Module) -> dict[type, Any]:

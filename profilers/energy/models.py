@@ -219,7 +219,7 @@ def _target(value: Any, arithmetic: str, ann: tuple[Term, ...] | str, snn: tuple
             raise _MalformedError(f"snn counts {placed[0]}, which a placement gives; name its chip in target")
         return ""
     if arithmetic == "float":
-        raise _MalformedError("arithmetic is 'float', but on target runs the quantised network; write 'integer'")
+        raise _MalformedError("arithmetic is 'float', but on target runs the quantized network; write 'integer'")
     return _text(value, "target")
 
 

@@ -87,8 +87,8 @@ def zero_skipping_ann(shapes: Mapping[str, LayerShape], active: Mapping[str, flo
     return _collect("ann", (entry for name, shape in shapes.items() for entry in _ann_layer(shape, active[name])))
 
 
-def quantised_twin(activity: Activity) -> Counts:
-    """The same network as an ANN, its ReLUs quantised to ⌈log2(T + 1)⌉ bits, one pass, bit by bit.
+def quantized_twin(activity: Activity) -> Counts:
+    """The same network as an ANN, its ReLUs quantized to ⌈log2(T + 1)⌉ bits, one pass, bit by bit.
 
     T spikes carry T + 1 levels, and so do that many bits (Yan, Bai & Wong 2024, arXiv 2409.08290). A bit-serial
     multiply-accumulate is one accumulate per bit; the analog input is multiplied as in the SNN, once. Dense, twin

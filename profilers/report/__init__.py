@@ -26,7 +26,7 @@ from profilers.counting.statistics import statistic
 from profilers.energy import models as energy_models
 from profilers.energy.evaluation import EnergyEstimate, baseline, break_even, energy
 from profilers.energy.models import EnergyModel
-from profilers.energy.operations import Counts, ann_counts, dense_ann, quantised_twin, snn_counts
+from profilers.energy.operations import Counts, ann_counts, dense_ann, quantized_twin, snn_counts
 from profilers.report import paper
 from profilers.report.data import (
     VERSION,
@@ -146,7 +146,7 @@ def summarize(
         layers=tuple(layers),
         counts=snn_counts(activity),
         dense_counts=dense_ann(synapse.shape for synapse in activity.synapses.values()),
-        twin_counts=quantised_twin(activity),
+        twin_counts=quantized_twin(activity),
     )
 
 
@@ -229,10 +229,10 @@ def layer_table(report: Report) -> pd.DataFrame:
     """One row per student, run and layer; the columns of `Layer` after "student" and "run"."""
     columns = [f.name for f in fields(Layer) if f.name != "counts"]
     rows = [
-        {"student": student.name, "run": "quantised" if run.arithmetic == "integer" else "float"}
+        {"student": student.name, "run": "quantized" if run.arithmetic == "integer" else "float"}
         | {column: getattr(layer, column) for column in columns}
         for student in report.students
-        for run in (student.float_run, student.quantised_run)
+        for run in (student.float_run, student.quantized_run)
         if run is not None
         for layer in run.layers
     ]

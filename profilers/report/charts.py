@@ -1,6 +1,6 @@
 """Inline SVG charts. Positions along the page are percentages, so they fit any width and text keeps its size.
 
-Colours come from CSS classes of the page (`float`, `quantised`, `track`, …), so that light and dark both work.
+Colors come from CSS classes of the page (`float`, `quantized`, `track`, …), so that light and dark both work.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def dot_chart(rows: Sequence[Dots], description: str) -> Markup:
         parts.append(_rect("track", 0, 100, top + 22, 3))
         parts.append(_rect("range", min(found), max(found) - min(found), top + 19, 9))
         for (name, _), x in zip(row.values, found, strict=True):
-            parts.append(_dot("quantised", x, top + 23.5, f"{name}: {x:.1f} %", 4))
+            parts.append(_dot("quantized", x, top + 23.5, f"{name}: {x:.1f} %", 4))
     return _svg(parts, len(rows) * _ROW, description)
 
 
@@ -210,7 +210,7 @@ def _heading(label: str, text: str, y: float, length: int = _LABEL_LENGTH) -> Ma
 
 
 def _shorten(label: str, length: int) -> str:
-    """The end of a layer's name tells it from its neighbours, and so does the beginning: drop the middle."""
+    """The end of a layer's name tells it from its neighbors, and so does the beginning: drop the middle."""
     return label if len(label) <= length else f"{label[: length // 2]}…{label[-length // 2 + 1 :]}"
 
 

@@ -18,7 +18,7 @@ from profilers.counting.statistics import Statistic
 from profilers.energy.evaluation import Counts, EnergyEstimate
 from profilers.energy.models import Constant, Range, Remark, Source
 
-VERSION = 3
+VERSION = 4
 """Version of `report.json`; raised when a field changes its meaning, appears or disappears."""
 
 
@@ -27,7 +27,7 @@ class Layer:
     """One layer of one run; numbers are means per sample over all T steps. A neuron layer has no synapses' fields.
 
     `operations` are SynOps where `role` is "spikes", else multiply-accumulates with zero inputs skipped.
-    `differing`: spikes of a quantised run that the float run does not have, and the other way round, neuron by
+    `differing`: spikes of a quantized run that the float run does not have, and the other way round, neuron by
     neuron and step by step. `counts`: what the energy models read.
     """
 
@@ -51,12 +51,12 @@ class Layer:
 
 @dataclass(frozen=True)
 class Run:
-    """One network's run over some samples, in float or quantised to integers; see `Activity` for conventions.
+    """One network's run over some samples, in float or quantized to integers; see `Activity` for conventions.
 
     `dense_macs` are those of an ANN of the same shape. `spikes_by_step` and `synops_by_step` are means per sample
     for each of the T steps; `accuracy_by_step` is the accuracy after the first 1, 2, … T steps, empty without labels.
     `conventions` has every way to count, by name. `counts` are what energy models read, `dense_counts` those of a dense ANN of the same shape, `twin_counts` those
-    of the same network with quantised ReLUs (`operations.quantised_twin`). Memory in bits.
+    of the same network with quantized ReLUs (`operations.quantized_twin`). Memory in bits.
     """
 
     arithmetic: Literal["float", "integer"]
@@ -109,21 +109,21 @@ class Deployment:
 
 @dataclass(frozen=True)
 class Student:
-    """A spiking network: its float run and, once quantised, its integer run. A "twin" is trained without a teacher.
+    """A spiking network: its float run and, once quantized, its integer run. A "twin" is trained without a teacher.
 
     `deployments`: one per chip that it was placed on.
     """
 
     name: str
     float_run: Run
-    quantised_run: Run | None = None
+    quantized_run: Run | None = None
     role: Literal["student", "twin"] = "student"
     deployments: tuple[Deployment, ...] = ()
 
     @property
     def deployed(self) -> Run:
-        """The run closest to the chip: quantised if there is one."""
-        return self.quantised_run or self.float_run
+        """The run closest to the chip: quantized if there is one."""
+        return self.quantized_run or self.float_run
 
     def on(self, target: str) -> Deployment | None:
         """The deployment on a chip, None where there is none."""
@@ -153,7 +153,7 @@ class Teacher:
 class Comparison:
     """One backend against a reference, spike for spike. `mismatching_spikes` is None for the reference itself.
 
-    `compared_spikes` is out of how many; `must_agree` is False where a difference is expected, as that of quantisation.
+    `compared_spikes` is out of how many; `must_agree` is False where a difference is expected, as that of quantization.
     """
 
     backend: str
@@ -172,7 +172,7 @@ class StudentEnergy:
 
     `arithmetic`: the run that was counted; `placed_on`: the title of the chip where the estimate is of a `Deployment`,
     empty where it is of the run. `as_ann`: a dense ANN of the student's own shape. `as_twin`: the same
-    network with ReLUs quantised to as many levels as T spikes have. `break_even`: where
+    network with ReLUs quantized to as many levels as T spikes have. `break_even`: where
     the student would cost the same as that ANN, in spikes per synapse per inference. `layers`: nominal joules per
     sample of each layer of the run; what only a deployment has (hops, messages, static power, OR neurons, relays) is
     in none of them.
@@ -216,12 +216,12 @@ class ModelEnergies:
 
 @dataclass(frozen=True)
 class LayerCores:
-    """The cores of one layer. `limit`: the resource that decides how many; `utilisation`: its use, 0 to 1."""
+    """The cores of one layer. `limit`: the resource that decides how many; `utilization`: its use, 0 to 1."""
 
     layer: str
     cores: int
     limit: str
-    utilisation: float
+    utilization: float
 
 
 @dataclass(frozen=True)

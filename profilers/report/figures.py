@@ -25,14 +25,14 @@ from profilers.report.tables import drift, share
 from profilers.report.wording import THRESHOLDS
 
 CHIPS_DRAWN = 8
-COLOURS = 8
-"""Colours of layers in the placement map, `.c0` to `.c7` of the style sheet."""
+COLORS = 8
+"""Colors of layers in the placement map, `.c0` to `.c7` of the style sheet."""
 
-_LINES = ("quantised", "float", "line2", "line3", "line4", "line5")
+_LINES = ("quantized", "float", "line2", "line3", "line4", "line5")
 
 
 def rates(student: Student) -> Markup:
-    """Firing rate of every neuron layer, float and quantised."""
+    """Firing rate of every neuron layer, float and quantized."""
     rows = [
         Bars(name, percent(layers[-1][1].rate), tuple((css, layer.rate) for css, layer in layers))
         for name, layers in _pairs(student, neurons=True)
@@ -41,7 +41,7 @@ def rates(student: Student) -> Markup:
 
 
 def operations(student: Student) -> Markup:
-    """SynOps of every layer fed by spikes, float and quantised."""
+    """SynOps of every layer fed by spikes, float and quantized."""
     rows = [
         Bars(name, quantity(layers[-1][1].operations), tuple((css, layer.operations) for css, layer in layers))
         for name, layers in _pairs(student, neurons=False)
@@ -51,12 +51,12 @@ def operations(student: Student) -> Markup:
 
 
 def drifts(student: Student) -> Markup | None:
-    """How far each layer's spikes drift from float to quantised; None where nobody compared."""
+    """How far each layer's spikes drift from float to quantized; None where nobody compared."""
     run = student.deployed
     found = [(layer.name, drift(layer.differing, layer.neurons, run.T)) for layer in run.layers]
-    rows = [Bars(name, percent(value, 2), (("quantised", value),)) for name, value in found if value is not None]
+    rows = [Bars(name, percent(value, 2), (("quantized", value),)) for name, value in found if value is not None]
     return (
-        bar_chart(rows, "Share of neurons and steps that differ between the float and the quantised run")
+        bar_chart(rows, "Share of neurons and steps that differ between the float and the quantized run")
         if rows
         else None
     )
@@ -82,9 +82,9 @@ def over_time(report: Report) -> tuple[Markup, list[tuple[str, str]]] | None:
     """Accuracy against SynOps for every t, and the (CSS class, name) of its lines; None without labels."""
     runs: list[tuple[str, Run]] = []
     for student in report.students:
-        name = f"{student.name}, quantised" if student.quantised_run else student.name
+        name = f"{student.name}, quantized" if student.quantized_run else student.name
         runs.append((name, student.deployed))
-        if student is report.head and student.quantised_run:
+        if student is report.head and student.quantized_run:
             runs.append((f"{student.name}, float", student.float_run))
     chosen = [
         (css, name, run) for css, (name, run) in zip(_LINES, (r for r in runs if r[1].accuracy_by_step), strict=False)
@@ -114,9 +114,9 @@ def relative(report: Report) -> Markup | None:
         other = None
         if student.as_twin is not None and student.as_ann is not None:
             nominal = student.as_twin.nominal / student.as_ann.nominal
-            other = (nominal, f"with quantised ReLUs {number(nominal)}×")
+            other = (nominal, f"with quantized ReLUs {number(nominal)}×")
         text = f"{spread(Range(min(found), found[1], max(found)))}×"
-        rows.append(Span(model.title, text, min(found), max(found), found[1], "quantised", other))
+        rows.append(Span(model.title, text, min(found), max(found), found[1], "quantized", other))
     if not rows:
         return None
     return span_chart(
@@ -130,7 +130,7 @@ def break_even(report: Report) -> Markup | None:
     """Where every model breaks even, beside the first student's own rate and thresholds of other studies."""
     own = report.head.deployed.spikes_per_synapse if report.head else None
     rows = [
-        Span(model.title, spread(rate), rate.low, rate.high, rate.nominal, "quantised")
+        Span(model.title, spread(rate), rate.low, rate.high, rate.nominal, "quantized")
         for model in report.energies
         if model.students and (rate := model.students[0].break_even)
     ]
@@ -154,16 +154,16 @@ def break_even(report: Report) -> Markup | None:
     )
 
 
-def colour(index: int) -> str:
+def color(index: int) -> str:
     """CSS class of a placement's row."""
-    return f"c{index % COLOURS}"
+    return f"c{index % COLORS}"
 
 
 def chips(placement: Placement) -> list[Markup]:
     """A map of every chip, of at most `CHIPS_DRAWN`."""
     size = placement.cores_per_chip
     left = [
-        Patch(colour(i), f"{row.layer}: {row.limit}, {percent(row.utilisation)}", row.cores)
+        Patch(color(i), f"{row.layer}: {row.limit}, {percent(row.utilization)}", row.cores)
         for i, row in enumerate(placement.rows)
     ]
     maps: list[Markup] = []
@@ -199,8 +199,8 @@ def _points(name: str, run: Run) -> tuple[tuple[float, float, str], ...]:
 
 
 def _pairs(student: Student, neurons: bool) -> list[tuple[str, list[tuple[str, Any]]]]:
-    """Layer name → (CSS class, layer) of the float run and of the quantised one, matched by name."""
-    runs = [("float", student.float_run)] + ([("quantised", student.quantised_run)] if student.quantised_run else [])
+    """Layer name → (CSS class, layer) of the float run and of the quantized one, matched by name."""
+    runs = [("float", student.float_run)] + ([("quantized", student.quantized_run)] if student.quantized_run else [])
     found: dict[str, list[tuple[str, Any]]] = {}
     for css, run in runs:
         for layer in run.layers:

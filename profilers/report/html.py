@@ -49,7 +49,7 @@ def _unbroken(text: str) -> Markup:
 
 def _student_lead(head: Student) -> str:
     run = head.deployed
-    kind = "quantised student" if head.quantised_run else "student"
+    kind = "quantized student" if head.quantized_run else "student"
     accuracy = "" if run.accuracy is None else f", {percent(run.accuracy)} accurate,"
     return (
         f"The {kind}{accuracy} needs {run.T} time {'step' if run.T == 1 else 'steps'}, "
@@ -100,7 +100,7 @@ def _teacher_tiles(report: Report) -> list[Tile]:
 def _student_tiles(report: Report, head: Student) -> list[Tile]:
     run, teacher = head.deployed, report.teacher
     others = list(tables.accuracy_interval(run))
-    if head.quantised_run and head.float_run.accuracy is not None:
+    if head.quantized_run and head.float_run.accuracy is not None:
         others.append(f"float {percent(head.float_run.accuracy)}")
     if teacher and teacher.accuracy is not None:
         others.append(f"teacher {percent(teacher.accuracy)}")

@@ -17,7 +17,7 @@ NONE = "–"
 FEWEST = 10
 """Samples below which no bootstrap interval is shown: it would be far too narrow (of two samples, right every other time)."""
 
-RUNS = {"float": "float run", "integer": "quantised run"}
+RUNS = {"float": "float run", "integer": "quantized run"}
 
 FED_BY = {"spikes": "spikes", "static": "analog input", "changing": "currents"}
 
@@ -76,7 +76,7 @@ def networks(report: Report) -> Table:
             cells.append(of_teacher(teacher) if of_teacher else Cell())
         for student in report.students:
             cell, plain = _cell(of_run(student.deployed)), _cell(of_run(student.float_run))
-            differs = student.quantised_run and plain.text != cell.text
+            differs = student.quantized_run and plain.text != cell.text
             small = (f"float{SPACE}{plain.text}",) if differs else ()
             cells.append(Cell(cell.text, cell.small + small))
         return Row(label, tuple(cells), hint)
@@ -131,10 +131,10 @@ def networks(report: Report) -> Table:
     columns += [
         Cell(s.name, ("SNN student" if s.role == "student" else "SNN, undistilled twin",)) for s in report.students
     ]
-    quantised = any(s.quantised_run for s in report.students)
+    quantized = any(s.quantized_run for s in report.students)
     return Table(
         "networks",
-        "Networks, means per sample" + ("; the quantised integer run, float where it differs" if quantised else ""),
+        "Networks, means per sample" + ("; the quantized integer run, float where it differs" if quantized else ""),
         tuple(columns),
         tuple(row for row in rows if any(cell.text != NONE for cell in row.cells)),
     )
@@ -250,7 +250,7 @@ def _energy(student: StudentEnergy, first: StudentEnergy) -> Cell:
     static = student.estimate.static if student.estimate else None
     if static:
         small.append(f"of it static {spread(static, 'J')}")
-    others = (("ANN", student.as_ann), ("quantised ReLU", student.as_twin))
+    others = (("ANN", student.as_ann), ("quantized ReLU", student.as_twin))
     small += [f"as {name} {joules(e)}" for name, e in others if e]
     return Cell(joules(student.estimate) if student.estimate else "no entry", tuple(small))
 
@@ -312,7 +312,7 @@ def left_out(model: ModelEnergies) -> list[str]:
 def placement(p: Placement) -> Table:
     """Cores per layer on one chip."""
     rows = [
-        Row(row.layer, (Cell(number(row.cores)), Cell(row.limit), Cell(percent(row.utilisation)))) for row in p.rows
+        Row(row.layer, (Cell(number(row.cores)), Cell(row.limit), Cell(percent(row.utilization)))) for row in p.rows
     ]
     total = Row("all layers", (Cell(number(p.cores)), Cell(f"{number(p.chips)} × {p.cores_per_chip} cores"), Cell("")))
     headings = ("Layer", "Cores", "Limited by", "Used")

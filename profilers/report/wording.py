@@ -52,7 +52,7 @@ CONVENTIONS = (
     ),
     (
         "Drift",
-        "Share of neurons and steps at which the quantised run spikes and the float run does not, or the other way "
+        "Share of neurons and steps at which the quantized run spikes and the float run does not, or the other way "
         "round, on the same samples.",
     ),
     (

@@ -333,7 +333,7 @@ ENLARGING = "an adaptive pool that enlarges its input stands before it; only Fla
         (nn.Sequential(layer.Conv2d(2, 2, 3, padding=1, padding_mode="circular")), "conv2d0: padding mode 'circular' has no counterpart"),
         (nn.Sequential(layer.Conv2d(2, 2, (3, 2), padding="same")), "conv2d0: padding 'same' with an even kernel pads unevenly"),
         (nn.Sequential(layer.Conv2d(2, 3, 3), layer.BatchNorm2d(3, track_running_stats=False)), "batchnorm2d1: this BatchNorm keeps no running statistics"),
-        (nn.Sequential(layer.Conv2d(2, 3, 3), layer.BatchNorm2d(4)), "batchnorm2d1: it normalises 4 channels, but 3 arrive"),
+        (nn.Sequential(layer.Conv2d(2, 3, 3), layer.BatchNorm2d(4)), "batchnorm2d1: it normalizes 4 channels, but 3 arrive"),
         (behind_neurons(layer.MaxPool2d(2, ceil_mode=True)), "maxpool2d2: max-pool with ceil_mode or dilation"),
         (behind_neurons(layer.MaxPool2d(1, dilation=2)), "maxpool2d2: max-pool with ceil_mode or dilation"),
         (behind_neurons(layer.AvgPool2d(2, ceil_mode=True)), "avgpool2d2: average-pool with ceil_mode or count_include_pad"),

@@ -60,7 +60,7 @@ def test_round_trip_of_float_networks(tmp_path: Path, case: Case) -> None:
 
 @SHARED
 @given(spiking_modules(soft=False))
-def test_round_trip_of_quantised_networks(tmp_path: Path, case: Case) -> None:
+def test_round_trip_of_quantized_networks(tmp_path: Path, case: Case) -> None:
     graph, _ = quantize(from_torch(case.module, case.shape, case.T))
     assert_round_trip(graph, case.input().numpy().astype(np.float32), tmp_path)
 
@@ -492,7 +492,7 @@ def test_what_cannot_be_mapped_is_refused_by_name() -> None:
     cases = {
         "pass T": (nir_chain(w, shape=(4,)), {}),
         "n1: its time constants differ": (nir_chain(w, nir.LIF(two, full(1, 3), full(0, 3), full(1, 3)), shape=(4,)), {"T": 1}),
-        "n1: it leaks towards v_leak": (nir_chain(w, nir.LIF(full(1e-3, 3), full(1, 3), full(1, 3), full(1, 3)), shape=(4,)), {"T": 1}),
+        "n1: it leaks toward v_leak": (nir_chain(w, nir.LIF(full(1e-3, 3), full(1, 3), full(1, 3), full(1, 3)), shape=(4,)), {"T": 1}),
         "n1: its time constant 0.0001 s is shorter": (nir_chain(w, lif(3, tau=1e-4, r=1, threshold=1), shape=(4,)), {"T": 1, "dt": 1e-3}),
         "n1: its threshold and resistance": (nir_chain(w, nir.IF(full(-1, 3), full(1, 3)), shape=(4,)), {"T": 1}),
         "n0: neurons that never fire": (nir_chain(nir.I(full(1, 4)), w, shape=(4,)), {"T": 1}),

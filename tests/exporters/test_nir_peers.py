@@ -66,7 +66,7 @@ def test_every_file_is_read() -> None:
 
 @pytest.mark.parametrize("name", ["spikingjelly_0", "norse_box", "sinabs_if_zero"])
 def test_they_go_on_to_the_chip_and_back(tmp_path: Path, name: str) -> None:
-    """Quantised, written by us and read again: the same spikes; and the float network is not far from the integer one."""
+    """Quantized, written by us and read again: the same spikes; and the float network is not far from the integer one."""
     path, x, spikes = unpacked(name, tmp_path)
     graph = door.read(path, T=T, **FILES[name][0])
     for lowered in (make_exact(graph), quantize(graph)[0]):

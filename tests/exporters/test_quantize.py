@@ -1,4 +1,4 @@
-"""Quantisation, exact float graphs and chains: what each pass promises, on random networks."""
+"""Quantization, exact float graphs and chains: what each pass promises, on random networks."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def random_linear(seed: int, threshold: float = 1.0, bias: float = 0.1) -> Spiki
 
 @settings(max_examples=40, deadline=None)
 @given(spiking_modules(leaky=False, soft=False), st.integers(2, 8), st.sampled_from([1, 4, 8]))
-def test_quantised_numbers_respect_every_register(case: Case, bits: int, input_bits: int) -> None:
+def test_quantized_numbers_respect_every_register(case: Case, bits: int, input_bits: int) -> None:
     try:
         graph, report = quantize(from_torch(case.module, case.shape, case.T), bits=bits, input_bits=input_bits)
     except DeployError as error:  # with few bits a weak layer beside a strong one may vanish, and must be refused
@@ -63,7 +63,7 @@ def test_quantised_numbers_respect_every_register(case: Case, bits: int, input_b
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 2**31))
 def test_weights_that_are_integers_already_keep_every_spike(seed: int) -> None:
-    """A float network whose weights lie on the grid: quantisation must change nothing at all."""
+    """A float network whose weights lie on the grid: quantization must change nothing at all."""
     rng = np.random.default_rng(seed)
     scale = 2.0 ** -rng.integers(3, 8)
     w1, w2 = (rng.integers(-127, 128, shape).astype(float) for shape in ((5, 8), (4, 5)))
@@ -98,7 +98,7 @@ def test_report_says_what_held_the_scale_down() -> None:
         (random_linear(1).with_nodes({"sn1": IF(1.0, "soft")}), {}, "sn1: reset by subtraction does not exist in Lava"),
         (random_linear(1).with_nodes({"fc2": Linear(np.zeros((3, 5)))}), {}, "fc2: all its weights are zero"),
         (random_linear(1, threshold=1e9), {}, "fc1: no scale fits its threshold"),
-        (random_integer_chain(3), {}, "already quantised"),
+        (random_integer_chain(3), {}, "already quantized"),
     ],
 )
 def test_refusals(graph: SpikingGraph, options: dict, message: str) -> None:
@@ -250,7 +250,7 @@ def test_what_a_chain_cannot_hold_is_refused_by_name() -> None:
         (large, "sa: its spikes skip the dense layer sb, whose threshold 300"),
         (pooled_input, "pool: a max-pool over analog input"),
         (two, "b: Linear stands where a netx chain needs neurons"),
-        (random_linear(1), "only a quantised"),
+        (random_linear(1), "only a quantized"),
     ]:
         with pytest.raises(DeployError, match=message):
             to_chain(graph)
@@ -293,7 +293,7 @@ def test_parallel_layers_get_one_threshold() -> None:
     randomize(net, 0)
     graph, report = quantize(from_torch(net, (1, 8, 8), 4))
     assert graph.neurons["2.sn1"].threshold == graph.neurons["2.down.2"].threshold
-    assert "neighbour" in {row.limited_by for row in report}
+    assert "neighbor" in {row.limited_by for row in report}
     x = np.random.default_rng(0).integers(0, 256, (5, 1, 8, 8)) / 255
     chained = same_spikes_in_the_chain(graph, x)
     assert chained.metadata["members"]["2.down.2"][0] == chained.metadata["members"]["2.sn1"][0]

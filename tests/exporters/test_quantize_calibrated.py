@@ -1,4 +1,4 @@
-"""Calibrated quantisation: the scale it chooses against brute force, and the registers on random networks."""
+"""Calibrated quantization: the scale it chooses against brute force, and the registers on random networks."""
 
 from __future__ import annotations
 
@@ -242,7 +242,7 @@ def test_biases_take_up_the_shift_of_the_mean() -> None:
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 2**31))
 def test_weights_on_the_grid_already_stay_as_they_are(seed: int) -> None:
-    """What quantisation-aware training leaves: calibration has nothing to improve."""
+    """What quantization-aware training leaves: calibration has nothing to improve."""
     rng = np.random.default_rng(seed)
     weight = rng.integers(-7, 8, (5, 8)).astype(float)
     weight.flat[0] = 7

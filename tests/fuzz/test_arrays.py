@@ -157,7 +157,7 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
     "floats NaN in one pixel": (lambda: changed(x_test=np.where(np.arange(768).reshape(12, 8, 8) == 700, np.nan, 0)), "NaN or infinite"),
     "floats infinite": (lambda: changed(x_train=np.full((20, 8, 8), -np.inf, np.float16)), "NaN or infinite"),
     "floats to 255": (lambda: changed(x_train=sound()["x_train"].astype(np.float32)), "floats in 0 to 1"),
-    "floats normalised": (lambda: changed(x_train=(sound()["x_train"] / 255 - 0.5) / 0.5), "floats from -1"),
+    "floats normalized": (lambda: changed(x_train=(sound()["x_train"] / 255 - 0.5) / 0.5), "floats from -1"),
     "floats between levels": (lambda: changed(x_train=np.full((20, 8, 8), 0.3003, np.longdouble)), "multiples of 1/255"),
     "labels float": (lambda: changed(y_train=sound()["y_train"] * 1.0), "integers"),
     "labels bool": (lambda: changed(y_test=sound()["y_test"] > 3), "integers"),

@@ -38,7 +38,7 @@ def encoded(format_: str, image: Image.Image | None = None, **options: object) -
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Ten classes of three grey 8×8 images; the student's."""
+    """Ten classes of three gray 8×8 images; the student's."""
     for k, name in enumerate(CLASSES):
         (tmp_path / "data" / name).mkdir(parents=True)
         for i in range(3):
@@ -51,11 +51,11 @@ def chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def png(
-    width: int = 8, height: int = 8, *, depth: int = 8, colour: int = 0, data: bytes | None = None, more: bytes = b""
+    width: int = 8, height: int = 8, *, depth: int = 8, color: int = 0, data: bytes | None = None, more: bytes = b""
 ) -> bytes:
     """A PNG whose header says anything."""
     rows = bytes(9) * 8 if data is None else data
-    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0)
     return (
         b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + more + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
     )
@@ -80,12 +80,12 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
     "no pixels": (lambda: png(0, 8), "cannot be read"),
     "more pixels than data": (lambda: png(8, 8, data=bytes(20)), "cannot be read"),
     "other size": (lambda: encoded("PNG", picture(0, size=(8, 9))), "all images must have one size"),
-    "16 bits, grey": (lambda: png(depth=16, data=bytes(17) * 8), "more than 8 bits"),
-    "16 bits, grey with transparency": (lambda: png(depth=16, colour=4, data=bytes(33) * 8), "more than 8 bits"),
-    "16 bits, colour": (lambda: png(depth=16, colour=2, data=bytes(49) * 8), "more than 8 bits"),
-    "16 bits, colour with transparency": (lambda: png(depth=16, colour=6, data=bytes(65) * 8), "more than 8 bits"),
-    "16 bits, colour PPM": (lambda: b"P6 8 8 65535\n" + bytes(384), "more than 8 bits"),
-    "16 bits, colour PPM of text": (lambda: b"P3 8 8 65535\n" + b"7 " * 192, "more than 8 bits"),
+    "16 bits, gray": (lambda: png(depth=16, data=bytes(17) * 8), "more than 8 bits"),
+    "16 bits, gray with transparency": (lambda: png(depth=16, color=4, data=bytes(33) * 8), "more than 8 bits"),
+    "16 bits, color": (lambda: png(depth=16, color=2, data=bytes(49) * 8), "more than 8 bits"),
+    "16 bits, color with transparency": (lambda: png(depth=16, color=6, data=bytes(65) * 8), "more than 8 bits"),
+    "16 bits, color PPM": (lambda: b"P6 8 8 65535\n" + bytes(384), "more than 8 bits"),
+    "16 bits, color PPM of text": (lambda: b"P3 8 8 65535\n" + b"7 " * 192, "more than 8 bits"),
     "16 bits, PGM": (lambda: b"P5 8 8 65535\n" + bytes(128), "more than 8 bits"),
     "floats": (lambda: encoded("TIFF", Image.fromarray(np.zeros((8, 8), np.float32))), "more than 8 bits"),
     "a PPM of no maximum": (lambda: b"P6 8 8 0\n" + bytes(192), "cannot be read"),
@@ -118,20 +118,20 @@ def transparent_palette() -> bytes:
 
 ACCEPTED: dict[str, tuple[Callable[[], bytes], int]] = {
     "an animation": (lambda: encoded("GIF", **frames(5)), 3),
-    "an animation with colours": (lambda: encoded("GIF", picture(0, "P"), **frames(5, "P")), 3),
+    "an animation with colors": (lambda: encoded("GIF", picture(0, "P"), **frames(5, "P")), 3),
     "an animated PNG": (lambda: encoded("PNG", **frames(3)), 1),
     "pages": (lambda: encoded("TIFF", **frames(3)), 1),
     "a palette": (lambda: encoded("PNG", picture(0, "P")), 3),
-    "a palette with transparent colours": (transparent_palette, 3),
+    "a palette with transparent colors": (transparent_palette, 3),
     "CMYK": (lambda: encoded("JPEG", picture(0, "CMYK")), 3),
     "YCbCr": (lambda: encoded("TIFF", picture(0, "YCbCr")), 3),
     "one bit": (lambda: encoded("PNG", picture(0, "1")), 1),
     "two bits": (lambda: png(depth=2, data=bytes(3) * 8), 1),
     "transparency": (lambda: encoded("PNG", picture(0, "LA")), 1),
-    "colour with transparency": (lambda: encoded("WEBP", picture(0, "RGBA")), 3),
+    "color with transparency": (lambda: encoded("WEBP", picture(0, "RGBA")), 3),
     "another format than the name says": (lambda: encoded("BMP"), 1),
     "broken Exif": (lambda: encoded("JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff"), 1),
-    "a broken colour profile": (lambda: encoded("PNG", icc_profile=b"no profile"), 1),
+    "a broken color profile": (lambda: encoded("PNG", icc_profile=b"no profile"), 1),
     "something behind the end": (lambda: encoded("PNG") + b"\0" * 5000, 1),
 }
 

@@ -105,10 +105,10 @@ def test_drift_tells_what_both_networks_did(case: Case, bits: int) -> None:
     for row in rows:
         assert row.neurons in integer.targets(row.name)
         if row.neurons == integer.output_name:
-            assert row.rate_float is None and row.rate_quantised is None
+            assert row.rate_float is None and row.rate_quantized is None
         else:
             assert row.rate_float == pytest.approx(spikes[0][row.neurons].mean())
-            assert row.rate_quantised == pytest.approx(spikes[1][row.neurons].mean())
+            assert row.rate_quantized == pytest.approx(spikes[1][row.neurons].mean())
         assert row.register_used == row.peak / 131_071
 
 

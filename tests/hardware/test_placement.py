@@ -182,7 +182,7 @@ def test_every_core_against_enumeration(
             assert usage.compartments <= compartments and usage.memory <= synaptic
             assert max(usage.input_axons, usage.output_axons) <= axons
         assert layer.cores >= max(layer.needed().values())
-        assert all(share <= 1 for share in layer.utilisation().values())
+        assert all(share <= 1 for share in layer.utilization().values())
 
 
 @settings(max_examples=10, deadline=None)

@@ -94,7 +94,7 @@ def test_evaluate_prints_every_time_step(folder: Path) -> None:
 def test_export_writes_verified_files(folder: Path, tmp_path: Path) -> None:
     found = json.loads(cli("export", folder / "snn.safetensors", "--out", tmp_path, "--json").stdout)
     rows = found["files"]
-    assert [s["name"] for s in found["quantisation"]] == [
+    assert [s["name"] for s in found["quantization"]] == [
         "stem.conv",
         "body.stage2.conv1",
         "body.head.fc1",
@@ -256,7 +256,7 @@ def test_wrong_files_give_one_line(folder: Path, tmp_path: Path) -> None:
     assert "this is a spiking network" in error_line(
         "distill", "cnn2", "--teacher", folder / "snn.safetensors", "--out", tmp_path / "x.safetensors"
     )
-    assert "already quantised" in error_line("run", net, "--on", "onnx")
+    assert "already quantized" in error_line("run", net, "--on", "onnx")
 
 
 def test_wrong_arguments_give_one_line(folder: Path, tmp_path: Path) -> None:

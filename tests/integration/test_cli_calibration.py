@@ -29,19 +29,19 @@ def training_images(n: int) -> np.ndarray:
 
 def test_export_calibrates_on_training_images(student: Path, tmp_path: Path) -> None:
     arguments = ("export", student, "--to", "netx", "--bits", 4, "--calibrate", "digits", "--calibration-samples", 60)
-    rows = json.loads(cli(*arguments, "--out", tmp_path, "--json").stdout)["quantisation"]
+    rows = json.loads(cli(*arguments, "--out", tmp_path, "--json").stdout)["quantization"]
 
     module, _ = checkpoint.load(student)
     graph = from_torch(module, (1, 8, 8), 4)
     exact, x = make_exact(graph), training_images(60)
     moments = calibrate(exact, exact.encode(x)).inputs
     integer, scales = quantize(graph, bits=4, moments=moments)
-    for _ in range(3):  # at few bits biases are corrected again by what the quantised layers in front give out
+    for _ in range(3):  # at few bits biases are corrected again by what the quantized layers in front give out
         seen = calibrate(integer, integer.encode(x)).inputs
         moments = {name: replace(m, arriving=seen[name].mean) for name, m in moments.items()}
         integer, scales = quantize(graph, bits=4, moments=moments)
     assert [(r["name"], r["scale"], r["clipped"]) for r in rows] == [(s.name, s.scale, s.clipped) for s in scales]
-    for g, key in ((exact, "rate_float"), (integer, "rate_quantised")):
+    for g, key in ((exact, "rate_float"), (integer, "rate_quantized")):
         recorder = Recorder(g)
         run(g, g.encode(x), observe=recorder)
         assert [r[key] for r in rows] == pytest.approx([recorder.spikes[r["neurons"]].mean() for r in rows])
@@ -55,7 +55,7 @@ def test_export_calibrates_on_training_images(student: Path, tmp_path: Path) -> 
             np.testing.assert_array_equal(written.synapses[name].bias, synapse.bias)
     sidecar = json.loads((tmp_path / "tiny.net.json").read_text())
     expected = {"bits": 4, "input_bits": 8, "calibration": {"data": "digits", "part": "train", "samples": 60}}
-    assert sidecar["metadata"]["quantisation"] == expected
+    assert sidecar["metadata"]["quantization"] == expected
 
     text = cli(*arguments, "--out", tmp_path).stdout
     assert "clipped" in text and "of register" in text and "→" in text
@@ -63,9 +63,9 @@ def test_export_calibrates_on_training_images(student: Path, tmp_path: Path) -> 
 
 def test_without_calibration_nothing_is_measured(student: Path, tmp_path: Path) -> None:
     done = json.loads(cli("export", student, "--to", "netx", "--out", tmp_path, "--json").stdout)
-    assert all(r["clipped"] == 0 and "peak" not in r for r in done["quantisation"])
+    assert all(r["clipped"] == 0 and "peak" not in r for r in done["quantization"])
     sidecar = json.loads((tmp_path / "tiny.net.json").read_text())
-    assert sidecar["metadata"]["quantisation"] == {"bits": 8, "input_bits": 8, "calibration": None}
+    assert sidecar["metadata"]["quantization"] == {"bits": 8, "input_bits": 8, "calibration": None}
 
 
 def test_run_and_profile_calibrate_too(student: Path, tmp_path: Path) -> None:
@@ -94,8 +94,8 @@ def test_mistakes_are_one_line(student: Path, tmp_path: Path) -> None:
     for arguments, message in [
         (("run", student, "--calibrate", f"npz:{tmp_path / 'other.npz'}"), "tiny takes input of shape (1, 8, 8)"),
         (("run", student, "--calibrate", "digitz"), "Unknown data set 'digitz': did you mean digits?"),
-        (("run", tmp_path / "tiny.net", "--calibrate", "digits"), "is quantised already"),
-        (("export", student, "--to", "nir", "--out", tmp_path, "--calibrate", "digits"), "no file holds the quantised network"),
-        (("export", ann, "--out", tmp_path, "--calibrate", "digits"), "is an ANN and is not quantised"),
+        (("run", tmp_path / "tiny.net", "--calibrate", "digits"), "is quantized already"),
+        (("export", student, "--to", "nir", "--out", tmp_path, "--calibrate", "digits"), "no file holds the quantized network"),
+        (("export", ann, "--out", tmp_path, "--calibrate", "digits"), "is an ANN and is not quantized"),
     ]:  # fmt: skip
         assert message in error_line(*arguments)

@@ -16,7 +16,7 @@ def test_host_and_chip_together_are_the_network(student: Path, tmp_path: Path, l
     rows = json.loads(cli("export", student, "--to", "netx", "--encoder", "host", "--out", tmp_path, "--json").stdout)
     assert [(row["format"], row["mismatches"]) for row in rows["files"]] == [("netx", 0), ("onnx", 0)]
     assert all(row["verified"] for row in rows["files"])
-    assert "body.stage1.conv1" not in {row["name"] for row in rows["quantisation"]}  # it stays as trained
+    assert "body.stage1.conv1" not in {row["name"] for row in rows["quantization"]}  # it stays as trained
     cli("run", student, "--encoder", "host", "--samples", 12, "--save", tmp_path / "a.npz")
     cli("run", tmp_path / "tiny.net", "--on", "emulator,lava", "--samples", 12, "--save", tmp_path / "b.npz")
     cli("run", student, "--samples", 12, "--on", "torch", "--save", tmp_path / "c.npz")
@@ -24,13 +24,13 @@ def test_host_and_chip_together_are_the_network(student: Path, tmp_path: Path, l
         assert a["input"].shape == (12, 4, 3, 8, 8) and a["input"].any()
         assert (a["input"] == b["input"]).all()
         assert (a["emulator"] == b["emulator"]).all() and (b["emulator"] == b["lava"]).all()
-        assert (a["emulator"] == c["torch"]).mean() > 0.9  # what is left of quantisation
+        assert (a["emulator"] == c["torch"]).mean() > 0.9  # what is left of quantization
 
 
 def test_what_cannot_be_divided_is_refused(student: Path, tmp_path: Path) -> None:
     cli("export", student, "--to", "netx", "--encoder", "host", "--out", tmp_path)
     assert "add --to netx" in error_line("export", student, "--to", "onnx", "--encoder", "host", "--out", tmp_path)
-    assert "quantised already" in error_line("run", tmp_path / "tiny.net", "--encoder", "host")
+    assert "quantized already" in error_line("run", tmp_path / "tiny.net", "--encoder", "host")
     assert "profile the checkpoint" in error_line("profile", tmp_path / "tiny.net", "--out", tmp_path / "report")
     (tmp_path / "tiny.encoder.onnx").unlink()
     assert "is not beside it" in error_line("run", tmp_path / "tiny.net")
@@ -58,7 +58,7 @@ def test_a_foreign_nir_file_is_read_as_told(student: Path, tmp_path: Path) -> No
         with np.load(tmp_path / "x.npz") as saved:
             found.append(saved["torch"].sum())
     assert len(set(found)) == 4 and min(found) > 0
-    # reset by subtraction has no quantised form: what needs none works, what does is refused
+    # reset by subtraction has no quantized form: what needs none works, what does is refused
     soft = ["--timesteps", 8, "--nir", "dt=1e-3", "--nir", "reset=soft"]
     cli("profile", path, "--samples", 10, "--out", tmp_path / "report", *soft)
     assert "reset by subtraction" in (tmp_path / "report" / "report.html").read_text()

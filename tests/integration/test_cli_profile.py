@@ -25,7 +25,7 @@ from profilers.counting.activity import ActivityCounter
 from profilers.energy.models import Range
 from profilers.report import Report
 
-DATA = Path(__file__).parents[2] / "profilers" / "data"
+DATA = Path(__file__).parents[2] / "profilers" / "energy" / "data"
 
 
 def cli(*arguments: object, code: int = 0) -> tuple[str, str]:
@@ -88,7 +88,7 @@ def test_three_networks_side_by_side(folder: Path, tmp_path: Path) -> None:
     assert len({s.deployed.parameters for s in report.students}) == 3
     assert sorted(p.name for p in tmp_path.iterdir()) == ["report.json"]
     starts = [line.split()[0] for line in shown.splitlines() if line.strip()]
-    assert [starts.count(name) for name in ("a/net", "b/net", "c")] == [2, 2, 2]  # float and quantised
+    assert [starts.count(name) for name in ("a/net", "b/net", "c")] == [2, 2, 2]  # float and quantized
     assert all(len(model.students) == 3 for model in report.energies)
     # the verdict's network comes first, wherever the flag stands
     cli("profile", "--compare", c, a, *arguments)

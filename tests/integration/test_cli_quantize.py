@@ -53,11 +53,11 @@ def test_run_uses_its_bits_and_finds_the_spikes_of_training(folder: Path, tmp_pa
 
 def test_export_uses_its_bits_unless_told_otherwise(folder: Path, tmp_path: Path) -> None:
     done = cli("export", folder / "q3.safetensors", "--out", tmp_path, "--to", "netx")
-    assert "quantised to 3 bits" in done.stdout
+    assert "quantized to 3 bits" in done.stdout
     rows = json.loads(cli("export", folder / "q3.safetensors", "--out", tmp_path, "--to", "netx", "--json").stdout)
-    assert all(row["largest"] == 3 and row["rms_error"] < 1e-6 for row in rows["quantisation"])
+    assert all(row["largest"] == 3 and row["rms_error"] < 1e-6 for row in rows["quantization"])
     other = cli("export", folder / "q3.safetensors", "--out", tmp_path, "--to", "netx", "--bits", 5)
-    assert "quantised to 5 bits" in other.stdout and "trained for 3 bits, not 5" in other.stderr
+    assert "quantized to 5 bits" in other.stdout and "trained for 3 bits, not 5" in other.stderr
 
 
 def test_it_can_be_trained_on_again_and_beside_a_twin(folder: Path, tmp_path: Path) -> None:

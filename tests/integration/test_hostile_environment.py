@@ -31,10 +31,8 @@ from typing import TypeVar
 import numpy as np
 import pytest
 
-import exporters.files
-import kdsnn.files
 from exporters import netx
-from exporters.files import atomic_paths
+from exporters.files import atomic_path, atomic_paths
 from kdsnn import checkpoint
 from kdsnn.cli import places
 from kdsnn.data import load
@@ -644,25 +642,20 @@ def signal_taken(pid: int) -> bool:
     return bool(int(line.split()[1], 16) >> (signal.SIGTERM - 1) & 1)
 
 
-# -- one text in two places --------------------------------------------------------------------------
-
-
-def test_the_two_modules_that_write_files_are_one() -> None:
-    """`exporters` and `kdsnn` may not import one another (test_architecture.py), and both write files."""
-    assert Path(exporters.files.__file__).read_bytes() == Path(kdsnn.files.__file__).read_bytes()
+# -- whole files --------------------------------------------------------------------------------------
 
 
 def test_a_link_stays_a_link_and_a_failed_block_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "far").mkdir()
     link = tmp_path / "link.txt"
     link.symlink_to(tmp_path / "far" / "file.txt")
-    with exporters.files.atomic_path(link) as temporary:
+    with atomic_path(link) as temporary:
         temporary.write_text("new")
     assert link.is_symlink() and (tmp_path / "far" / "file.txt").read_text() == "new"
     with pytest.raises(ValueError, match="no"), atomic_paths(link, tmp_path / "b") as (first, _):
         first.write_text("half")
         raise ValueError("no")
     assert link.read_text() == "new" and not (tmp_path / "b").exists() and len(list(tmp_path.rglob("*"))) == 3
-    with pytest.raises(OSError, match="No space left") as caught, exporters.files.atomic_path(link):
+    with pytest.raises(OSError, match="No space left") as caught, atomic_path(link):
         raise OSError(28, "No space left on device")
     assert caught.value.filename == str(link)

@@ -166,7 +166,7 @@ def grid_network():
     return FoldedNetwork(layers, ())
 
 
-def test_a_quantised_network_comes_back_with_its_layers_and_thresholds(tmp_path):
+def test_a_quantized_network_comes_back_with_its_layers_and_thresholds(tmp_path):
     network = grid_network()
     info = replace(INFO, readout="membrane", quantized={"bits": 3, "layers": network.description()})
     save(tmp_path / "q", network, info)

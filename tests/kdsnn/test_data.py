@@ -81,8 +81,8 @@ def test_npz_layouts_mean_the_same_images(tmp_path):
     moved = load(f"npz:{written(tmp_path, **{**content, **last})}")
     assert np.array_equal(moved.x_train, expected.x_train) and moved.x_train.flags.c_contiguous
 
-    grey = arrays((6, 5, 7))
-    assert np.array_equal(load(f"npz:{written(tmp_path, **grey)}").x_train, grey["x_train"][:, None])
+    gray = arrays((6, 5, 7))
+    assert np.array_equal(load(f"npz:{written(tmp_path, **gray)}").x_train, gray["x_train"][:, None])
 
 
 def test_npz_layout_in_doubt_must_be_said(tmp_path):

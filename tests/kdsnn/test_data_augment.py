@@ -121,7 +121,7 @@ def test_cut_removes_one_square_that_may_stick_out(side):
 
 
 def photo(side=32):
-    """Smooth colours with an edge: neither flat nor noise."""
+    """Smooth colors with an edge: neither flat nor noise."""
     y, x = np.mgrid[:side, :side] / side
     channels = [60 + 120 * x, 200 - 150 * y, 90 + 60 * np.sin(9 * x * y)]
     pixels = np.stack(channels, -1)
@@ -183,7 +183,7 @@ def test_maps_are_the_named_geometry(shape):
     def hill(dy, dx):
         return np.exp(-((y - dy) ** 2 + (x - dx) ** 2) / 8)
 
-    def centre(pixels):
+    def center(pixels):
         weight = pixels[..., 0] / pixels.sum()
         return float((weight * y).sum()), float((weight * x).sum())
 
@@ -198,7 +198,7 @@ def test_maps_are_the_named_geometry(shape):
     }
     for operation, where in expected.items():
         strength = 0.5 if operation >= Operation.TRANSLATE_X else 1.0
-        assert centre(one(operation, strength, source)) == pytest.approx(where, abs=0.15), operation
+        assert center(one(operation, strength, source)) == pytest.approx(where, abs=0.15), operation
 
 
 def test_every_operation_is_drawn_and_moves_its_own_image_only():

@@ -71,13 +71,13 @@ def test_folder_with_a_split_of_its_own(tmp_path, name):
         load(f"folder:{tmp_path}")
 
 
-def test_folder_grey_among_colours_becomes_colour(tmp_path):
+def test_folder_gray_among_colors_becomes_colour(tmp_path):
     class_folders(tmp_path, mode="RGB")
-    grey = np.asarray(picture(0, mode="L"))
-    saved(tmp_path / "ant" / "0.png", Image.fromarray(grey))
+    gray = np.asarray(picture(0, mode="L"))
+    saved(tmp_path / "ant" / "0.png", Image.fromarray(gray))
     data = load(f"folder:{tmp_path}")
     images = np.concatenate([data.x_train, data.x_test])
-    assert any(np.array_equal(image, np.stack([grey] * 3)) for image in images)
+    assert any(np.array_equal(image, np.stack([gray] * 3)) for image in images)
 
 
 def test_folder_other_files_are_left_out_and_counted(tmp_path):

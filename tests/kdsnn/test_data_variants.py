@@ -18,7 +18,7 @@ def data_set(images, tests=None):
 
 
 def strokes(count=40, side=28):
-    """A grey bar in a black frame: something with an edge, a middle tone and a background."""
+    """A gray bar in a black frame: something with an edge, a middle tone and a background."""
     images = np.zeros((count, 1, side, side), np.uint8)
     images[:, :, side // 4 : side // 2, side // 4 : -side // 4] = 200
     return images
@@ -103,11 +103,11 @@ def test_a_turn_moves_a_hill_to_where_geometry_says():
         assert np.abs(image[0].astype(int) - expected).max() <= 6
 
 
-def test_variants_need_grey_images_not_larger_than_the_photographs():
-    colour = data_set(np.zeros((2, 3, 8, 8), np.uint8))
+def test_variants_need_gray_images_not_larger_than_the_photographs():
+    color = data_set(np.zeros((2, 3, 8, 8), np.uint8))
     for name in IMAGE_VARIANTS:
-        with pytest.raises(KdsnnError, match=r"made has 3 channels: .* grey"):
-            variants.VARIANTS[name](colour, 0)
+        with pytest.raises(KdsnnError, match=r"made has 3 channels: .* gray"):
+            variants.VARIANTS[name](color, 0)
     wide = data_set(np.zeros((2, 1, 500, 8), np.uint8))
     with pytest.raises(KdsnnError, match=r"larger than the background photographs.*use back-rand"):
         variants.image_background(wide, 0)
@@ -137,7 +137,7 @@ def test_variants_combine_left_to_right_by_name():
 # --- noise
 
 
-def grey(level=128, count=2000):
+def gray(level=128, count=2000):
     return data_set(np.full((count, 1, 8, 8), level, np.uint8))
 
 
@@ -145,14 +145,14 @@ def grey(level=128, count=2000):
 def test_noise_has_the_spread_it_names(kind, sigma, std):
     noise = Noise(sigma, kind)
     assert noise.std == pytest.approx(std)
-    x = noise.added(grey()).x_train / 255
+    x = noise.added(gray()).x_train / 255
     assert abs(x.mean() - 128 / 255) < 0.002 and x.std() == pytest.approx(std, rel=0.01)
     flat = x.reshape(len(x), -1)
     assert abs(np.corrcoef(flat[:, 0], flat[:, 1])[0, 1]) < 0.1  # pixels are independent
 
 
 def test_noise_is_clipped_and_goes_where_it_is_sent():
-    data = grey(0)
+    data = gray(0)
     noisy = Noise(0.5).added(data)
     assert noisy.x_train.dtype == np.uint8 and noisy.x_train.max() == 255
     assert np.mean(noisy.x_train == 0) == pytest.approx(0.5, abs=0.01)  # the negative half

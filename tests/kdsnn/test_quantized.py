@@ -182,7 +182,7 @@ def test_folding_changes_nothing(name, kinds):
 
 @pytest.mark.parametrize(("name", "kinds"), [(name, KINDS[i % 2]) for i, name in enumerate(SMALL)])
 def test_the_chip_is_given_what_training_saw(name, kinds, tmp_path):
-    """The checkpoint, lowered and quantised as every other: the same integers, and the same spikes in every layer."""
+    """The checkpoint, lowered and quantized as every other: the same integers, and the same spikes in every layer."""
     network = student(name, **kinds)
     x = pixels(name)
     for bits in (2, 4):

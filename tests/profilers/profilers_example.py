@@ -124,7 +124,7 @@ def wide() -> report.Report:
         return replace(run, layers=tuple(replace(layer, name=f"{name}.{layer.name}") for layer in run.layers))
 
     students = [
-        replace(first, float_run=renamed(first.float_run), quantised_run=renamed(first.deployed)),
+        replace(first, float_run=renamed(first.float_run), quantized_run=renamed(first.deployed)),
         *(replace(twin, name=f"student_number_{i}_of_a_comparison", role="student") for i in range(4)),
     ]
     placement = made.placements[0]

@@ -141,7 +141,7 @@ def test_overlapping_pool_windows_reach_each_output_once() -> None:
         [
             ("in", Input((1, 4, 1), "spikes")),
             ("pool", AvgPool2d((3, 1), (1, 1), (1, 0), 3)),
-            ("conv", Conv2d(np.array([[[[1.0], [-1.0]]]]))),  # neighbouring cells cancel in the middle
+            ("conv", Conv2d(np.array([[[[1.0], [-1.0]]]]))),  # neighboring cells cancel in the middle
             ("out", Output("membrane")),
         ],
         T=1,

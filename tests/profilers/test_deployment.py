@@ -17,7 +17,7 @@ from exporters.graph import IF, Input, Linear, Output, chain
 from profilers import report
 from profilers.counting.activity import ActivityCounter
 from profilers.counting.statistics import share_interval, statistic
-from profilers.energy import operations
+from profilers.energy import models, operations
 from profilers.energy.models import Range, load
 from profilers.report import figures, tables
 from profilers.report.html import render
@@ -108,7 +108,7 @@ def test_the_page_says_what_was_priced(student: report.Student) -> None:
 def test_a_student_without_a_placement_beside_one_that_has_it(student: report.Student) -> None:
     made = report.build("t", "", [deployed(student, None), replace(student, name="bare")])
     row = next(r for r in tables.energies(made).rows if "event model" in r.label)
-    assert row.hint.endswith("as placed") and row.cells[0].small == () and row.cells[1].small == ("quantised run",)
+    assert row.hint.endswith("as placed") and row.cells[0].small == () and row.cells[1].small == ("quantized run",)
     assert tables.energies(made).columns[-1].small == ("of s", "spikes per synapse")
     model = next(m for m in made.energies if m.name == EVENTS)
     assert tables.left_out(model) == [
@@ -118,15 +118,15 @@ def test_a_student_without_a_placement_beside_one_that_has_it(student: report.St
     ]
 
 
-def test_an_integer_network_without_a_float_form_is_called_quantised() -> None:
+def test_an_integer_network_without_a_float_form_is_called_quantized() -> None:
     made = report.build("t", "", [report.Student("net", example.run(example.network(integer=True), 0.9))])
     assert all("float run" not in row.hint for row in tables.energies(made).rows)
-    assert "quantised run" in tables.layers(made.students[0]).caption
-    assert set(report.layer_table(made)["run"]) == {"quantised"}
+    assert "quantized run" in tables.layers(made.students[0]).caption
+    assert set(report.layer_table(made)["run"]) == {"quantized"}
 
 
 def test_a_model_of_a_chip_prices_that_chip_only(student: report.Student, tmp_path: Path) -> None:
-    data = json.loads((Path(report.__file__).parent / "data" / "10-loihi1-events.json").read_text(encoding="utf-8"))
+    data = json.loads((Path(models.__file__).parent / "data" / "10-loihi1-events.json").read_text(encoding="utf-8"))
     data |= {"name": "other", "target": "otherchip"}
     (tmp_path / "other.json").write_text(json.dumps(data), encoding="utf-8")
     made = report.build(
@@ -142,7 +142,7 @@ def test_a_model_of_a_chip_prices_that_chip_only(student: report.Student, tmp_pa
     [
         ({"target": None}, "snn counts hops_ew, which a placement gives; name its chip in target"),
         ({"target": " "}, "target must be a text that is not empty"),
-        ({"arithmetic": "float"}, "arithmetic is 'float', but on target runs the quantised network; write 'integer'"),
+        ({"arithmetic": "float"}, "arithmetic is 'float', but on target runs the quantized network; write 'integer'"),
         (
             {"ann": [{"name": "x", "count": "chip_seconds", "constants": ["static"]}]},
             "ann counts chip_seconds, which only the placement of a spiking network gives",
@@ -150,7 +150,7 @@ def test_a_model_of_a_chip_prices_that_chip_only(student: report.Student, tmp_pa
     ],
 )
 def test_models_that_need_a_placement_name_their_chip(tmp_path: Path, change: dict[str, object], message: str) -> None:
-    data = json.loads((Path(report.__file__).parent / "data" / "10-loihi1-events.json").read_text(encoding="utf-8"))
+    data = json.loads((Path(models.__file__).parent / "data" / "10-loihi1-events.json").read_text(encoding="utf-8"))
     data = copy.deepcopy(data) | change
     if data["target"] is None:
         del data["target"]

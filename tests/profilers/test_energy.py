@@ -18,7 +18,7 @@ from profilers.counting.sizes import LayerShape
 from profilers.energy import models as energy_models
 from profilers.energy.evaluation import Counts, ann_counts, baseline, break_even, energy, snn_counts
 from profilers.energy.models import Range, built_in, load
-from profilers.energy.operations import Access, dense_ann, placed, quantised_twin, twin_bits, zero_skipping_ann
+from profilers.energy.operations import Access, dense_ann, placed, quantized_twin, twin_bits, zero_skipping_ann
 from profilers.energy.priced import COUNTS, SIZED
 
 MODELS = built_in()
@@ -196,10 +196,10 @@ def fully_active(T: int) -> Activity:
 
 
 @pytest.mark.parametrize(("T", "bits"), [(1, 1), (2, 2), (3, 2), (4, 3), (7, 3), (8, 4), (15, 4), (16, 5)])
-def test_quantised_twin_has_as_many_levels_as_t_spikes(T: int, bits: int) -> None:
+def test_quantized_twin_has_as_many_levels_as_t_spikes(T: int, bits: int) -> None:
     assert twin_bits(T) == bits == math.ceil(math.log2(T + 1))
     activity = fully_active(T)
-    counts = quantised_twin(activity)
+    counts = quantized_twin(activity)
     assert counts.values == {"macs": Range.exactly(0), "synops": Range.exactly(bits * 30)}
     model = MODELS["horowitz-45nm-int8"]
     twin = baseline(model, counts)
@@ -207,15 +207,15 @@ def test_quantised_twin_has_as_many_levels_as_t_spikes(T: int, bits: int) -> Non
     assert energy(model, snn_counts(activity)).nominal / twin.nominal == pytest.approx(T / bits)
 
 
-def test_quantised_twin_at_15_steps() -> None:
+def test_quantized_twin_at_15_steps() -> None:
     """Yan et al. (arXiv 2409.08290): T / ⌈log2(T + 1)⌉ = 15 / 4 = 3.75."""
     model, activity = MODELS["jouppi-7nm-int8"], fully_active(15)
-    twin = baseline(model, quantised_twin(activity))
+    twin = baseline(model, quantized_twin(activity))
     assert twin is not None
     assert energy(model, snn_counts(activity)).nominal / twin.nominal == pytest.approx(3.75)
 
 
-def test_quantised_twin_by_hand() -> None:
+def test_quantized_twin_by_hand() -> None:
     """4 pixels → 8 neurons → 3 outputs, T = 4: 3 bits; 6 of 32 possible spikes, so a rate of 3/16."""
     graph = chain(
         [
@@ -232,7 +232,7 @@ def test_quantised_twin_by_hand() -> None:
     spikes.view(-1)[:6] = 1
     counter("in", torch.ones(1, 1, 4))
     counter("n", spikes)
-    counts = quantised_twin(counter.result())
+    counts = quantized_twin(counter.result())
     assert counts.values["macs"] == Range.exactly(32)  # the encoder, once
     assert counts.values["synops"] == Range(3 * 24 * 6 / 32, 72, 72)
     estimate = baseline(MODELS["horowitz-45nm-int8"], counts)

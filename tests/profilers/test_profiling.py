@@ -27,7 +27,7 @@ def samples() -> tuple[np.ndarray, np.ndarray]:
 def student(samples: tuple[np.ndarray, np.ndarray]) -> report.Student:
     x, labels = samples
     return profiling.count(
-        "s", example.network(), x, labels, run=emulator.run, quantised=example.network(integer=True)
+        "s", example.network(), x, labels, run=emulator.run, quantized=example.network(integer=True)
     )  # fmt: skip
 
 
@@ -79,7 +79,7 @@ def test_chunks_and_batches_change_nothing(
         return emulator.run(graph, frames, observe=observe, progress=progress, batch_size=size)
 
     again = profiling.count(
-        "s", example.network(), Sliced(), labels, run=run, quantised=example.network(integer=True),
+        "s", example.network(), Sliced(), labels, run=run, quantized=example.network(integer=True),
         progress=lambda done, total: seen.append((done, total)),
     )  # fmt: skip
     assert again == student
@@ -102,7 +102,7 @@ def test_profile_is_count_and_build(samples: tuple[np.ndarray, np.ndarray]) -> N
     model = energy_models.built_in()["horowitz-45nm-int8"]
     made = profiling.profile(example.network(integer=True), x, run=emulator.run, models={"m": model}, name="alone")
     (alone,) = made.students
-    assert alone.name == "alone" and alone.quantised_run is None and made.command == ""
+    assert alone.name == "alone" and alone.quantized_run is None and made.command == ""
     assert alone.float_run.arithmetic == "integer" and alone.float_run.accuracy is None
     assert alone.float_run.accuracy_by_step == ()
     (energies,) = made.energies
@@ -116,8 +116,8 @@ def test_profile_is_count_and_build(samples: tuple[np.ndarray, np.ndarray]) -> N
 def test_networks_that_do_not_belong_together_are_refused(samples: tuple[np.ndarray, np.ndarray]) -> None:
     x, labels = samples
     other = dataclasses.replace(example.network(integer=True), T=3)
-    with pytest.raises(DeployError, match=r"T = 4 .* T = 3; quantise this very network"):
-        profiling.count("s", example.network(), x, labels, run=emulator.run, quantised=other)
+    with pytest.raises(DeployError, match=r"T = 4 .* T = 3; quantize this very network"):
+        profiling.count("s", example.network(), x, labels, run=emulator.run, quantized=other)
     with pytest.raises(DeployError, match="3 accuracies for T = 4 steps"):
         report.summarize(
             example.network(), _activity(example.network(), x), (0.1, 0.2, 0.3)
@@ -133,7 +133,7 @@ def _activity(graph, x):  # type: ignore[no-untyped-def]
 
 
 def test_a_run_of_its_own_shape_as_an_ann(student: report.Student) -> None:
-    """The ANN of the student's shape, and its twin with quantised ReLUs, by hand: 4 spikes carry 5 levels, 3 bits."""
+    """The ANN of the student's shape, and its twin with quantized ReLUs, by hand: 4 spikes carry 5 levels, 3 bits."""
     run = student.deployed
     conv1, rest = 9 * 16 * 64, 9 * 16 * 32 * 16 + 128 * 64 + 640
     assert run.dense_counts.values["macs"].nominal == conv1 + rest == run.dense_macs

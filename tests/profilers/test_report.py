@@ -88,7 +88,7 @@ def test_files(made: report.Report, tmp_path: Path) -> None:
     assert report.Report.from_json(written["report.json"].read_text(encoding="utf-8")) == made
     assert written["report.html"].read_text(encoding="utf-8") == render(made)
     table = pd.read_csv(written["layers.csv"])
-    rows = table[(table.student == "distilled") & (table.run == "quantised") & (table.role == "spikes")]
+    rows = table[(table.student == "distilled") & (table.run == "quantized") & (table.role == "spikes")]
     run = made.students[0].deployed
     assert rows.operations.sum() == pytest.approx(run.synops.mean)
     assert table.groupby(["student", "run"]).spikes.sum()["distilled", "float"] == pytest.approx(
@@ -115,7 +115,7 @@ def test_everything_a_user_wrote_is_escaped(made: report.Report) -> None:
     student = dataclasses.replace(
         made.students[0],
         name=evil,
-        quantised_run=dataclasses.replace(
+        quantized_run=dataclasses.replace(
             made.students[0].deployed,
             layers=tuple(dataclasses.replace(layer, name=evil) for layer in made.students[0].deployed.layers),
         ),
@@ -172,7 +172,7 @@ def test_a_mismatch_is_not_hidden(made: report.Report) -> None:
     assert not any(a.get("class") == "check bad" for _, a in page.found)
 
 
-def test_float_models_take_the_float_run_and_integer_models_the_quantised_one(made: report.Report) -> None:
+def test_float_models_take_the_float_run_and_integer_models_the_quantized_one(made: report.Report) -> None:
     used = {row.name: row.students[0].arithmetic for row in made.energies}
     assert used["horowitz-45nm-fp32"] == "float"
     assert used["horowitz-45nm-int8"] == used["loihi1-events"] == "integer"
@@ -183,7 +183,7 @@ def test_float_models_take_the_float_run_and_integer_models_the_quantised_one(ma
     assert fp32.as_ann.nominal == pytest.approx(4.6e-12 * (9 * 1024 + 16 * 9 * 512 + 128 * 64 + 640))
 
 
-def test_a_report_without_teacher_twin_quantisation_or_accuracy_still_reads_well() -> None:
+def test_a_report_without_teacher_twin_quantization_or_accuracy_still_reads_well() -> None:
     student = report.Student("s", example.run(example.network(), None))
     text = Page(render(report.build("bare", "x", [student]))).text
     assert "The student needs 4 time steps" in text
@@ -259,7 +259,7 @@ def test_charts_show_what_the_report_holds(made: report.Report) -> None:
     assert [c.split(",")[0] for c in charts] == [
         "Firing rate per neuron and time step of every neuron layer",
         "Synaptic operations per sample of every layer fed by spikes",
-        "Share of neurons and steps that differ between the float and the quantised run",
+        "Share of neurons and steps that differ between the float and the quantized run",
         "Share of each layer in the energy",
         "Accuracy against synaptic operations",
         "Energy of the student divided by that of a dense ANN of its shape under the same model",

@@ -85,8 +85,8 @@ def browse(folder: Path, *, dark: bool, widths: tuple[int, ...] = WIDTHS) -> tup
     return json.loads(found[1]), re.findall(r"CONSOLE.*", done.stderr)
 
 
-def brightness(colour: object) -> float:
-    red, green, blue = (int(part) for part in re.findall(r"\d+", str(colour))[:3])
+def brightness(color: object) -> float:
+    red, green, blue = (int(part) for part in re.findall(r"\d+", str(color))[:3])
     return (red + green + blue) / 3
 
 

@@ -181,7 +181,7 @@ def test_three_networks_in_one_table(three: report.Report) -> None:
     synops = next(row for row in networks if row[0] == "SynOps (all synapses)")
     assert [cell.split(" (")[0] for cell in synops[2:]] == [quantity(s.deployed.synops.mean) for s in three.students]
     assert all(len(m.students) == 3 for m in three.energies)
-    assert "float" not in synops[4]  # the third was never quantised
+    assert "float" not in synops[4]  # the third was never quantized
 
 
 def test_unknown_formats_are_refused_and_none_is_written(made: report.Report, tmp_path: Path) -> None:
@@ -252,11 +252,11 @@ def test_reports_fit_the_schema(made: report.Report, three: report.Report, schem
 @pytest.mark.parametrize(
     ("path", "value", "problem"),
     [
-        (("version",), 1, "report.version: not 3"),
+        (("version",), 1, "report.version: not 4"),
         (("title",), None, "report.title: not of type string"),
         (("students", 0, "role"), "teacher", "report.students[0].role: not one of"),
         (("students", 0, "float_run", "T"), 4.5, "report.students[0].float_run.T: not of type integer"),
-        (("students", 0, "float_run", "layers", 0, "colour"), 1, "report.students[0].float_run.layers[0]: does not know colour"),
+        (("students", 0, "float_run", "layers", 0, "color"), 1, "report.students[0].float_run.layers[0]: does not know color"),
         (("energies", 0, "constants", "ac", "joules"), {"low": 0}, "joules: lacks nominal"),
         (("placements", 0, "rows", 1, "cores"), True, "report.placements[0].rows[1].cores: not of type integer"),
     ],

@@ -33,7 +33,7 @@ def test_every_convention_by_hand() -> None:
     image = torch.ones(1, 2, 1, 5, 5)
     image[0, 0, 0, 0] = 0  # the first sample lacks five pixels
     spikes = torch.zeros(2, 2, 1, 5, 5)
-    spikes[0, :, 0, 0, 0] = 1  # a corner: seen by one window, through its centre
+    spikes[0, :, 0, 0, 0] = 1  # a corner: seen by one window, through its center
     spikes[1, 1, 0, 1, 1] = 1  # between the windows: seen by four, through their corners
     counter("in", image)
     counter("n", spikes)

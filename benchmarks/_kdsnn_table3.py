@@ -80,8 +80,8 @@ def _measured(
     from exporters.from_torch import from_torch
     from hardware import emulator
     from kdsnn import checkpoint
-    from kdsnn.cli.run import pixels
     from kdsnn.data import load
+    from kdsnn.deploy.images import pixels
     from profilers.counting.activity import ActivityCounter
 
     known = {(entry.model, entry.shape) for entry in ENTRIES if entry.spiking}

@@ -27,9 +27,9 @@ from pathlib import Path
 from typing import Any
 
 from exporters.files import atomic_path
-from kdsnn.cli import training
 from kdsnn.cli.console import say
 from kdsnn.data import Augmentation, DataSet, Noise, load
+from kdsnn.deploy import training
 from kdsnn.digest import digest_json
 from kdsnn.errors import KdsnnError
 from kdsnn.train.config import TrainConfig

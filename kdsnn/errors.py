@@ -1,9 +1,47 @@
-"""The one error that kdsnn raises for anything a user can put right."""
+"""The errors that kdsnn raises for anything a user can put right, and the notices of what a user should know."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Callable
+from typing import Any
 
 from exporters.errors import UserError
 
-__all__ = ["KdsnnError", "UserError"]
+__all__ = ["KdsnnError", "Notice", "OptionError", "UserError", "notice"]
 
 
 class KdsnnError(UserError):
     """What is wrong with data, a checkpoint, a configuration or a request: raised by `kdsnn`."""
+
+
+class OptionError(KdsnnError):
+    """What is wrong with the options of a verb, which Python and the command line spell differently.
+
+    Args:
+        text: the message, with the options that it names in braces: "{bits}: weights have 2 to 8 bits".
+        values: those options, with the value to show, or None to show the name alone.
+    """
+
+    def __init__(self, text: str, **values: Any) -> None:
+        self.text, self.values = text, values
+        super().__init__(self.worded(_in_python))
+
+    def worded(self, spell: Callable[[str, Any], str]) -> str:
+        """The message with every option as `spell(name, value)` writes it."""
+        names = "|".join(map(re.escape, self.values))
+        return re.sub(rf"\{{({names})\}}", lambda m: spell(m[1], self.values[m[1]]), self.text) if names else self.text
+
+
+def _in_python(name: str, value: Any) -> str:
+    return name if value is None else f"{name}={value}"
+
+
+class Notice(UserWarning):
+    """What a user should know though nothing is wrong: a warning, so that Python shows, filters or collects it as any other."""
+
+
+def notice(text: str) -> None:
+    """Tell the user something; the command line prints it as a remark on standard error."""
+    warnings.warn(text, Notice, stacklevel=3)

@@ -12,15 +12,18 @@ import logging
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import typer
 
 from kdsnn.cli import check, demo, distill, evaluate, export, lava, listing, pretrain, profile, run
 from kdsnn.cli.console import say
-from kdsnn.errors import UserError
+from kdsnn.cli.options import spelled
+from kdsnn.errors import Notice, OptionError, UserError
 
 app = typer.Typer(
     name="kdsnn-deploy",
@@ -63,6 +66,7 @@ def main() -> None:
     # a remark that Triton is missing, on every start, is no news to anybody without a GPU
     logging.getLogger("torch._library.triton").setLevel(logging.ERROR)
     _mend_standard_streams()
+    _say_notices()
     stopped = _unwind_when_stopped()
     try:
         with _printed():
@@ -115,6 +119,20 @@ def _printed() -> Iterator[None]:
             raise OSError(error.errno, error.strerror, "standard output") from error
 
 
+def _say_notices() -> None:
+    """Print what the user should know as a remark, every time it comes up; other warnings stay Python's business."""
+    shown = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
+        if issubclass(category, Notice):
+            say(f"note: {message}")
+        else:
+            shown(message, category, *rest, **more)
+
+    warnings.simplefilter("always", Notice)
+    warnings.showwarning = show
+
+
 def _mend_standard_streams() -> None:
     """Replace streams that are closed, and let the others print any text, whatever their encoding."""
     # else the first file that is opened gets the number of a closed stream, and what libraries print lands in it
@@ -146,6 +164,8 @@ def _one_line(error: BaseException) -> str:
         what = "out of memory; use fewer samples at a time"
     elif isinstance(error, UnicodeEncodeError):
         what = f"{error.object[max(0, error.start - 40) : error.end + 40]!a}: not valid UTF-8; rename the file"
+    elif isinstance(error, OptionError):
+        what = error.worded(spelled)
     else:
         what = str(error)
     return " ".join(what.split())

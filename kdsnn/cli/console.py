@@ -9,12 +9,15 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shlex
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
+
+from kdsnn.deploy.progress import Progress, silent
+from kdsnn.deploy.tables import Result, Table
 
 PLAIN_INTERVAL = 5.0
 """Seconds between progress lines where no terminal shows a bar."""
@@ -34,20 +37,27 @@ def say(message: str) -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
-def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table on standard output; columns whose cells start with a digit are right-aligned."""
+def show(result: Result, *, json: bool = False) -> None:
+    """Print a result: its tables, or its JSON."""
+    if json:
+        print_json(result.to_dict())
+    else:
+        for one in result.tables():
+            draw(one)
+
+
+def draw(table: Table) -> None:
+    """A table on standard output, as wide as the terminal at most; columns whose cells start with a digit are right-aligned."""
     from rich import box
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Table as Grid
 
-    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for i, column in enumerate(columns):
-        cells = [row[i] for row in rows if row[i] not in ("", "–")]
-        numeric = bool(cells) and all(cell.lstrip("−-±<≈ ")[:1].isdigit() for cell in cells)
-        grid.add_column(column, justify="right" if numeric else "left", overflow="fold")
-    for row in rows:
+    grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False)
+    for i, column in enumerate(table.columns):
+        grid.add_column(column, justify="right" if table.is_numeric(i) else "left", overflow="fold")
+    for row in table.rows:
         grid.add_row(*row)
-    print(title)
+    print(table.title)
     width = None if sys.stdout.isatty() else 160
 
     class Piped(Console):
@@ -60,73 +70,67 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
     print(drawn.get(), end="")  # rich itself would end the program where nobody reads it
 
 
-class Progress(Protocol):
-    """Told how much of the work is done."""
-
-    def __call__(self, done: float, total: float, note: str = "") -> None:
-        """`done` of `total` is done; `note` is shown beside it."""
-        ...
-
-
-@dataclass
-class _Lines:
-    """Progress where nobody watches: a line now and then."""
-
-    title: str
-    last: float = -PLAIN_INTERVAL
-
-    def __call__(self, done: float, total: float, note: str = "") -> None:
-        now = time.monotonic()
-        if now - self.last >= PLAIN_INTERVAL or done >= total:
-            self.last = now
-            say(f"{self.title}: {100 * done / total:.0f} %{'  ' + note if note else ''}")
-
-
-@contextmanager
-def progress(title: str, *, quiet: bool = False) -> Iterator[Progress]:
-    """Show how far a piece of work is: a bar with the time left on a terminal, lines elsewhere."""
-    if quiet:
-        yield lambda done, total, note="": None
-    elif not sys.stderr.isatty():
-        yield _Lines(title)
-    else:
-        from rich.console import Console
-        from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-        from rich.progress import Progress as Bar
-
-        columns = (
-            TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"),
-            TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
-        )  # fmt: skip
-        with Bar(*columns, console=Console(stderr=True)) as bar:
-            task = bar.add_task(title, total=1.0, note="")
-
-            def update(done: float, total: float, note: str = "") -> None:
-                bar.update(task, completed=done / total, note=note)
-
-            yield update
-            bar.update(task, completed=1.0)
-
-
-def si(value: float, unit: str = "") -> str:
-    """1.23 M, 4.56 µJ: three digits with an engineering prefix."""
-    if value == 0:
-        return f"0 {unit}".strip()
-    for factor, prefix in (
-        (1e12, "T"),
-        (1e9, "G"),
-        (1e6, "M"),
-        (1e3, "k"),
-        (1, ""),
-        (1e-3, "m"),
-        (1e-6, "µ"),
-        (1e-9, "n"),
-    ):
-        if abs(value) >= factor * 0.9995:
-            return f"{value / factor:.3g} {prefix}{unit}".strip()
-    return f"{value * 1e12:.3g} p{unit}"
+def command_line() -> str:
+    """What was typed, as a shell would take it."""
+    return shlex.join(["kdsnn-deploy", *sys.argv[1:]])
 
 
 def percent(share: float) -> str:
     """0.9812 → 98.12 %."""
     return f"{100 * share:.2f} %"
+
+
+class _Lines:
+    """Progress where nobody watches: a line now and then."""
+
+    def __init__(self) -> None:
+        self.title = ""
+        self.last = 0.0
+
+    def __call__(self, title: str, done: float, total: float, note: str = "") -> None:
+        now = time.monotonic()
+        if title != self.title or now - self.last >= PLAIN_INTERVAL or done >= total:
+            self.title, self.last = title, now
+            say(f"{title}: {100 * done / total:.0f} %{'  ' + note if note else ''}")
+
+
+class _Bars:
+    """Progress on a terminal: a bar for every piece of work, the last one moving."""
+
+    def __init__(self, drawn: Any) -> None:
+        self.drawn = drawn
+        self.title: str | None = None
+        self.task: Any = None
+
+    def __call__(self, title: str, done: float, total: float, note: str = "") -> None:
+        if title != self.title:
+            self.close()
+            self.title, self.task = title, self.drawn.add_task(title, total=1.0, note="")
+        self.drawn.update(self.task, completed=done / total, note=note)
+
+    def close(self) -> None:
+        """The piece that was under way is done: another begins, or all are."""
+        if self.title is not None:
+            self.drawn.update(self.task, completed=1.0)
+
+
+@contextmanager
+def progress(*, quiet: bool = False) -> Iterator[Progress]:
+    """Show how far each piece of a verb's work is: bars with the time left on a terminal, lines elsewhere."""
+    if quiet:
+        yield silent
+    elif not sys.stderr.isatty():
+        yield _Lines()
+    else:
+        from rich.console import Console
+        from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import Progress as Drawn
+
+        columns = (
+            TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"),
+            TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
+        )  # fmt: skip
+        with Drawn(*columns, console=Console(stderr=True)) as drawn:
+            bars = _Bars(drawn)
+            yield bars
+            bars.close()

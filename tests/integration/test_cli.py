@@ -136,7 +136,7 @@ def test_run_compares_all_backends(folder: Path) -> None:
 def test_many_samples_are_compared_in_parts_that_memory_holds(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     command = ("run", folder / "snn.safetensors", "--on", "torch,onnx,emulator", "--samples", 23, "--compare", "--json")
     whole = json.loads(cli(*command).stdout)
-    monkeypatch.setattr("kdsnn.cli.run._samples_at_once", lambda network: 7)
+    monkeypatch.setattr("kdsnn.deploy.run._samples_at_once", lambda network: 7)
     parts = json.loads(cli(*command).stdout)
     for found in (whole, parts):
         for row in found["runs"]:

@@ -18,8 +18,10 @@ from hardware.chips import limits
 from kdsnn import checkpoint, models
 from kdsnn.checkpoint import CheckpointInfo
 from kdsnn.cli.app import main
-from kdsnn.cli.counting import FEW_SAMPLES, Timing, distinct, on_chip, some
-from kdsnn.cli.source import Source
+from kdsnn.deploy.counting import FEW_SAMPLES, some
+from kdsnn.deploy.lower import Lowered
+from kdsnn.deploy.on_chip import on_chip
+from kdsnn.deploy.report_options import BusyTime, distinct
 from kdsnn.errors import KdsnnError
 from profilers.counting.activity import ActivityCounter
 from profilers.energy.models import Range
@@ -185,8 +187,8 @@ def test_the_second_compartment_of_a_soft_reset_is_updated_too() -> None:
     emulator.run(graph, frames, observe=counter)
     activity = counter.result()
     for name, compartments in (("loihi1", 2 * 7 + 2), ("loihi2", 7 + 2)):
-        source = Source("s", None, None, None, graph)
-        found = on_chip(source, graph, limits.target(name), activity, Timing(Range.exactly(1e-3), per_step=True))
+        source = Lowered("s", None, None, None, graph)
+        found = on_chip(source, graph, limits.target(name), activity, BusyTime(Range.exactly(1e-3), per_step=True))
         assert found.deployment is not None
         counts = found.deployment.counts.values
         assert counts["neuron_updates"].nominal == 3 * compartments

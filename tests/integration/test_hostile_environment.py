@@ -34,8 +34,8 @@ import pytest
 from exporters import netx
 from exporters.files import atomic_path, atomic_paths
 from kdsnn import checkpoint
-from kdsnn.cli import places
 from kdsnn.data import load
+from kdsnn.deploy import places
 from kdsnn.errors import KdsnnError
 from kdsnn.train import loop
 from kdsnn.train.history import EpochRecord

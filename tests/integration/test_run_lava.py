@@ -38,7 +38,7 @@ def test_many_samples_go_through_one_lava(student: Path, tmp_path: Path, monkeyp
             return super().run(frames, **how)  # type: ignore[arg-type]
 
     monkeypatch.setattr(client, "Session", Counted)
-    monkeypatch.setattr("kdsnn.cli.run._samples_at_once", lambda network: 4)
+    monkeypatch.setattr("kdsnn.deploy.run._samples_at_once", lambda network: 4)
     saved = tmp_path / "spikes.npz"
     found = json.loads(cli("run", student, "--on", "emulator,lava", "--samples", 11, "--save", saved, "--json").stdout)
     (row,) = found["comparisons"]

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kdsnn.cli import training
 from kdsnn.data import DataSet
+from kdsnn.deploy import training
 from kdsnn.train import TrainConfig
 from kdsnn.train.curves import _epoch_ticks, _ticks, curves_svg, read_runs, write_curves
 from kdsnn.train.history import EpochRecord, read_csv, write_csv

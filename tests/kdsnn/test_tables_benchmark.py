@@ -17,8 +17,8 @@ import torch
 from benchmarks import kdsnn_tables
 from benchmarks._kdsnn_table3 import table_3
 from kdsnn import checkpoint
-from kdsnn.cli import training
 from kdsnn.data import DataSet
+from kdsnn.deploy import training
 from kdsnn.errors import KdsnnError
 from kdsnn.models import MODELS, build
 from kdsnn.train import evaluate

@@ -10,12 +10,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from kdsnn.errors import KdsnnError
+from exporters.files import atomic_path
+from kdsnn.errors import KdsnnError, OptionError
 
 
 @contextmanager
 def sole_writer(out: Path) -> Iterator[None]:
-    """Hold a lock on what a command writes as, beside or in `out`, which need not exist; its folder must.
+    """Let one process at a time write the files of `out`: `out` itself, and those beside or in it. Its folder must exist.
 
     The lock is on an open file, `.NAME.lock` beside `out`, so that it ends with this process, however that ends; the
     file is deleted with it, and one that a killed process has left is taken over. Where the system or the file system
@@ -39,6 +40,50 @@ def sole_writer(out: Path) -> Iterator[None]:
         if descriptor is not None:
             os.close(descriptor)
         _delete_unless_held(file)
+
+
+def writable_folder(out: Path) -> None:
+    """Make the output folder and try a file in it, before the work rather than after.
+
+    Raises:
+        KdsnnError: a file has this name; OSError: it cannot be made or written, or its disk is full.
+    """
+
+    class Tried(Exception):  # noqa: N818 - no error: nothing is to stay
+        pass
+
+    try:
+        with suppress(Tried), atomic_path(out / ".probe") as probe:
+            probe.write_bytes(bytes(4096))
+            raise Tried
+    except FileExistsError:
+        raise KdsnnError(f"{out}: this is a file; give a folder") from None
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(out)) from error
+
+
+def writable_file(out: Path) -> None:
+    """Try a file's folder in the same way; it must not be a folder or a device itself.
+
+    Raises:
+        KdsnnError, OSError: as `writable_folder`, and something that is no file has this name.
+    """
+    if out.is_dir():
+        raise KdsnnError(f"{out}: this is a folder; give a file name")
+    if out.exists() and not out.is_file():
+        raise KdsnnError(f"{out}: this is a device or a pipe; give a file name")
+    writable_folder(out.parent)
+
+
+def require_checkpoint_name(out: Path) -> None:
+    """Refuse a name that no checkpoint can have.
+
+    Raises:
+        KdsnnError: another ending; UnicodeEncodeError: it is no valid UTF-8.
+    """
+    if out.suffix != ".safetensors":
+        raise OptionError("{out}: a checkpoint's name ends in .safetensors", out=out)
+    str(out).encode()  # a name that is no valid UTF-8 can be written, but not be read again by safetensors
 
 
 @contextmanager
@@ -71,8 +116,9 @@ def _locked(file: Path, out: Path) -> int:
         except BlockingIOError:
             owner = os.read(descriptor, 20).decode(errors="replace") or "unknown"
             os.close(descriptor)
-            raise KdsnnError(
-                f"{out}: another command is writing it (process {owner}); wait for it, or choose another --out"
+            raise OptionError(
+                f"{out}: another command is writing it (process {owner}); wait for it, or choose another {{out}}",
+                out=None,
             ) from None
         except OSError:  # this file system has no locks
             return descriptor

@@ -4,39 +4,20 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
-
-from kdsnn.errors import KdsnnError
+from kdsnn.errors import KdsnnError, OptionError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from exporters.graph import Array, Shape, SpikingGraph
-    from kdsnn.cli.source import Source
-
-
-class Where(StrEnum):
-    """Where the first layer turns pixels into spikes."""
-
-    chip = "chip"
-    host = "host"
-
-
-EncoderAt = Annotated[
-    Where,
-    typer.Option(
-        "--encoder",
-        help="host: keep the first layer off the chip, in full precision; the chip reads its spikes.",
-    ),
-]
+    from kdsnn.deploy.lower import Lowered
 
 
 @dataclass(frozen=True, eq=False)
-class Encoder:
+class HostEncoder:
     """What runs on the host. `spikes`: images (N, *shape) in 0…1 → the chip's input (N, T, *shape of the layer).
 
     `graph` is None where the encoder is an ONNX file beside a `.net`.
@@ -47,7 +28,7 @@ class Encoder:
     graph: SpikingGraph | None = None
 
 
-def on_host(network: Source) -> Source:
+def on_host(network: Lowered) -> Lowered:
     """The same network with its first layer on the host, in full precision, and the rest quantized on the chip.
 
     Raises:
@@ -56,7 +37,9 @@ def on_host(network: Source) -> Source:
     from exporters.passes.split import split_encoder
 
     if network.exact is None:
-        raise KdsnnError(f"--encoder host: {network.name} is quantized already; split what it was exported from")
+        raise OptionError(
+            f"{{encoder}}: {network.name} is quantized already; split what it was exported from", encoder="host"
+        )
     host, _ = split_encoder(network.exact)
     _, chip = split_encoder(network.integer)
     chip = chip.with_nodes({}, metadata={**chip.metadata, "encoder": f"{network.name}.encoder.onnx"})
@@ -66,12 +49,12 @@ def on_host(network: Source) -> Source:
 
         return emulator.run(host, host.encode(x)).output.reshape(len(x), chip.T, *chip.input.shape)
 
-    kept = tuple(scale for scale in network.scales if scale.name in chip.synapses)
-    encoder = Encoder(host.input.shape, spikes, host)
-    return replace(network, chip=chip, scales=kept, encoder=encoder)
+    kept = tuple(scale for scale in network.layer_scales if scale.name in chip.synapses)
+    encoder = HostEncoder(host.input.shape, spikes, host)
+    return replace(network, chip=chip, layer_scales=kept, encoder=encoder)
 
 
-def beside(path: Path, chip: SpikingGraph) -> Encoder | None:
+def beside(path: Path, chip: SpikingGraph) -> HostEncoder | None:
     """The encoder of a `.net` file that was read as `chip`: the ONNX file that was written with it, if there was one.
 
     Raises:
@@ -93,4 +76,4 @@ def beside(path: Path, chip: SpikingGraph) -> Encoder | None:
             raise KdsnnError(f"{file}: it gives {found.shape[2:]} spikes, and {path.name} reads {chip.input.shape}")
         return found.reshape(len(x), chip.T, *chip.input.shape)
 
-    return Encoder(tuple(runner.model.facts["input_shape"]), spikes)
+    return HostEncoder(tuple(runner.model.facts["input_shape"]), spikes)

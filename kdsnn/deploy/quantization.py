@@ -1,16 +1,21 @@
-"""Quantization as the command line asks for it: with or without calibration on the training images of a data set."""
+"""Quantization as a verb asks for it: with or without calibration on training images."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from kdsnn.errors import KdsnnError
+from kdsnn.deploy.images import load_data, require_fit, spread_over
+from kdsnn.deploy.progress import Progress, silent
+from kdsnn.deploy.tables import Table, table
+from kdsnn.errors import OptionError
 
 if TYPE_CHECKING:
     from exporters.graph import Array, SpikingGraph
     from exporters.passes.quantize import LayerScale
     from hardware.emulator.calibration import Calibration, LayerDrift
+    from kdsnn.data import DataSet
 
 
 @dataclass(frozen=True)
@@ -20,16 +25,21 @@ class Quantization:
     Attributes:
         bits: of a weight, 2 to 8.
         input_bits: of a pixel, 1 to 8.
-        data: calibrate on the training images of this data set; None for no calibration.
+        data: calibrate on training images of this data, see `load_data`; None for no calibration.
         samples: how many of them, spread evenly over the set.
-        quiet: show no progress.
+        progress: told how far calibration is.
     """
 
     bits: int = 8
     input_bits: int = 8
-    data: str | None = None
+    data: Any = None
     samples: int = 512
-    quiet: bool = False
+    progress: Progress = field(default=silent)
+
+    @property
+    def data_name(self) -> str | None:
+        """What the data is called."""
+        return self.data if self.data is None or isinstance(self.data, str) else getattr(self.data, "name", "arrays")
 
 
 COARSE_BITS = 4
@@ -74,48 +84,40 @@ def quantized(name: str, graph: SpikingGraph, exact: SpikingGraph, how: Quantiza
 
 
 def _recorded(integer: SpikingGraph, how: Quantization, samples: int | None) -> SpikingGraph:
-    calibration = None if samples is None else {"data": how.data, "part": "train", "samples": samples}
+    calibration = None if samples is None else {"data": how.data_name, "part": "train", "samples": samples}
     done = {"bits": how.bits, "input_bits": how.input_bits, "calibration": calibration}
     return integer.with_nodes({}, metadata={**integer.metadata, "quantization": done})
 
 
 def _measure(title: str, graph: SpikingGraph, images: Array, how: Quantization) -> Calibration:
     from hardware.emulator.calibration import calibrate
-    from kdsnn.cli.console import progress
 
-    with progress(title, quiet=how.quiet) as show:
-        return calibrate(graph, graph.encode(images), progress=lambda done: show(done, len(images)))
+    return calibrate(graph, graph.encode(images), progress=lambda done: how.progress(title, done, len(images)))
 
 
 def _images(name: str, graph: SpikingGraph, how: Quantization) -> Array:
-    """Training images, float32 in 0…1 (N, *shape), evenly spread because sources may be sorted by class."""
+    """Training images, float32 in 0…1 (N, *shape)."""
     import numpy as np
 
-    from kdsnn.cli.images import load_images
-    from kdsnn.cli.source import require_fit
-
-    assert how.data is not None
     if graph.input.encoding != "direct":
-        raise KdsnnError(f"--calibrate {how.data}: {name} takes spikes over time, and data sets hold images")
-    data = load_images(how.data, quiet=how.quiet)
+        raise OptionError(
+            f"{{calibrate}}: {name} takes spikes over time, and data sets hold images", calibrate=how.data_name
+        )
+    data: DataSet = load_data(how.data)
     require_fit(name, graph.input.shape, data)
-    total = len(data.x_train)
-    chosen = np.linspace(0, total - 1, min(how.samples, total)).round().astype(int)
-    images = np.asarray(data.x_train[chosen])
+    images = np.asarray(data.x_train[spread_over(len(data.x_train), how.samples)])
     return (images.reshape(len(images), *graph.input.shape) / np.float32(255)).astype(np.float32)
 
 
-def drift_rows(scales: tuple[LayerScale, ...], drifts: tuple[LayerDrift, ...]) -> list[dict[str, Any]]:
+def drift_rows(scales: Sequence[LayerScale], drifts: Sequence[LayerDrift]) -> list[dict[str, Any]]:
     """One JSON-able row per synapse layer; the measured columns are there only where the network was calibrated."""
-    from dataclasses import asdict
-
     measured = {d.name: asdict(d) for d in drifts}
     return [asdict(s) | measured.get(s.name, {}) for s in scales]
 
 
-def print_quantization(title: str, rows: list[dict[str, Any]]) -> None:
+def quantization_table(title: str, rows: Sequence[dict[str, Any]]) -> Table:
     """The table of `drift_rows`."""
-    from kdsnn.cli.console import percent, table
+    from profilers.report.numbers import percent
 
     columns = ["layer", "largest weight", "clipped", "threshold V", "scale", "limited by", "RMS error"]
     calibrated = any("peak" in row for row in rows)
@@ -124,12 +126,12 @@ def print_quantization(title: str, rows: list[dict[str, Any]]) -> None:
     cells = []
     for row in rows:
         cell = [
-            row["name"], str(row["largest"]), percent(row["clipped"]), str(row["threshold"]), f"{row['scale']:.4g}",
-            row["limited_by"], percent(row["rms_error"]),
+            row["name"], str(row["largest"]), percent(row["clipped"], 2), str(row["threshold"]), f"{row['scale']:.4g}",
+            row["limited_by"], percent(row["rms_error"], 2),
         ]  # fmt: skip
         if calibrated:
             before, after = row["rate_float"], row["rate_quantized"]
-            rates = "–" if before is None or after is None else f"{percent(before)} → {percent(after)}"
-            cell += [f"{row['peak']:.0f}", percent(row["register_used"]), rates]
+            rates = "–" if before is None or after is None else f"{percent(before, 2)} → {percent(after, 2)}"
+            cell += [f"{row['peak']:.0f}", percent(row["register_used"], 2), rates]
         cells.append(cell)
-    table(title, columns, cells)
+    return table(title, columns, cells)

@@ -1,0 +1,283 @@
+"""Running one network on several back ends.
+
+The back ends form two families. `torch` (the lowered float graph) and `onnx` compute the float network
+in exact arithmetic and must agree on every spike; so must `emulator` and `lava`, which compute the
+quantized one. Between the families stands quantization, whose effect is reported, not judged. Where
+there is a SpikingJelly module, it runs too, and `torch` is compared with it: BatchNorm folded into
+weights rounds differently, so a few spikes in a million may differ there.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from exporters.graph import Array, SpikingGraph
+from kdsnn.deploy.lower import Lowered
+from kdsnn.deploy.places import temporary_folder
+from kdsnn.errors import OptionError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from exporters.onnx import Runner
+
+
+@dataclass(frozen=True, eq=False)
+class BackendRun:
+    """What one backend gave for the first `samples` of the data.
+
+    `output`: (N, T, F), spikes or membranes. `layers`: neuron layer → (N, T, *shape) spikes, where the
+    backend shows them. `seconds`: of the run itself, without loading.
+    """
+
+    backend: str
+    output: Array
+    scores: Array
+    layers: Mapping[str, Array]
+    seconds: float
+
+    @property
+    def samples(self) -> int:
+        """How many samples were run."""
+        return len(self.output)
+
+    def accuracy(self, labels: Array) -> float:
+        """Share of the samples whose highest score is the label's."""
+        return float((self.scores.argmax(axis=1) == labels[: self.samples]).mean())
+
+
+class RunsSamples(Protocol):
+    """Runs real-valued samples x (N, *shape) on one backend."""
+
+    def __call__(self, x: Array, progress: Callable[[int, int], None] | None = None) -> BackendRun:
+        """`progress` is called with (work done, work in all); x may be a part of the samples, after others."""
+        ...
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How back ends are opened.
+
+    Attributes:
+        layers: whether every neuron layer's spikes are kept, where the back end shows them.
+        fast_conv: on Lava, a convolution faster than its own.
+        timeout: seconds after which a Lava run is given up; None for a bound by the work there is.
+    """
+
+    layers: bool = True
+    fast_conv: bool = True
+    timeout: float | None = None
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One way to run a network.
+
+    Attributes:
+        open: makes it ready for samples in any number of parts: written, loaded and started once.
+        reference: the back end that it is compared with, where that runs too.
+        must_agree: whether a difference from it is an error; else it is the effect of quantization or of folding.
+    """
+
+    open: Callable[[Lowered, RunOptions], AbstractContextManager[RunsSamples]]
+    reference: str
+    must_agree: bool
+
+
+def opened(name: str, network: Lowered, options: RunOptions) -> AbstractContextManager[RunsSamples]:
+    """A network on one back end, "spikingjelly" or one of `BACKENDS`.
+
+    Raises:
+        KdsnnError, DeployError: there is no such back end, the network has no such form, or the back end failed.
+    """
+    if name == "spikingjelly":
+        return _spikingjelly_opened(network, options)
+    require_backend(name)
+    return BACKENDS[name].open(network, options)
+
+
+def require_backend(name: str) -> None:
+    """Raise KdsnnError unless there is a back end of this name."""
+    if name not in BACKENDS:
+        raise OptionError(f"{{on}}: no such backend; choose from {', '.join(BACKENDS)}", on=name)
+
+
+@contextmanager
+def _spikingjelly_opened(network: Lowered, options: RunOptions) -> Iterator[RunsSamples]:
+    yield lambda x, progress=None: _spikingjelly(network, x)
+
+
+@contextmanager
+def _torch_opened(network: Lowered, options: RunOptions) -> Iterator[RunsSamples]:
+    graph = _float_graph(network, "torch")
+    yield lambda x, progress=None: _emulate("torch", graph, graph.encode(x), progress, options.layers)
+
+
+@contextmanager
+def _emulator_opened(network: Lowered, options: RunOptions) -> Iterator[RunsSamples]:
+    graph = network.integer
+    yield lambda x, progress=None: _emulate("emulator", graph, network.frames(x), progress, options.layers)
+
+
+@contextmanager
+def _onnx_opened(network: Lowered, options: RunOptions) -> Iterator[RunsSamples]:
+    runner = _onnx_runner(_float_graph(network, "onnx"), options.layers)
+    yield lambda x, progress=None: run_onnx(runner, x, progress=progress)
+
+
+def _float_graph(network: Lowered, backend: str) -> SpikingGraph:
+    if network.exact is None:
+        raise OptionError(f"{{on}}: {network.name} is already quantized; run it on emulator or lava", on=backend)
+    return network.exact
+
+
+def _spikingjelly(network: Lowered, x: Array) -> BackendRun:
+    import torch
+    from spikingjelly.activation_based import functional
+
+    from exporters.from_torch import node_name
+
+    assert network.module is not None and network.exact is not None
+    module, T = network.module, network.exact.T
+    paths = ((m, node_name(path, m)) for path, m in module.named_modules())
+    names = {m: name for m, name in paths if name in network.exact.neurons}
+    single_step = all(getattr(m, "step_mode", "s") == "s" for m in names)
+    layers: dict[str, list[Array]] = {n: [] for n in names.values()}
+
+    def keep(m: Any, args: Any, spikes: torch.Tensor) -> None:
+        layers[names[m]].append(spikes.to(torch.uint8).numpy())
+
+    hooks = [m.register_forward_hook(keep) for m in names]
+    graph = network.exact
+    outputs = []
+    started = time.perf_counter()
+    try:
+        with torch.inference_mode():
+            for batch in torch.split(torch.from_numpy(x), 64):
+                functional.reset_net(module)
+                outputs.append(_steps(module, batch, T, single_step))
+                for parts in layers.values():
+                    # one call per step gives T arrays (N, …), one call for all steps an array (T, N, …)
+                    parts[:] = (
+                        [*parts[:-T], np.stack(parts[-T:], 1)]
+                        if single_step
+                        else [*parts[:-1], parts[-1].swapaxes(0, 1)]
+                    )
+    finally:
+        functional.reset_net(module)
+        for hook in hooks:
+            hook.remove()
+    spikes = {name: np.concatenate(parts) for name, parts in layers.items()}
+    if graph.output.readout == "membrane":
+        output = np.concatenate(outputs).cumsum(axis=1)
+        return BackendRun("spikingjelly", output, output[:, -1] / T, spikes, time.perf_counter() - started)
+    # the spikes themselves: a module may return their mean
+    output = spikes[graph.sources(graph.output_name)[0]]
+    scores = output.mean(axis=1)
+    return BackendRun("spikingjelly", output, scores, spikes, time.perf_counter() - started)
+
+
+def _steps(module: nn.Module, batch: torch.Tensor, T: int, single_step: bool) -> Array:
+    """What a module gives at every step (N, T, F), whichever way it takes its input: frame by frame, all frames, or one image."""
+    import torch
+
+    if single_step:
+        return np.asarray(torch.stack([module(batch) for _ in range(T)], 1).numpy())
+    try:
+        return np.asarray(module(batch.expand(T, *batch.shape)).movedim(0, 1).numpy())
+    except (RuntimeError, ValueError, IndexError):  # it repeats the image itself
+        return np.asarray(module(batch).unsqueeze(1).numpy())
+
+
+def run_onnx(
+    runner: Runner, x: Array, *, T: int | None = None, progress: Callable[[int, int], None] | None = None
+) -> BackendRun:
+    """Run real-valued samples x (N, *shape) on a loaded model of any form, float or integer.
+
+    Raises:
+        OnnxError: it does not take these samples or this T.
+    """
+    total = len(x)
+    started = time.perf_counter()
+    found = runner.run(x, T=T, progress=None if progress is None else lambda done: progress(done, total))
+    seconds = time.perf_counter() - started
+    output = found["spikes"].astype(np.uint8) if "spikes" in found else found["membrane"]
+    return BackendRun(
+        "onnx", output, found["scores"], {name: found[name].astype(np.uint8) for name in runner.layers}, seconds
+    )
+
+
+def _onnx_runner(graph: SpikingGraph, layers: bool) -> Runner:
+    from exporters import onnx
+
+    with temporary_folder() as folder:
+        path = onnx.write(graph, folder / "network.onnx")
+        return onnx.prepare(path, list(graph.neurons) if layers else [])
+
+
+def _emulate(
+    backend: str, graph: SpikingGraph, frames: Array, progress: Callable[[int, int], None] | None, layers: bool
+) -> BackendRun:
+    from hardware import emulator
+
+    recorder = emulator.Recorder(graph)
+    total = len(frames)
+    started = time.perf_counter()
+    result = emulator.run(
+        graph,
+        frames,
+        observe=recorder if layers else None,
+        progress=None if progress is None else lambda done: progress(done, total),
+    )
+    seconds = time.perf_counter() - started
+    return BackendRun(backend, result.output, result.scores(), recorder.spikes if layers else {}, seconds)
+
+
+@contextmanager
+def _lava_opened(network: Lowered, options: RunOptions) -> Iterator[RunsSamples]:
+    from exporters import netx
+    from exporters.passes.chain import layers as chain_layers
+    from exporters.passes.chain import member_spikes, to_chain
+    from hardware.lava import client
+
+    chain = to_chain(network.integer)
+    membrane = chain.output.readout == "membrane"
+    names = [step.neuron_name for step in chain_layers(chain)]
+    with ExitStack() as stack:
+        with temporary_folder() as folder:
+            path = netx.write(chain, folder / "network.net")
+            session = client.Session(
+                path, T=chain.T, message_bits=netx.message_bits(chain), probes=options.layers, membrane=membrane,
+                fast_conv=options.fast_conv, timeout=options.timeout,
+            )  # fmt: skip
+            stack.enter_context(session)  # keeps a copy of the file
+
+        def run(x: Array, progress: Callable[[int, int], None] | None = None) -> BackendRun:
+            frames = network.frames(x).astype(np.int32)
+            if chain.input.encoding == "direct":
+                frames = np.broadcast_to(frames[:, None], (len(frames), chain.T, *frames.shape[1:]))
+            found = session.run(frames, progress=progress)
+            spikes = member_spikes(chain, {names[k]: v for k, v in found.layers.items()})
+            if not membrane:
+                return BackendRun("lava", found.spikes, found.spikes.mean(axis=1), spikes, found.seconds)
+            assert found.membrane is not None
+            output = found.membrane[:, None] / 64 / chain.output.scale  # the register has 6 fractional bits
+            return BackendRun("lava", output, output[:, 0] / chain.T, spikes, found.seconds)
+
+        yield run
+
+
+BACKENDS: Mapping[str, Backend] = {
+    "torch": Backend(_torch_opened, "spikingjelly", must_agree=False),
+    "onnx": Backend(_onnx_opened, "torch", must_agree=True),
+    "emulator": Backend(_emulator_opened, "torch", must_agree=False),
+    "lava": Backend(_lava_opened, "emulator", must_agree=True),
+}
+"""The back ends that a user may name, in the order in which they are listed."""

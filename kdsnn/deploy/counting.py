@@ -1,0 +1,133 @@
+"""Counting the networks of a report: the students' runs, and the ANN set beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from kdsnn.deploy.images import Pixels, pixels, require_fit, spread_over
+from kdsnn.deploy.progress import Progress, silent
+from kdsnn.errors import KdsnnError, OptionError
+
+if TYPE_CHECKING:
+    from exporters.graph import Array
+    from kdsnn.data import DataSet
+    from kdsnn.deploy.backends import BackendRun
+    from kdsnn.deploy.comparisons import BackendComparison
+    from kdsnn.deploy.lower import Lowered
+    from kdsnn.deploy.trained import TrainedNetwork
+    from profilers import report
+
+FEW_SAMPLES = 256
+"""Samples on which a teacher's zero activations and the chain on a chip are counted: their means hardly vary."""
+
+
+def count(
+    name: str,
+    network: Lowered,
+    x: Array,
+    labels: Array,
+    *,
+    twin: bool = False,
+    title: str = "",
+    progress: Progress = silent,
+) -> report.Student:
+    """Run uint8 images x (N, C, H, W) through the float and the quantized network and count what happens.
+
+    Raises:
+        KdsnnError: a `.net` file that reads spikes of an encoder on the host.
+    """
+    from exporters.errors import DeployError
+    from hardware import emulator
+    from profilers import profiling
+
+    if network.encoder is not None:
+        raise KdsnnError(f"{name}: its first layer runs on the host and would not be counted; profile the checkpoint")
+    exact = network.exact
+    both = exact is not None and not isinstance(network.chip, DeployError)
+    return profiling.count(
+        name,
+        network.integer if exact is None else exact,
+        Pixels(x, network.input_shape),
+        labels,
+        run=emulator.run,
+        quantized=network.integer if both else None,
+        role="twin" if twin else "student",
+        progress=lambda done, total: progress(f"{title}count {name}", done, total),
+    )
+
+
+def count_ann(
+    ann: TrainedNetwork, images: DataSet, x: Array, *, progress: Progress = silent
+) -> tuple[report.Teacher, tuple[str, ...]]:
+    """The ANN of a checkpoint: its sizes, its accuracy on x, the first test images, and how much of its work a
+    zero-skipping accelerator would do on some of them. Returns what could not be counted too.
+
+    Raises:
+        KdsnnError: a spiking network, or one for other images.
+    """
+    import torch
+
+    from exporters.errors import DeployError
+    from kdsnn import train
+    from profilers import report
+    from profilers.counting.dense import count_module
+    from profilers.counting.zero_skipping import active_macs
+    from profilers.energy import operations
+
+    info = ann.info
+    called = str(ann.path or info.model)
+    if info.spiking:
+        raise OptionError("{teacher}: this is a spiking network; give the checkpoint of an ANN", teacher=called)
+    require_fit(called, info.input_shape, images)
+    counts = count_module(ann.module, info.input_shape)
+    few = replace(images, x_test=images.x_test[: len(x)], y_test=images.y_test[: len(x)])
+    accuracy = train.evaluate(ann.module, few)[0]
+    chosen = torch.from_numpy(pixels(some(x))).reshape(-1, *info.input_shape)
+    title = f"count {info.model}"
+    progress(title, 0, 1)
+    try:
+        active = active_macs(ann.module, chosen)
+    except DeployError as error:  # an architecture it cannot look into: the dense counts stand alone
+        return report.Teacher(info.model, accuracy, counts), (f"{info.model} without zero-skipping: {error}",)
+    progress(title, 1, 1)
+    if active.other:  # no layer does these, so no layer's memory is known
+        return report.Teacher(info.model, accuracy, counts), ()
+    dense = operations.dense_ann(active.shapes.values())
+    sparse = operations.zero_skipping_ann(active.shapes, active.mean_by_layer)
+    return report.Teacher(info.model, accuracy, counts, dense, sparse), ()
+
+
+def some(x: Array) -> Array:
+    """At most `FEW_SAMPLES` of samples (N, …), spread evenly: data may be sorted by class."""
+    chosen: Array = x[spread_over(len(x), FEW_SAMPLES)]
+    return chosen
+
+
+def comparison_rows(
+    runs: Sequence[BackendRun], found: Sequence[BackendComparison], labels: Array
+) -> list[report.Comparison]:
+    """The spike-for-spike table of the report: the spikes of all layers, where a backend shows them."""
+    from profilers import report
+
+    by_backend = {c.backend: c for c in found}
+    rows = []
+    for run in runs:
+        c = by_backend.get(run.backend)
+        note = ""
+        if c is not None and not c.must_agree:
+            note = "the effect of quantization" if c.backend == "emulator" else "folding BatchNorm rounds differently"
+        rows.append(
+            report.Comparison(
+                backend=run.backend,
+                samples=run.samples,
+                accuracy=run.accuracy(labels),
+                mismatching_spikes=None if c is None else (c.mismatches if c.hidden is None else c.hidden),
+                compared_spikes=None if c is None else (c.hidden_compared or c.compared),
+                must_agree=c is not None and c.must_agree,
+                reference="" if c is None else c.reference,
+                note=note,
+            )
+        )
+    return rows

@@ -1,0 +1,146 @@
+"""The verb `demo`: the whole chain on built-in real digits."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kdsnn.deploy.closing import closing_table
+from kdsnn.deploy.counting import comparison_rows, count, count_ann
+from kdsnn.deploy.export import Wanted, write
+from kdsnn.deploy.images import Pixels, load_data
+from kdsnn.deploy.lower import lower
+from kdsnn.deploy.on_chip import place_all
+from kdsnn.deploy.places import sole_writer, writable_folder
+from kdsnn.deploy.progress import Progress, silent
+from kdsnn.deploy.run import RunResult, run_all
+from kdsnn.deploy.tables import Result, Table
+from kdsnn.deploy.training import Training, configured, recipe_for, train_and_save
+
+if TYPE_CHECKING:
+    from kdsnn.deploy.trained import TrainedNetwork
+    from profilers.report import Report
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class DemoResult(Result):
+    """What the chain gave.
+
+    Attributes:
+        report: costs of teacher, student and twin.
+        result: the student on every back end.
+        files: everything that was written.
+        seconds: how long it took.
+    """
+
+    report: Report
+    result: RunResult
+    files: tuple[Path, ...]
+    seconds: float
+
+    @property
+    def ok(self) -> bool:
+        """False where two back ends differ that must not."""
+        return self.result.ok
+
+    def tables(self) -> tuple[Table, ...]:
+        """Costs, back ends, comparisons."""
+        return (closing_table(self.report), *self.result.tables())
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row per back end."""
+        return self.result.rows()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Runs, comparisons, and where everything is."""
+        files = [str(path) for path in self.files]
+        report = next(text for text in files if text.endswith("report.json"))
+        return {**self.result.to_dict(), "report": report, "files": files, "seconds": self.seconds}
+
+
+def demo(
+    out: str | Path = "demo-output",
+    *,
+    lava_samples: int = 40,
+    seed: int = 0,
+    command: str = "kdsnn.demo",
+    progress: Progress = silent,
+) -> DemoResult:
+    """Train, distill, quantize, export, run and compare on scikit-learn's digits, in about two minutes.
+
+    Args:
+        out: the folder to write into; made if missing.
+        lava_samples: test images that run on Lava.
+        seed: makes it repeatable.
+        command: how it came about, printed in the report.
+        progress: told how far it is.
+
+    Raises:
+        DeployError: there is no Lava environment; OSError: the folder cannot be written.
+    """
+    from hardware.lava import environment
+    from profilers import report
+
+    out = Path(out)
+    environment.python_path()  # without Lava there is no demo: say so before training
+    writable_folder(out)
+    started = time.perf_counter()
+    with sole_writer(out / "demo"):
+        teacher = _train(out, seed, progress)
+        made, result, exported = _measure(out, teacher, lava_samples, seed, command, progress)
+        paths = [*report.write(made, out).values(), *exported]
+        paths += [out / f"{name}.safetensors" for name in ("teacher", "student", "twin")]
+    return DemoResult(made, result, tuple(paths), time.perf_counter() - started)
+
+
+def _train(out: Path, seed: int, progress: Progress) -> TrainedNetwork:
+    """Teacher, student and twin, as checkpoints in `out`; returns the teacher."""
+    images = load_data("digits")
+    recipe = recipe_for("digits")
+    teach, learn = (configured(c, seed=seed) for c in (recipe.pretrain, recipe.distill))
+    teacher = train_and_save(
+        Training("1/6 teacher", recipe.teacher, images, teach, out=out / "teacher.safetensors", label="teacher"),
+        progress,
+    )
+    student = Training(
+        "2/6 student, distilled", recipe.student, images, learn, recipe.student_options, out / "student.safetensors",
+        method="response", teacher=teacher.module, label="distilled", others={"teacher": out / "teacher.csv"},
+    )  # fmt: skip
+    train_and_save(student, progress)
+    train_and_save(student.twin("3/6 student, alone", out / "twin.safetensors"), progress)
+    return teacher
+
+
+def _measure(
+    out: Path, teacher: TrainedNetwork, lava_samples: int, seed: int, command: str, progress: Progress
+) -> tuple[Report, RunResult, list[Path]]:
+    from profilers import report
+
+    images = load_data("digits")
+    student, twin = lower(out / "student.safetensors"), lower(out / "twin.safetensors")
+    exported = [write(student, wanted, out, seed=seed) for wanted in (Wanted("onnx"), Wanted("netx"))]
+    x, labels = images.x_test, images.y_test
+    runs, found = run_all(
+        student, ["torch", "onnx", "emulator", "lava"], Pixels(x, student.input_shape), lava_samples=lava_samples,
+        title="4/6 ", progress=progress,
+    )  # fmt: skip
+    result = RunResult("the distilled student on every backend", tuple(runs), tuple(found), labels)
+    students = [
+        count("student", student, x, labels, title="5/6 ", progress=progress),
+        count("twin", twin, x, labels, twin=True, title="6/6 ", progress=progress),
+    ]
+    students, placements, misfits = place_all(students, [student, twin], x, progress=progress)
+    counted, notes = count_ann(teacher, images, x, progress=progress)
+    made = report.build(
+        "KDSNN on digits",
+        command,
+        students,
+        teacher=counted,
+        placements=placements,
+        notes=[*notes, *misfits],
+        comparisons=comparison_rows(runs, found, labels),
+        data=f"{len(x)} test images of scikit-learn's digits, seed {seed}",
+    )
+    return made, result, [Path(file.path) for file in exported]

@@ -1,0 +1,222 @@
+"""The verb `distill`: train a spiking student, with a teacher or without."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kdsnn.deploy.factory import is_factory, module_of
+from kdsnn.deploy.images import load_data, pixels, require_fit
+from kdsnn.deploy.load import load
+from kdsnn.deploy.pretrain import named_model
+from kdsnn.deploy.progress import Progress, silent
+from kdsnn.deploy.trained import TrainedNetwork
+from kdsnn.deploy.training import Training, configured, recipe_for, train_and_save, writable
+from kdsnn.errors import OptionError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from kdsnn.data import Augmentation
+    from kdsnn.models.kit import Neuron, Readout
+    from kdsnn.train import Method, TrainConfig
+
+COUNTED = 200
+"""Test images on which the cost of a student and its twin is counted."""
+
+
+def distill(
+    model: str | nn.Module,
+    data: Any = "digits",
+    *,
+    teacher: str | Path | TrainedNetwork | nn.Module | None = None,
+    teacher_weights: str | Path | None = None,
+    method: Method = "response",
+    taps: str | Mapping[str, str] | None = None,
+    twin: bool = False,
+    out: str | Path | None = None,
+    T: int | None = None,
+    readout: Readout = "rate",
+    neuron: Neuron = "if",
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    lr: float | None = None,
+    alpha: float | None = None,
+    temperature: float | None = None,
+    quantize: int | None = None,
+    start: str | Path | TrainedNetwork | None = None,
+    seed: int = 0,
+    options: Mapping[str, Any] | None = None,
+    augmentation: Augmentation | None = None,
+    resume: bool = False,
+    tensorboard: str | Path | None = None,
+    noise: float = 0.0,
+    noise_kind: str = "std",
+    noise_on: str = "train,test",
+    progress: Progress = silent,
+    **settings: Any,
+) -> TrainedNetwork:
+    """Train a spiking student of an ANN teacher (KDSNN, Xu et al., CVPR 2023).
+
+    Args:
+        model: an architecture of `kdsnn-deploy list models`, `package.module:factory`, or any module made of SpikingJelly's
+            layers, single- or multi-step, which is trained in place.
+        data: whatever `load_data` takes.
+        teacher: a checkpoint, what `pretrain` returned, `package.module:factory`, or any torch module, images (N, C, H, W)
+            in 0…1 → logits (N, K). It is never changed.
+        teacher_weights: a state dict for a teacher from a factory.
+        method: "response" (Eq. 5), "feature" (Eq. 7), "temporal" and "selective" (every time step), or "none" (labels only).
+        taps: for "feature" between networks that are not this project's: which layer of the student learns from which of the
+            teacher, {"student.layer": "teacher.layer"} or "student.layer=teacher.layer,…".
+        twin: train the same student without a teacher too, from the same weights, and count the cost of both.
+        out: the checkpoint to write (`.safetensors`), with history, curves and state beside it; None writes nothing.
+        T: time steps per image.
+        readout: "rate" of output neurons, or "membrane" of a layer without; of architectures only.
+        neuron: "if", or "lif" with a leak of one half per step; of architectures only.
+        epochs, batch_size, lr: the recipe's own where they are None.
+        alpha: weight of the teacher in Eq. 5, 0 to 1; temperature: softening of the logits.
+        quantize: train on with weights of so many bits, 2 to 8, from the trained student `start`.
+        seed, options, augmentation, resume, tensorboard, noise…, progress, **settings: as in `pretrain`.
+
+    Raises:
+        KdsnnError: a method without its teacher, networks and data that do not fit, a run that diverges; one line each.
+    """
+    path = None if out is None else Path(out)
+    if path is not None:
+        writable(path)
+    began = None if quantize is None and start is None else _start(model, quantize, start, options, T)
+    ann, ann_path = (None, None) if method == "none" else _teacher(teacher, teacher_weights, method)
+    images = load_data(data, noise=noise, noise_kind=noise_kind, noise_on=noise_on)
+    options, config = _settled(model, images.name, began, options or {}, T, settings)
+    config = configured(
+        config, epochs=epochs, batch_size=batch_size, lr=lr, alpha=alpha, temperature=temperature, seed=seed
+    )
+    named, module = named_model(model)
+    job = Training(
+        f"distill {named}", named, images, config, options, path, module, method=method, teacher=ann,
+        taps=_pairs(taps), readout=readout, neuron=neuron, augmentation=augmentation, resume=resume,
+        tensorboard=None if tensorboard is None else Path(tensorboard),
+        label="student" if method == "none" else "distilled",
+        others={} if ann_path is None else {"teacher": ann_path.with_suffix(".csv")},
+    )  # fmt: skip
+    if began is not None:
+        job = _on_grid(job, began, quantize)
+    alone = job.twin(f"{named} without a teacher", None if path is None else twin_path(path))
+    student = train_and_save(job, progress)
+    if not twin:
+        return student
+    other = train_and_save(alone, progress)
+    return replace(student, cost=_cost(job, student), twin=replace(other, cost=_cost(job, other)))
+
+
+def twin_path(out: Path) -> Path:
+    """Where the twin of a student is written: beside it."""
+    return out.with_name(f"{out.stem}.twin{out.suffix}")
+
+
+def _teacher(
+    teacher: str | Path | TrainedNetwork | nn.Module | None, weights: str | Path | None, method: str
+) -> tuple[nn.Module, Path | None]:
+    """The teacher's module, and its checkpoint if it has one.
+
+    Raises:
+        KdsnnError: there is none, it is a spiking student, or it cannot be loaded.
+    """
+    if teacher is None:
+        raise OptionError(
+            "{method}: it needs {teacher}, a network that pretrain makes; or use method none",
+            method=method,
+            teacher=None,
+        )
+    if isinstance(teacher, str) and is_factory(teacher):
+        return module_of(teacher, weights, option="teacher_weights"), None
+    if weights is not None:
+        raise OptionError(
+            "{teacher_weights}: only a teacher from package.module:factory takes them", teacher_weights=weights
+        )
+    if not isinstance(teacher, str | Path | TrainedNetwork):
+        return teacher, None
+    found = teacher if isinstance(teacher, TrainedNetwork) else load(teacher)
+    if found.info.spiking:
+        called = found.path or found.info.model
+        raise OptionError("{teacher}: this is a spiking network; give the checkpoint of an ANN", teacher=called)
+    return found.module, found.path
+
+
+def _settled(
+    model: str | nn.Module, data: str, began: TrainedNetwork | None, options: Mapping[str, Any], T: int | None,
+    settings: Mapping[str, Any],
+) -> tuple[Mapping[str, Any], TrainConfig]:  # fmt: skip
+    """The architecture's options and the configuration: the recipe's, with what the user set."""
+    recipe = recipe_for(data)
+    config = recipe.distill
+    if began is not None:
+        options, T = dict(began.info.options), began.info.T
+        config = configured(config, lr=config.lr / 10, warmup_epochs=0.0)
+    elif model == recipe.student:
+        options = {**recipe.student_options, **options}
+    return options, configured(configured(config, **settings), T=T)
+
+
+def _on_grid(job: Training, began: TrainedNetwork, bits: int | None) -> Training:
+    if job.config.compile:
+        raise OptionError(
+            "compile=true: thresholds change at every step with {quantize}; leave compile out", quantize=None
+        )
+    info: Any = began.info
+    require_fit(str(began.path or info.model), info.input_shape, job.data)
+    start: Any = began.module
+    return replace(job, quantize=bits, start=start, readout=info.readout, neuron=info.neuron)
+
+
+def _start(
+    model: str | nn.Module, bits: int | None, start: str | Path | TrainedNetwork | None, options: Mapping[str, Any] | None,
+    T: int | None,
+) -> TrainedNetwork:  # fmt: skip
+    """The trained student to go on from.
+
+    Raises:
+        KdsnnError: one of the two without the other, an ANN, or a student that the other options contradict.
+    """
+    from kdsnn.train.grid import require_bits
+
+    if bits is None or start is None:
+        raise OptionError("{quantize} and {start} go together: give both, or neither", quantize=None, start=None)
+    require_bits(bits)
+    found = start if isinstance(start, TrainedNetwork) else load(start)
+    info, called = found.info, found.path or found.info.model
+    if not info.spiking:
+        raise OptionError(
+            f"{{start}}: this is an ANN ({info.model}); give a spiking student, which distill writes", start=called
+        )
+    if info.model != model:
+        raise OptionError(f"{{start}}: this is a {info.model}, not a {model}; name the model it is", start=called)
+    if options or T not in (None, info.T):
+        raise OptionError(
+            f"{{start}}: its options and T={info.T} stay as they are; leave {{options}} and {{T}} out",
+            start=called, options=None, T=None,
+        )  # fmt: skip
+    return found
+
+
+def _pairs(taps: str | Mapping[str, str] | None) -> tuple[tuple[str, str], ...]:
+    from kdsnn.train.features import parse_taps
+
+    if not taps:
+        return ()
+    return tuple(parse_taps(taps)) if isinstance(taps, str) else tuple(taps.items())
+
+
+def _cost(job: Training, trained: TrainedNetwork) -> dict[str, float]:
+    """Spikes and SynOps per image of the float network: distillation can raise them."""
+    from exporters.from_torch import from_torch
+    from hardware import emulator
+    from profilers.counting.activity import ActivityCounter
+
+    graph = from_torch(trained.module, job.data.input_shape, job.config.T)
+    counter = ActivityCounter(graph)
+    emulator.run(graph, graph.encode(pixels(job.data.x_test[:COUNTED])), observe=counter)
+    activity = counter.result()
+    return {"spikes": float(activity.spikes.sum(1).mean()), "synops": float(activity.synops.sum(1).mean())}

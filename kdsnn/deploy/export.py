@@ -1,0 +1,300 @@
+"""The verb `export`: write a network as ONNX, netx and NIR, read it back, verify every spike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from exporters.errors import DeployError
+from kdsnn.deploy.images import pixels
+from kdsnn.deploy.load import ann_of
+from kdsnn.deploy.lower import Lowered, lower
+from kdsnn.deploy.places import sole_writer, writable_folder
+from kdsnn.deploy.progress import Progress, silent
+from kdsnn.deploy.quantization import drift_rows, quantization_table
+from kdsnn.deploy.tables import Result, Table, table
+from kdsnn.deploy.trained import TrainedNetwork
+from kdsnn.errors import KdsnnError, OptionError, notice
+
+if TYPE_CHECKING:
+    from exporters.graph import Array, SpikingGraph
+    from exporters.onnx import Form
+    from kdsnn.deploy.lower import NetworkSource
+
+FormatName = Literal["onnx", "netx", "nir"]
+VERIFY_SAMPLES = 16
+
+
+@dataclass(frozen=True)
+class ExportedFile:
+    """One file that was written.
+
+    Attributes:
+        format: "onnx", "netx" or "nir".
+        path: where.
+        bytes: its size.
+        contents: what it holds, in words.
+        verified: spikes of all layers that were compared with the network it was made from.
+        mismatches: how many of them differ: none, or the file would not be there.
+    """
+
+    format: str
+    path: str
+    bytes: int
+    contents: str
+    verified: int = 0
+    mismatches: int = 0
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class ExportResult(Result):
+    """The files that were written.
+
+    Attributes:
+        source: what was exported, as it is called.
+        files: one entry each.
+        quantization: how each synapse layer was quantized, where a file holds integers.
+        bits: of a weight in those files.
+    """
+
+    source: str
+    files: tuple[ExportedFile, ...]
+    quantization: tuple[Mapping[str, Any], ...] = ()
+    bits: int | None = None
+
+    def tables(self) -> tuple[Table, ...]:
+        """The files, and how the network was quantized."""
+        from profilers.report.numbers import quantity
+
+        cells = [
+            [f.format, f.path, quantity(f.bytes, "B"), f.contents, str(f.verified or "–"), str(f.mismatches)]
+            for f in self.files
+        ]
+        columns = ["format", "file", "size", "contents", "spikes verified", "mismatches"]
+        found = [table(f"exported {self.source}", columns, cells)]
+        if self.quantization:
+            found.append(quantization_table(f"quantized to {self.bits} bits", [dict(q) for q in self.quantization]))
+        return tuple(found)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row per file."""
+        return [asdict(f) for f in self.files]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Files and quantization."""
+        return {"files": self.rows(), "quantization": list(self.quantization)}
+
+
+def export(
+    source: NetworkSource,
+    out: str | Path,
+    *,
+    to: Sequence[FormatName] = ("onnx", "netx"),
+    form: Sequence[Form] = ("sequence",),
+    quantized: bool = False,
+    encoder: Literal["chip", "host"] = "chip",
+    verify: bool = True,
+    seed: int = 0,
+    progress: Progress = silent,
+    **lowering: Any,
+) -> ExportResult:
+    """Write a spiking network as ONNX, netx (`.net`) or NIR, read it back and verify every spike of every layer.
+
+    The checkpoint of an ANN teacher is written as plain ONNX and verified by its logits.
+
+    Args:
+        source: whatever `lower` takes, or what it returned.
+        out: the folder to write into; made if missing.
+        to: the formats.
+        form: of ONNX models: "sequence" (T fixed), "loop" (T an input), "step" (states explicit).
+        quantized: of ONNX, the integer network too, bit-identical to the emulator and Lava.
+        encoder: "host" keeps the first layer off the chip: netx without it, and an ONNX encoder beside it.
+        verify: run what was written against the network it came from.
+        seed: of the random samples that it is verified on.
+        progress: told how far calibration is.
+        **lowering: of `lower`, for a source that is not lowered yet.
+
+    Raises:
+        KdsnnError, DeployError: a network that a format cannot express, by name; a file that does not verify, and is
+            removed.
+    """
+    out = Path(out)
+    for name in to:
+        if name not in FORMATS:
+            raise OptionError(f"{{to}}: no such format; choose from {', '.join(FORMATS)}", to=name)
+    for shape in form:
+        if shape not in _FORMS:
+            raise OptionError(f"{{form}}: no such form; choose from {', '.join(_FORMS)}", form=shape)
+    if encoder == "host" and "netx" not in to:
+        raise OptionError("{encoder}: it divides the network for the chip; add {to}", encoder="host", to="netx")
+    writable_folder(out)
+    holds_integers = "netx" in to or (quantized and "onnx" in to)
+    calibrate = lowering.get("calibrate")
+    ann = ann_of(source)
+    if ann is not None:
+        if calibrate is not None:
+            raise OptionError(
+                f"{{calibrate}}: {source} is an ANN and is not quantized; give a spiking student", calibrate=calibrate
+            )
+        stem = Path(ann.path).stem if ann.path else ann.info.model
+        with sole_writer(out / stem):
+            return ExportResult(str(source), (_write_teacher(ann, out / f"{stem}.onnx"),))
+    if calibrate is not None and not holds_integers:
+        raise OptionError(
+            "{calibrate}: no file holds the quantized network; add {to}, or {quantized} for ONNX",
+            calibrate=calibrate, to="netx", quantized=None,
+        )  # fmt: skip
+    network = lower(source, progress=progress, **lowering)
+    called = str(source) if isinstance(source, str | Path) else network.name
+    split = lower(network, encoder=encoder)
+    files = _write_all(network, split, _wanted(to, form, quantized), out, verify, seed)
+    if not holds_integers:
+        return ExportResult(called, files)
+    scales = split.layer_scales if set(to) == {"netx"} else network.layer_scales
+    return ExportResult(called, files, tuple(drift_rows(scales, network.layer_drifts)), network.bits)
+
+
+def _wanted(to: Sequence[FormatName], form: Sequence[Form], quantized: bool) -> list[Wanted]:
+    """The files to write, netx first: what it cannot express is refused before anything is written."""
+    found = []
+    for name in sorted(to, key=lambda name: name != "netx"):
+        if name != "onnx":
+            found.append(Wanted(name))
+            continue
+        found += [
+            Wanted(name, shape, integer) for shape in form for integer in ([False, True] if quantized else [False])
+        ]
+    return found
+
+
+def _write_all(
+    network: Lowered, split: Lowered, wanted: Sequence[Wanted], out: Path, verify: bool, seed: int
+) -> tuple[ExportedFile, ...]:
+    """Write every file; where the encoder runs on the host, netx from the rest, and the encoder as ONNX beside it."""
+    with sole_writer(out / network.name):
+        found = [
+            write(split if one.format == "netx" else network, one, out, verify=verify, seed=seed) for one in wanted
+        ]
+        if split.encoder is not None and split.encoder.graph is not None:
+            host = replace(network, name=f"{network.name}.encoder", exact=split.encoder.graph)
+            found.append(write(host, Wanted("onnx"), out, verify=verify, seed=seed))
+    return tuple(found)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One file to write: its format, an ONNX model's form, and whether that holds the integer network."""
+
+    format: FormatName
+    form: Form = "sequence"
+    integer: bool = False
+
+
+Written = tuple["SpikingGraph", Path, str, Callable[["Array"], Mapping[str, "Array"]]]
+"""The graph that was written, where, what the file holds, and a function that runs it: samples → spikes by layer."""
+
+
+def write(network: Lowered, wanted: Wanted, out: Path, *, verify: bool = True, seed: int = 0) -> ExportedFile:
+    """Write one file, verify it on random input, and delete it again if it does not verify.
+
+    Raises:
+        DeployError: it cannot be expressed, or what was read back differs.
+    """
+    from hardware import emulator
+
+    graph, path, contents, again = FORMATS[wanted.format](network, wanted, out)
+    file = ExportedFile(wanted.format, str(path), path.stat().st_size, contents)
+    if not verify:
+        return file
+    x = _random_samples(graph, seed)
+    recorder = emulator.Recorder(graph)
+    emulator.run(graph, graph.encode(x), observe=recorder)
+    found = again(x)
+    compared = sum(spikes.size for spikes in recorder.spikes.values())
+    wrong = sum(int((found[name] != spikes).sum()) for name, spikes in recorder.spikes.items())
+    if wrong:
+        path.unlink()
+        path.with_name(f"{path.name}.json").unlink(missing_ok=True)
+        raise DeployError(
+            f"{path}: {wrong} of {compared} spikes differ from the network it was made from; "
+            "the file was removed. Please report this with the checkpoint"
+        )
+    return replace(file, verified=compared)
+
+
+def _random_samples(graph: SpikingGraph, seed: int) -> Array:
+    rng = np.random.default_rng(seed)
+    if graph.input.encoding == "direct":
+        return pixels(rng.integers(0, 256, (VERIFY_SAMPLES, *graph.input.shape)))
+    found: Array = rng.integers(0, 2, (VERIFY_SAMPLES, graph.T, *graph.input.shape)).astype(np.float32)
+    return found
+
+
+def _write_onnx(network: Lowered, wanted: Wanted, out: Path) -> Written:
+    from exporters import onnx
+
+    graph = network.integer if wanted.integer else network.exact
+    if graph is None:
+        raise KdsnnError(f"{network.name}: a netx file holds the quantized network only; export the checkpoint to ONNX")
+    form = [] if wanted.form == "sequence" else [wanted.form]
+    parts = [network.name, *(["int8"] if wanted.integer else []), *form, "onnx"]
+    path = onnx.write(graph, out / ".".join(parts), wanted.form)
+    arithmetic = "integer" if wanted.integer else "exact float32"
+    contents = f"{wanted.form}, {onnx.node_count(path)} nodes, T={graph.T}, {arithmetic}"
+    return graph, path, contents, lambda x: onnx.run(path, x, layers=list(graph.neurons))
+
+
+def _write_netx(network: Lowered, wanted: Wanted, out: Path) -> Written:
+    from exporters import netx
+    from exporters.passes.chain import layers, member_spikes, to_chain
+
+    chain = to_chain(network.integer)
+    path = netx.write(chain, out / f"{network.name}.net")
+    contents = f"{len(layers(chain))} layers, T={chain.T}, integer"
+
+    def again(x: Array) -> Mapping[str, Array]:
+        read = netx.read(path)
+        return member_spikes(read, _spikes(read, x))
+
+    return network.integer, path, contents, again
+
+
+def _write_nir(network: Lowered, wanted: Wanted, out: Path) -> Written:
+    from exporters import nir
+
+    # as lowered, on real-valued images, which other programs can run; float64 keeps every spike
+    graph = network.graph or network.integer
+    path = nir.write(graph, out / f"{network.name}.nir")
+    contents = f"{len(graph.nodes)} nodes, T={graph.T}"
+    for sentence in nir.losses(graph):
+        notice(sentence)
+    return graph, path, contents, lambda x: _spikes(nir.read(path), x)
+
+
+FORMATS: Mapping[str, Callable[[Lowered, Wanted, Path], Written]] = {
+    "onnx": _write_onnx,
+    "netx": _write_netx,
+    "nir": _write_nir,
+}
+"""The formats: each writes a network and says how to run what it wrote."""
+_FORMS = ("sequence", "loop", "step")
+
+
+def _spikes(graph: SpikingGraph, x: Array) -> Mapping[str, Array]:
+    from hardware import emulator
+
+    recorder = emulator.Recorder(graph)
+    emulator.run(graph, graph.encode(x), observe=recorder)
+    return recorder.spikes
+
+
+def _write_teacher(ann: TrainedNetwork, path: Path) -> ExportedFile:
+    """An ANN as ONNX, verified against torch by its logits."""
+    from exporters.onnx import write_ann
+
+    error = write_ann(ann.module, ann.info.input_shape, path)
+    return ExportedFile("onnx", str(path), path.stat().st_size, f"ANN, largest logit error {error:.1e}")

@@ -1,0 +1,127 @@
+"""The verb `profile`: what networks cost, as a report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kdsnn.deploy.counting import count, count_ann
+from kdsnn.deploy.images import load_data, require_fit
+from kdsnn.deploy.load import ann_of, load
+from kdsnn.deploy.lower import Lowered, lower
+from kdsnn.deploy.on_chip import place_all
+from kdsnn.deploy.progress import Progress, silent
+from kdsnn.deploy.report_options import busy_time, distinct, energy_models
+from kdsnn.deploy.spike_input import require_pixels
+from kdsnn.deploy.trained import TrainedNetwork
+from kdsnn.errors import KdsnnError, OptionError
+
+if TYPE_CHECKING:
+    from kdsnn.deploy.lower import NetworkSource
+    from kdsnn.deploy.report_options import Seconds
+    from profilers.report import Report
+
+
+def profile(
+    source: NetworkSource | Sequence[NetworkSource],
+    data: Any = "digits",
+    *,
+    teacher: str | Path | TrainedNetwork | None = None,
+    twin: NetworkSource | None = None,
+    samples: int | None = None,
+    energy_model: Sequence[str | Path] = (),
+    seconds_per_image: Seconds = None,
+    seconds_per_step: Seconds = None,
+    command: str = "kdsnn.profile",
+    progress: Progress = silent,
+    **lowering: Any,
+) -> Report:
+    """Count parameters, FLOPs, spikes, SynOps and energy; `.write(folder)` makes report.html, report.json and layers.csv of it.
+
+    Args:
+        source: whatever `lower` takes, what it returned, or an ANN (which stands alone); several in one sequence are set
+            beside each other, and the verdict is about the first.
+        data: whatever `load_data` takes; the test images are counted on.
+        teacher: the ANN to set beside them.
+        twin: the same student trained without a teacher.
+        samples: how many test images; all by default.
+        energy_model: files of energy models of your own, beside the built-in ones.
+        seconds_per_image: seconds that an image keeps the chips busy, or (low, nominal, high): adds their static power. Measured
+            or assumed by you; without it static power is left out.
+        seconds_per_step: the same per time step, × T of each network.
+        command: how the report came about, printed in it.
+        progress: told how far it is.
+        **lowering: of `lower`, for sources that are not lowered yet.
+
+    Raises:
+        KdsnnError, DeployError: networks and data that do not fit, files that are damaged; one line each.
+    """
+    from profilers import report
+
+    sources = list(source) if isinstance(source, Sequence) and not isinstance(source, str) else [source]
+    models = energy_models(energy_model)
+    time = busy_time(seconds_per_image, seconds_per_step)
+    ann = None if teacher is None else _trained(teacher)
+    alone = ann_of(sources[0])
+    if alone is not None:
+        if len(sources) > 1 or teacher is not None or twin is not None:
+            raise OptionError(
+                f"{sources[0]}: this is an ANN; give a spiking student first, and the ANN as {{teacher}}", teacher=None
+            )
+        if time:
+            raise KdsnnError(f"{sources[0]}: an ANN has no placement, so seconds say nothing; give a spiking network")
+        ann, sources = alone, []
+    given = [*sources, *([] if twin is None else [twin])]
+    networks = [_lowered(one, lowering, progress) for one in given]
+    names = distinct(
+        [str(one) if isinstance(one, str | Path) else n.name for one, n in zip(given, networks, strict=True)]
+    )
+    images = load_data(data)
+    for name, network in zip(names, networks, strict=True):
+        require_pixels(network)
+        require_fit(name, network.input_shape, images)
+    x, labels = images.x_test[:samples], images.y_test[:samples]
+    counted, notes = (None, ()) if ann is None else count_ann(ann, images, x, progress=progress)
+    students = [
+        count(name, network, x, labels, twin=index >= len(sources), progress=progress)
+        for index, (name, network) in enumerate(zip(names, networks, strict=True))
+    ]
+    students, placements, misfits = place_all(students, networks, x, time=time, progress=progress)
+    return report.build(
+        f"{', '.join(names[: len(sources)]) or (counted.name if counted else '')} on {images.name}",
+        command,
+        students,
+        teacher=counted,
+        models=models,
+        placements=placements,
+        data=f"{len(x):,} test {'image' if len(x) == 1 else 'images'} of {images.name}",
+        notes=[*notes, *misfits],
+    )
+
+
+def _lowered(source: NetworkSource, lowering: dict[str, Any], progress: Progress) -> Lowered:
+    """One source lowered; options that only some kinds of file take go to those alone."""
+    suffix = Path(source).suffix if isinstance(source, str | Path) else ""
+    mine = {
+        k: v
+        for k, v in lowering.items()
+        if not ((k == "nir" and suffix != ".nir") or (k == "input_coding" and suffix != ".net"))
+    }
+    return source if isinstance(source, Lowered) else lower(source, progress=progress, **mine)
+
+
+def _trained(teacher: str | Path | TrainedNetwork) -> TrainedNetwork:
+    return teacher if isinstance(teacher, TrainedNetwork) else load(teacher)
+
+
+def report_formats(names: Sequence[str] | None) -> Sequence[str]:
+    """The formats of a report that were asked for, or the usual ones.
+
+    Raises:
+        DeployError: one that there is not.
+    """
+    from profilers import report
+
+    found: Sequence[str] = report.known_formats(names or report.DEFAULT_FORMATS)
+    return found

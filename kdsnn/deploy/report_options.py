@@ -1,0 +1,118 @@
+"""What a report is asked for: names for its networks, energy models of the user's own, how long the chips are busy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kdsnn.errors import KdsnnError, OptionError
+
+if TYPE_CHECKING:
+    from profilers.energy.models import EnergyModel, Range
+
+_FILES = (".safetensors", ".net", ".nir")
+
+
+def distinct(sources: list[str]) -> list[str]:
+    """A short name per source: the file's, with as many of its folders as it takes to tell it from the others.
+
+    Raises:
+        KdsnnError: the same source twice.
+    """
+    if twice := [source for source in sources if sources.count(source) > 1]:
+        raise KdsnnError(f"{twice[0]}: given twice; give each network once")
+    parts = [
+        list(Path(source).with_suffix("").parts) if source.endswith(_FILES) else source.replace(":", ".").split(".")
+        for source in sources
+    ]
+    depths = [1] * len(sources)
+    while True:
+        names = ["/".join(part[-depth:]) for part, depth in zip(parts, depths, strict=True)]
+        alike = [i for i, name in enumerate(names) if names.count(name) > 1]
+        if not alike:
+            return names
+        if all(depths[i] >= len(parts[i]) for i in alike):
+            return sources
+        for i in alike:
+            depths[i] += 1
+
+
+def energy_models(files: Sequence[str | Path]) -> dict[str, EnergyModel]:
+    """The built-in models, and behind them those of files.
+
+    Raises:
+        KdsnnError, DeployError: a file that is no model, a name that is taken, or a chip that is not known.
+    """
+    from hardware.chips import limits
+    from profilers.energy import models
+
+    found = models.built_in()
+    for path in map(Path, files):
+        model = models.load(path)
+        if model.name in found:
+            raise OptionError(
+                f"{{energy_model}}: there is a model named {model.name} already; change its name", energy_model=path
+            )
+        if model.target and model.target not in limits.targets():
+            known = ", ".join(limits.targets())
+            raise OptionError(
+                f"{{energy_model}}: target is {model.target!r}; placements are known for {known}", energy_model=path
+            )
+        found[model.name] = model
+    return found
+
+
+@dataclass(frozen=True)
+class BusyTime:
+    """How long an image keeps the chips busy: `seconds` per image, or per time step if `per_step`."""
+
+    seconds: Range
+    per_step: bool = False
+
+    def per_image(self, T: int) -> Range:
+        """Seconds per image of a network of T steps; images follow each other without a gap, T steps apart."""
+        return self.seconds * T if self.per_step else self.seconds
+
+
+Seconds = float | str | Sequence[float] | None
+"""Seconds above 0, or (low, nominal, high); also as text, "4e-3,5e-3,8e-3"."""
+
+
+def busy_time(per_image: Seconds, per_step: Seconds) -> BusyTime | None:
+    """How long the chips are busy, given per image or per time step; None without either.
+
+    Raises:
+        KdsnnError: both, or what is no duration.
+    """
+    from profilers.energy.models import Range
+
+    if per_image is not None and per_step is not None:
+        raise OptionError(
+            "{seconds_per_image} and {seconds_per_step}: give one of them",
+            seconds_per_image=None,
+            seconds_per_step=None,
+        )
+    option, given = ("seconds_per_image", per_image) if per_step is None else ("seconds_per_step", per_step)
+    if given is None:
+        return None
+    numbers = _numbers(given)
+    low, nominal, high = numbers * 3 if len(numbers) == 1 else numbers if len(numbers) == 3 else (0.0, 0.0, 0.0)
+    if not 0 < low <= nominal <= high < math.inf:
+        raise OptionError(
+            f"{{{option}}}: it must be seconds above 0, such as 5e-3, or low,nominal,high, such as 4e-3,5e-3,8e-3",
+            **{option: given},
+        )
+    return BusyTime(Range(low, nominal, high), per_step is not None)
+
+
+def _numbers(given: float | str | Sequence[float]) -> list[float]:
+    """The numbers that are given; none where a text is no number."""
+    if not isinstance(given, str):
+        return [float(number) for number in given] if isinstance(given, Sequence) else [float(given)]
+    try:
+        return [float(part) for part in given.split(",")]
+    except ValueError:
+        return []

@@ -1,0 +1,284 @@
+"""The verb `run`: a network on one back end or several, compared spike for spike."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kdsnn.deploy.backends import BackendRun, RunOptions, opened, require_backend, run_onnx
+from kdsnn.deploy.comparisons import BackendComparison, comparisons, joined, joined_comparisons
+from kdsnn.deploy.images import Pixels, load_data, pixels, require_fit
+from kdsnn.deploy.lower import Lowered, lower
+from kdsnn.deploy.places import writable_file
+from kdsnn.deploy.progress import Progress, silent
+from kdsnn.deploy.tables import Result, Table, table
+from kdsnn.errors import KdsnnError, OptionError
+
+if TYPE_CHECKING:
+    from exporters.graph import Array
+    from kdsnn.deploy.lower import NetworkSource
+    from profilers.profiling import Samples
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class RunResult(Result):
+    """What the back ends gave.
+
+    Attributes:
+        title: what ran on what.
+        runs: one per back end, in the order asked for; where torch ran on a module, SpikingJelly's own run first.
+        comparisons: each back end against its reference, where that ran too.
+        labels: (N,) of the samples.
+    """
+
+    title: str
+    runs: tuple[BackendRun, ...]
+    comparisons: tuple[BackendComparison, ...]
+    labels: Array
+
+    @property
+    def ok(self) -> bool:
+        """False where two back ends differ that must not (onnx and torch, lava and emulator)."""
+        return all(c.ok for c in self.comparisons)
+
+    @property
+    def accuracy(self) -> dict[str, float]:
+        """Back end → share of its samples that it classifies rightly."""
+        return {r.backend: r.accuracy(self.labels) for r in self.runs}
+
+    def tables(self) -> tuple[Table, ...]:
+        """One table of back ends, one of comparisons."""
+        found = (comparison_table(self.comparisons),) if self.comparisons else ()
+        return (run_table(self.title, self.runs, self.labels), *found)
+
+    def layers_table(self) -> Table:
+        """Layers × mismatching spikes, one column for every pair of back ends, and where the first mismatch is."""
+        return layer_table(self.comparisons)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row per back end: samples, accuracy, seconds."""
+        return [
+            {"backend": r.backend, "samples": r.samples, "accuracy": r.accuracy(self.labels), "seconds": r.seconds}
+            for r in self.runs
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The runs and the comparisons, layer by layer."""
+        return {"runs": self.rows(), "comparisons": [asdict(c) | {"ok": c.ok} for c in self.comparisons]}
+
+
+def run(
+    source: NetworkSource,
+    data: Any = "digits",
+    *,
+    on: Sequence[str] = ("emulator",),
+    samples: int = 20,
+    save: str | Path | None = None,
+    timeout: float | None = None,
+    stock_lava: bool = False,
+    progress: Progress = silent,
+    **lowering: Any,
+) -> RunResult:
+    """Run test images on one or several back ends; several are compared spike for spike.
+
+    Args:
+        source: whatever `lower` takes, what it returned, or an `.onnx` file of this program.
+        data: whatever `load_data` takes; for a network that reads spikes `npz:FILE` with spike trains.
+        on: of "torch", "onnx", "emulator", "lava"; an `.onnx` file runs on "onnx" only.
+        samples: how many test images.
+        save: also write integer input and outputs to this `.npz`.
+        timeout: seconds after which a Lava run is given up.
+        stock_lava: use Lava's own, slow convolution.
+        progress: told how far it is.
+        **lowering: of `lower`, for a source that is not lowered yet.
+
+    Raises:
+        KdsnnError, DeployError: no such back end, a network or data that do not fit; one line each.
+    """
+    for name in on:
+        require_backend(name)
+    if save is not None:
+        writable_file(Path(save))
+    if isinstance(source, str | Path) and Path(source).suffix == ".onnx":
+        result, frames = _run_onnx_file(Path(source), on, data, samples, lowering, progress)
+    else:
+        network = lower(source, progress=progress, **lowering)
+        x, labels, called = _samples(network, data, samples)
+        runs, found = run_all(
+            network, on, x, options=RunOptions(fast_conv=not stock_lava, timeout=timeout), progress=progress
+        )
+        result = RunResult(f"{network.name} on {called}", tuple(runs), tuple(found), labels)
+        frames = None if save is None else _input_of(network, x[:])
+    if save is not None and frames is not None:
+        save_spikes(Path(save), frames, result.runs)
+    return result
+
+
+def _samples(network: Lowered, data: Any, samples: int) -> tuple[Samples, Array, str]:
+    """Samples, labels, and what the data is called."""
+    if network.reads_spikes:
+        from kdsnn.deploy.spike_input import spike_trains
+
+        x, labels = spike_trains(str(data), network, samples)
+        return x, labels, str(data)
+    images = load_data(data)
+    require_fit(network.name, network.input_shape, images)
+    return Pixels(images.x_test[:samples], network.input_shape), images.y_test[:samples], images.name
+
+
+def run_all(
+    network: Lowered,
+    on: Sequence[str],
+    x: Samples,
+    *,
+    lava_samples: int | None = None,
+    options: RunOptions | None = None,
+    title: str = "",
+    progress: Progress = silent,
+) -> tuple[list[BackendRun], list[BackendComparison]]:
+    """Run on every back end (with torch also on the SpikingJelly module, if there is one) and compare.
+
+    Samples go through in parts of which memory holds every spike of every layer, on back ends that are started once;
+    `lava_samples`: only so many go through Lava. `title` goes before what progress is called.
+    """
+    from dataclasses import replace
+
+    names = list(dict.fromkeys(on))
+    if "torch" in names and network.module is not None:
+        names.insert(0, "spikingjelly")
+    how = replace(options or RunOptions(), layers=len(names) > 1)
+    most = {name: min(len(x), lava_samples or len(x)) if name == "lava" else len(x) for name in names}
+    size = _samples_at_once(network)
+    runs: dict[str, list[BackendRun]] = {name: [] for name in names}
+    found: list[list[BackendComparison]] = []
+    called, done, whole = f"{title}run on {', '.join(names)}", 0, sum(most.values())
+    with ExitStack() as stack:
+        ready = {name: stack.enter_context(opened(name, network, how)) for name in names}
+        for start in range(0, len(x), size):
+            at_once: list[BackendRun] = []
+            for name in names:
+                part = x[start : min(start + size, most[name])]
+                if len(part) == 0:
+                    continue
+
+                def told(now: int, total: int, before: int = done, share: int = len(part)) -> None:
+                    progress(called, before + share * now / total, whole)
+
+                at_once.append(ready[name](part, told))
+                done += len(part)
+                runs[name].append(joined(at_once[-1:]))
+            found.append(comparisons(at_once, start=start))
+    pairs: dict[tuple[str, str], list[BackendComparison]] = {}
+    for comparison in itertools.chain.from_iterable(found):
+        pairs.setdefault((comparison.backend, comparison.reference), []).append(comparison)
+    return [joined(parts) for parts in runs.values()], [joined_comparisons(parts) for parts in pairs.values()]
+
+
+def _samples_at_once(network: Lowered) -> int:
+    """How many samples take about 256 MB for one back end."""
+    from profilers.counting.sizes import samples_within
+
+    return samples_within(2**28, network.exact or network.integer)
+
+
+def _run_onnx_file(
+    path: Path, on: Sequence[str], data: Any, samples: int, lowering: dict[str, Any], progress: Progress
+) -> tuple[RunResult, Array | None]:
+    """A model that `export` wrote, on onnxruntime: everything it takes to run is in its metadata."""
+    import numpy as np
+
+    from exporters import onnx
+
+    given = {name: value for name, value in lowering.items() if value is not None and name not in _FINISHED_TAKES}
+    if given.pop("encoder", "chip") != "chip":
+        given = {"encoder": "host"}
+    for name in given:
+        raise OptionError(
+            f"{{{name}}}: {path} is a finished model; give it when exporting the checkpoint", **{name: None}
+        )
+    other = next((name for name in on if name != "onnx"), None)
+    if other is not None:
+        raise OptionError(
+            f"{{on}}: {path.name} is a finished model and runs on onnx only; "
+            "give the checkpoint or .nir file that it was exported from",
+            on=other,
+        )
+    runner = onnx.prepare(path)
+    facts = runner.model.facts
+    if facts.get("input_encoding") != "direct":
+        raise KdsnnError(f"{path.name}: it takes spikes over time, but data sets hold images; run it from Python")
+    shape, scale = tuple(facts["input_shape"]), facts.get("input_scale")
+    images = load_data(data)
+    require_fit(path.stem, shape, images)
+    x, labels = pixels(images.x_test[:samples]).reshape(-1, *shape), images.y_test[:samples]
+    runs = [run_onnx(runner, x, T=lowering.get("T"), progress=lambda done, total: progress("run on onnx", done, total))]
+    title = f"{path.name} ({runner.model.form}, {facts['arithmetic']}, T={runs[0].output.shape[1]}) on {images.name}"
+    consumed = x if scale is None else np.rint(x * np.float32(scale)).astype(np.int32)
+    return RunResult(title, tuple(runs), (), labels), consumed
+
+
+_FINISHED_TAKES = ("T", "input_bits", "calibration_samples", "weights", "input_shape", "name")
+"""Options of `lower` that say nothing of a finished model and are not worth a refusal."""
+
+
+def _input_of(network: Lowered, x: Array) -> Array:
+    """What the quantized network consumes; real pixels where there is none."""
+    from exporters.errors import DeployError
+
+    return x if isinstance(network.chip, DeployError) else network.frames(x).astype("int32")
+
+
+def save_spikes(path: Path, frames: Array, runs: Sequence[BackendRun]) -> None:
+    """Write what the network consumes (N, *shape) and per back end the output (N, T, F) as a compressed .npz."""
+    import numpy as np
+
+    from exporters.files import atomic_path
+
+    arrays = {"input": frames} | {r.backend: r.output for r in runs}
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, allow_pickle=False, **arrays)
+
+
+def run_table(title: str, runs: Sequence[BackendRun], labels: Array) -> Table:
+    """Samples, accuracy and time of every back end."""
+    from profilers.report.numbers import percent
+
+    rows = [
+        [r.backend, str(r.samples), percent(r.accuracy(labels), 2), f"{1000 * r.seconds / r.samples:.2f} ms"] for r in runs
+    ]  # fmt: skip
+    return table(title, ["backend", "samples", "accuracy", "per sample"], rows)
+
+
+def layer_table(found: Sequence[BackendComparison]) -> Table:
+    """Layers × mismatching spikes, one column for every pair of back ends, and where the first mismatch is."""
+    names = list(dict.fromkeys(layer.name for c in found for layer in c.layers))
+    rows = []
+    for name in names:
+        cells = []
+        for c in found:
+            layer = next((x for x in c.layers if x.name == name), None)
+            cells.append("–" if layer is None else f"{layer.mismatches} of {layer.compared}")
+        first = next((x.first for c in found if c.must_agree for x in c.layers if x.name == name and x.first), "")
+        rows.append([name, *cells, first])
+    return table("layer by layer", ["layer", *(f"{c.backend} / {c.reference}" for c in found), "first mismatch"], rows)
+
+
+def comparison_table(found: Sequence[BackendComparison]) -> Table:
+    """The spike-for-spike comparisons."""
+    rows = [
+        [
+            f"{c.backend} / {c.reference}",
+            str(c.samples),
+            f"{c.mismatches} of {c.compared}",
+            "–" if c.hidden is None else f"{c.hidden} of {c.hidden_compared}",
+            "" if not c.must_agree else ("yes" if c.ok else "NO"),
+            c.first,
+        ]
+        for c in found
+    ]
+    columns = ["compared", "samples", "outputs that differ", "all layers", "must agree, does", "first difference"]
+    return table("spike for spike", columns, rows)

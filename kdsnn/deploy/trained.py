@@ -1,0 +1,89 @@
+"""A trained network with what is known about it: what `pretrain`, `distill` and `load` return."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kdsnn.deploy.tables import Result, Table, table
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from kdsnn.checkpoint import CheckpointInfo
+    from kdsnn.train import EpochRecord
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class TrainedNetwork(Result):
+    """An ANN or a spiking network after training.
+
+    Attributes:
+        module: the torch module, in eval mode.
+        info: what it is, how it was trained and how well it does.
+        history: one record per epoch; empty where it was loaded from a checkpoint.
+        path: its checkpoint, where there is one.
+        cost: spikes and SynOps per image, where they were counted.
+        twin: the same network trained without a teacher, where that was asked for.
+    """
+
+    module: nn.Module
+    info: CheckpointInfo
+    history: tuple[EpochRecord, ...] = ()
+    path: Path | None = None
+    cost: Mapping[str, float] | None = None
+    twin: TrainedNetwork | None = None
+
+    @property
+    def accuracy(self) -> float:
+        """Accuracy on the test set, 0…1, with all T steps."""
+        return self.info.metrics["test_accuracy"]
+
+    def save(self, path: str | Path) -> Path:
+        """Write the checkpoint (`.safetensors`, no pickle) and return its path.
+
+        Raises:
+            KdsnnError: another ending; OSError: the file cannot be written.
+        """
+        from kdsnn import checkpoint
+        from kdsnn.deploy.places import require_checkpoint_name
+
+        path = Path(path)
+        require_checkpoint_name(path)
+        checkpoint.save(path, self.module, self.info)
+        return path
+
+    def facts(self) -> dict[str, Any]:
+        """The checkpoint and its figures in one row."""
+        where = {} if self.path is None else {"checkpoint": str(self.path)}
+        steps = {"T": self.info.T} if self.info.spiking else {}
+        epochs = {"epochs": len(self.history)} if self.history else {}
+        return {**where, **self.info.metrics, **epochs, **steps, **(self.cost or {})}
+
+    def tables(self) -> tuple[Table, ...]:
+        """One line for the network, one for its twin."""
+        from profilers.report.numbers import percent, quantity
+
+        pairs = [("student" if self.info.spiking else "teacher", self)]
+        if self.twin is not None:
+            pairs = [("distilled", self), ("without a teacher", self.twin)]
+        columns = ["network", "test accuracy"]
+        columns += [name for name in ("spikes", "SynOps") if self.cost]
+        columns += ["checkpoint"] if self.path else []
+        rows = []
+        for name, one in pairs:
+            counted = [quantity(value) for value in (one.cost or {}).values()]
+            rows.append([name, percent(one.accuracy, 2), *counted, *([str(one.path)] if self.path else [])])
+        T = f", T={self.info.T}" if self.info.spiking else ""
+        return (table(f"{self.info.model} on {self.info.data}{T}", columns, rows),)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The history, one row an epoch; the figures of the checkpoint where there is none."""
+        return [asdict(record) for record in self.history] or [self.facts()]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The figures, the history, and the twin's."""
+        twin = {} if self.twin is None else {"twin": self.twin.to_dict()}
+        return {**self.facts(), "history": [asdict(record) for record in self.history], **twin}

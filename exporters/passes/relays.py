@@ -22,22 +22,22 @@ import numpy as np
 
 from exporters.errors import DeployError
 from exporters.graph import (
-    IF,
-    LIF,
+    AnySynapse,
     Array,
     Conv2d,
     Flatten,
     Linear,
+    Neuron,
     Node,
     Output,
     Pair,
     Shape,
     SpikingGraph,
-    Synapse,
     chain,
     window_positions,
 )
-from exporters.graph.bounds import BIAS_LIMIT, CURRENT_LIMIT, THRESHOLD_LIMIT, sum_bound
+from exporters.graph.bounds import sum_bound
+from exporters.graph.registers import BIAS_LIMIT, CURRENT_LIMIT, DENSE_WEIGHTS, THRESHOLD_LIMIT
 from exporters.passes.membranes import require_synapses
 
 Slot = tuple[str, int, int]
@@ -51,7 +51,7 @@ class _Link:
     source: str
     target: str
     name: str
-    synapse: Synapse
+    synapse: AnySynapse
 
 
 @dataclass
@@ -70,8 +70,8 @@ class _Level:
 
 
 def _leaks(node: Node) -> tuple[float, float]:
-    """The shares of membrane and of current that last from step to step."""
-    return (node.leak, node.current_leak) if isinstance(node, LIF) else (1.0, 0.0)
+    """The shares of membrane and of current that last from step to step; a read-out keeps its membrane."""
+    return (node.leak, node.current_leak) if isinstance(node, Neuron) else (1.0, 0.0)
 
 
 def straighten(graph: SpikingGraph) -> SpikingGraph:
@@ -151,7 +151,7 @@ class _Chain:
             if isinstance(node, Output):
                 nodes.append((main, node))
                 return chain(nodes, self.graph.T, metadata={**self.graph.metadata, "members": members})
-            assert isinstance(node, IF | LIF)
+            assert isinstance(node, Neuron)
             neurons = main if alone else f"{main}.relayed"
             nodes.append((neurons, replace(node, threshold=threshold, scale=node.scale * factors[main])))
             start = 0
@@ -286,7 +286,7 @@ class _Chain:
 
     def _common_threshold(self, level: _Level) -> tuple[dict[str, int], int]:
         nodes = {m: self.graph.nodes[m] for m in level.members}
-        thresholds = {m: round(n.threshold) for m, n in nodes.items() if isinstance(n, IF | LIF)}
+        thresholds = {m: round(n.threshold) for m, n in nodes.items() if isinstance(n, Neuron)}
         if len(thresholds) < len(nodes):  # the membrane read-out stands alone
             return dict.fromkeys(nodes, 1), 0
         main = level.members[0]
@@ -318,7 +318,7 @@ class _Chain:
                 return False
         return True
 
-    def _hop(self, d: int, factors: dict[str, int], threshold: int) -> Synapse:
+    def _hop(self, d: int, factors: dict[str, int], threshold: int) -> AnySynapse:
         """The one synapse layer from level d − 1 to level d."""
         level, below = self.levels[d], self.levels[d - 1]
         starts_in = self._starts(below.slots)
@@ -377,10 +377,10 @@ class _Chain:
                 part = tap.astype(np.int64) * factors[link.target]
                 weight[rows : rows + part.shape[0], columns : columns + part.shape[1]] += part
         for slot in level.slots[len(level.members) :]:
-            if threshold > 254:
+            if threshold > DENSE_WEIGHTS[1]:
                 raise DeployError(
                     f"{slot[0]}: its spikes skip the dense layer {level.members[0]}, whose threshold {threshold} is more than a "
-                    "dense weight can hold (254); quantize with fewer bits"
+                    "dense weight can hold ({DENSE_WEIGHTS[1]}); quantize with fewer bits"
                 )
             index = np.arange(self._width(slot))
             weight[starts_out[slot] + index, starts_in[slot] + index] = threshold

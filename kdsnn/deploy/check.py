@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kdsnn.deploy.formats import FORMATS
 from kdsnn.deploy.lower import lower
 from kdsnn.deploy.progress import Progress, silent
 from kdsnn.deploy.tables import Result, Table, table
@@ -140,15 +141,8 @@ def _of_file(path: Path) -> list[tuple[str, str, str]]:
     Raises:
         DeployError: the file cannot be read at all.
     """
-    if path.suffix == ".nir":
-        from exporters.nir import check
-
-        check.load(path)
-    if path.suffix != ".net":
-        return []
-    from exporters import netx
-
-    return [_parts(problem) for problem in netx.validate(path)]
+    kind = next((entry for entry in FORMATS.values() if entry.suffix == path.suffix), None)
+    return [] if kind is None else [_parts(problem) for problem in kind.problems(path)]
 
 
 def _parts(message: str) -> tuple[str, str, str]:

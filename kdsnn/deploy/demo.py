@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from kdsnn.deploy.closing import closing_table
 from kdsnn.deploy.counting import comparison_rows, count, count_ann
-from kdsnn.deploy.export import Wanted, write
+from kdsnn.deploy.export import write
+from kdsnn.deploy.formats import Wanted
 from kdsnn.deploy.images import Pixels, load_data
 from kdsnn.deploy.lower import lower
 from kdsnn.deploy.on_chip import place_all

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from exporters.errors import DeployError
+from kdsnn.deploy.formats import FORMATS, FORMS, FormatName, Wanted
 from kdsnn.deploy.images import pixels
 from kdsnn.deploy.load import ann_of
 from kdsnn.deploy.lower import Lowered, lower
@@ -18,14 +19,13 @@ from kdsnn.deploy.progress import Progress, silent
 from kdsnn.deploy.quantization import drift_rows, quantization_table
 from kdsnn.deploy.tables import Result, Table, table
 from kdsnn.deploy.trained import TrainedNetwork
-from kdsnn.errors import KdsnnError, OptionError, notice
+from kdsnn.errors import OptionError
 
 if TYPE_CHECKING:
     from exporters.graph import Array, SpikingGraph
     from exporters.onnx import Form
     from kdsnn.deploy.lower import NetworkSource
 
-FormatName = Literal["onnx", "netx", "nir"]
 VERIFY_SAMPLES = 16
 
 
@@ -127,8 +127,8 @@ def export(
         if name not in FORMATS:
             raise OptionError(f"{{to}}: no such format; choose from {', '.join(FORMATS)}", to=name)
     for shape in form:
-        if shape not in _FORMS:
-            raise OptionError(f"{{form}}: no such form; choose from {', '.join(_FORMS)}", form=shape)
+        if shape not in FORMS:
+            raise OptionError(f"{{form}}: no such form; choose from {', '.join(FORMS)}", form=shape)
     if encoder == "host" and "netx" not in to:
         raise OptionError("{encoder}: it divides the network for the chip; add {to}", encoder="host", to="netx")
     writable_folder(out)
@@ -185,19 +185,6 @@ def _write_all(
     return tuple(found)
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """One file to write: its format, an ONNX model's form, and whether that holds the integer network."""
-
-    format: FormatName
-    form: Form = "sequence"
-    integer: bool = False
-
-
-Written = tuple["SpikingGraph", Path, str, Callable[["Array"], Mapping[str, "Array"]]]
-"""The graph that was written, where, what the file holds, and a function that runs it: samples → spikes by layer."""
-
-
 def write(network: Lowered, wanted: Wanted, out: Path, *, verify: bool = True, seed: int = 0) -> ExportedFile:
     """Write one file, verify it on random input, and delete it again if it does not verify.
 
@@ -206,7 +193,7 @@ def write(network: Lowered, wanted: Wanted, out: Path, *, verify: bool = True, s
     """
     from hardware import emulator
 
-    graph, path, contents, again = FORMATS[wanted.format](network, wanted, out)
+    graph, path, contents, again = FORMATS[wanted.format].write(network, wanted, out)
     file = ExportedFile(wanted.format, str(path), path.stat().st_size, contents)
     if not verify:
         return file
@@ -232,64 +219,6 @@ def _random_samples(graph: SpikingGraph, seed: int) -> Array:
         return pixels(rng.integers(0, 256, (VERIFY_SAMPLES, *graph.input.shape)))
     found: Array = rng.integers(0, 2, (VERIFY_SAMPLES, graph.T, *graph.input.shape)).astype(np.float32)
     return found
-
-
-def _write_onnx(network: Lowered, wanted: Wanted, out: Path) -> Written:
-    from exporters import onnx
-
-    graph = network.integer if wanted.integer else network.exact
-    if graph is None:
-        raise KdsnnError(f"{network.name}: a netx file holds the quantized network only; export the checkpoint to ONNX")
-    form = [] if wanted.form == "sequence" else [wanted.form]
-    parts = [network.name, *(["int8"] if wanted.integer else []), *form, "onnx"]
-    path = onnx.write(graph, out / ".".join(parts), wanted.form)
-    arithmetic = "integer" if wanted.integer else "exact float32"
-    contents = f"{wanted.form}, {onnx.node_count(path)} nodes, T={graph.T}, {arithmetic}"
-    return graph, path, contents, lambda x: onnx.run(path, x, layers=list(graph.neurons))
-
-
-def _write_netx(network: Lowered, wanted: Wanted, out: Path) -> Written:
-    from exporters import netx
-    from exporters.passes.chain import layers, member_spikes, to_chain
-
-    chain = to_chain(network.integer)
-    path = netx.write(chain, out / f"{network.name}.net")
-    contents = f"{len(layers(chain))} layers, T={chain.T}, integer"
-
-    def again(x: Array) -> Mapping[str, Array]:
-        read = netx.read(path)
-        return member_spikes(read, _spikes(read, x))
-
-    return network.integer, path, contents, again
-
-
-def _write_nir(network: Lowered, wanted: Wanted, out: Path) -> Written:
-    from exporters import nir
-
-    # as lowered, on real-valued images, which other programs can run; float64 keeps every spike
-    graph = network.graph or network.integer
-    path = nir.write(graph, out / f"{network.name}.nir")
-    contents = f"{len(graph.nodes)} nodes, T={graph.T}"
-    for sentence in nir.losses(graph):
-        notice(sentence)
-    return graph, path, contents, lambda x: _spikes(nir.read(path), x)
-
-
-FORMATS: Mapping[str, Callable[[Lowered, Wanted, Path], Written]] = {
-    "onnx": _write_onnx,
-    "netx": _write_netx,
-    "nir": _write_nir,
-}
-"""The formats: each writes a network and says how to run what it wrote."""
-_FORMS = ("sequence", "loop", "step")
-
-
-def _spikes(graph: SpikingGraph, x: Array) -> Mapping[str, Array]:
-    from hardware import emulator
-
-    recorder = emulator.Recorder(graph)
-    emulator.run(graph, graph.encode(x), observe=recorder)
-    return recorder.spikes
 
 
 def _write_teacher(ann: TrainedNetwork, path: Path) -> ExportedFile:

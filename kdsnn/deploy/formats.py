@@ -1,0 +1,128 @@
+"""The file formats as a table: how each writes a network, how what was written is run again, and what is wrong with a file.
+
+To add a format is to add its package to `exporters`, and an entry here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from kdsnn.errors import KdsnnError, notice
+
+if TYPE_CHECKING:
+    from exporters.graph import Array, SpikingGraph
+    from exporters.onnx import Form
+    from kdsnn.deploy.lower import Lowered
+
+FormatName = Literal["onnx", "netx", "nir"]
+FORMS = ("sequence", "loop", "step")
+"""How ONNX models may treat time: T fixed, T an input, states explicit."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One file to write: its format, an ONNX model's form, and whether that holds the integer network."""
+
+    format: FormatName
+    form: Form = "sequence"
+    integer: bool = False
+
+
+Written = tuple["SpikingGraph", Path, str, Callable[["Array"], Mapping[str, "Array"]]]
+"""The graph that was written, where, what the file holds, and a function that runs it: samples → spikes by layer."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format is one way to keep a network in a file.
+
+    Attributes:
+        suffix: how its files end.
+        write: writes a network into a folder, and says how to run what it wrote.
+        problems: what is wrong with a readable file, "layer: what; what to change" each. It raises DeployError for one that
+            cannot be read.
+    """
+
+    suffix: str
+    write: Callable[[Lowered, Wanted, Path], Written]
+    problems: Callable[[Path], list[str]]
+
+
+def _write_onnx(network: Lowered, wanted: Wanted, out: Path) -> Written:
+    from exporters import onnx
+
+    graph = network.integer if wanted.integer else network.exact
+    if graph is None:
+        raise KdsnnError(f"{network.name}: a netx file holds the quantized network only; export the checkpoint to ONNX")
+    form = [] if wanted.form == "sequence" else [wanted.form]
+    parts = [network.name, *(["int8"] if wanted.integer else []), *form, "onnx"]
+    path = onnx.write(graph, out / ".".join(parts), wanted.form)
+    arithmetic = "integer" if wanted.integer else "exact float32"
+    contents = f"{wanted.form}, {onnx.node_count(path)} nodes, T={graph.T}, {arithmetic}"
+    return graph, path, contents, lambda x: onnx.run(path, x, layers=list(graph.neurons))
+
+
+def _write_netx(network: Lowered, wanted: Wanted, out: Path) -> Written:
+    from exporters import netx
+    from exporters.passes.chain import chain_layers, member_spikes, to_chain
+
+    chain = to_chain(network.integer)
+    path = netx.write(chain, out / f"{network.name}.net")
+    contents = f"{len(chain_layers(chain))} layers, T={chain.T}, integer"
+
+    def again(x: Array) -> Mapping[str, Array]:
+        read = netx.read(path)
+        return member_spikes(read, _spikes(read, x))
+
+    return network.integer, path, contents, again
+
+
+def _write_nir(network: Lowered, wanted: Wanted, out: Path) -> Written:
+    from exporters import nir
+
+    # as lowered, on real-valued images, which other programs can run; float64 keeps every spike
+    graph = network.graph or network.integer
+    path = nir.write(graph, out / f"{network.name}.nir")
+    contents = f"{len(graph.nodes)} nodes, T={graph.T}"
+    for sentence in nir.losses(graph):
+        notice(sentence)
+    return graph, path, contents, lambda x: _spikes(nir.read(path), x)
+
+
+def _spikes(graph: SpikingGraph, x: Array) -> Mapping[str, Array]:
+    from hardware import emulator
+
+    recorder = emulator.Recorder(graph)
+    emulator.run(graph, graph.encode(x), observe=recorder)
+    return recorder.spikes
+
+
+def _problems_onnx(path: Path) -> list[str]:
+    from exporters import onnx
+
+    onnx.load(path)
+    return []
+
+
+def _problems_netx(path: Path) -> list[str]:
+    from exporters import netx
+
+    return netx.validate(path)
+
+
+def _problems_nir(path: Path) -> list[str]:
+    from exporters.nir import check
+
+    check.load(path)
+    return []
+
+
+FORMATS: Mapping[str, Format] = {
+    "onnx": Format(".onnx", _write_onnx, _problems_onnx),
+    "netx": Format(".net", _write_netx, _problems_netx),
+    "nir": Format(".nir", _write_nir, _problems_nir),
+}
+"""Name → format, in the order in which they are offered."""

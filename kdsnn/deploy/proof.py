@@ -1,0 +1,279 @@
+"""The proof that a graph is the author's network: every layer is fed the module's own spikes and must give its spikes.
+
+A spiking network is chaotic: one spike that differs, because a sum was rounded otherwise, makes others differ behind it,
+until after some layers everything does. So networks are not compared at their ends. Each neuron layer of the graph gets
+the spikes that the module's own layers before it fired, and its membranes are reset by the spikes that the module's own
+layer fired; then a difference cannot spread, and each one that is left is that layer's own. A spike may differ only where
+the membrane lies so close to the threshold that rounding decides: within
+
+    S · (n + t) · ε · M,    n terms of a sum, t steps so far, M = Σ |w·s| + |b| over these steps plus the threshold,
+
+the error bound of a sum in floating point with unit roundoff ε (Higham 2002, section 4.2), widened by S for what the module
+computes otherwise: BatchNorm by itself, sums in other orders. Such ties are counted; any other difference is an error that
+names the layer, the step and the neuron.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, assert_never
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from exporters.graph import (
+    IF,
+    LIF,
+    Array,
+    AvgPool2d,
+    Conv2d,
+    Flatten,
+    Input,
+    Linear,
+    MaxPool2d,
+    Neuron,
+    Output,
+    SpikingGraph,
+    Synapse,
+)
+from kdsnn.deploy.tables import Result, Table, table
+
+SLACK = 16.0
+"""S: how much wider than the bound of one sum a tie may be."""
+
+
+@dataclass(frozen=True)
+class LayerProof:
+    """What was found at one neuron layer, or at the output.
+
+    Attributes:
+        name: the layer.
+        compared: its spikes, or output values, on all samples and steps.
+        ties: spikes that differ where rounding decides.
+        differences: spikes that differ otherwise: none, or the graph is another network.
+        first: where the first of these is, "sample, step, neuron", with membrane and threshold.
+    """
+
+    name: str
+    compared: int
+    ties: int
+    differences: int
+    first: str = ""
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Proof(Result):
+    """What comparing a graph with the module it was made from gave, layer by layer.
+
+    Attributes:
+        samples: how many were compared.
+        layers: one entry per neuron layer, and the output where it is no neuron layer.
+    """
+
+    samples: int
+    layers: tuple[LayerProof, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing differs but ties."""
+        return not any(layer.differences for layer in self.layers)
+
+    @property
+    def ties(self) -> int:
+        """Spikes that differ where rounding decides."""
+        return sum(layer.ties for layer in self.layers)
+
+    @property
+    def compared(self) -> int:
+        """Spikes and output values in all."""
+        return sum(layer.compared for layer in self.layers)
+
+    @property
+    def first(self) -> str:
+        """The first layer that differs and where, or nothing."""
+        return next((f"{layer.name}, {layer.first}" for layer in self.layers if layer.differences), "")
+
+    def tables(self) -> tuple[Table, ...]:
+        """One line per layer."""
+        rows = [[x.name, f"{x.compared:,}", str(x.ties), str(x.differences), x.first] for x in self.layers]
+        title = f"the graph against the module, layer by layer on its own spikes, {self.samples} samples"
+        return (table(title, ["layer", "spikes", "ties", "differences", "first difference"], rows),)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row per layer."""
+        return [asdict(layer) for layer in self.layers]
+
+
+def prove(graph: SpikingGraph, x: Array, spikes: Mapping[str, Array], output: Array, *, roundoff: float) -> Proof:
+    """Compare a float graph with what its module did.
+
+    Args:
+        graph: in floating point.
+        x: samples as the graph consumes them, (N, *shape), or (N, T, *shape) where its input is over time.
+        spikes: neuron layer → the module's spikes (N, T, *shape). Neurons that are missing (a gate that has no module of its
+            own) run by themselves.
+        output: what the module gives at every step (N, T, F), currents of a membrane read-out; ignored for a rate.
+        roundoff: ε of the type that the module computed in, 2⁻²⁴ for float32, 2⁻⁵³ for float64.
+
+    Returns:
+        What was found at each neuron layer that is in `spikes`, and at a membrane read-out.
+    """
+    forced = _Forced(graph, x, spikes, roundoff)
+    return Proof(len(x), tuple(forced.layers(output)))
+
+
+class _Forced:
+    """The graph on the module's own spikes, in float64."""
+
+    def __init__(self, graph: SpikingGraph, x: Array, spikes: Mapping[str, Array], roundoff: float) -> None:
+        self.graph, self.roundoff = graph, roundoff
+        frames = torch.from_numpy(np.asarray(x, np.float64))
+        # time first; one step stands for all where nothing changes
+        self.x = frames.movedim(1, 0) if graph.input.encoding == "spikes" else frames.unsqueeze(0)
+        self.spikes = {name: torch.from_numpy(np.asarray(s)).movedim(1, 0) for name, s in spikes.items()}
+        self.values: dict[str, Tensor] = {}
+
+    def layers(self, output: Array) -> list[LayerProof]:
+        """Walk through the graph and compare wherever the module's own values are known."""
+        found = []
+        for name, node in self.graph.nodes.items():
+            match node:
+                case Input():
+                    self.values[name] = self.x
+                case IF() | LIF():
+                    current = self._arriving(name, self.values)
+                    own = self.spikes.get(name)
+                    membranes = _membranes(node, current, own, self.graph.T)
+                    fired = membranes >= node.threshold
+                    if own is not None:
+                        found.append(self._compared(name, node, membranes, fired, own.bool()))
+                    self.values[name] = (fired if own is None else own).double()
+                case Output():
+                    if node.readout == "membrane":
+                        found.append(self._read_out(name, output))
+                case Conv2d() | Linear() | MaxPool2d() | AvgPool2d() | Flatten():
+                    self.values[name] = _computed(node, self._arriving(name, self.values))
+                case _:
+                    assert_never(node)
+        return found
+
+    def _arriving(self, name: str, values: Mapping[str, Tensor]) -> Tensor:
+        first, *others = (values[source] for source in self.graph.sources(name))
+        return sum(others, first)
+
+    def _compared(self, name: str, node: Neuron, membranes: Tensor, fired: Tensor, own: Tensor) -> LayerProof:
+        differ = fired != own
+        if not differ.any():
+            return LayerProof(name, own.numel(), 0, 0)
+        bound = self._bound(name, node.threshold, membranes.shape)
+        wrong = differ & ((membranes - node.threshold).abs() > bound)
+        ties, count = int((differ & ~wrong).sum()), int(wrong.sum())
+        if not count:
+            return LayerProof(name, own.numel(), ties, 0)
+        t, n, *where = wrong.nonzero()[0].tolist()
+        at = (t, n, *where)
+        verb = "fires" if own[at] else "is silent"
+        first = (
+            f"sample {n}, step {t + 1}, neuron {tuple(where)}: the module's {verb}, the graph's membrane is "
+            f"{float(membranes[at]):.6g} at threshold {node.threshold:g}"
+        )
+        return LayerProof(name, own.numel(), ties, count, first)
+
+    def _read_out(self, name: str, output: Array) -> LayerProof:
+        ours = self._arriving(name, self.values)
+        theirs = torch.from_numpy(np.asarray(output, np.float64)).movedim(1, 0)
+        ours = ours.expand(len(theirs), *ours.shape[1:])
+        wrong = (ours - theirs).abs() > self._bound(name, 0.0, ours.shape)
+        first = ""
+        if wrong.any():
+            t, n, *where = wrong.nonzero()[0].tolist()
+            at = (t, n, *where)
+            first = f"sample {n}, step {t + 1}, output {tuple(where)}: {float(theirs[at]):.6g}, the graph's {float(ours[at]):.6g}"
+        return LayerProof(name, theirs.numel(), 0, int(wrong.sum()), first)
+
+    def _bound(self, name: str, threshold: float, shape: torch.Size) -> Tensor:
+        """How far rounding can move the membranes of a layer, (T, N, *shape)."""
+        magnitudes, terms = self._magnitudes()
+        arriving = self._arriving(name, magnitudes).expand(shape)
+        steps = torch.arange(1, shape[0] + 1, dtype=torch.float64).view(-1, *[1] * (len(shape) - 1))
+        count = max(terms[source] for source in self.graph.sources(name)) + len(self.graph.sources(name))
+        return SLACK * (count + steps) * self.roundoff * (arriving.cumsum(0) + threshold)
+
+    def _magnitudes(self) -> tuple[dict[str, Tensor], dict[str, int]]:
+        """Σ |w·s| + |b| at every node that is no neuron, and how many terms its longest sum has. Only needed where spikes differ."""
+        values = {name: value.abs() for name, value in self.values.items()}
+        terms = dict.fromkeys(self.graph.nodes, 1)
+        for name, node in self.graph.nodes.items():
+            match node:
+                case Conv2d() | Linear() | MaxPool2d() | AvgPool2d() | Flatten() if name in self.values:
+                    values[name] = _computed(_absolute(node), self._arriving(name, values))
+                    before = max(terms[source] for source in self.graph.sources(name))
+                    terms[name] = before + _terms(node)
+                case _:
+                    pass
+        return values, terms
+
+
+def _membranes(node: Neuron, current: Tensor, own: Tensor | None, T: int) -> Tensor:
+    """Membranes before firing (T, N, *shape), reset by the module's own spikes where these are known."""
+    v = torch.zeros(current.shape[1:], dtype=torch.float64)
+    u = torch.zeros_like(v)
+    found = torch.empty((T, *current.shape[1:]), dtype=torch.float64)
+    for t in range(T):
+        arriving = current[min(t, len(current) - 1)]
+        if node.current_leak:
+            u = node.current_leak * u + arriving
+            arriving = u
+        v = node.leak * v + arriving
+        found[t] = v
+        spikes = (v >= node.threshold) if own is None else own[t].bool()
+        v = torch.where(spikes, torch.zeros(()) if node.reset == "hard" else v - node.threshold, v)
+    return found
+
+
+def _computed(node: Synapse | MaxPool2d | AvgPool2d | Flatten, x: Tensor) -> Tensor:
+    """What a node without state gives for x (T, N, *shape)."""
+    flat = x.flatten(0, 1)
+    match node:
+        case Conv2d():
+            made = F.conv2d(flat, _tensor(node.weight), None, node.stride, node.padding, node.dilation, node.groups)
+        case Linear():
+            made = F.linear(flat, _tensor(node.weight))
+        case MaxPool2d():
+            made = F.max_pool2d(flat, node.kernel, node.stride, node.padding)
+        case AvgPool2d():
+            made = F.avg_pool2d(flat, node.kernel, node.stride, node.padding, divisor_override=node.divisor)
+        case Flatten():
+            made = flat.flatten(1)
+        case _:
+            raise TypeError(f"{type(node).__name__} has state")
+    if isinstance(node, Synapse) and node.bias is not None:
+        bias = _tensor(node.bias)
+        made = made + (bias if bias.ndim == made.ndim - 1 else bias.view(-1, *[1] * (made.ndim - 2)))
+    return made.unflatten(0, x.shape[:2])
+
+
+def _absolute(node: Any) -> Any:
+    from dataclasses import replace
+
+    if not isinstance(node, Synapse):
+        return node
+    return replace(node, weight=np.abs(node.weight), bias=None if node.bias is None else np.abs(node.bias))
+
+
+def _terms(node: Any) -> int:
+    match node:
+        case Synapse():
+            return math.prod(node.weight.shape[1:]) + 1
+        case AvgPool2d():
+            return math.prod(node.kernel)
+        case _:
+            return 1
+
+
+def _tensor(array: Array) -> Tensor:
+    return torch.from_numpy(np.asarray(array, np.float64))

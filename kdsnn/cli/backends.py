@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from exporters.onnx import Runner
+    from exporters.onnx import OnnxModel
 
 BACKENDS = ("torch", "onnx", "emulator", "lava")
 REFERENCE = {"torch": "spikingjelly", "onnx": "torch", "emulator": "torch", "lava": "emulator"}
@@ -265,7 +265,7 @@ def _steps(module: nn.Module, batch: torch.Tensor, T: int, single_step: bool) ->
 
 
 def run_onnx(
-    runner: Runner, x: Array, *, T: int | None = None, progress: Callable[[int, int], None] | None = None
+    runner: OnnxModel, x: Array, *, T: int | None = None, progress: Callable[[int, int], None] | None = None
 ) -> BackendRun:
     """Run real-valued samples x (N, *shape) on a loaded model of any form, float or integer.
 
@@ -282,7 +282,7 @@ def run_onnx(
     )
 
 
-def _onnx_runner(graph: SpikingGraph, layers: bool) -> Runner:
+def _onnx_runner(graph: SpikingGraph, layers: bool) -> OnnxModel:
     from exporters import onnx
 
     with temporary_folder() as folder:

@@ -115,7 +115,7 @@ def opened(
         backend: "spikingjelly" or one of `BACKENDS`.
         source: the network.
         layers: whether every neuron layer's spikes are kept, where the backend shows them.
-        fast_conv, timeout: of `hardware.lava.client.Session`.
+        fast_conv, timeout: of `hardware.lava.client.LavaSession`.
 
     Raises:
         KdsnnError, DeployError: the source has no such form, or the backend failed.
@@ -321,7 +321,7 @@ def _lava(source: Source, layers: bool, fast_conv: bool, timeout: float | None) 
     with ExitStack() as stack:
         with temporary_folder() as folder:
             path = netx.write(chain, folder / "network.net")
-            session = client.Session(
+            session = client.LavaSession(
                 path, T=chain.T, message_bits=netx.message_bits(chain), probes=layers, membrane=membrane,
                 fast_conv=fast_conv, timeout=timeout,
             )  # fmt: skip

@@ -23,10 +23,10 @@ def status(json: Json = False) -> None:
     """Say what of Lava is installed, whether it works, and how fast. Exits with 1 if it does not work."""
     from dataclasses import asdict
 
-    from hardware.lava import environment
+    from hardware.lava import status
     from kdsnn.cli.console import print_json, table
 
-    found = environment.status()
+    found = status.status()
     if json:
         print_json(asdict(found))
     else:

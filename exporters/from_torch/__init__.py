@@ -35,6 +35,7 @@ from exporters.from_torch.values import (
     synapse_shape,
 )
 from exporters.graph import (
+    AnySynapse,
     Array,
     AvgPool2d,
     Conv2d,
@@ -46,10 +47,9 @@ from exporters.graph import (
     Output,
     Shape,
     SpikingGraph,
-    Synapse,
     unique_name,
-    window_positions,
 )
+from exporters.graph.editing import window_grid
 
 _REPEATED = "{}: an adaptive pool that enlarges its input stands before it; only Flatten and Linear may follow"
 
@@ -207,7 +207,7 @@ class Lowering:
 
     # -- values --------------------------------------------------------------------------------
 
-    def synapse(self, name: str, layer: Synapse, bias: Array | None, value: Value) -> Current:
+    def synapse(self, name: str, layer: AnySynapse, bias: Array | None, value: Value) -> Current:
         if isinstance(value, Current):
             value = Signal(self.place(value, name), value.shape)  # two synapse layers in a row stay two layers
         if value.repeated is not None and isinstance(layer, Linear):
@@ -263,11 +263,8 @@ class Lowering:
             raise LoweringError(
                 f"{name}: a max-pool over membrane currents has no spiking form; put the neurons before it"
             )
-        channels, *size = value.shape
-        shape = tuple(
-            window_positions(*axis) for axis in zip(size, node.kernel, node.stride, node.padding, strict=True)
-        )
-        return Signal((self.add(name, node, self.place(value, name)),), (channels, *shape))
+        shape = (value.shape[0], *window_grid(value.shape[1:], node.kernel, node.stride, node.padding))
+        return Signal((self.add(name, node, self.place(value, name)),), shape)
 
 
 class _LeafTracer(fx.Tracer):

@@ -11,9 +11,8 @@ import numpy as np
 
 from exporters.errors import DeployError
 from exporters.graph import Array
-from exporters.graph.bounds import BIAS_LIMIT, THRESHOLD_LIMIT
+from exporters.graph.registers import BIAS_LIMIT, DECAY_ONE, DENSE_WEIGHTS, MAX_GROUPS, MAX_STEP, THRESHOLD_LIMIT
 from exporters.hdf5 import flaw
-from exporters.passes.chain import MAX_GROUPS
 
 
 class NetxError(DeployError):
@@ -52,6 +51,16 @@ def text(dataset: Any) -> str:
     value = dataset[()]
     value = value.flat[0] if isinstance(value, np.ndarray) else value
     return value.decode("ascii") if isinstance(value, bytes) else str(value)
+
+
+def validate(path: Path) -> list[str]:
+    """What Lava would silently skip, clip, wrap or crash on in a `.net` file: one line each, empty if sound.
+
+    Raises:
+        NetxError: the file cannot be read at all.
+    """
+    with opened(path) as file:
+        return list(problems(file))
 
 
 def problems(file: h5py.File) -> Iterator[str]:
@@ -123,15 +132,16 @@ def _layer_problems(kind: str, group: h5py.Group, *, last: bool) -> Iterator[str
     yield from _number_problems("weight", weight)
     if not weight.any():
         yield "all weights are zero, on which Lava's dense layer overflows; remove the layer"
-    if kind == "dense" and (weight.min() < -256 or weight.max() > 254):
-        yield f"weights reach from {weight.min():g} to {weight.max():g}; Lava clips dense weights to −256…254"
+    low, high = DENSE_WEIGHTS
+    if kind == "dense" and (weight.min() < low or weight.max() > high):
+        yield f"weights reach from {weight.min():g} to {weight.max():g}; Lava clips dense weights to −{-low}…{high}"
     if kind == "dense" and weight.max() <= 0:
         yield "no weight is positive; Lava rounds such a dense layer wrongly"
     if kind == "conv" and not 1 <= int(np.asarray(group["groups"][()]).flat[0]) <= MAX_GROUPS:
         yield f"{int(np.asarray(group['groups'][()]).flat[0])} groups; Lava keeps the number in 8 signed bits (1…{MAX_GROUPS})"
     for key in ("stride", "padding", "dilation") if kind == "conv" else ():
         values = np.asarray(group[key][()])
-        if values.size == 0 or (values > 127).any() or (values < (0 if key == "padding" else 1)).any():
+        if values.size == 0 or (values > MAX_STEP).any() or (values < (0 if key == "padding" else 1)).any():
             yield f"{key} {values.tolist()} is out of range (Lava keeps it in 8 signed bits)"
     if "bias" in group:
         bias = np.asarray(group["bias"][()])
@@ -167,11 +177,11 @@ def _neuron_problems(neuron: h5py.Group, *, last: bool) -> Iterator[str]:
     if "gradedSpike" in neuron and np.any(np.asarray(neuron["gradedSpike"][()])):
         yield "neuron: graded spikes, of which Lava sends only 0 or 1; train with binary spikes"
     current, voltage, threshold = (int(np.asarray(neuron[k][()]).flat[0]) for k in ("iDecay", "vDecay", "vThMant"))
-    if not 0 <= current <= 4096 or not 0 <= voltage <= 4096:
-        yield f"neuron: iDecay {current}, vDecay {voltage}; both are 12-bit decays, 0 (none) to 4096 (all in one step)"
+    if not 0 <= current <= DECAY_ONE or not 0 <= voltage <= DECAY_ONE:
+        yield f"neuron: iDecay {current}, vDecay {voltage}; both are 12-bit decays, 0 (none) to {DECAY_ONE} (all in one step)"
     if threshold < 0 or (threshold >= THRESHOLD_LIMIT and not last):
         yield f"neuron: vThMant {threshold} is outside 0…{THRESHOLD_LIMIT - 1}; above, only the last layer's may be, as a read-out"
-    elif threshold >= THRESHOLD_LIMIT and (current, voltage) not in ((4096, 0), (0, 4096)):
+    elif threshold >= THRESHOLD_LIMIT and (current, voltage) not in ((DECAY_ONE, 0), (0, DECAY_ONE)):
         yield f"neuron: it cannot fire (vThMant {threshold}) and leaks (iDecay {current}, vDecay {voltage}); a read-out must not leak"
 
 

@@ -10,7 +10,8 @@ from typing import Any
 import nir
 import numpy as np
 
-from exporters.graph import Array, AvgPool2d, Conv2d, Linear, MaxPool2d, Pair, Shape, Synapse, window_positions
+from exporters.graph import AnySynapse, Array, AvgPool2d, Conv2d, Linear, MaxPool2d, Pair, Shape
+from exporters.graph.editing import window_grid
 from exporters.nir.check import NirError, Unfolded
 
 
@@ -21,7 +22,7 @@ class Part:
     nodes: tuple[str, ...]
     factor: float | Array = 1.0
     name: str = ""
-    synapse: Synapse | None = None
+    synapse: AnySynapse | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +94,7 @@ def scaled(name: str, x: Value, factor: Array) -> Value:
     return Value(tuple(parts), x.shape)
 
 
-def fold(name: str, layer: Synapse, factor: float | Array, shape: Shape) -> Synapse:
+def fold(name: str, layer: AnySynapse, factor: float | Array, shape: Shape) -> AnySynapse:
     """The layer reading the signal itself instead of factor · signal."""
     if is_one(factor):
         return layer
@@ -110,7 +111,7 @@ def fold(name: str, layer: Synapse, factor: float | Array, shape: Shape) -> Syna
     return replace(layer, weight=layer.weight * per_channel[:, 0][channel][:, :, None, None])
 
 
-def identity(shape: Shape, factor: float | Array, name: str) -> Synapse:
+def identity(shape: Shape, factor: float | Array, name: str) -> AnySynapse:
     """Synapses that multiply each signal by its factor."""
     factors = np.broadcast_to(np.asarray(factor, np.float64), shape)
     if len(shape) == 3:
@@ -122,7 +123,7 @@ def identity(shape: Shape, factor: float | Array, name: str) -> Synapse:
     return Linear(np.diag(factors))
 
 
-def synapse_of(name: str, node: Any, *, integer: bool, groups: int) -> Synapse:
+def synapse_of(name: str, node: Any, *, integer: bool, groups: int) -> AnySynapse:
     """The layer of a NIR node with weights; `groups`: of a convolution whose kernels are written out block-diagonally."""
     weight, bias = np.asarray(node.weight), getattr(node, "bias", None)
     bias = None if bias is None or not np.any(bias) else np.asarray(bias).reshape(-1)
@@ -168,9 +169,7 @@ def regrouped(conv: Conv2d, groups: int) -> Conv2d:
 def window_shape(shape: Shape, channels: int, kernel: Pair, layer: Conv2d | MaxPool2d | AvgPool2d) -> Shape:
     """The output shape of a window that slides over (C, H, W)."""
     dilation = layer.dilation if isinstance(layer, Conv2d) else (1, 1)
-    axes = zip(shape[1:], kernel, layer.stride, layer.padding, dilation, strict=True)
-    h, w = (window_positions(*axis) for axis in axes)
-    return (channels, h, w)
+    return (channels, *window_grid(shape[1:], kernel, layer.stride, layer.padding, dilation))
 
 
 def connected_without(file: Unfolded, name: str) -> bool:

@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
+from exporters.graph.registers import CONVOLUTION_BITS, CURRENT_REGISTER, DENSE_BITS, FRACTION
 from exporters.onnx.neuron_functions import all_steps, one_step, turned
 from exporters.onnx.neuron_kinds import KINDS, NeuronKind
 from exporters.onnx.operators import attribute_value, constant, function, node
@@ -23,7 +24,7 @@ STEPS: Mapping[str, NeuronKind] = {kind.step_name: kind for kind in KINDS}
 
 REPEAT, OFFSET = "RepeatOverTime", "OffsetBy128"
 WRAP, WRAP_DENSE = "Wrap24Bit", "Wrap26Bit"
-WRAPS: Mapping[str, int] = {WRAP: 24, WRAP_DENSE: 26}
+WRAPS: Mapping[str, int] = {WRAP: CONVOLUTION_BITS, WRAP_DENSE: DENSE_BITS}
 """Functions that wrap a synaptic current as Lava does → bits of the sum: a convolution's, a dense layer's."""
 AT_REST, AT_REST_INTEGER = "AtRest", "LoihiAtRest"
 RESTS: Mapping[str, type[np.generic]] = {AT_REST: np.float32, AT_REST_INTEGER: np.int32}
@@ -85,7 +86,7 @@ def _wrap(name: str) -> onnx.FunctionProto:
         node("Add", ["x", "half"], ["shifted"]),
         node("Mod", ["shifted", "whole"], ["remainder"]),
         node("Sub", ["remainder", "half"], ["sum"]),
-        *turned("sum", "y", 2**17),
+        *turned("sum", "y", CURRENT_REGISTER // FRACTION),
     ]
     return function(name, ["x"], ["y"], nodes)
 

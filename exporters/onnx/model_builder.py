@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from exporters.graph import Array, SpikingGraph, current_leak
+from exporters.graph import Array, SpikingGraph
 from exporters.graph.bounds import input_bounds
 from exporters.onnx import functions
 from exporters.onnx.facts import Form
@@ -54,7 +54,7 @@ class ModelBuilder:
         self.initializers: list[onnx.TensorProto] = []
         self.values: dict[str, ModelTensor] = {}
         self.states: dict[str, str] = {}
-        self.persistent = {name for name, layer in graph.neurons.items() if current_leak(layer)}
+        self.persistent = {name for name, layer in graph.neurons.items() if layer.current_leak}
         self.late = {name for name in graph.synapses if not self.persistent.isdisjoint(graph.targets(name))}
         self.functions: set[str] = set()
         self._written: set[str] = set()

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from exporters.graph import IF, LIF, Output, current_leak
-from exporters.graph.bounds import CURRENT_LIMIT, sum_bound
+from exporters.graph import AnyNeuron, Output
+from exporters.graph.bounds import sum_bound
+from exporters.graph.registers import CURRENT_LIMIT, CURRENT_REGISTER, FRACTION
 from exporters.onnx import functions
 from exporters.onnx.facts import OnnxError, current_of, membrane_of
 from exporters.onnx.model_builder import ModelBuilder, ModelTensor
-from exporters.onnx.neuron_functions import FRACTION
 from exporters.onnx.neuron_kinds import (
     NeuronKind,
     current_attributes,
@@ -23,7 +23,7 @@ from exporters.onnx.neuron_kinds import (
 )
 
 
-def add_neurons(model: ModelBuilder, name: str, node: IF | LIF | Output, x: ModelTensor, output: str) -> ModelTensor:
+def add_neurons(model: ModelBuilder, name: str, node: AnyNeuron | Output, x: ModelTensor, output: str) -> ModelTensor:
     """The spikes of a layer of neurons, or the membrane of a read-out, under the name `output`.
 
     Raises:
@@ -58,21 +58,21 @@ def _call(
         model.states[state] = name
 
 
-def _lasting(model: ModelBuilder, name: str, node: IF | LIF | Output, x: ModelTensor) -> ModelTensor:
+def _lasting(model: ModelBuilder, name: str, node: AnyNeuron | Output, x: ModelTensor) -> ModelTensor:
     """The synaptic current, leaked from step to step where it persists."""
-    if isinstance(node, Output) or not current_leak(node):
+    if isinstance(node, Output) or not node.current_leak:
         return x
     kind, output = persistent_current(integer=model.integer), f"{name}/lasting"
     _call(model, name, kind, current_of(name), x, output, current_attributes(node, integer=model.integer))
     return replace(x, tensor=output, static=False)
 
 
-def _chip_current(model: ModelBuilder, name: str, node: IF | LIF | Output, x: ModelTensor) -> ModelTensor:
+def _chip_current(model: ModelBuilder, name: str, node: AnyNeuron | Output, x: ModelTensor) -> ModelTensor:
     """What reaches an integer membrane: where Lava's registers can wrap they do, and only then comes the bias."""
     synapses = {s: model.graph.synapses[s] for s in model.graph.sources(name) if s in model.graph.synapses}
     x = model.cast(x, "int32")
     bound = sum(sum_bound(s, model.bounds[n], bias=False) for n, s in synapses.items())
-    if name in model.persistent and bound >= 2**23:
+    if name in model.persistent and bound >= CURRENT_REGISTER:
         raise OnnxError(f"{name}: its currents can reach {bound:g}, and where they persist only 2^23 can be computed")
     if name not in model.persistent and bound > CURRENT_LIMIT:
         wrapped = f"{name}/wrapped"

@@ -11,12 +11,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from exporters.onnx.neuron_kinds import DECAY_UNITS, NeuronKind
+from exporters.graph.registers import CURRENT_REGISTER, DECAY_ONE, FRACTION, MEMBRANE_REGISTER
+from exporters.onnx.neuron_kinds import NeuronKind
 from exporters.onnx.operators import DOMAIN, attribute_value, constant, function, node, refer
-
-FRACTION = 64
-"""Units of an integer membrane per unit of the integer weights: Lava's six fractional bits."""
-MEMBRANE_MAX = 2**23 - 1
 
 _INT, _FLOAT = onnx.AttributeProto.INT, onnx.AttributeProto.FLOAT
 
@@ -90,8 +87,8 @@ def _float_step(kind: NeuronKind) -> list[onnx.NodeProto]:
 def _integer_step(kind: NeuronKind) -> list[onnx.NodeProto]:
     nodes = [
         constant("fraction", np.int32(FRACTION)),
-        constant("lowest", np.int32(-MEMBRANE_MAX)),
-        constant("highest", np.int32(MEMBRANE_MAX)),
+        constant("lowest", np.int32(-MEMBRANE_REGISTER)),
+        constant("highest", np.int32(MEMBRANE_REGISTER)),
         node("Identity", ["current"], ["added"])
         if kind.reads_register
         else node("Mul", ["current", "fraction"], ["added"]),
@@ -100,7 +97,7 @@ def _integer_step(kind: NeuronKind) -> list[onnx.NodeProto]:
     ]
     state = "saturated" if kind.fires else "v_next"
     if kind.wraps:
-        nodes += turned("charged", state, 2**23)
+        nodes += turned("charged", state, CURRENT_REGISTER)
     else:
         nodes.append(node("Clip", ["charged", "lowest", "highest"], [state]))
     if not kind.fires:
@@ -112,7 +109,7 @@ def _decay() -> list[onnx.NodeProto]:
     # 23 bits times 12 bits need 64; integer division truncates toward zero, as Loihi does
     return [
         attribute_value("decay", "value_int", _INT),
-        constant("whole", np.int64(DECAY_UNITS)),
+        constant("whole", np.int64(DECAY_ONE)),
         node("Sub", ["whole", "decay"], ["keep"]),
         node("Cast", ["v"], ["v_wide"], to=TensorProto.INT64),
         node("Mul", ["v_wide", "keep"], ["product"]),

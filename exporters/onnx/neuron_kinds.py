@@ -11,10 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, assert_never
 
-from exporters.graph import IF, LIF, Output, current_leak
-
-DECAY_UNITS = 4096
-"""Loihi's leak is (4096 − decay)/4096: 12 bits."""
+from exporters.graph import IF, LIF, AnyNeuron, Output
+from exporters.graph.registers import decay_of
 
 
 @dataclass(frozen=True)
@@ -85,7 +83,7 @@ KINDS = (
 """All kinds that a model can hold."""
 
 
-def kind_of(layer: IF | LIF | Output, *, integer: bool) -> NeuronKind:
+def kind_of(layer: AnyNeuron | Output, *, integer: bool) -> NeuronKind:
     """The kind that computes a layer's membrane."""
     match layer:
         case Output():
@@ -94,14 +92,14 @@ def kind_of(layer: IF | LIF | Output, *, integer: bool) -> NeuronKind:
             return firing(integer=integer, leaky=False, soft_reset=layer.reset == "soft")
         case LIF():
             # in float32 current and membrane have one unit, so that a LIF reads either
-            in_registers = integer and current_leak(layer) > 0
+            in_registers = integer and layer.current_leak > 0
             soft = layer.reset == "soft"
             return firing(integer=integer, leaky=True, soft_reset=soft, reads_register=in_registers)
         case _:
             assert_never(layer)
 
 
-def membrane_attributes(layer: IF | LIF | Output, *, integer: bool) -> dict[str, Any]:
+def membrane_attributes(layer: AnyNeuron | Output, *, integer: bool) -> dict[str, Any]:
     """The attributes of a call of the function that computes a layer's membrane."""
     match layer:
         case Output():
@@ -115,10 +113,10 @@ def membrane_attributes(layer: IF | LIF | Output, *, integer: bool) -> dict[str,
             assert_never(layer)
 
 
-def current_attributes(layer: IF | LIF, *, integer: bool) -> dict[str, Any]:
+def current_attributes(layer: AnyNeuron, *, integer: bool) -> dict[str, Any]:
     """The attributes of a call of the function that computes a layer's persistent current."""
-    return _leak(current_leak(layer), integer=integer)
+    return _leak(layer.current_leak, integer=integer)
 
 
 def _leak(leak: float, *, integer: bool) -> dict[str, Any]:
-    return {"decay": DECAY_UNITS - round(leak * DECAY_UNITS)} if integer else {"leak": float(leak)}
+    return {"decay": decay_of(leak)} if integer else {"leak": float(leak)}

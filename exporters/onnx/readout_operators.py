@@ -8,9 +8,9 @@ import numpy as np
 from onnx import TensorProto, helper
 
 from exporters.graph import Output
+from exporters.graph.registers import FRACTION
 from exporters.onnx import functions
 from exporters.onnx.model_builder import TENSOR_TYPES, Kind, ModelBuilder, ModelTensor
-from exporters.onnx.neuron_functions import FRACTION
 from exporters.onnx.operators import node as operator
 
 

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto, helper
 
-from exporters.graph import AvgPool2d, Conv2d, Flatten, Input, Linear, MaxPool2d
-from exporters.graph.bounds import sum_bound
+from exporters.graph import AnySynapse, AvgPool2d, Conv2d, Flatten, Input, MaxPool2d
+from exporters.graph.bounds import EXACT_IN_FLOAT32, sum_bound
 from exporters.onnx import functions
 from exporters.onnx.facts import OnnxError
 from exporters.onnx.model_builder import ModelBuilder, ModelTensor
@@ -48,7 +48,7 @@ def add_input(model: ModelBuilder, node: Input) -> ModelTensor:
     return x
 
 
-def add_synapses(model: ModelBuilder, name: str, node: Conv2d | Linear, x: ModelTensor) -> ModelTensor:
+def add_synapses(model: ModelBuilder, name: str, node: AnySynapse, x: ModelTensor) -> ModelTensor:
     """The current of a synapse layer.
 
     Raises:
@@ -57,7 +57,7 @@ def add_synapses(model: ModelBuilder, name: str, node: Conv2d | Linear, x: Model
     return _integer_synapses(model, name, node, x) if model.integer else _float_synapses(model, name, node, x)
 
 
-def _float_synapses(model: ModelBuilder, name: str, node: Conv2d | Linear, x: ModelTensor) -> ModelTensor:
+def _float_synapses(model: ModelBuilder, name: str, node: AnySynapse, x: ModelTensor) -> ModelTensor:
     inputs = [x.tensor, model.constant(f"{name}/weight", node.weight.astype(np.float32))]
     if node.bias is not None and name not in model.late:
         inputs.append(model.constant(f"{name}/bias", node.bias.astype(np.float32)))
@@ -66,7 +66,7 @@ def _float_synapses(model: ModelBuilder, name: str, node: Conv2d | Linear, x: Mo
     return replace(x, tensor=model.op(operator, inputs, f"{name}/current", static=x.static, **geometry))
 
 
-def _integer_synapses(model: ModelBuilder, name: str, node: Conv2d | Linear, x: ModelTensor) -> ModelTensor:
+def _integer_synapses(model: ModelBuilder, name: str, node: AnySynapse, x: ModelTensor) -> ModelTensor:
     """The current as int32 without the bias, which Lava adds in the neurons."""
     is_conv = isinstance(node, Conv2d)
     weight = node.weight if is_conv else node.weight.T
@@ -84,7 +84,7 @@ def _integer_synapses(model: ModelBuilder, name: str, node: Conv2d | Linear, x: 
         operator = "ConvInteger" if is_conv else "MatMulInteger"
         model.op(operator, [x.tensor, moved, zero, offset], output, static=x.static, **geometry)
         return ModelTensor(output, "int32", x.static)
-    if bound >= 2**24:
+    if bound >= EXACT_IN_FLOAT32:
         raise OnnxError(f"{name}: its currents can reach {bound:g}; no more than 2^24 can be computed exactly")
     stored = model.constant(f"{name}/weight", weight.astype(np.int32))
     exact = model.op("Cast", [stored], f"{name}/weight_float", static=True, to=TensorProto.FLOAT)

@@ -8,11 +8,13 @@ by a linear layer is a linear layer over the unpooled positions. No neuron, no t
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import assert_never
 
 import numpy as np
 
 from exporters.errors import DeployError
 from exporters.graph import (
+    AnySynapse,
     Array,
     AvgPool2d,
     Conv2d,
@@ -22,6 +24,7 @@ from exporters.graph import (
     Pair,
     Shape,
     SpikingGraph,
+    Synapse,
     unique_name,
     window_positions,
 )
@@ -43,7 +46,7 @@ def fold_average_pools(graph: SpikingGraph) -> SpikingGraph:
     for name, node in graph.nodes.items():
         if isinstance(node, AvgPool2d | Flatten):
             continue
-        if not isinstance(node, Conv2d | Linear):
+        if not isinstance(node, Synapse):
             for source in graph.sources(name):
                 if isinstance(graph.nodes[source], AvgPool2d):
                     raise DeployError(f"{name}: an average pool feeds it; only synapse layers can absorb one")
@@ -53,7 +56,7 @@ def fold_average_pools(graph: SpikingGraph) -> SpikingGraph:
         paths = [path for source in graph.sources(name) for path in _paths(graph, source)]
         copies[name] = []
         for origin, pools, flattened in paths:
-            layer: Conv2d | Linear = node if not copies[name] else replace(node, bias=None)
+            layer: AnySynapse = node if not copies[name] else replace(node, bias=None)
             for pool in reversed(pools):
                 pool_node = graph.nodes[pool]
                 assert isinstance(pool_node, AvgPool2d)
@@ -67,7 +70,7 @@ def fold_average_pools(graph: SpikingGraph) -> SpikingGraph:
             nodes[unique] = layer
             edges.append((read, unique))
             copies[name].append(unique)
-    return SpikingGraph(nodes, tuple(edges), graph.T, graph.metadata)
+    return graph.redrawn(nodes, edges)
 
 
 def _paths(graph: SpikingGraph, name: str) -> list[tuple[str, tuple[str, ...], bool]]:
@@ -83,11 +86,19 @@ def _paths(graph: SpikingGraph, name: str) -> list[tuple[str, tuple[str, ...], b
     ]
 
 
-def _absorb(layer: Conv2d | Linear, pool: AvgPool2d, before: Shape, after: Shape, name: str) -> Conv2d | Linear:
+def _absorb(layer: AnySynapse, pool: AvgPool2d, before: Shape, after: Shape, name: str) -> AnySynapse:
     if pool.divisor != 1:
         raise DeployError(f"{name}: an average pool with a divisor is not integer; quantize the graph first")
-    if isinstance(layer, Linear):
-        return replace(layer, weight=_unpooled(layer.weight, pool, before, after))
+    match layer:
+        case Linear():
+            return replace(layer, weight=_unpooled(layer.weight, pool, before, after))
+        case Conv2d():
+            return _absorb_into_convolution(layer, pool, before, after, name)
+        case _:
+            assert_never(layer)
+
+
+def _absorb_into_convolution(layer: Conv2d, pool: AvgPool2d, before: Shape, after: Shape, name: str) -> Conv2d:
     pads = [_axis_is_exact(layer, pool, axis, before[1 + axis], after[1 + axis]) for axis in (0, 1)]
     if not all(pads):
         raise DeployError(

@@ -13,8 +13,8 @@ while it runs.
 A float graph made by `exporters.passes.exact.make_exact` is exact in the same sense.
 """
 
-from hardware.emulator.membranes import FRACTION, MEMBRANE_MAX
+from hardware.emulator.membranes import MEMBRANE_MAX
 from hardware.emulator.observers import Observer, Recorder
 from hardware.emulator.running import EmulatorRun, exact_arithmetic, run
 
-__all__ = ["FRACTION", "MEMBRANE_MAX", "EmulatorRun", "Observer", "Recorder", "exact_arithmetic", "run"]
+__all__ = ["MEMBRANE_MAX", "EmulatorRun", "Observer", "Recorder", "exact_arithmetic", "run"]

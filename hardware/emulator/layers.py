@@ -14,6 +14,8 @@ from torch import Tensor
 from exporters.graph import (
     IF,
     LIF,
+    AnyPool,
+    AnySynapse,
     AvgPool2d,
     Conv2d,
     Flatten,
@@ -24,6 +26,7 @@ from exporters.graph import (
     Output,
     Shape,
 )
+from exporters.graph.registers import CONVOLUTION_BITS, DENSE_BITS
 from hardware.emulator.byte_products import LARGEST_BYTE
 from hardware.emulator.membranes import fire, integrate, persist, wrap_current, wrap_sum
 from hardware.emulator.plan import EmulationPlan, add
@@ -61,7 +64,7 @@ def arriving(plan: EmulationPlan, name: str, values: dict[str, Tensor]) -> Tenso
     return add(*(_widened(values[source], plan.bounds[name], plan.dtype) for source in plan.sources[name]))
 
 
-def synaptic_current(plan: EmulationPlan, name: str, node: Conv2d | Linear, x: Tensor) -> Tensor:
+def synaptic_current(plan: EmulationPlan, name: str, node: AnySynapse, x: Tensor) -> Tensor:
     """What a synapse layer makes of what arrives, its bias included unless the neurons add it."""
     bias = None if name in plan.late else plan.biases[name]
     product = plan.products.get(name)
@@ -110,9 +113,7 @@ def _per_frame(x: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
     return y.view(*x.shape[:2], *y.shape[1:])
 
 
-def _window(
-    x: Tensor, node: MaxPool2d | AvgPool2d, shape: Shape, combine: Callable[[Tensor, Tensor], Tensor]
-) -> Tensor:
+def _window(x: Tensor, node: AnyPool, shape: Shape, combine: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
     """Maxima or sums of values that are never negative, from shifted slices: faster than torch's pools on CPU."""
     (kh, kw), (sh, sw), (ph, pw) = node.kernel, node.stride, node.padding
     if ph or pw:
@@ -128,7 +129,7 @@ def _membrane_input(plan: EmulationPlan, name: str, x: Tensor) -> Tensor:
     """What reaches the membrane: where registers can wrap they wrap, a current that persists does, and then comes the bias."""
     if plan.wraps:
         # PyConvModelFixed keeps its sum in 24 bits; a dense layer's sum has 32, of which the neuron shifts six out
-        x = wrap_sum(x, 24 if len(plan.graph.shapes[name]) == 3 else 26)
+        x = wrap_sum(x, CONVOLUTION_BITS if len(plan.graph.shapes[name]) == 3 else DENSE_BITS)
     if name in plan.persists:
         x = persist(x, plan.persists[name], plan.graph.T, integer=plan.integer)
     elif plan.wraps:

@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 from exporters.graph import LIF, Neuron
+from exporters.graph.registers import CURRENT_REGISTER, DECAY_ONE, FRACTION, MEMBRANE_REGISTER
 
-FRACTION = 64
-"""Register units per unit of the integer weights: six fractional bits."""
-MEMBRANE_MAX = (2**23 - 1) / FRACTION
+MEMBRANE_MAX = MEMBRANE_REGISTER / FRACTION
 """Where Lava's membrane register saturates, in units of the integer weights (23 bits, 6 fractional)."""
 
 
@@ -81,8 +80,8 @@ def wrap_current(x: Tensor) -> Tensor:
 
 def _turned(u: Tensor) -> Tensor:
     """The current register of `PyLifModelBitAcc`: 24 bits, turned around once, not modulo."""
-    u = torch.where(u > 2**23, u - 2**24, u)
-    return torch.where(u <= -(2**23), u + 2**24, u)
+    u = torch.where(u > CURRENT_REGISTER, u - 2 * CURRENT_REGISTER, u)
+    return torch.where(u <= -CURRENT_REGISTER, u + 2 * CURRENT_REGISTER, u)
 
 
 def _int32(x: Tensor) -> Tensor:
@@ -91,7 +90,7 @@ def _int32(x: Tensor) -> Tensor:
 
 def _decayed(register: Tensor, leak: float) -> Tensor:
     """Loihi's 12-bit decay of a float64 register: |r|·(4096 − decay) >> 12, the sign kept."""
-    return (register.abs() * round(leak * 4096) / 4096).floor() * register.sign()
+    return (register.abs() * round(leak * DECAY_ONE) / DECAY_ONE).floor() * register.sign()
 
 
 def _leak(v: Tensor, leak: float, *, integer: bool) -> Tensor:

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from exporters.graph import Array, SpikingGraph, current_leak
-from exporters.graph.bounds import CURRENT_LIMIT, input_bounds, is_signed, sum_bound
+from exporters.graph import Array, SpikingGraph
+from exporters.graph.bounds import EXACT_IN_FLOAT32, input_bounds, is_signed, sum_bound
+from exporters.graph.registers import CURRENT_LIMIT
 from hardware.emulator.byte_products import ByteProduct, byte_product
 from hardware.emulator.membranes import MEMBRANE_MAX
 
@@ -39,7 +40,7 @@ class EmulationPlan:
         self.dtype = _exact_type(graph, bounds) if dtype is None else dtype
         self.integer = graph.is_integer
         self.wraps = self.integer and _can_wrap(graph, bounds)
-        self.persists = {n: leak for n, node in graph.neurons.items() if (leak := current_leak(node))}
+        self.persists = {n: leak for n, node in graph.neurons.items() if (leak := node.current_leak)}
         ends = {*graph.neurons, graph.output_name}
         self.late = {
             n
@@ -86,7 +87,7 @@ def _exact_type(graph: SpikingGraph, bounds: Mapping[str, float]) -> torch.dtype
     if not graph.is_integer:
         return torch.float32
     largest = [sum_bound(s, bounds[n], signed=is_signed(graph, n)) for n, s in graph.synapses.items()]
-    return torch.float32 if all(bound < 2**24 for bound in largest) else torch.float64
+    return torch.float32 if all(bound < EXACT_IN_FLOAT32 for bound in largest) else torch.float64
 
 
 def _byte_products(graph: SpikingGraph, bounds: Mapping[str, float]) -> dict[str, ByteProduct]:

@@ -19,6 +19,8 @@ from exporters.graph import Array, SpikingGraph, Synapse
 from exporters.passes.chain import to_chain
 from exporters.passes.quantize import quantize
 from hardware import emulator
+from hardware.emulator.layers import arriving, synaptic_current
+from hardware.emulator.plan import EmulationPlan
 from hardware.lava import client, environment
 
 NETWORKS = [("cnn2", MNIST, 64), ("wrn16-2", CIFAR, 32), ("vgg11", CIFAR, 32), ("resnet18", CIFAR, 16)]
@@ -46,7 +48,7 @@ def rows(quick: bool) -> Iterator[Measured]:
 
 def synapses_alone(graph: SpikingGraph, frames: Array, *, in_bytes: bool = True) -> Callable[[], None]:
     """The convolutions and dense layers of a run on what arrived at them in it, as often as it computes them: the floor."""
-    plan = emulator._Plan(graph, torch.device("cpu"), None)
+    plan = EmulationPlan(graph, torch.device("cpu"), None)
     if not in_bytes:
         plan.products.clear()
     held: dict[str, Tensor] = {}
@@ -54,18 +56,16 @@ def synapses_alone(graph: SpikingGraph, frames: Array, *, in_bytes: bool = True)
 
     def observe(name: str, values: Tensor) -> None:
         if name in graph.synapses:
-            arriving = emulator._add(
-                *(emulator._widened(held[s], plan.bounds[name], plan.dtype) for s in plan.sources[name])
-            )
-            work.append((name, graph.synapses[name], arriving if in_bytes else arriving.to(plan.dtype)))
+            x = arriving(plan, name, held)
+            work.append((name, graph.synapses[name], x if in_bytes else x.to(plan.dtype)))
         held[name] = values
 
     emulator.run(graph, frames, observe=observe)
 
     def multiply() -> None:
         with torch.inference_mode(), emulator.exact_arithmetic():
-            for name, synapse, arriving in work:
-                emulator._synapse(plan, name, synapse, arriving)
+            for name, synapse, x in work:
+                synaptic_current(plan, name, synapse, x)
 
     return multiply
 

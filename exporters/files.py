@@ -1,8 +1,4 @@
-"""Writing files so that whatever goes wrong leaves the old file or the new one, never half of one.
-
-`exporters/files.py` and `kdsnn/files.py` are the same text: neither package may import the other, and a
-test holds the two together.
-"""
+"""Writing files so that whatever goes wrong leaves the old file or the new one, never half of one."""
 
 from __future__ import annotations
 

@@ -48,8 +48,8 @@ from exporters.graph import (
     Shape,
     SpikingGraph,
     unique_name,
-    window_positions,
 )
+from exporters.graph.editing import window_grid
 
 _REPEATED = "{}: an adaptive pool that enlarges its input stands before it; only Flatten and Linear may follow"
 
@@ -263,11 +263,8 @@ class Lowering:
             raise LoweringError(
                 f"{name}: a max-pool over membrane currents has no spiking form; put the neurons before it"
             )
-        channels, *size = value.shape
-        shape = tuple(
-            window_positions(*axis) for axis in zip(size, node.kernel, node.stride, node.padding, strict=True)
-        )
-        return Signal((self.add(name, node, self.place(value, name)),), (channels, *shape))
+        shape = (value.shape[0], *window_grid(value.shape[1:], node.kernel, node.stride, node.padding))
+        return Signal((self.add(name, node, self.place(value, name)),), shape)
 
 
 class _LeafTracer(fx.Tracer):

@@ -42,11 +42,12 @@ from exporters.graph import (
     Node,
     Output,
     SpikingGraph,
+    unique_name,
 )
 from exporters.nir.check import NirError
 from exporters.nir.neurons import PREFIX
 from exporters.nir.reading import from_nir, read
-from exporters.passes.kernels import merge_groups
+from exporters.passes.kernels import merge_groups, or_synapses
 
 __all__ = ["DT", "NirError", "from_nir", "losses", "read", "write"]
 
@@ -111,15 +112,9 @@ def losses(graph: SpikingGraph) -> tuple[str, ...]:
 
 def _file_names(graph: SpikingGraph) -> dict[str, str]:
     """Names without slashes, which HDF5 takes for folders."""
-    taken: set[str] = set()
-    names = {}
+    names: dict[str, str] = {}
     for name in graph.nodes:
-        unique = key = name.replace("/", ".").strip(".") or "node"
-        n = 2
-        while unique in taken:
-            unique, n = f"{key}_{n}", n + 1
-        taken.add(unique)
-        names[name] = unique
+        names[name] = unique_name(name.replace("/", ".").strip(".") or "node", names.values())
     return names
 
 
@@ -159,11 +154,7 @@ def _parts(graph: SpikingGraph, name: str, node: Node, dt: float) -> Iterator[tu
         case MaxPool2d():
             if graph.in_signal(name) != "spikes" or len(graph.sources(name)) > 1:
                 raise NirError(f"{name}: NIR has no max-pool; only one over the spikes of one layer can become an OR")
-            channels = graph.in_shape(name)[0]
-            ones = Conv2d(
-                np.ones((channels, 1, *node.kernel), np.float32), None, node.stride, node.padding, (1, 1), channels
-            )
-            conv = _convolution(ones, graph.in_shape(name))
+            conv = _convolution(or_synapses(node, graph.in_shape(name)[0], 1.0), graph.in_shape(name))
             conv.metadata[f"{PREFIX}max_pool"] = 1
             yield "", conv
             yield "or", _neurons(IF(0.5), shape, dt, max_pool=1)

@@ -10,7 +10,8 @@ from typing import Any
 import nir
 import numpy as np
 
-from exporters.graph import AnySynapse, Array, AvgPool2d, Conv2d, Linear, MaxPool2d, Pair, Shape, window_positions
+from exporters.graph import AnySynapse, Array, AvgPool2d, Conv2d, Linear, MaxPool2d, Pair, Shape
+from exporters.graph.editing import window_grid
 from exporters.nir.check import NirError, Unfolded
 
 
@@ -168,9 +169,7 @@ def regrouped(conv: Conv2d, groups: int) -> Conv2d:
 def window_shape(shape: Shape, channels: int, kernel: Pair, layer: Conv2d | MaxPool2d | AvgPool2d) -> Shape:
     """The output shape of a window that slides over (C, H, W)."""
     dilation = layer.dilation if isinstance(layer, Conv2d) else (1, 1)
-    axes = zip(shape[1:], kernel, layer.stride, layer.padding, dilation, strict=True)
-    h, w = (window_positions(*axis) for axis in axes)
-    return (channels, h, w)
+    return (channels, *window_grid(shape[1:], kernel, layer.stride, layer.padding, dilation))
 
 
 def connected_without(file: Unfolded, name: str) -> bool:

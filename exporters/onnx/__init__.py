@@ -12,43 +12,19 @@ float32. Outputs: `spikes` (N, T, F) and `scores` (N, F), their rate; for a memb
 and `scores`, its last value / T. A `step` model gives `spikes` or `membrane` (N, F) of its step.
 
 An integer graph becomes the integer form: int8 weights, int32 membranes, bit-identical to the emulator and
-to Lava (`exporters.onnx.build_model`). Neurons are local functions of domain `kdsnn.deploy`, so a viewer shows
+to Lava (`exporters.onnx.synapse_operators`, `.neuron_functions`). Neurons are local functions of domain `kdsnn.deploy`, so a viewer shows
 neurons instead of forty elementwise operators. `docs/onnx.md` shows how to run a model without this program.
 """
 
-from __future__ import annotations
-
-from pathlib import Path
-
-import onnx
-
-from exporters.files import atomic_path
-from exporters.graph import SpikingGraph
 from exporters.onnx.ann import write_ann
-from exporters.onnx.build_model import build, membrane_of, spikes_of
+from exporters.onnx.build_model import build
 from exporters.onnx.check import load
-from exporters.onnx.facts import FORMS, Form, OnnxError, first_line
-from exporters.onnx.functions import DOMAIN, IR_VERSION, OPSET
-from exporters.onnx.runner import Runner, node_count, prepare, run, verify
+from exporters.onnx.facts import FORMS, Form, OnnxError, membrane_of, spikes_of
+from exporters.onnx.operators import DOMAIN, IR_VERSION, OPSET
+from exporters.onnx.runner import OnnxModel, node_count, prepare, run, verify
+from exporters.onnx.writing import write
 
 __all__ = [
-    "DOMAIN", "FORMS", "IR_VERSION", "OPSET", "Form", "OnnxError", "Runner", "build", "load", "membrane_of", "node_count",
-    "prepare", "run", "spikes_of", "verify", "write", "write_ann",
+    "DOMAIN", "FORMS", "IR_VERSION", "OPSET", "Form", "OnnxError", "OnnxModel", "build", "load", "membrane_of",
+    "node_count", "prepare", "run", "spikes_of", "verify", "write", "write_ann",
 ]  # fmt: skip
-
-
-def write(graph: SpikingGraph, path: Path, form: Form = "sequence") -> Path:
-    """Write a graph as an ONNX model: float32 from a float graph, integers from a quantized one.
-
-    Raises:
-        OnnxError: the model fails onnx.checker, is larger than ONNX's 2 GB, or the graph is integer
-            and holds something that integers do not express.
-    """
-    model = build(graph, form)
-    try:
-        onnx.checker.check_model(model, full_check=True)
-        with atomic_path(path) as temporary:
-            onnx.save(model, str(temporary))
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as error:
-        raise OnnxError(f"{path.name}: the model is not valid ONNX ({first_line(error)})") from error
-    return path

@@ -13,7 +13,7 @@ import onnx
 from exporters.files import atomic_path
 from exporters.graph import Array, Shape
 from exporters.onnx.facts import OnnxError, first_line
-from exporters.onnx.functions import OPSET
+from exporters.onnx.operators import OPSET
 
 if TYPE_CHECKING:
     from torch import nn

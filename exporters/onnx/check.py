@@ -20,6 +20,9 @@ from onnx import TensorProto, helper, numpy_helper, shape_inference
 
 from exporters.onnx import functions
 from exporters.onnx.facts import MAX_T, OnnxError, first_line, parse
+from exporters.onnx.neuron_kinds import NeuronKind
+from exporters.onnx.operators import DOMAIN, IR_VERSION, OPSET
+from exporters.onnx.operators import node as operator
 
 MAX_BYTES = 2**31
 """Of a file: what protobuf can hold."""
@@ -37,7 +40,7 @@ OPERATORS = {
 
 
 @dataclass(frozen=True, eq=False)
-class Model:
+class CheckedModel:
     """A model that was looked through.
 
     Attributes:
@@ -58,7 +61,7 @@ class Model:
         return str(self.facts["kdsnn_deploy_form"])
 
 
-def load(path: Path) -> Model:
+def load(path: Path) -> CheckedModel:
     """Read a model of this program.
 
     Raises:
@@ -75,7 +78,7 @@ def load(path: Path) -> Model:
     try:
         facts = parse(proto)
         _check_structure(proto)
-        return Model(path, proto, facts, _largest_tensor(proto, facts))
+        return CheckedModel(path, proto, facts, _largest_tensor(proto, facts))
     except OnnxError as error:
         raise OnnxError(f"{path.name}: {error}") from error
     except Exception as error:  # onnx's shape inference raises a handful of unrelated types
@@ -121,7 +124,7 @@ def _check_functions(proto: onnx.ModelProto) -> set[str]:
             expected = functions.make(function.name)
         except KeyError:
             raise OnnxError(f"the local function {function.name[:60]!r} is not of this program") from None
-        if function.domain != functions.DOMAIN or function.SerializeToString() != expected.SerializeToString():
+        if function.domain != DOMAIN or function.SerializeToString() != expected.SerializeToString():
             raise OnnxError(f"the local function {function.name} differs from this program's; export the network again")
         known.add(function.name)
     return known
@@ -129,7 +132,7 @@ def _check_functions(proto: onnx.ModelProto) -> set[str]:
 
 def _check_node(node: onnx.NodeProto, known: set[str], *, inside: bool) -> None:
     where = f"the operator {node.op_type[:60]} ({node.name[:60]})"
-    own = node.domain == functions.DOMAIN
+    own = node.domain == DOMAIN
     if node.op_type not in (known if own else OPERATORS) or (node.domain and not own):
         raise OnnxError(f"{where} is not one that this program writes")
     for attribute in node.attribute:
@@ -139,7 +142,7 @@ def _check_node(node: onnx.NodeProto, known: set[str], *, inside: bool) -> None:
             raise OnnxError(f"{where} holds a graph of its own")
     if node.op_type == "Loop" and list(node.input[:2]) != ["T", ""]:
         raise OnnxError(f"{where} does not run for T steps")
-    takes_steps = own and not node.op_type.endswith("Step") and "T" in functions.make(node.op_type).input
+    takes_steps = own and "T" in functions.make(node.op_type).input
     if takes_steps and list(node.input[1:]) != ["T"]:
         raise OnnxError(f"{where} does not run for T steps")
 
@@ -159,8 +162,8 @@ def _check_tensor(tensor: onnx.TensorProto) -> None:
 def _largest_tensor(proto: onnx.ModelProto, facts: dict[str, Any]) -> int:
     """Elements of the largest tensor for one sample, every shape worked out by onnx."""
     outline = helper.make_model(
-        _outline(proto.graph, facts), opset_imports=[helper.make_opsetid("", functions.OPSET)],
-        ir_version=functions.IR_VERSION,
+        _outline(proto.graph, facts), opset_imports=[helper.make_opsetid("", OPSET)],
+        ir_version=IR_VERSION,
     )  # fmt: skip
     inferred = shape_inference.infer_shapes(outline, strict_mode=True, data_prop=True).graph
     largest = max((math.prod(t.dims) for t in proto.graph.initializer), default=0)
@@ -221,25 +224,33 @@ def _one_sample(value: onnx.ValueInfoProto) -> onnx.ValueInfoProto:
 def _stand_ins(node: onnx.NodeProto, facts: dict[str, Any]) -> Iterable[onnx.NodeProto]:
     if node.op_type == "Loop":
         return _unrolled_once(node, facts)
-    if node.domain != functions.DOMAIN:
+    if node.domain != DOMAIN:
         return [node]
     name, x, y = node.op_type, node.input[0], node.output[-1]
-    fired = TensorProto.UINT8 if name.startswith("Loihi") else TensorProto.FLOAT
     if name == functions.REPEAT:
-        return [functions.node("Concat", [x] * facts["T"], [y], axis=0)]
+        return [operator("Concat", [x] * facts["T"], [y], axis=0)]
     if name == functions.OFFSET:
-        return [functions.node("Cast", [x], [y], to=TensorProto.UINT8)]
-    if name.endswith(functions.AT_REST):
-        zero = np.zeros(1, np.int32 if name.startswith("Loihi") else np.float32)
+        return [operator("Cast", [x], [y], to=TensorProto.UINT8)]
+    if name in functions.WRAPS:
+        return [operator("Identity", [x], [y])]
+    if name in functions.RESTS:
+        zero = np.zeros(1, functions.RESTS[name])
         shape = [1, *next(a.ints for a in node.attribute)]
         if math.prod(shape) > MAX_ELEMENTS or min(shape) < 1:
             raise OnnxError(f"{y[:60]} would have {math.prod(shape):.3g} elements for one sample")
-        size = functions.node("Constant", [], [f"{y}/size"], value=numpy_helper.from_array(np.array(shape, np.int64)))
-        return [size, functions.node("ConstantOfShape", [f"{y}/size"], [y], value=numpy_helper.from_array(zero))]
-    if name in (functions.WRAP, functions.WRAP_DENSE) or name.removesuffix("Step").endswith("I"):
-        return [functions.node("Identity", [node.input[-1] if name.endswith("Step") else x], [o]) for o in node.output]
-    spikes = functions.node("Cast", [node.input[1] if name.endswith("Step") else x], [y], to=fired)
-    return [functions.node("Identity", [x], [node.output[0]]), spikes] if name.endswith("Step") else [spikes]
+        size = operator("Constant", [], [f"{y}/size"], value=numpy_helper.from_array(np.array(shape, np.int64)))
+        return [size, operator("ConstantOfShape", [f"{y}/size"], [y], value=numpy_helper.from_array(zero))]
+    if name in functions.ALL_STEPS:
+        return [_result(functions.ALL_STEPS[name], x, y)]
+    state, current = node.input
+    return [operator("Identity", [state], [node.output[0]]), _result(functions.STEPS[name], current, y)]
+
+
+def _result(kind: NeuronKind, current: str, y: str) -> onnx.NodeProto:
+    """Spikes or membranes: as many as currents."""
+    if not kind.fires:
+        return operator("Identity", [current], [y])
+    return operator("Cast", [current], [y], to=TensorProto.UINT8 if kind.integer else TensorProto.FLOAT)
 
 
 def _unrolled_once(loop: onnx.NodeProto, facts: dict[str, Any]) -> Iterator[onnx.NodeProto]:
@@ -250,13 +261,13 @@ def _unrolled_once(loop: onnx.NodeProto, facts: dict[str, Any]) -> Iterator[onnx
         raise OnnxError("the loop's body does not fit the loop")
     entering: list[tuple[str, Any]] = [(body.input[0].name, np.array(0)), (body.input[1].name, np.array(True))]
     for name, value in entering:
-        yield functions.node("Constant", [], [name], value=numpy_helper.from_array(value))
+        yield operator("Constant", [], [name], value=numpy_helper.from_array(value))
     for outside, inside in zip(loop.input[2:], body.input[2:], strict=True):
-        yield functions.node("Identity", [outside], [inside.name])
+        yield operator("Identity", [outside], [inside.name])
     for node in body.node:
         yield from _stand_ins(node, facts)
     for inside, outside in zip(body.output[1:-1], loop.output[:-1], strict=True):
-        yield functions.node("Identity", [inside.name], [outside])
+        yield operator("Identity", [inside.name], [outside])
     first, result = f"{loop.output[-1]}/first", body.output[-1].name
-    yield functions.node("Constant", [], [first], value=numpy_helper.from_array(np.array([0])))
-    yield functions.node("Unsqueeze", [result, first], [loop.output[-1]])
+    yield operator("Constant", [], [first], value=numpy_helper.from_array(np.array([0])))
+    yield operator("Unsqueeze", [result, first], [loop.output[-1]])

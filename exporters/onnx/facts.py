@@ -1,4 +1,4 @@
-"""What an exported model says about itself in its metadata, and the error of all ONNX modules."""
+"""What an exported model says about itself: its metadata and the names of its tensors. Also the error of all ONNX modules."""
 
 from __future__ import annotations
 
@@ -19,6 +19,21 @@ MAX_T = 4_096
 
 class OnnxError(DeployError):
     """An ONNX model that could not be written or read, or does not compute what it should."""
+
+
+def spikes_of(name: str) -> str:
+    """The tensor in the model that holds a neuron layer's spikes: (T·N, *shape) in a sequence, else (N, *shape)."""
+    return f"{name}/spikes"
+
+
+def membrane_of(name: str) -> str:
+    """The input of a `step` model that takes a layer's membrane (N, *shape); the output is `…/v_next`."""
+    return f"{name}/v"
+
+
+def current_of(name: str) -> str:
+    """The input of a `step` model that takes a layer's synaptic current (N, *shape), where it persists; the output is `…/u_next`."""
+    return f"{name}/u"
 
 
 def metadata(graph: SpikingGraph, form: Form) -> Mapping[str, Any]:

@@ -12,13 +12,12 @@ import onnx
 from onnx import TensorProto, helper
 
 from exporters.graph import Array
-from exporters.onnx.build_model import spikes_of
-from exporters.onnx.check import Model, load
-from exporters.onnx.facts import MAX_T, OnnxError, first_line
+from exporters.onnx.check import CheckedModel, load
+from exporters.onnx.facts import MAX_T, OnnxError, first_line, spikes_of
 
 
 @dataclass(frozen=True, eq=False)
-class Runner:
+class OnnxModel:
     """A model that was looked through and loaded into onnxruntime, ready for samples.
 
     Attributes:
@@ -27,7 +26,7 @@ class Runner:
         session: the `onnxruntime.InferenceSession`.
     """
 
-    model: Model
+    model: CheckedModel
     layers: tuple[str, ...]
     session: Any
 
@@ -58,7 +57,7 @@ class Runner:
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def prepare(path: Path, layers: Sequence[str] = ()) -> Runner:
+def prepare(path: Path, layers: Sequence[str] = ()) -> OnnxModel:
     """Load a model once for many runs.
 
     Raises:
@@ -66,7 +65,7 @@ def prepare(path: Path, layers: Sequence[str] = ()) -> Runner:
     """
     model = load(path)
     try:
-        return Runner(model, tuple(layers), _session(model, layers))
+        return OnnxModel(model, tuple(layers), _session(model, layers))
     except OnnxError:
         raise
     except Exception as error:
@@ -141,7 +140,7 @@ def _cannot_run(path: Path, error: Exception) -> OnnxError:
     return OnnxError(f"{path.name}: onnxruntime cannot run it ({first_line(error)})")
 
 
-def _time_steps(model: Model, x: Array, T: int | None) -> int:
+def _time_steps(model: CheckedModel, x: Array, T: int | None) -> int:
     own = int(model.facts["T"])
     if T is None or own == T:
         return own
@@ -152,7 +151,7 @@ def _time_steps(model: Model, x: Array, T: int | None) -> int:
     return T
 
 
-def _check_samples(model: Model, x: Array, steps: int) -> None:
+def _check_samples(model: CheckedModel, x: Array, steps: int) -> None:
     shape = tuple(model.facts["input_shape"])
     spikes = model.facts.get("input_encoding") == "spikes"
     expected = (steps, *shape) if spikes else shape
@@ -162,7 +161,7 @@ def _check_samples(model: Model, x: Array, steps: int) -> None:
         )
 
 
-def _session(model: Model, layers: Sequence[str]) -> Any:
+def _session(model: CheckedModel, layers: Sequence[str]) -> Any:
     """A session that gives the spikes of the layers as well."""
     import onnxruntime as ort  # a third of a second to import, and only needed here
 
@@ -183,7 +182,7 @@ def _session(model: Model, layers: Sequence[str]) -> Any:
     )
 
 
-def _expose(graph: onnx.GraphProto, layers: Sequence[str], model: Model) -> None:
+def _expose(graph: onnx.GraphProto, layers: Sequence[str], model: CheckedModel) -> None:
     kind = TensorProto.UINT8 if model.facts.get("arithmetic") == "integer" else TensorProto.FLOAT
     loop = next((n for n in graph.node if n.op_type == "Loop"), None)
     for name in layers:
@@ -200,7 +199,7 @@ def _all_steps(name: str) -> str:
     return f"{spikes_of(name)}/all_steps"
 
 
-def _run_sequence(session: Any, model: Model, x: Array, layers: Sequence[str], T: int) -> dict[str, Array]:
+def _run_sequence(session: Any, model: CheckedModel, x: Array, layers: Sequence[str], T: int) -> dict[str, Array]:
     feed: dict[str, Array] = {"input": x}
     if model.form == "loop":
         feed["T"] = np.array(T, np.int64)
@@ -215,7 +214,7 @@ def _run_sequence(session: Any, model: Model, x: Array, layers: Sequence[str], T
     return results
 
 
-def _run_steps(session: Any, model: Model, x: Array, layers: Sequence[str], T: int) -> dict[str, Array]:
+def _run_steps(session: Any, model: CheckedModel, x: Array, layers: Sequence[str], T: int) -> dict[str, Array]:
     """What a user of a `step` model does: feed zero membranes, then every step's membranes into the next."""
     kinds = {"tensor(float)": np.float32, "tensor(int32)": np.int32}
     states = {

@@ -8,6 +8,7 @@ by a linear layer is a linear layer over the unpooled positions. No neuron, no t
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import assert_never
 
 import numpy as np
 
@@ -88,8 +89,16 @@ def _paths(graph: SpikingGraph, name: str) -> list[tuple[str, tuple[str, ...], b
 def _absorb(layer: AnySynapse, pool: AvgPool2d, before: Shape, after: Shape, name: str) -> AnySynapse:
     if pool.divisor != 1:
         raise DeployError(f"{name}: an average pool with a divisor is not integer; quantize the graph first")
-    if isinstance(layer, Linear):
-        return replace(layer, weight=_unpooled(layer.weight, pool, before, after))
+    match layer:
+        case Linear():
+            return replace(layer, weight=_unpooled(layer.weight, pool, before, after))
+        case Conv2d():
+            return _absorb_into_convolution(layer, pool, before, after, name)
+        case _:
+            assert_never(layer)
+
+
+def _absorb_into_convolution(layer: Conv2d, pool: AvgPool2d, before: Shape, after: Shape, name: str) -> Conv2d:
     pads = [_axis_is_exact(layer, pool, axis, before[1 + axis], after[1 + axis]) for axis in (0, 1)]
     if not all(pads):
         raise DeployError(

@@ -17,7 +17,7 @@ from exporters.graph import Array, SpikingGraph
 from exporters.graph.registers import CURRENT_LIMIT
 from exporters.passes.moments import InputMoments
 from exporters.passes.quantize import LayerScale
-from hardware import emulator
+from hardware.emulator.running import run
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +80,7 @@ def calibrate(
         DeployError: frames of the wrong shape, or none.
     """
     meter = _Meter(graph)
-    emulator.run(graph, frames, observe=meter, progress=progress, device=device, batch_size=batch_size)
+    run(graph, frames, observe=meter, progress=progress, device=device, batch_size=batch_size)
     moments = {}
     for name, (total, squares) in meter.sums.items():
         mean = total / meter.counts[name]

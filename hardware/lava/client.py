@@ -62,16 +62,16 @@ def run(
     timeout: float | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> LavaRun:
-    """Run samples (N, T, *shape) through a netx file: a `Session` of one part."""
+    """Run samples (N, T, *shape) through a netx file: a `LavaSession` of one part."""
     start = time.monotonic()
-    with Session(
+    with LavaSession(
         net_file, T=T, message_bits=message_bits, probes=probes, membrane=membrane, fast_conv=fast_conv, timeout=timeout
     ) as session:
         found = session.run(frames, progress=progress)
     return replace(found, total_seconds=time.monotonic() - start)
 
 
-class Session:
+class LavaSession:
     """A netx file on Intel's Lava simulator (fixed point), started once, for samples in any number of parts.
 
     Samples follow one another without a gap, and every layer is reset before each. Lava starts as the session is
@@ -115,7 +115,7 @@ class Session:
         self._shape: tuple[int, ...] = ()
         self._spent = 0.0
 
-    def __enter__(self) -> Session:
+    def __enter__(self) -> LavaSession:
         """Start Lava.
 
         Raises:

@@ -8,7 +8,6 @@ pip too, keeps two setups apart even if one of them is killed.
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import os
 import re
@@ -18,12 +17,12 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from exporters.errors import DeployError
 from exporters.files import atomic_path
+from hardware.lava import tiny_net
 
 PINS = {
     "lava-nc": "0.10.0",
@@ -44,24 +43,7 @@ PINS = {
 NEEDED = 700_000_000
 """Bytes of room for it, with what pip unpacks on the way."""
 
-TINY_NET = "self-test.net"
 REPAIR = "run `kdsnn-deploy lava setup`"
-
-
-@dataclass(frozen=True)
-class LavaStatus:
-    """What `kdsnn-deploy lava status` says.
-
-    `works` and `seconds_per_step` come from a real run of a tiny network (dense, 4 neurons);
-    `problem` is None when all is well, else one line that says what to do.
-    """
-
-    installed: bool
-    path: Path
-    versions: Mapping[str, str]
-    works: bool
-    seconds_per_step: float | None
-    problem: str | None
 
 
 def home() -> Path:
@@ -98,8 +80,8 @@ def python_path() -> Path:
         DeployError: there is no environment, it is not complete, or it is of another version.
     """
     path = environment_path()
-    if problem := _problem(path):
-        raise DeployError(problem)
+    if (reason := problem(path)) is not None:
+        raise DeployError(reason)
     return path / "bin" / "python"
 
 
@@ -116,14 +98,14 @@ def setup(progress: Callable[[str], None] | None = None) -> Path:
     """
     say = progress or (lambda _: None)
     path = environment_path()
-    if _problem(path) is None:
+    if problem(path) is None:
         return path
     if os.name != "posix":
         raise DeployError("Intel Lava runs on Linux and macOS only")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with _lock(path.with_name(f"{path.name}.lock"), say) as lock:
-            if _problem(path) is None:  # another setup was faster
+            if problem(path) is None:  # another setup was faster
                 return path
             _build(path, lock, say)
     except OSError as error:
@@ -135,29 +117,8 @@ def setup(progress: Callable[[str], None] | None = None) -> Path:
     return path
 
 
-def status() -> LavaStatus:
-    """What is installed, whether a tiny network runs on it, and how fast."""
-    path = environment_path()
-    problem = _problem(path)
-    if problem is not None:
-        return LavaStatus(False, path, {}, False, None, problem)
-    try:
-        seconds = _self_test(path)
-    except DeployError as error:
-        hint = f"{error}; if it stays so, delete {path} and {REPAIR}"
-        return LavaStatus(True, path, _installed(path), False, None, hint)
-    return LavaStatus(True, path, _installed(path), True, seconds, None)
-
-
-# -- inside ------------------------------------------------------------------------------------------
-
-
-def _marker(path: Path) -> Path:
-    return path / "complete.json"
-
-
-def _installed(path: Path) -> dict[str, str]:
-    """Package versions as the marker has them; empty if the environment is not complete."""
+def installed(path: Path) -> dict[str, str]:
+    """The package versions of an environment, as its marker has them; empty where it is not complete."""
     try:
         found = json.loads(_marker(path).read_text())["packages"]
         return {str(name): str(version) for name, version in found.items()}
@@ -165,18 +126,25 @@ def _installed(path: Path) -> dict[str, str]:
         return {}
 
 
-def _problem(path: Path) -> str | None:
-    """Why the environment cannot be used, or None."""
+def problem(path: Path) -> str | None:
+    """Why an environment cannot be used, and what to do; None where it can."""
     if not path.exists():
         return f"the Lava environment is not installed: {REPAIR}"
     if not os.access(path / "bin" / "python", os.X_OK):
         return f"the Lava environment in {path} is incomplete: {REPAIR}"
-    installed = _installed(path)
-    if not installed:
+    packages = installed(path)
+    if not packages:
         return f"the Lava environment in {path} is incomplete: {REPAIR}"
-    if installed != PINS:
+    if packages != PINS:
         return f"the Lava environment in {path} has other versions than this program needs: {REPAIR}"
     return None
+
+
+# -- inside ------------------------------------------------------------------------------------------
+
+
+def _marker(path: Path) -> Path:
+    return path / "complete.json"
 
 
 @contextlib.contextmanager
@@ -236,7 +204,7 @@ def _build(path: Path, lock: int, say: Callable[[str], None]) -> None:
     say("trying to import Lava")
     worker = Path(__file__).with_name("worker")
     _call([python, "-I", str(worker)], lock, "Lava is installed but cannot be imported")
-    _write_tiny_net(path / TINY_NET)
+    tiny_net.write(path)
     with atomic_path(_marker(path)) as temporary:
         temporary.write_text(json.dumps({"packages": PINS, "python": sys.version.split()[0]}, indent=2))
     say("the Lava environment is ready")
@@ -291,33 +259,3 @@ def _explain(lines: list[str], code: int) -> str:
     if re.search(r"WARNING: Retrying|from versions: none", text):
         return f"{said} (the package index cannot be reached); check the network, proxy or pip's index, and {REPAIR}"
     return f"{said}; then {REPAIR} again"
-
-
-def _write_tiny_net(path: Path) -> None:
-    """Four neurons that repeat their input: 2 from the own input is over the threshold, and the neighbor's
-    −1 arrives when that neuron has been reset."""
-    import h5py
-    import numpy as np
-
-    image = io.BytesIO()  # HDF5 that meets a full disk brings the process down
-    with h5py.File(image, "w") as file:
-        layer = file.create_group("layer/0")
-        layer["type"] = np.array([b"dense"], "S10")
-        layer["shape"] = np.array([4])
-        layer["weight"] = 2 * np.eye(4, dtype=int) - np.eye(4, k=1, dtype=int)
-        for name, value in {"type": b"CUBA", "iDecay": 4096, "vDecay": 0, "vThMant": 1}.items():
-            layer[f"neuron/{name}"] = value
-    path.write_bytes(image.getbuffer())
-
-
-def _self_test(path: Path) -> float:
-    """Seconds per step of the tiny network, which must also give the right spikes."""
-    import numpy as np
-
-    from hardware.lava import client
-
-    frames = np.eye(4, dtype=np.int32)[np.arange(64) % 4].reshape(16, 4, 4)
-    found = client.run(path / TINY_NET, frames, T=4, message_bits=0)
-    if not np.array_equal(found.spikes, frames):
-        raise DeployError("Lava runs but computes wrong spikes")
-    return found.seconds / found.steps

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from exporters.graph import Array, SpikingGraph
+from exporters.graph.registers import FRACTION
 from kdsnn.deploy.lower import Lowered
 from kdsnn.deploy.places import temporary_folder
 from kdsnn.errors import OptionError
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from exporters.onnx import Runner
+    from exporters.onnx import OnnxModel
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,7 +198,7 @@ def _steps(module: nn.Module, batch: torch.Tensor, T: int, single_step: bool) ->
 
 
 def run_onnx(
-    runner: Runner, x: Array, *, T: int | None = None, progress: Callable[[int, int], None] | None = None
+    runner: OnnxModel, x: Array, *, T: int | None = None, progress: Callable[[int, int], None] | None = None
 ) -> BackendRun:
     """Run real-valued samples x (N, *shape) on a loaded model of any form, float or integer.
 
@@ -214,7 +215,7 @@ def run_onnx(
     )
 
 
-def _onnx_runner(graph: SpikingGraph, layers: bool) -> Runner:
+def _onnx_runner(graph: SpikingGraph, layers: bool) -> OnnxModel:
     from exporters import onnx
 
     with temporary_folder() as folder:
@@ -252,7 +253,7 @@ def _lava_opened(network: Lowered, options: RunOptions) -> Iterator[RunsSamples]
     with ExitStack() as stack:
         with temporary_folder() as folder:
             path = netx.write(chain, folder / "network.net")
-            session = client.Session(
+            session = client.LavaSession(
                 path, T=chain.T, message_bits=netx.message_bits(chain), probes=options.layers, membrane=membrane,
                 fast_conv=options.fast_conv, timeout=options.timeout,
             )  # fmt: skip
@@ -267,7 +268,7 @@ def _lava_opened(network: Lowered, options: RunOptions) -> Iterator[RunsSamples]
             if not membrane:
                 return BackendRun("lava", found.spikes, found.spikes.mean(axis=1), spikes, found.seconds)
             assert found.membrane is not None
-            output = found.membrane[:, None] / 64 / chain.output.scale  # the register has 6 fractional bits
+            output = found.membrane[:, None] / FRACTION / chain.output.scale
             return BackendRun("lava", output, output[:, 0] / chain.T, spikes, found.seconds)
 
         yield run

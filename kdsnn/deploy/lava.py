@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from kdsnn.deploy.tables import Result, Table, table
 
 if TYPE_CHECKING:
-    from hardware.lava.environment import LavaStatus
+    from hardware.lava.status import LavaStatus
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -53,6 +53,6 @@ def setup(progress: Callable[[str], None]) -> Path:
 
 def status() -> LavaStatusResult:
     """Look at the environment, and run a small network in it."""
-    from hardware.lava import environment
+    from hardware.lava import status
 
-    return LavaStatusResult(environment.status())
+    return LavaStatusResult(status.status())

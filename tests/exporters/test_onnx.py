@@ -26,6 +26,8 @@ from exporters.graph import (
     SpikingGraph,
     chain,
 )
+from exporters.onnx import functions
+from exporters.onnx.neuron_kinds import KINDS, kind_of
 from exporters.passes.exact import make_exact
 from exporters.passes.quantize import quantize
 from hardware.emulator import Recorder, run
@@ -319,3 +321,17 @@ def test_teachers_export(tmp_path: Path) -> None:
     ):
         export.write_ann(Branches(), (3,), tmp_path / "odd.onnx")
     assert not (tmp_path / "odd.onnx").exists()
+
+
+def test_neurons_are_functions_of_these_names() -> None:
+    """The names are part of the file format, and each is made from what the neurons do."""
+    layers = {
+        "IF": IF(2), "IFSoft": IF(2, "soft"), "LIF": LIF(2, 0.5), "LIFSoft": LIF(2, 0.5, "soft"), "I": Output("membrane"),
+        "CubaLIF": LIF(2, 0.5, current_leak=0.5), "CubaLIFSoft": LIF(2, 0.5, "soft", current_leak=0.5),
+    }  # fmt: skip
+    for name, layer in layers.items():
+        assert kind_of(layer, integer=True).name == f"Loihi{name}"
+        # in float32 a persistent current has the membrane's own unit
+        assert kind_of(layer, integer=False).name == name.removeprefix("Cuba")
+        assert {kind_of(layer, integer=integer) for integer in (False, True)} <= set(KINDS)
+    assert len(functions.ALL_STEPS) == len(functions.STEPS) == len(KINDS) == 14

@@ -28,8 +28,7 @@ from exporters.graph import (
     chain,
 )
 from exporters.graph.bounds import input_bounds
-from hardware import emulator
-from hardware.emulator import Recorder, byte_products, run
+from hardware.emulator import Recorder, byte_products, plan, run
 from hardware.emulator.byte_products import Multiply, byte_product
 from tests.networks import random_integer_chain
 
@@ -53,7 +52,7 @@ def currents(graph: SpikingGraph, frames: np.ndarray, **options: object) -> dict
 
 
 def on_floats(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(emulator, "byte_product", lambda *_: None)
+    monkeypatch.setattr(plan, "byte_product", lambda *_: None)
 
 
 @settings(max_examples=40, deadline=None)

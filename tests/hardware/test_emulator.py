@@ -279,7 +279,7 @@ def test_products_of_bytes_are_those_of_floats(monkeypatch: pytest.MonkeyPatch, 
     found = []
     for exact in (True, False):
         if not exact:
-            monkeypatch.setattr("hardware.emulator.byte_product", lambda synapse, in_shape, largest: None)
+            monkeypatch.setattr("hardware.emulator.plan.byte_product", lambda synapse, in_shape, largest: None)
         recorder = Recorder(graph)
         run(graph, frames, observe=recorder, batch_size=16)
         found.append(recorder.spikes)

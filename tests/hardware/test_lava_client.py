@@ -237,7 +237,7 @@ def test_parts_of_a_session_are_one_run(tmp_path, started, name, T):
     frames = rng.integers(0, 2 ** max(bits, 1), (11, T, *shape))
     expected, membrane = reference(frames, layers)
     net = write(tmp_path / "net.net", shape, layers)
-    with client.Session(net, T=T, message_bits=bits, probes=True, membrane=True) as session:
+    with client.LavaSession(net, T=T, message_bits=bits, probes=True, membrane=True) as session:
         net.unlink()  # it has a copy
         workers = set()
         for start, stop in ((0, 4), (4, 5), (5, 11)):
@@ -253,7 +253,7 @@ def test_parts_of_a_session_are_one_run(tmp_path, started, name, T):
 
 def test_a_part_that_does_not_fit_leaves_the_session_alive(tmp_path):
     net, frames = tiny(tmp_path)
-    with client.Session(net, T=4, message_bits=0) as session:
+    with client.LavaSession(net, T=4, message_bits=0) as session:
         whole = session.run(frames).spikes
         for bad, message in ((frames * 2, "range from 0 to 2"), (frames[:, :, :7], "those of the first part")):
             with pytest.raises(DeployError, match=message):
@@ -504,7 +504,7 @@ def test_what_dies_or_hangs_is_one_line_and_leaves_nothing(
             os.kill(hit[0], number)
             monkeypatch.setattr(client, "STEP_LIMIT", 3.0)
 
-    with client.Session(net, T=4, message_bits=0, timeout=timeout) as session:
+    with client.LavaSession(net, T=4, message_bits=0, timeout=timeout) as session:
         session.run(frames[:2])
         session._spent = 595.0  # as if the first part had taken all but 5 s of the timeout
         with pytest.raises(DeployError, match=message) as caught:
@@ -573,7 +573,7 @@ def test_several_runs_at_once(tmp_path, watch):
 )
 def test_what_dies_between_two_parts_is_one_line_in_the_next(tmp_path, watch, target, message):
     net, frames = tiny(tmp_path)
-    with client.Session(net, T=4, message_bits=0) as session:
+    with client.LavaSession(net, T=4, message_bits=0) as session:
         session.run(frames)
         os.kill(watch.actors()[2] if target == "actor" else getattr(watch, target)(), signal.SIGKILL)
         with pytest.raises(DeployError, match=message) as caught:
@@ -590,7 +590,7 @@ def test_killing_the_client_between_two_parts_leaves_nothing(tmp_path, watch, ki
     np.save(tmp_path / "frames.npy", frames)
     code = (
         "import sys, time, numpy as np; from pathlib import Path; from hardware.lava import client\n"
-        "with client.Session(Path(sys.argv[1]), T=4, message_bits=0) as session:\n"
+        "with client.LavaSession(Path(sys.argv[1]), T=4, message_bits=0) as session:\n"
         "    session.run(np.load(sys.argv[2])); print('idle', flush=True); time.sleep(600)"
     )
     command = [sys.executable, "-c", code, str(net), str(tmp_path / "frames.npy")]
@@ -612,7 +612,7 @@ def test_killing_the_client_between_two_parts_leaves_nothing(tmp_path, watch, ki
 
 def test_the_timeout_is_for_all_parts_together(tmp_path, watch):
     net, frames = tiny(tmp_path, samples=20000)
-    with client.Session(net, T=4, message_bits=0, timeout=600) as session:
+    with client.LavaSession(net, T=4, message_bits=0, timeout=600) as session:
         session.run(frames[:2])
         session._spent = 599.0  # as if the first part had taken so long
         with pytest.raises(DeployError, match=r"Lava did not finish within 600 s \(.*\); raise the timeout"):
@@ -685,7 +685,7 @@ def test_no_room_for_the_frames(tmp_path, watch):
 
 def test_a_guard_that_does_not_react_is_killed_and_its_work_done(tmp_path, watch):
     net, frames = tiny(tmp_path)
-    with client.Session(net, T=4, message_bits=0) as session:
+    with client.LavaSession(net, T=4, message_bits=0) as session:
         session.run(frames)
         os.kill(watch.guard(), signal.SIGSTOP)
     watch.assert_clean(3.0)

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 
 from exporters.errors import DeployError
-from hardware.lava import client, environment
+from hardware.lava import client, environment, status
 
 
 @pytest.fixture
@@ -77,9 +77,9 @@ def test_other_systems_are_refused(elsewhere, monkeypatch):
 
 
 def test_nothing_is_installed(elsewhere):
-    status = environment.status()
-    assert not status.installed and not status.works and status.versions == {}
-    assert status.problem == "the Lava environment is not installed: run `kdsnn-deploy lava setup`"
+    found = status.status()
+    assert not found.installed and not found.works and found.versions == {}
+    assert found.problem == "the Lava environment is not installed: run `kdsnn-deploy lava setup`"
     with pytest.raises(DeployError, match="is not installed: run"):
         environment.python_path()
     assert not elsewhere.parent.exists()
@@ -107,22 +107,22 @@ def test_the_worker_without_a_job_only_imports_lava(lava_python):
 
 
 def test_status_runs_a_network(lava_environment):
-    status = environment.status()
-    assert status.installed and status.works and status.problem is None and status.path == lava_environment
-    assert status.versions["lava-nc"] == "0.10.0"
-    assert 0 < status.seconds_per_step < 1
+    found = status.status()
+    assert found.installed and found.works and found.problem is None and found.path == lava_environment
+    assert found.versions["lava-nc"] == "0.10.0"
+    assert 0 < found.seconds_per_step < 1
 
 
 def test_status_of_an_environment_that_does_not_work(fake, elsewhere):
     environment.setup()
     (elsewhere / "bin" / "python").unlink()
     (elsewhere / "bin" / "python").symlink_to(Path(sys.base_prefix) / "bin" / "python3")  # a Python without Lava
-    status = environment.status()
-    assert status.installed and not status.works and status.seconds_per_step is None
-    assert status.problem is not None and "No module named" in status.problem and "\n" not in status.problem
+    found = status.status()
+    assert found.installed and not found.works and found.seconds_per_step is None
+    assert found.problem is not None and "No module named" in found.problem and "\n" not in found.problem
     (elsewhere / "bin" / "python").unlink()  # its Python was uninstalled
-    status = environment.status()
-    assert not status.installed and "is incomplete: run `kdsnn-deploy lava setup`" in str(status.problem)
+    found = status.status()
+    assert not found.installed and "is incomplete: run `kdsnn-deploy lava setup`" in str(found.problem)
 
 
 def test_status_of_an_environment_that_computes_something_else(lava_environment, monkeypatch):
@@ -133,9 +133,9 @@ def test_status_of_an_environment_that_computes_something_else(lava_environment,
         return replace(found, spikes=1 - found.spikes)
 
     monkeypatch.setattr(client, "run", wrong)
-    status = environment.status()
-    assert status.installed and not status.works and status.seconds_per_step is None
-    assert status.problem == (
+    found = status.status()
+    assert found.installed and not found.works and found.seconds_per_step is None
+    assert found.problem == (
         f"Lava runs but computes wrong spikes; if it stays so, delete {lava_environment} and run `kdsnn-deploy lava setup`"
     )
 
@@ -248,7 +248,7 @@ def test_no_network(elsewhere, monkeypatch):
     monkeypatch.setenv("PIP_USER", "1")  # would make pip refuse; a user's habits must not matter
     with pytest.raises(DeployError, match=r"^pip cannot install Lava: .*cannot be reached.*`kdsnn-deploy lava setup`$"):
         environment.setup()
-    assert environment.status().problem is not None
+    assert status.status().problem is not None
 
 
 def test_a_home_that_cannot_be_written(monkeypatch):

@@ -28,8 +28,8 @@ def spikes(tmp_path: Path) -> Path:
 def test_many_samples_go_through_one_lava(student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     started, parts = [], []
 
-    class Counted(client.Session):
-        def __enter__(self) -> client.Session:
+    class Counted(client.LavaSession):
+        def __enter__(self) -> client.LavaSession:
             started.append(self)
             return super().__enter__()
 
@@ -37,7 +37,7 @@ def test_many_samples_go_through_one_lava(student: Path, tmp_path: Path, monkeyp
             parts.append(len(frames))
             return super().run(frames, **how)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(client, "Session", Counted)
+    monkeypatch.setattr(client, "LavaSession", Counted)
     monkeypatch.setattr("kdsnn.deploy.run._samples_at_once", lambda network: 4)
     saved = tmp_path / "spikes.npz"
     found = json.loads(cli("run", student, "--on", "emulator,lava", "--samples", 11, "--save", saved, "--json").stdout)

@@ -44,7 +44,7 @@ from .patches import fast_conv, import_netx, with_wide_integers
 
 
 @dataclass
-class Session:
+class BuiltNetwork:
     """A network that Lava has built.
 
     Attributes:
@@ -102,21 +102,21 @@ def work(folder: Path) -> NoReturn:
     hdf5 = import_netx()
     job = json.loads((folder / "job.json").read_text())
     frames_file, guard = folder / "frames.npy", os.getppid()
-    session = None
+    network = None
     while True:
         while not frames_file.exists():
             if os.getppid() != guard:  # killed, and the client with it, or it would have ended us
                 os.killpg(0, signal.SIGTERM)
             time.sleep(0.01)
         frames = np.load(frames_file, mmap_mode="r")
-        if session is None:
-            session = open_session(hdf5, job, folder, frames.shape[2:])
-        result = session.run(len(frames))
+        if network is None:
+            network = build(hdf5, job, folder, frames.shape[2:])
+        result = network.run(len(frames))
         frames_file.unlink()
         write_json(folder / "result.json", result)
 
 
-def open_session(hdf5: Any, job: dict[str, Any], folder: Path, frame_shape: tuple[int, ...]) -> Session:
+def build(hdf5: Any, job: dict[str, Any], folder: Path, frame_shape: tuple[int, ...]) -> BuiltNetwork:
     """The job's network with its input and its recorders."""
     net = build_network(hdf5, folder / "net.h5", job, frame_shape)
     if net.inp.shape not in (frame_shape[::-1], (int(np.prod(frame_shape)),)):
@@ -127,12 +127,12 @@ def open_session(hdf5: Any, job: dict[str, Any], folder: Path, frame_shape: tupl
         utils.conv = with_wide_integers(fast_conv)
     source, recorders = connect(net, job, folder)
     shapes = {name: [int(n) for n in recorder.inp.shape[::-1]] for name, recorder in recorders.items()}
-    return Session(job, folder, net, {"input": source, **recorders}, shapes)
+    return BuiltNetwork(job, folder, net, {"input": source, **recorders}, shapes)
 
 
 def connect(net: Any, job: dict[str, Any], folder: Path) -> tuple[Any, dict[str, Any]]:
     """Give the network its input and its recorders; returns both, the recorders by the names of their files."""
-    from .processes import Player, Reader, Recorder
+    from .processes import Player, Reader, SpikeWriter
 
     layers = len(net.layers)
     probes = range(layers) if job["probes"] is True else job["probes"]
@@ -142,7 +142,7 @@ def connect(net: Any, job: dict[str, Any], folder: Path) -> tuple[Any, dict[str,
     source.out.connect(net.inp)
     recorders = {}
     for name, port in {"output": net.out, **{f"probe{k}": net.layers[k].neuron.s_out for k in probes}}.items():
-        recorders[name] = Recorder(folder / f"{name}.bin", port.shape)
+        recorders[name] = SpikeWriter(folder / f"{name}.bin", port.shape)
         port.connect(recorders[name].inp)
     if job["membrane"]:
         # the last layer ends sample i in step (i + 1)·T + layers

@@ -30,7 +30,7 @@ class Player(AbstractProcess):  # type: ignore[misc]
         self.out = OutPort(shape=shape)
 
 
-class Recorder(AbstractProcess):  # type: ignore[misc]
+class SpikeWriter(AbstractProcess):  # type: ignore[misc]
     """Appends what comes in to a file, one record of uint8 in every step."""
 
     def __init__(self, path: Path, shape: tuple[int, ...]) -> None:
@@ -72,11 +72,11 @@ class PlayerModel(PyLoihiProcessModel):  # type: ignore[misc]
         self.out.send(frame.T if len(self.out.shape) == 3 else frame.reshape(-1))
 
 
-@implements(proc=Recorder, protocol=LoihiProtocol)
+@implements(proc=SpikeWriter, protocol=LoihiProtocol)
 @requires(CPU)
 @tag("fixed_pt")
-class RecorderModel(PyLoihiProcessModel):  # type: ignore[misc]
-    """How a `Recorder` does it."""
+class SpikeWriterModel(PyLoihiProcessModel):  # type: ignore[misc]
+    """How a `SpikeWriter` does it."""
 
     inp: Any = LavaPyType(PyInPort.VEC_DENSE, np.int32)
 
@@ -107,7 +107,7 @@ class ReaderModel(AbstractPyRead):  # type: ignore[misc]
         self.file.write(self.state.read().T.astype(np.int32).tobytes())
 
 
-Player.own_model, Recorder.own_model, Reader.own_model = PlayerModel, RecorderModel, ReaderModel
+Player.own_model, SpikeWriter.own_model, Reader.own_model = PlayerModel, SpikeWriterModel, ReaderModel
 
 
 def _appending(path: Path) -> Any:

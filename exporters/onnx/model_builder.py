@@ -1,0 +1,143 @@
+"""A model under construction: the operators, constants, inputs and outputs that a graph's nodes add to it one after another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from exporters.graph import Array, SpikingGraph
+from exporters.graph.bounds import input_bounds
+from exporters.onnx import functions
+from exporters.onnx.facts import Form
+from exporters.onnx.operators import DOMAIN, node
+
+Kind = Literal["float32", "uint8", "int32"]
+
+TENSOR_TYPES = {"float32": TensorProto.FLOAT, "uint8": TensorProto.UINT8, "int32": TensorProto.INT32}
+
+
+@dataclass(frozen=True)
+class ModelTensor:
+    """A tensor of the model: (N, …), the same at every step, where `static`; otherwise with time as its form has it."""
+
+    tensor: str
+    kind: Kind
+    static: bool
+
+
+class ModelBuilder:
+    """The parts of a model, collected while the graph's nodes are visited in topological order.
+
+    Attributes:
+        outer: operators that run once.
+        inner: operators of one time step: the loop's body, and `outer` itself in the other forms.
+        values: node of the graph → the tensor that it gives.
+        states: tensor → the layer of neurons whose state it is, where states enter from outside (loop, step).
+        persistent: layers of neurons whose synaptic current persists from step to step.
+        late: synapse layers whose bias the neurons add, because it must not pass through a persistent current.
+        functions: names of the local functions that are called.
+    """
+
+    def __init__(self, graph: SpikingGraph, form: Form) -> None:
+        self.graph, self.form = graph, form
+        self.integer = graph.is_integer
+        self.bounds = input_bounds(graph)
+        self.outer: list[onnx.NodeProto] = []
+        self.inner: list[onnx.NodeProto] = [] if form == "loop" else self.outer
+        self.inputs: list[onnx.ValueInfoProto] = []
+        self.outputs: list[onnx.ValueInfoProto] = []
+        self.initializers: list[onnx.TensorProto] = []
+        self.values: dict[str, ModelTensor] = {}
+        self.states: dict[str, str] = {}
+        self.persistent = {name for name, layer in graph.neurons.items() if layer.current_leak}
+        self.late = {name for name in graph.synapses if not self.persistent.isdisjoint(graph.targets(name))}
+        self.functions: set[str] = set()
+        self._written: set[str] = set()
+
+    # -- parts ---------------------------------------------------------------------------------
+
+    def constant(self, name: str, value: Array) -> str:
+        """A constant of the model; written once per name."""
+        if self._is_new(name):
+            self.initializers.append(numpy_helper.from_array(np.asarray(value, order="C"), name))
+        return name
+
+    def op(self, kind: str, inputs: Sequence[str], output: str, *, static: bool = False, **attributes: Any) -> str:
+        """An operator in the body, or in front of it where its result is static; written once per output."""
+        if self._is_new(output):
+            (self.outer if static else self.inner).append(node(kind, inputs, [output], **attributes))
+        return output
+
+    def call(
+        self, function: str, inputs: Sequence[str], outputs: Sequence[str], *, static: bool = False, **attributes: Any
+    ) -> None:
+        """A call of a local function; written once per outputs."""
+        if self._is_new(outputs[-1]):
+            self.functions.add(function)
+            nodes = self.outer if static else self.inner
+            nodes.append(node(function, inputs, outputs, domain=DOMAIN, **attributes))
+
+    def _is_new(self, name: str) -> bool:
+        if name in self._written:
+            return False
+        self._written.add(name)
+        return True
+
+    # -- values --------------------------------------------------------------------------------
+
+    def cast(self, x: ModelTensor, kind: Kind) -> ModelTensor:
+        """The tensor as another type."""
+        if x.kind == kind:
+            return x
+        output = self.op("Cast", [x.tensor], f"{x.tensor}/{kind}", static=x.static, to=TENSOR_TYPES[kind])
+        return ModelTensor(output, kind, x.static)
+
+    def signal(self, x: ModelTensor, bound: float) -> ModelTensor:
+        """Non-negative integers as uint8 where they fit (integer graphs only)."""
+        return self.cast(x, "uint8") if self.integer and bound <= 255 else x
+
+    def incoming(self, name: str) -> ModelTensor:
+        """The sum of a node's sources."""
+        values = [self.values[s] for s in self.graph.sources(name)]
+        if self.form == "sequence" and not all(v.static for v in values):
+            values = [self.every_step(v) for v in values]
+        total, *others = values
+        if not others:
+            return total
+        static = all(v.static for v in values)
+        current = all(v.kind == "int32" for v in values)
+        for i, other in enumerate(others):
+            if not current:  # sums of signals, exact in float32 too
+                total, other = self.cast(total, "float32"), self.cast(other, "float32")
+            added = self.op("Add", [total.tensor, other.tensor], f"{name}/sum{i + 1}", static=static)
+            total = ModelTensor(added, total.kind, static)
+        return total if current else self.signal(total, self.bounds[name])
+
+    def every_step(self, x: ModelTensor) -> ModelTensor:
+        """In a sequence, a static tensor once per time step: (T·N, …)."""
+        if not x.static or self.form != "sequence":
+            return x
+        output = f"{x.tensor}/every_step"
+        self.call(functions.REPEAT, [x.tensor, self.time()], [output])
+        return ModelTensor(output, x.kind, False)
+
+    def time(self) -> str:
+        """The tensor that holds T: a constant in a sequence, an input of the model otherwise."""
+        if self.form == "sequence":
+            return self.constant("T", np.array([self.graph.T], np.int64))
+        if self._is_new("T"):
+            self.inputs.append(helper.make_tensor_value_info("T", TensorProto.INT64, []))
+        return "T"
+
+    def state_infos(self, suffix: str) -> list[onnx.ValueInfoProto]:
+        """What is to be said of all states as inputs (suffix "") or outputs ("_next") of a step."""
+        kind = TensorProto.INT32 if self.integer else TensorProto.FLOAT
+        return [
+            helper.make_tensor_value_info(tensor + suffix, kind, ["N", *self.graph.shapes[name]])
+            for tensor, name in self.states.items()
+        ]

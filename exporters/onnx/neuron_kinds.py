@@ -1,0 +1,122 @@
+"""What kinds of neurons an exported model can hold, as data: each is one pair of local functions.
+
+`NAMEStep(v, current) → (v_next, spikes)` is one time step; `NAME(current, T) → spikes` is T steps. The name follows
+from what the neurons do: `LIF` leaks, `…Soft` resets by subtraction, `I` integrates and never fires (a membrane
+read-out), `LI` leaks and never fires: the synaptic current of current-based neurons, which a `LIF` reads. `Loihi…` are
+the same in Lava's fixed-point arithmetic, and `LoihiCuba…` take the current that a `LoihiLI` gives.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, assert_never
+
+from exporters.graph import IF, LIF, AnyNeuron, Output
+from exporters.graph.registers import decay_of
+
+
+@dataclass(frozen=True)
+class NeuronKind:
+    """What one step of neurons does with its state and its current.
+
+    Attributes:
+        integer: state and current are int32 in the units of Lava's registers, and saturate or wrap as these do; float32 otherwise.
+        leaky: the state decays at every step, before the current is added.
+        fires: the state fires at a threshold and is reset; otherwise it is what comes out.
+        soft_reset: a spike takes the threshold from the state; otherwise it sets the state to 0.
+        reads_register: the current comes in the state's units (1/64 of a weight's), as a persistent current is kept (integer kinds only).
+        wraps: the state turns around at the end of its register, as a synaptic current does; otherwise it saturates (integer kinds only).
+    """
+
+    integer: bool
+    leaky: bool
+    fires: bool = True
+    soft_reset: bool = False
+    reads_register: bool = False
+    wraps: bool = False
+
+    @property
+    def name(self) -> str:
+        """The local function's name."""
+        chip = ("Loihi" if self.integer else "") + ("Cuba" if self.reads_register else "")
+        does = ("L" if self.leaky else "") + ("IF" if self.fires else "I")
+        return chip + does + ("Soft" if self.soft_reset else "")
+
+    @property
+    def step_name(self) -> str:
+        """The name of the local function that computes one step."""
+        return f"{self.name}Step"
+
+    @property
+    def attributes(self) -> tuple[str, ...]:
+        """The names of the function's attributes."""
+        leak = ("decay" if self.integer else "leak",) if self.leaky else ()
+        return (("threshold",) if self.fires else ()) + leak
+
+
+def integrator(*, integer: bool) -> NeuronKind:
+    """The membrane of a read-out."""
+    return NeuronKind(integer, leaky=False, fires=False)
+
+
+def persistent_current(*, integer: bool) -> NeuronKind:
+    """The synaptic current of current-based neurons, which leaks from step to step."""
+    return NeuronKind(integer, leaky=True, fires=False, wraps=integer)
+
+
+def firing(*, integer: bool, leaky: bool, soft_reset: bool, reads_register: bool = False) -> NeuronKind:
+    """Neurons that fire."""
+    return NeuronKind(integer, leaky, soft_reset=soft_reset, reads_register=reads_register)
+
+
+KINDS = (
+    *(integrator(integer=integer) for integer in (False, True)),
+    *(persistent_current(integer=integer) for integer in (False, True)),
+    *(
+        firing(integer=integer, leaky=leaky, soft_reset=soft)
+        for integer in (False, True)
+        for leaky in (False, True)
+        for soft in (False, True)
+    ),
+    *(firing(integer=True, leaky=True, soft_reset=soft, reads_register=True) for soft in (False, True)),
+)
+"""All kinds that a model can hold."""
+
+
+def kind_of(layer: AnyNeuron | Output, *, integer: bool) -> NeuronKind:
+    """The kind that computes a layer's membrane."""
+    match layer:
+        case Output():
+            return integrator(integer=integer)
+        case IF():
+            return firing(integer=integer, leaky=False, soft_reset=layer.reset == "soft")
+        case LIF():
+            # in float32 current and membrane have one unit, so that a LIF reads either
+            in_registers = integer and layer.current_leak > 0
+            soft = layer.reset == "soft"
+            return firing(integer=integer, leaky=True, soft_reset=soft, reads_register=in_registers)
+        case _:
+            assert_never(layer)
+
+
+def membrane_attributes(layer: AnyNeuron | Output, *, integer: bool) -> dict[str, Any]:
+    """The attributes of a call of the function that computes a layer's membrane."""
+    match layer:
+        case Output():
+            return {}
+        case IF():
+            return {"threshold": int(layer.threshold) if integer else float(layer.threshold)}
+        case LIF():
+            threshold = int(layer.threshold) if integer else float(layer.threshold)
+            return {"threshold": threshold} | _leak(layer.leak, integer=integer)
+        case _:
+            assert_never(layer)
+
+
+def current_attributes(layer: AnyNeuron, *, integer: bool) -> dict[str, Any]:
+    """The attributes of a call of the function that computes a layer's persistent current."""
+    return _leak(layer.current_leak, integer=integer)
+
+
+def _leak(leak: float, *, integer: bool) -> dict[str, Any]:
+    return {"decay": decay_of(leak)} if integer else {"leak": float(leak)}

@@ -1,0 +1,50 @@
+"""Small pieces that every exported model is made of: operators, constants and local functions of one domain and opset."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+OPSET = 20
+IR_VERSION = 10
+DOMAIN = "kdsnn.deploy"
+
+
+def node(kind: str, inputs: Sequence[str], outputs: Sequence[str], **attributes: Any) -> onnx.NodeProto:
+    """An operator; its name in a viewer is that of its first output."""
+    return helper.make_node(kind, list(inputs), list(outputs), name=outputs[0], **attributes)
+
+
+def constant(name: str, value: Any) -> onnx.NodeProto:
+    """An operator that gives a constant, for use inside a local function."""
+    return node("Constant", [], [name], value=numpy_helper.from_array(np.asarray(value)))
+
+
+def attribute_value(name: str, field: str, kind: int, output: str | None = None) -> onnx.NodeProto:
+    """An operator that gives the attribute `name` of the local function around it, as a tensor called `output` (`name` by default).
+
+    `field` is the attribute of `Constant` that takes such a value (value_int, say), `kind` its type in `onnx.AttributeProto`.
+    """
+    return refer(node("Constant", [], [output or name]), field, name, kind)
+
+
+def refer(to: onnx.NodeProto, field: str, attribute: str, kind: int) -> onnx.NodeProto:
+    """The same operator, whose attribute `field` now takes its value from the local function's `attribute`."""
+    to.attribute.append(onnx.AttributeProto(name=field, ref_attr_name=attribute, type=kind))  # type: ignore[arg-type]
+    return to
+
+
+def function(
+    name: str,
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    nodes: Sequence[onnx.NodeProto],
+    attributes: Sequence[str] = (),
+) -> onnx.FunctionProto:
+    """A local function of the domain `kdsnn.deploy`."""
+    opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, 1)]
+    return helper.make_function(DOMAIN, name, list(inputs), list(outputs), list(nodes), opsets, list(attributes))

@@ -1,0 +1,138 @@
+"""What each node of a graph computes on the values of a batch, all time steps at once: (T or 1, N, *shape)."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import assert_never
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from exporters.graph import (
+    IF,
+    LIF,
+    AnyPool,
+    AnySynapse,
+    AvgPool2d,
+    Conv2d,
+    Flatten,
+    Input,
+    Linear,
+    MaxPool2d,
+    Node,
+    Output,
+    Shape,
+)
+from exporters.graph.registers import CONVOLUTION_BITS, DENSE_BITS
+from hardware.emulator.byte_products import LARGEST_BYTE
+from hardware.emulator.membranes import fire, integrate, persist, wrap_current, wrap_sum
+from hardware.emulator.plan import EmulationPlan, add
+
+
+def compute(plan: EmulationPlan, name: str, node: Node, x: Tensor) -> Tensor:
+    """A node's values from what arrives at it; for the input that is the batch, (N, *shape) or (N, T, *shape)."""
+    T = plan.graph.T
+    match node:
+        case Input():
+            frames = _frames(plan, x)
+            return frames.transpose(0, 1) if node.encoding == "spikes" else frames.unsqueeze(0)
+        case Conv2d() | Linear():
+            return synaptic_current(plan, name, node, x)
+        case MaxPool2d():
+            return _max_pool(plan, name, node, x)
+        case AvgPool2d():
+            return _average_pool(plan, name, node, x)
+        case Flatten():
+            return x.flatten(2)
+        case IF() | LIF():
+            current, saturates = _membrane_input(plan, name, x), name in plan.saturating
+            dtype = torch.uint8 if plan.products else plan.dtype
+            return fire(node, current, T, integer=plan.integer, saturates=saturates, dtype=dtype)
+        case Output(readout="membrane"):
+            return integrate(_membrane_input(plan, name, x), T, integer=plan.integer)
+        case Output():
+            return x.expand(T, *x.shape[1:])
+        case _:
+            assert_never(node)
+
+
+def arriving(plan: EmulationPlan, name: str, values: dict[str, Tensor]) -> Tensor:
+    """The sum of a node's sources."""
+    return add(*(_widened(values[source], plan.bounds[name], plan.dtype) for source in plan.sources[name]))
+
+
+def synaptic_current(plan: EmulationPlan, name: str, node: AnySynapse, x: Tensor) -> Tensor:
+    """What a synapse layer makes of what arrives, its bias included unless the neurons add it."""
+    bias = None if name in plan.late else plan.biases[name]
+    product = plan.products.get(name)
+    if product is not None and x.dtype == torch.uint8 and product.is_exact(x.shape[0] * x.shape[1]):
+        return _per_frame(x, lambda y: product.multiply(y, bias))
+    weight, x = plan.weight(name), x.to(plan.dtype)
+    if isinstance(node, Linear):
+        return F.linear(x, weight, bias)
+    return _per_frame(x, lambda y: F.conv2d(y, weight, bias, node.stride, node.padding, node.dilation, node.groups))
+
+
+def _frames(plan: EmulationPlan, batch: Tensor) -> Tensor:
+    """Frames as bytes where that is what they hold: they are the caller's, and may hold anything."""
+    node = plan.graph.input
+    if plan.products:
+        in_bytes = batch.to(torch.uint8)
+        largest = (node.scale or 1) if node.encoding == "direct" else 1
+        if torch.equal(in_bytes.to(batch.dtype), batch) and int(in_bytes.max()) <= largest:
+            return in_bytes
+    return batch.to(plan.dtype)
+
+
+def _widened(x: Tensor, largest: float, dtype: torch.dtype) -> Tensor:
+    """Bytes only where numbers up to `largest` fit."""
+    return x.to(dtype) if x.dtype == torch.uint8 and largest > LARGEST_BYTE else x
+
+
+def _max_pool(plan: EmulationPlan, name: str, node: MaxPool2d, x: Tensor) -> Tensor:
+    if plan.graph.signals[name] == "spikes" or x.dtype == torch.uint8:
+        return _per_frame(x, lambda y: _window(y, node, plan.graph.shapes[name], torch.maximum))
+    return _per_frame(x, lambda y: F.max_pool2d(y, node.kernel, node.stride, node.padding))
+
+
+def _average_pool(plan: EmulationPlan, name: str, node: AvgPool2d, x: Tensor) -> Tensor:
+    fits = plan.bounds[name] * math.prod(node.kernel) <= LARGEST_BYTE
+    if x.dtype == torch.uint8 and node.divisor == 1 and fits:
+        return _per_frame(x, lambda y: _window(y, node, plan.graph.shapes[name], torch.add))
+    return _per_frame(
+        x.to(plan.dtype),
+        lambda y: F.avg_pool2d(y, node.kernel, node.stride, node.padding, divisor_override=node.divisor),
+    )
+
+
+def _per_frame(x: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+    y = function(x.flatten(0, 1))
+    return y.view(*x.shape[:2], *y.shape[1:])
+
+
+def _window(x: Tensor, node: AnyPool, shape: Shape, combine: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """Maxima or sums of values that are never negative, from shifted slices: faster than torch's pools on CPU."""
+    (kh, kw), (sh, sw), (ph, pw) = node.kernel, node.stride, node.padding
+    if ph or pw:
+        x = F.pad(x, (pw, pw, ph, ph))
+    height, width = shape[1:]
+    rows = [x[..., a : a + sh * (height - 1) + 1 : sh, :] for a in range(kh)]
+    x = functools.reduce(combine, rows)
+    columns = [x[..., b : b + sw * (width - 1) + 1 : sw] for b in range(kw)]
+    return functools.reduce(combine, columns)
+
+
+def _membrane_input(plan: EmulationPlan, name: str, x: Tensor) -> Tensor:
+    """What reaches the membrane: where registers can wrap they wrap, a current that persists does, and then comes the bias."""
+    if plan.wraps:
+        # PyConvModelFixed keeps its sum in 24 bits; a dense layer's sum has 32, of which the neuron shifts six out
+        x = wrap_sum(x, CONVOLUTION_BITS if len(plan.graph.shapes[name]) == 3 else DENSE_BITS)
+    if name in plan.persists:
+        x = persist(x, plan.persists[name], plan.graph.T, integer=plan.integer)
+    elif plan.wraps:
+        x = wrap_current(x)
+    x, bias = x.to(plan.dtype), plan.late_bias(name)
+    return x if bias is None else x + bias

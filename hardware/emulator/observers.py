@@ -1,0 +1,36 @@
+"""What may look on while the emulator runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from exporters.graph import Array, SpikingGraph
+
+Observer = Callable[[str, Tensor], None]
+"""Called with (node name, values) for every node of every batch, in topological order.
+
+Values have shape (T, N, *shape), or (1, N, *shape) where they are the same at every step: a
+direct-coded input and what is computed from it before the first neuron. They are floats, or bytes (uint8) where
+those hold them, laid out in memory as it suits; sum bytes only after widening them.
+"""
+
+
+class Recorder:
+    """An observer that keeps the spikes of neuron layers: `spikes[name]` is (N, T, *shape) uint8."""
+
+    def __init__(self, graph: SpikingGraph) -> None:
+        self._parts: dict[str, list[Array]] = {name: [] for name in graph.neurons}
+
+    def __call__(self, name: str, values: Tensor) -> None:
+        """Keep one batch of one node."""
+        if name in self._parts:
+            self._parts[name].append(values.movedim(0, 1).to(torch.uint8).cpu().numpy())
+
+    @property
+    def spikes(self) -> dict[str, Array]:
+        """Neuron layer → (N, T, *shape) uint8, all batches together."""
+        return {name: np.concatenate(parts) for name, parts in self._parts.items()}

@@ -1,0 +1,111 @@
+"""What the emulator decides about a graph before it sees a sample: number types, registers that can overflow, weights ready to multiply."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from exporters.graph import Array, SpikingGraph
+from exporters.graph.bounds import EXACT_IN_FLOAT32, input_bounds, is_signed, sum_bound
+from exporters.graph.registers import CURRENT_LIMIT
+from hardware.emulator.byte_products import ByteProduct, byte_product
+from hardware.emulator.membranes import MEMBRANE_MAX
+
+
+class EmulationPlan:
+    """Everything about a graph that does not depend on the samples, on the device.
+
+    Attributes:
+        graph: what is run.
+        sources: node → the nodes that feed it; `uses`: node → how many nodes it feeds.
+        bounds: node → largest absolute value that can arrive at it.
+        dtype: torch.float32 where all sums are exact in it, else float64.
+        integer: whether Lava's registers are computed.
+        wraps: whether a synaptic current can leave its register.
+        persists: neuron layer → its current's leak, where the current persists.
+        late: synapse layers whose bias the neurons add: Lava adds it behind the register that wraps and decays.
+        saturating: neuron layers whose membrane can reach the end of its register.
+        biases: synapse layer → bias, on the device.
+        products: synapse layer → its multiplication of bytes, where there is one.
+    """
+
+    def __init__(self, graph: SpikingGraph, device: torch.device, dtype: torch.dtype | None) -> None:
+        self.graph = graph
+        self.sources = {name: graph.sources(name) for name in graph.nodes}
+        self.uses = {name: len(graph.targets(name)) for name in graph.nodes}
+        self.bounds = bounds = input_bounds(graph)
+        self.dtype = _exact_type(graph, bounds) if dtype is None else dtype
+        self.integer = graph.is_integer
+        self.wraps = self.integer and _can_wrap(graph, bounds)
+        self.persists = {n: leak for n, node in graph.neurons.items() if (leak := node.current_leak)}
+        ends = {*graph.neurons, graph.output_name}
+        self.late = {
+            n
+            for n in graph.synapses
+            if (self.wraps and ends.issuperset(graph.targets(n)))
+            or not self.persists.keys().isdisjoint(graph.targets(n))
+        }
+        # a membrane takes in at most T currents: most can never reach the end of their register
+        self.saturating = {
+            n
+            for n in graph.neurons
+            if self.integer and (n in self.persists or graph.T * _current(graph, n, bounds) > MEMBRANE_MAX)
+        }
+        self.biases = {n: None if s.bias is None else self._tensor(s.bias, device) for n, s in graph.synapses.items()}
+        bytes_possible = self.integer and device.type == "cpu" and self.dtype == torch.float32
+        self.products = _byte_products(graph, bounds) if bytes_possible else {}
+        self._device, self._weights = device, dict[str, Tensor]()
+
+    def weight(self, name: str) -> Tensor:
+        """A synapse layer's weights as they multiply floats; most layers of an integer graph never ask."""
+        if name not in self._weights:
+            self._weights[name] = self._tensor(self.graph.synapses[name].weight, self._device)
+        return self._weights[name]
+
+    def late_bias(self, name: str) -> Tensor | None:
+        """The biases of all synapses that feed a neuron layer, shaped to broadcast over (N, *shape)."""
+        found = [b for s in self.sources[name] if s in self.late and (b := self.biases[s]) is not None]
+        dims = len(self.graph.shapes[name]) - 1
+        return add(*(b.reshape(-1, *[1] * dims) for b in found)) if found else None
+
+    def _tensor(self, values: Array, device: torch.device) -> Tensor:
+        return torch.from_numpy(values.astype(np.float32 if self.dtype == torch.float32 else np.float64)).to(device)
+
+
+def add(first: Tensor, *others: Tensor) -> Tensor:
+    """The sum, in the order given; the tensor itself where it is alone."""
+    total = first
+    for other in others:
+        total = total + other
+    return total
+
+
+def _exact_type(graph: SpikingGraph, bounds: Mapping[str, float]) -> torch.dtype:
+    if not graph.is_integer:
+        return torch.float32
+    largest = [sum_bound(s, bounds[n], signed=is_signed(graph, n)) for n, s in graph.synapses.items()]
+    return torch.float32 if all(bound < EXACT_IN_FLOAT32 for bound in largest) else torch.float64
+
+
+def _byte_products(graph: SpikingGraph, bounds: Mapping[str, float]) -> dict[str, ByteProduct]:
+    found = {
+        name: byte_product(synapse, graph.in_shape(name), bounds[name])
+        for name, synapse in graph.synapses.items()
+        if not is_signed(graph, name)
+    }
+    return {name: product for name, product in found.items() if product is not None}
+
+
+def _current(graph: SpikingGraph, name: str, bounds: Mapping[str, float], *, bias: bool = True) -> float:
+    """The largest current that can reach a neuron layer or the output in one step."""
+    synapses = graph.synapses
+    into = [s for s in graph.sources(name) if s in synapses]
+    return sum(sum_bound(synapses[s], bounds[s], bias=bias, signed=is_signed(graph, s)) for s in into)
+
+
+def _can_wrap(graph: SpikingGraph, bounds: Mapping[str, float]) -> bool:
+    ends = [*graph.neurons, graph.output_name]
+    return any(_current(graph, end, bounds, bias=False) > CURRENT_LIMIT for end in ends)

@@ -1,0 +1,130 @@
+"""Running samples through a graph, batch by batch and layer by layer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from exporters.errors import DeployError
+from exporters.graph import Array, Input, SpikingGraph
+from hardware.emulator.layers import arriving, compute
+from hardware.emulator.observers import Observer
+from hardware.emulator.plan import EmulationPlan
+
+LARGEST = 2**32
+"""Values of one layer for one sample and all its steps (16 GB of float32) beyond which nothing is tried."""
+
+
+@dataclass(frozen=True, eq=False)
+class EmulatorRun:
+    """What a network answered.
+
+    Attributes:
+        output: (N, T, F) spikes as uint8 for a "rate" read-out; for "membrane" the membrane after
+            each step, float64, in the graph's units divided by the Output's scale.
+        readout: "rate" or "membrane".
+    """
+
+    output: Array
+    readout: str
+
+    def scores(self, t: int | None = None) -> Array:
+        """Class scores (N, F) after the first `t` steps (all by default): firing rate or mean membrane."""
+        steps = self.output.shape[1] if t is None else t
+        if self.readout == "rate":
+            return np.asarray(self.output[:, :steps].mean(axis=1, dtype=np.float64))
+        return np.asarray(self.output[:, steps - 1] / steps)
+
+    def accuracy(self, labels: Array, t: int | None = None) -> float:
+        """Share of samples whose highest score is the label's; the first class wins a tie."""
+        return float((self.scores(t).argmax(axis=1) == labels).mean())
+
+
+def run(
+    graph: SpikingGraph,
+    frames: Array,
+    *,
+    observe: Observer | None = None,
+    progress: Callable[[int], None] | None = None,
+    device: str | torch.device = "cpu",
+    batch_size: int | None = None,
+    dtype: torch.dtype | None = None,
+) -> EmulatorRun:
+    """Run samples through a graph.
+
+    Args:
+        graph: float or integer.
+        frames: what `graph.encode` returns: (N, *shape) for direct coding, (N, T, *shape) for spikes.
+        observe: called for every node of every batch.
+        progress: called with the number of samples done.
+        device: where to compute.
+        batch_size: samples at a time; chosen from the largest layer by default.
+        dtype: torch.float32 or float64; float32 where that is exact by default.
+
+    Raises:
+        DeployError: frames of the wrong shape, or a sample too large for any memory.
+    """
+    spikes_in = graph.input.encoding == "spikes"
+    expected = ((graph.T,) if spikes_in else ()) + graph.input.shape
+    if frames.shape[1:] != expected or len(frames) == 0:
+        raise DeployError(
+            f"the emulator needs frames of shape (N, {', '.join(map(str, expected))}), not {frames.shape}"
+        )
+    largest = max(math.prod(shape) for shape in graph.shapes.values())
+    if graph.T * largest > LARGEST:
+        raise DeployError(
+            f"one sample would take {graph.T * largest:.3g} values in the largest layer; run fewer time steps (T is {graph.T})"
+        )
+    plan = EmulationPlan(graph, torch.device(device), dtype)
+    if batch_size is None:
+        # about 16 MB for the largest layer: larger batches gain nothing and fall out of the caches
+        batch_size = max(1, 2**22 // (graph.T * largest))
+    outputs = []
+    with torch.inference_mode(), exact_arithmetic():
+        for start in range(0, len(frames), batch_size):
+            batch = torch.from_numpy(np.ascontiguousarray(frames[start : start + batch_size])).to(device)
+            outputs.append(_run_batch(plan, batch, observe))
+            if progress is not None:
+                progress(min(start + batch_size, len(frames)))
+    return EmulatorRun(np.concatenate(outputs), graph.output.readout)
+
+
+@contextmanager
+def exact_arithmetic() -> Iterator[None]:
+    """Allow only kernels that add up products as they stand, so that sums of integers come out exact.
+
+    NNPACK (Arm) and cuDNN may choose Winograd, whose transforms round; TF32 and bfloat16 modes drop bits.
+    """
+    precision = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.backends.nnpack.flags(enabled=False), torch.backends.cudnn.flags(enabled=False, allow_tf32=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(precision)
+
+
+def _run_batch(plan: EmulationPlan, batch: Tensor, observe: Observer | None) -> Array:
+    graph = plan.graph
+    values: dict[str, Tensor] = {}
+    waiting = dict(plan.uses)
+    for name, node in graph.nodes.items():
+        # nothing here may keep what arrives: it is freed as soon as it has been read
+        value = compute(plan, name, node, batch if isinstance(node, Input) else arriving(plan, name, values))
+        for s in plan.sources[name]:  # the memory of a deep network is one layer's
+            waiting[s] -= 1
+            if waiting[s] == 0:
+                del values[s]
+        if observe is not None:
+            observe(name, value)
+        values[name] = value
+    output = values[graph.output_name].movedim(0, 1)
+    if graph.output.readout == "rate":
+        return output.to(torch.uint8).cpu().numpy()
+    return output.double().cpu().numpy() / graph.output.scale

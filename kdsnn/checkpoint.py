@@ -1,7 +1,8 @@
 """Checkpoints: one `.safetensors` file that holds a network's weights and all that is needed to use it.
 
-The file is plain safetensors (no pickle, so opening one never runs code); its metadata has a single
-entry, `kdsnn-deploy`, a JSON object:
+The file is plain safetensors, without any pickle. Reading it runs no code; `load` of a network that the user's own code
+makes imports the factory that the file names, from this machine, and calls it. The metadata has a single entry,
+`kdsnn-deploy`, a JSON object:
 
     {"format": 1, "info": {…CheckpointInfo…}, "info_sha256": …, "weights_sha256": …}
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -23,7 +25,8 @@ import safetensors
 from exporters.files import atomic_path
 from kdsnn.digest import digest_json as _digest_json
 from kdsnn.digest import digest_weights as _digest_weights
-from kdsnn.errors import KdsnnError
+from kdsnn.errors import KdsnnError, UserError
+from kdsnn.factory import is_factory, made_by
 from kdsnn.train.config import LARGEST_T
 
 if TYPE_CHECKING:
@@ -46,13 +49,13 @@ class CheckpointInfo:
     """What a network is, how it was trained and how well it does.
 
     * `model`, `options`: the arguments of `kdsnn.models.build`; `options` are plain JSON values, a
-      sequence comes back as a tuple.
-    * `readout`, `neuron`, `T` (time steps): None for an ANN.
+      sequence comes back as a tuple. Of any other module `model` is what `model_text` says, and `options` are empty.
+    * `T` (time steps): None for an ANN. `readout`, `neuron`: of a spiking network that `kdsnn.models.build` makes.
     * `input_shape` (C, H, W), `classes`, `preprocessing` (uint8 pixels / 255).
     * `data`: the spec of the data set; `metrics`: name → value, accuracies in 0…1; `training`: method
       and configuration.
-    * `quantized`: None, or for a student trained on a grid ("distill --quantize") its `bits`, and the `layers` of
-      which its weights are (`kdsnn.models.folded`). Left out of the file where it is None.
+    * `quantized`: None, or for a student trained on a grid its `bits`, and the `layers` of which its weights are
+      (`kdsnn.models.layer_list`), from which it is built whatever `model` is. Left out of the file where it is None.
     """
 
     model: str
@@ -71,37 +74,48 @@ class CheckpointInfo:
     quantized: Mapping[str, Any] | None = None
 
     def build(self) -> nn.Module:
-        """The network described, with fresh weights.
+        """The network described, with fresh weights; a factory is imported and called.
 
-        Raises KdsnnError as `kdsnn.models.build` does; `layers` that make no network, errors as `kdsnn.models.folded.described`.
+        Raises KdsnnError as `kdsnn.models.build` does, for a factory as `kdsnn.factory.made_by`, and for a module that
+        names none; `layers` that make no network, errors as `kdsnn.models.folded.described`.
         """
-        from kdsnn.models import build
-
-        spiking: dict[str, Any] = {"readout": self.readout, "neuron": self.neuron} if self.spiking else {}
-        network = build(
-            self.model,
-            spiking=self.spiking,
-            input_shape=self.input_shape,
-            classes=self.classes,
-            **spiking,
-            **self.options,
-        )
-        if self.quantized is None:
-            return network
+        from kdsnn.models import MODELS, build
         from kdsnn.models.folded import described
 
-        return described(self.quantized["layers"], network.taps, self.input_shape, self.classes)
+        if self.model in MODELS:
+            kinds: dict[str, Any] = {"readout": self.readout, "neuron": self.neuron} if self.spiking else {}
+            kinds |= {"input_shape": self.input_shape, "classes": self.classes}
+            network = build(self.model, spiking=self.spiking, **kinds, **self.options)
+            if self.quantized is None:
+                return network
+            return described(self.quantized["layers"], network.taps, self.input_shape, self.classes)
+        if self.quantized is not None:
+            return described(self.quantized["layers"], (), self.input_shape, self.classes)
+        if not is_factory(self.model):
+            raise KdsnnError(
+                "it is no architecture of this version and names no factory: give the module itself, "
+                "kdsnn.checkpoint.load(path, module=…)"
+            )
+        if self.model.split(":")[0].split(".")[0] in sys.stdlib_module_names:  # a file may name anything: os:abort
+            raise KdsnnError("it names no user's own code")
+        return made_by(self.model)
+
+
+def model_text(module: nn.Module, factory: str | None = None) -> str:
+    """What `CheckpointInfo.model` says of a module that is not of `kdsnn.models`: its factory, or its class."""
+    return factory or f"a torch module ({type(module).__name__})"
 
 
 def save(path: str | Path, module: nn.Module, info: CheckpointInfo) -> None:
     """Write `module`'s weights and `info` to `path`, whole or not at all.
 
-    Raises KdsnnError when a weight is NaN or infinite, or when the folder cannot be written.
+    Raises KdsnnError when the module keeps something in its state that is no tensor, when a weight is NaN or infinite,
+    or when the folder cannot be written.
     """
     from safetensors.torch import save_file
 
     path = Path(path)
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
+    weights = _weights(path, module)
     _require_finite(path, weights)
     described = asdict(info)
     if info.quantized is None:
@@ -131,12 +145,14 @@ def read_info(path: str | Path) -> CheckpointInfo:
         raise _unreadable(path, error) from error
 
 
-def load(path: str | Path) -> tuple[nn.Module, CheckpointInfo]:
-    """Rebuild the network of `path` on the CPU, in eval mode.
+def load(path: str | Path, module: nn.Module | None = None) -> tuple[nn.Module, CheckpointInfo]:
+    """Rebuild the network of `path` on the CPU, in eval mode; or load its weights into `module`, in place.
+
+    A module that is not of `kdsnn.models` and that no factory makes has to be given.
 
     Raises KdsnnError, naming the file and what to do, when it is missing, is not a checkpoint of
-    this project, is damaged or cut short, or holds weights that do not fit the described network or
-    are not finite.
+    this project, is damaged or cut short, or holds weights that do not fit the network or are not finite; and when
+    the network cannot be built.
     """
     path = Path(path)
     try:
@@ -150,7 +166,7 @@ def load(path: str | Path) -> tuple[nn.Module, CheckpointInfo]:
     if header["weights_sha256"] != _digest_weights(weights):
         raise _damaged(path)
     _require_finite(path, weights)
-    module = _build(path, info)
+    module = _build(path, info) if module is None else module
     _require_fit(path, info, module, weights)
     module.load_state_dict(weights)
     return module.eval(), info
@@ -205,8 +221,8 @@ def _require_types(info: CheckpointInfo) -> None:
         raise ValueError("input shape and classes must be positive whole numbers")
     if info.preprocessing != PIXELS:
         raise ValueError(f"preprocessing '{info.preprocessing}' is unknown, only {PIXELS} is")
-    if info.spiking and (info.T is None or info.T < 1 or info.readout is None or info.neuron is None):
-        raise ValueError("a spiking network needs T, readout and neuron")
+    if info.spiking and (info.T is None or info.T < 1):
+        raise ValueError("a spiking network needs T")
     if info.T is not None and info.T > LARGEST_T:
         raise ValueError(f"T is {info.T}, and {LARGEST_T:,} time steps are the most")
     if info.quantized is not None:
@@ -221,7 +237,7 @@ def _require_layers(info: CheckpointInfo, quantized: Mapping[str, Any]) -> None:
         raise TypeError("'layers' has the wrong type")
 
 
-_CANNOT_BUILD = (KdsnnError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RuntimeError)
+_CANNOT_BUILD = (UserError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RuntimeError)
 """What Python and torch raise where layers listed in a file make no network."""
 
 
@@ -233,8 +249,26 @@ def _build(path: Path, info: CheckpointInfo) -> nn.Module:
         raise KdsnnError(f"{path}: the network it describes, '{info.model}', cannot be built: {reason}") from error
 
 
+def _weights(path: Path, module: nn.Module) -> dict[str, Tensor]:
+    """A module's state on the CPU, every tensor in memory of its own: safetensors refuses what two names share."""
+    import torch
+
+    weights: dict[str, Tensor] = {}
+    taken: set[int] = set()
+    for name, value in module.state_dict().items():
+        if not isinstance(value, torch.Tensor):
+            raise KdsnnError(
+                f"{path}: '{name}' in the module's state is a {type(value).__name__}: a checkpoint holds tensors only."
+            )
+        tensor = value.detach().cpu().contiguous()
+        memory = tensor.untyped_storage().data_ptr()
+        weights[name] = tensor.clone() if memory in taken else tensor
+        taken.add(memory)
+    return weights
+
+
 def _require_fit(path: Path, info: CheckpointInfo, module: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    expected = {name: (tuple(t.shape), t.dtype) for name, t in module.state_dict().items()}
+    expected = {name: (tuple(t.shape), t.dtype) for name, t in _weights(path, module).items()}
     found = {name: (tuple(t.shape), t.dtype) for name, t in weights.items()}
     wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
     if wrong:

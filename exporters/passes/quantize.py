@@ -64,6 +64,12 @@ class LayerScale:
     clipped: float
 
 
+def require_bits(bits: int) -> None:
+    """Raise DeployError for a width of weights that no chip here has."""
+    if not 2 <= bits <= 8:
+        raise DeployError(f"{bits}-bit weights are not possible; choose 2 to 8 bits")
+
+
 def quantize(
     graph: SpikingGraph, *, bits: int = 8, input_bits: int = 8, moments: Mapping[str, InputMoments] | None = None
 ) -> tuple[SpikingGraph, tuple[LayerScale, ...]]:
@@ -85,8 +91,7 @@ def quantize(
             to nothing, a layer whose numbers do not fit the registers at any useful scale, or moments of
             another network.
     """
-    if not 2 <= bits <= 8:
-        raise DeployError(f"{bits}-bit weights are not possible; choose 2 to 8 bits")
+    require_bits(bits)
     if not 1 <= input_bits <= 8:
         raise DeployError(f"{input_bits}-bit input is not possible; choose 1 to 8 bits")
     if graph.is_integer:

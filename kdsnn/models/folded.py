@@ -1,96 +1,77 @@
-"""A spiking network layer by layer as a chip holds it: BatchNorm folded away, every set of synapses by itself.
+"""A spiking network node by node as a chip holds it: BatchNorm folded away, every set of synapses by itself.
 
-Made from a trained student by the command line (`kdsnn.cli.folding`), and again by `kdsnn.checkpoint` from the
-layers that a quantized checkpoint lists. It runs as any `Network` does, has the same names, and can be
-distilled, exported and traced like one. An identity shortcut is a depthwise 1×1 convolution here; where several
+It is built from a `SpikingGraph`, which `exporters.from_torch` makes of a trained student and `kdsnn.models.layer_list` of
+the layers that a quantized checkpoint lists. It runs as any `Network` does, has the names of the graph's nodes, and can
+be distilled, exported and lowered like one. An identity shortcut is a depthwise 1×1 convolution here; where several
 BatchNorms read one sum, each has synapses of its own.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, assert_never
 
+import numpy as np
 import torch
 from spikingjelly.activation_based import layer
 from spikingjelly.activation_based.functional import reset_net
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from kdsnn.models import Network, Tap
+from exporters.graph import (
+    IF,
+    LIF,
+    AvgPool2d,
+    Conv2d,
+    Flatten,
+    Input,
+    Linear,
+    MaxPool2d,
+    Node,
+    Output,
+    SpikingGraph,
+)
+from kdsnn.errors import KdsnnError
 from kdsnn.models.kit import Kit
+from kdsnn.models.layer_list import graph_of, layer_list
+from kdsnn.models.network import StagedNetwork, Tap
 
-INPUT, OUTPUT = "input", "output"
-"""Where the images come in; the kind of the last layer."""
-
-Pair = tuple[int, int]
 Weights = Mapping[str, Mapping[str, Tensor]]
-"""Layer → its parameters ("weight", "bias")."""
+"""Synapse layer → its parameters ("weight", "bias")."""
 
 
-@dataclass(frozen=True)
-class Layer:
-    """One layer; several `sources` add up.
-
-    Attributes:
-        name: where its module is in the network, e.g. "body.stage1.0.conv2".
-        kind: "conv", "linear", "max_pool", "avg_pool", "flatten", "if", "lif" or "output".
-        sources: names of earlier layers, or "input".
-        arguments: what the kind needs, as `torch.nn` names it: a convolution's channels, a neuron's
-            `v_threshold`, a leaky one's `tau`.
-    """
-
-    name: str
-    kind: str
-    sources: tuple[str, ...]
-    arguments: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def is_synapse(self) -> bool:
-        """Whether it has weights."""
-        return self.kind in ("conv", "linear")
-
-    @property
-    def is_neuron(self) -> bool:
-        """Whether it fires."""
-        return self.kind in ("if", "lif")
-
-
-class FoldedNetwork(Network):
-    """The network of some layers: (T, N, C, H, W) → (T, N, classes), see `Network`.
+class FoldedNetwork(StagedNetwork):
+    """The network of a graph's nodes: (T, N, C, H, W) → (T, N, classes), see `Network`.
 
     Attributes:
-        layers: what it was made of, in order of execution; the last one is the output.
+        nodes: what it was made of, in order of execution. Of synapses only the shapes count here: what they weigh are
+            the parameters.
+        sources: node → the nodes whose outputs add up to its input.
 
     Raises:
-        ValueError: layers that are no network: unknown kinds or sources, a threshold that is not positive.
-        TypeError: arguments that the kind does not have.
+        KdsnnError: neurons that reset by subtraction, or whose current persists.
+        ValueError: two nodes whose names leave no room for both, such as "a" and "a.b" in this order.
     """
 
-    def __init__(self, layers: tuple[Layer, ...], taps: tuple[Tap, ...]) -> None:
+    def __init__(self, graph: SpikingGraph, taps: tuple[Tap, ...] = ()) -> None:
+        super().__init__()
         root = nn.Module()
-        known = {INPUT}
-        for one in layers:
-            if one.kind not in (*_KINDS, OUTPUT):
-                raise ValueError(f"layer {one.name} is of the unknown kind {one.kind!r}")
-            if not one.sources or not known.issuperset(one.sources) or one.name in known:
-                raise ValueError(f"layer {one.name} does not follow from those before it")
-            known.add(one.name)
-            if one.kind != OUTPUT:
-                _place(root, one.name, _KINDS[one.kind](**one.arguments))
+        for name, node in graph.nodes.items():
+            if not isinstance(node, Input | Output):
+                _place(root, name, _module_of(name, node))
         children = dict(root.named_children())
-        if not children.keys() >= {"stem", "body"} or [one.kind for one in layers].index(OUTPUT) != len(layers) - 1:
-            raise ValueError("the layers are not a stem, a body and one output")
-        super().__init__(children.pop("stem"), children.pop("body"), taps, spiking=True)
-        for name, module in children.items():  # a stem that several BatchNorms read: stem_2, …
-            self.add_module(name, module)
-        self.layers = layers
+        # an optimizer numbers parameters in this order, in which the student's own networks register theirs
+        for name in sorted(children, key=lambda name: (name != "stem", name != "body")):
+            self.add_module(name, children[name])
+        self.nodes = {name: _without_weights(node) for name, node in graph.nodes.items()}
+        self.sources = {name: graph.sources(name) for name in graph.nodes}
+        self.taps = taps
+        self.spiking = True
 
     def description(self) -> tuple[dict[str, Any], ...]:
-        """The layers as JSON can hold them; `described` is the way back."""
-        return tuple(asdict(one) for one in self.layers)
+        """The layers as JSON can hold them, without their weights; `described` is the way back."""
+        return layer_list(SpikingGraph(self.nodes, self._edges(), T=1))
 
     def forward(self, x: Tensor) -> Tensor:
         """Run on a sequence of T images."""
@@ -102,38 +83,67 @@ class FoldedNetwork(Network):
 
     def _run(self, x: Tensor, T: int | None, weights: Weights) -> Tensor:
         """`weights` stand in for the layers' own. `T`: what is one step long is repeated before neurons and the output."""
-        values = {INPUT: x}
-        for one in self.layers:
-            arriving = values[one.sources[0]]
-            for source in one.sources[1:]:
+        values: dict[str, Tensor] = {}
+        for name, node in self.nodes.items():
+            if isinstance(node, Input):
+                values[name] = x
+                continue
+            arriving = values[self.sources[name][0]]
+            for source in self.sources[name][1:]:
                 arriving = arriving + values[source]
-            if T is not None and (one.is_neuron or one.kind == OUTPUT):
+            if T is not None and isinstance(node, IF | LIF | Output):
                 arriving = arriving.expand(T, *arriving.shape[1:])
-            if one.kind == OUTPUT:
+            if isinstance(node, Output):
                 return arriving
-            module = self.get_submodule(one.name)
-            if one.name in weights:
-                values[one.name] = functional_call(module, dict(weights[one.name]), (arriving,))
+            module = self.get_submodule(name)
+            if name in weights:
+                values[name] = functional_call(module, dict(weights[name]), (arriving,))
             else:
-                values[one.name] = module(arriving)
-        raise AssertionError("the last layer is the output")
+                values[name] = module(arriving)
+        raise AssertionError("a graph has an output")
+
+    def _edges(self) -> tuple[tuple[str, str], ...]:
+        return tuple((source, name) for name, sources in self.sources.items() for source in sources)
 
 
 def described(
     layers: Sequence[Mapping[str, Any]], taps: tuple[Tap, ...], input_shape: tuple[int, int, int], classes: int
 ) -> FoldedNetwork:
-    """The network that a checkpoint lists: mappings with the entries of `Layer`; tried once, so that it runs.
+    """The network that a checkpoint lists, its weights still 0; `layers` are as in `kdsnn.models.layer_list`.
 
     Raises:
-        ValueError, TypeError, KeyError, RuntimeError: they make no network for such images and classes.
+        UserError, ValueError, TypeError, KeyError, RuntimeError: they make no network for such images and classes.
     """
-    network = FoldedNetwork(tuple(Layer(**one) for one in layers), taps)
-    with torch.no_grad():
-        shape = network.eval().forward_static(torch.zeros(1, *input_shape), 1).shape
+    graph = graph_of(layers, input_shape, T=1)
+    network = FoldedNetwork(graph, taps)
+    with torch.no_grad():  # tried once, because arguments that a graph takes can still be of a type that torch does not
+        network.eval().forward_static(torch.zeros(1, *input_shape), 1)
     reset_net(network)
-    if shape != (1, 1, classes):
-        raise ValueError(f"its layers end in {tuple(shape[2:])}, not in {classes} classes")
+    if graph.shapes[graph.output_name] != (classes,):
+        raise ValueError(f"its layers end in {graph.shapes[graph.output_name]}, not in {classes} classes")
     return network
+
+
+class MapBiasConv2d(layer.Conv2d):  # type: ignore[misc]
+    """A convolution whose bias is a whole map (C, H, W) of its output."""
+
+    def __init__(self, *args: Any, bias_shape: tuple[int, ...], **rest: Any) -> None:
+        super().__init__(*args, bias=False, **rest)
+        self.bias = nn.Parameter(torch.zeros(bias_shape))
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        current: Tensor = super()._conv_forward(input, weight, None)
+        return current if bias is None else current + bias
+
+
+def _without_weights(node: Node) -> Node:
+    """The node with arrays that keep their shapes and take no memory."""
+    if not isinstance(node, Conv2d | Linear):
+        return node
+    shape = None if node.bias is None else node.bias.shape
+    nothing = np.int8(0)
+    bias = None if shape is None else np.broadcast_to(nothing, shape)
+    return replace(node, weight=np.broadcast_to(nothing, node.weight.shape), bias=bias)
 
 
 def _place(root: nn.Module, path: str, module: nn.Module) -> None:
@@ -143,73 +153,61 @@ def _place(root: nn.Module, path: str, module: nn.Module) -> None:
         if name not in dict(root.named_children()):
             root.add_module(name, nn.Module())
         root = root.get_submodule(name)
+    if last in dict(root.named_children()):
+        raise ValueError(f"layer {path} does not follow from those before it: others lie within it")
     root.add_module(last, module)
 
 
-def _conv(
-    *,
-    in_channels: int,
-    out_channels: int,
-    kernel_size: Pair,
-    stride: Pair,
-    padding: Pair,
-    dilation: Pair,
-    groups: int,
-    bias: bool,
-) -> nn.Module:
-    made: nn.Module = layer.Conv2d(
-        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, step_mode="m"
-    )
+def _module_of(name: str, node: Node) -> nn.Module:
+    """The SpikingJelly layer that computes what a node does, in multi-step mode."""
+    match node:
+        case Conv2d():
+            return _conv(node)
+        case Linear(weight=weight, bias=bias):
+            return _filled(layer.Linear(weight.shape[1], weight.shape[0], bias is not None, step_mode="m"), node)
+        case MaxPool2d(kernel=kernel, stride=stride, padding=padding):
+            return _module(layer.MaxPool2d(kernel, stride, padding, step_mode="m"))
+        case AvgPool2d(kernel=kernel, stride=stride, padding=padding, divisor=divisor):
+            return _module(layer.AvgPool2d(kernel, stride, padding, divisor_override=divisor, step_mode="m"))
+        case Flatten():
+            return _module(layer.Flatten(step_mode="m"))
+        case IF() | LIF():
+            return _neurons(name, node)
+        case Input() | Output():
+            raise ValueError(f"{name}: no layer stands for where a network begins or ends")
+        case _:
+            assert_never(node)
+
+
+def _conv(node: Conv2d) -> nn.Module:
+    outputs, inputs, *kernel = node.weight.shape
+    shape = (inputs * node.groups, outputs, tuple(kernel), node.stride, node.padding, node.dilation, node.groups)
+    if node.bias is not None and node.bias.ndim > 1:
+        return _filled(MapBiasConv2d(*shape, bias_shape=node.bias.shape, step_mode="m"), node)
+    return _filled(layer.Conv2d(*shape, node.bias is not None, step_mode="m"), node)
+
+
+def _neurons(name: str, node: IF | LIF) -> nn.Module:
+    if node.reset != "hard":
+        raise KdsnnError(f"{name}: reset by subtraction does not exist on the chip; train with hard reset")
+    if isinstance(node, LIF) and node.current_leak:
+        raise KdsnnError(f"{name}: its current persists; fine-tuning knows no such neurons")
+    made: Any = Kit(True, neuron="lif" if isinstance(node, LIF) else "if").act()
+    made.v_threshold = float(node.threshold)
+    if isinstance(node, LIF):
+        made.tau = 1 / (1 - node.leak)
+    return _module(made)
+
+
+def _filled(module: Any, node: Conv2d | Linear) -> nn.Module:
+    """The module with the node's weights."""
+    with torch.no_grad():
+        module.weight.copy_(torch.from_numpy(np.ascontiguousarray(node.weight)))
+        if node.bias is not None:
+            module.bias.copy_(torch.from_numpy(np.ascontiguousarray(node.bias)))
+    return _module(module)
+
+
+def _module(made: nn.Module) -> nn.Module:
+    """SpikingJelly has no types: this is where its layers get one."""
     return made
-
-
-def _linear(*, in_features: int, out_features: int, bias: bool) -> nn.Module:
-    made: nn.Module = layer.Linear(in_features, out_features, bias, step_mode="m")
-    return made
-
-
-def _max_pool(*, kernel_size: Pair, stride: Pair, padding: Pair) -> nn.Module:
-    made: nn.Module = layer.MaxPool2d(kernel_size, stride, padding, step_mode="m")
-    return made
-
-
-def _avg_pool(*, kernel_size: Pair, stride: Pair, padding: Pair, divisor_override: int) -> nn.Module:
-    made: nn.Module = layer.AvgPool2d(kernel_size, stride, padding, divisor_override=divisor_override, step_mode="m")
-    return made
-
-
-def _flatten() -> nn.Module:
-    made: nn.Module = layer.Flatten(step_mode="m")
-    return made
-
-
-def _if(*, v_threshold: float) -> nn.Module:
-    return _with_threshold(Kit(True, neuron="if").act(), v_threshold)
-
-
-def _lif(*, v_threshold: float, tau: float) -> nn.Module:
-    node: Any = _with_threshold(Kit(True, neuron="lif").act(), v_threshold)
-    node.tau = _positive(tau)
-    return node  # type: ignore[no-any-return]
-
-
-def _with_threshold(node: Any, threshold: float) -> nn.Module:
-    node.v_threshold = _positive(threshold)
-    return node  # type: ignore[no-any-return]
-
-
-def _positive(value: float) -> float:
-    if not 0 < value < math.inf:
-        raise ValueError(f"{value} is not a threshold or time constant")
-    return float(value)
-
-
-_KINDS: dict[str, Callable[..., nn.Module]] = {
-    "conv": _conv,
-    "linear": _linear,
-    "max_pool": _max_pool,
-    "avg_pool": _avg_pool,
-    "flatten": _flatten,
-    "if": _if,
-    "lif": _lif,
-}

@@ -26,7 +26,23 @@ class Tap:
     channels: int
 
 
-class Network(nn.Module):
+class StagedNetwork(nn.Module):
+    """A network of this project, as training knows it: it says where its stages end, and resets nothing on the way.
+
+    Attributes:
+        taps: where the stages end, in order of execution.
+        spiking: whether it is an SNN, which then has `forward_static`.
+    """
+
+    taps: tuple[Tap, ...]
+    spiking: bool
+
+    def forward_static(self, x: Tensor, T: int) -> Tensor:
+        """Run the SNN on images that stay the same for T steps (direct coding): (N, C, H, W) → (T, N, classes)."""
+        raise NotImplementedError
+
+
+class Network(StagedNetwork):
     """An ANN, (N, C, H, W) → logits (N, classes), or an SNN, (T, N, C, H, W) → (T, N, classes).
 
     The SNN returns the output spikes ("rate": their mean over T is the logit) or the output currents
@@ -36,7 +52,6 @@ class Network(nn.Module):
     Attributes:
         stem: the first convolution and the BatchNorm that follows it directly; has no state.
         body: all the rest.
-        taps: where the stages end, in order of execution.
     """
 
     def __init__(self, stem: nn.Module, body: nn.Module, taps: tuple[Tap, ...], *, spiking: bool) -> None:
@@ -73,13 +88,13 @@ class Network(nn.Module):
         return out
 
 
-def stage_taps(network: Network) -> tuple[Tap, ...]:
+def stage_taps(network: StagedNetwork) -> tuple[Tap, ...]:
     """Where the stages of a network end, in order of execution."""
     return network.taps
 
 
 @contextmanager
-def stage_features(network: Network) -> Iterator[list[Tensor]]:
+def stage_features(network: StagedNetwork) -> Iterator[list[Tensor]]:
     """While the context is open, a forward pass appends the feature (N, channels, H, W) of every tap to the list.
 
     ANN: before ReLU. SNN: firing rates, the mean over T of the spikes. Gradients flow as usual.

@@ -3,6 +3,10 @@
 SpikingJelly has fused kernels for CUDA; on a CPU it runs a dozen passes over memory per time step. Here
 a layer is two passes per step forward and one backward, writing into tensors allocated once. The modules
 stay SpikingJelly's: only their `forward` is exchanged, and only inside `fused`.
+
+A network of this project resets before each batch, calls every layer once and never looks at a membrane. Any other
+module may call a layer again or read `v`, so its layers keep their membranes, with gradients, and once a layer has one
+it goes on in SpikingJelly's own way.
 """
 
 from __future__ import annotations
@@ -17,6 +21,8 @@ import torch
 from spikingjelly.activation_based import neuron, surrogate
 from torch import Tensor, nn
 
+from kdsnn.models import StagedNetwork
+
 
 class Fire(torch.autograd.Function):
     """A layer of neurons over all time steps from rest, currents (T, …) → spikes (T, …).
@@ -27,12 +33,15 @@ class Fire(torch.autograd.Function):
 
         ∂s/∂h = (α/2) / (1 + (π/2 α (h - θ))²),   ∂L/∂h[t] = ∂L/∂s[t] ∂s/∂h + λ (1 - s[t]) ∂L/∂h[t+1]
 
-    h is float32 whatever the currents are; spikes and gradients have the currents' type.
+    h is float32 whatever the currents are; spikes and gradients have the currents' type. Where the membrane is kept,
+    v[T-1] (…) comes with the spikes, and ∂v/∂h = 1 - s.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, leak: float, threshold: float, alpha: float) -> Tensor:
-        """`x` (T, …), λ, θ, α."""
+    def forward(
+        ctx: Any, x: Tensor, leak: float, threshold: float, alpha: float, kept: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """`x` (T, …), λ, θ, α, and whether the membrane is kept."""
         h = torch.empty_like(x, dtype=torch.float32)  # in the layout of x: a convolution behind it prefers its own
         spikes = torch.empty_like(h)
         h[0] = x[0]
@@ -41,30 +50,47 @@ class Fire(torch.autograd.Function):
             torch.addcmul(x[t].float(), h[t - 1], silent, value=leak, out=h[t])
         torch.ge(h, threshold, out=spikes)
         ctx.save_for_backward(h)
-        ctx.constants = leak, threshold, alpha
-        return spikes.to(x.dtype)
+        ctx.constants, ctx.type = (leak, threshold, alpha), x.dtype
+        ctx.set_materialize_grads(False)
+        v = torch.where(h[-1] < threshold, h[-1], 0.0).to(x.dtype) if kept else None
+        return spikes.to(x.dtype), v
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
-        """∂L/∂s (T, …) → ∂L/∂x (T, …)."""
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        """∂L/∂s (T, …) and ∂L/∂v[T-1] (…) → ∂L/∂x (T, …)."""
         (h,) = ctx.saved_tensors
         leak, threshold, alpha = ctx.constants
-        grad = h.sub(threshold).mul_(math.pi / 2 * alpha).square_().add_(1).reciprocal_().mul_(alpha / 2).mul_(grads[0])
+        of_spikes, of_membrane = grads
+        if of_spikes is None:
+            grad = torch.zeros_like(h)
+        else:
+            grad = (
+                h.sub(threshold)
+                .mul_(math.pi / 2 * alpha)
+                .square_()
+                .add_(1)
+                .reciprocal_()
+                .mul_(alpha / 2)
+                .mul_(of_spikes)
+            )
+        if of_membrane is not None:
+            grad[-1].addcmul_(of_membrane.to(grad.dtype), (h[-1] < threshold).to(grad.dtype))
         for t in range(len(h) - 2, -1, -1):
             grad[t].addcmul_(grad[t + 1], (h[t] < threshold).to(grad.dtype), value=leak)
-        return grad.to(grads[0].dtype), None, None, None
+        return grad.to(ctx.type), None, None, None, None
 
 
 @contextmanager
 def fused(network: nn.Module) -> Iterator[None]:
-    """Inside, the neurons of `network` that `Fire` can stand in for run through it while they are on a CPU.
+    """Inside, the neurons of `network` that `Fire` can stand in for run through it while they are on a CPU and at rest.
 
-    They start every call from rest and leave their membranes alone, so it is for code that resets the
-    network before each batch.
+    Those of this project's networks leave their membranes alone and start every call from rest, so it is for code that
+    resets the network before each batch.
     """
+    ours = {part for whole in network.modules() if isinstance(whole, StagedNetwork) for part in whole.modules()}
     nodes = [module for module in network.modules() if _fusible(module)]
     for node in nodes:
-        node.forward = partial(_fire, node)
+        node.forward = partial(_fire, node, node not in ours)
     try:
         yield
     finally:
@@ -72,14 +98,17 @@ def fused(network: nn.Module) -> Iterator[None]:
             del node.forward
 
 
-def _fire(node: Any, x: Tensor) -> Tensor:
-    if x.is_cuda:
-        spikes: Tensor = type(node).forward(node, x)
-    else:
-        spikes = Fire.apply(  # type: ignore[no-untyped-call]
-            x, _leak(node), node.v_threshold, node.surrogate_function.alpha
-        )
-    return spikes
+def _fire(node: Any, kept: bool, x: Tensor) -> Tensor:
+    at_rest = isinstance(node.v, float) and node.v == 0.0
+    if x.is_cuda or x.dtype == torch.float64 or not at_rest:
+        own: Tensor = type(node).forward(node, x)
+        return own
+    leak, alpha = _leak(node), node.surrogate_function.alpha
+    spikes, v = Fire.apply(x, leak, node.v_threshold, alpha, kept)  # type: ignore[no-untyped-call]
+    if kept:
+        node.v = v
+    fired: Tensor = spikes
+    return fired
 
 
 def _leak(node: Any) -> float:
@@ -93,6 +122,14 @@ def _fusible(node: Any) -> bool:
             return False
     elif type(node) is not neuron.IFNode:
         return False
+    if vars(node).keys() & _PATCHED or getattr(node, "_neuron_precision", None) is not None:
+        return False
     function = node.surrogate_function
     usual = type(function) is surrogate.ATan and function.spiking and node.detach_reset
     return bool(usual and node.v_reset == 0.0 and node.step_mode == "m" and not node.store_v_seq)
+
+
+_PATCHED = frozenset(
+    ["forward", "multi_step_forward", "multi_step_functional_forward", "single_step_functional_forward"]
+)
+"""What a user may have exchanged on an instance; it then no longer does what its class says."""

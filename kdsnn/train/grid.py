@@ -19,27 +19,31 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, assert_never
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from exporters.from_torch import from_torch
+from exporters.graph import IF, LIF, AvgPool2d, Conv2d, Flatten, Input, Linear, MaxPool2d, Node, Output, SpikingGraph
+from exporters.passes.membranes import neuron_groups
+from exporters.passes.quantize import quantize, require_bits
 from kdsnn.errors import KdsnnError
-from kdsnn.models import Tap
-from kdsnn.models.folded import INPUT, FoldedNetwork, Layer, Weights
+from kdsnn.models import StagedNetwork, Tap
+from kdsnn.models.folded import FoldedNetwork, Weights
 
 PIXEL = 1 / 255
-BITS = range(2, 9)
 LEAKY_LEVEL = 1 - 1 / 128
 """How far below V a leaky neuron's level lies. A leak makes fractions, of 1/64 on the chip, which fires at v > V - 1."""
 
-Members = tuple[tuple[str, ...], tuple[str, ...]]
-"""The synapses whose currents meet, and the neurons (or output) where they do: one membrane."""
-
 
 @dataclass(frozen=True)
-class Group:
-    """One membrane. `clip`: where weights are clipped, in units of the mean absolute one."""
+class ClippedMembrane:
+    """Synapses whose currents meet, and the neurons (or output) where they do: they share one scale.
+
+    `clip` is where their weights are clipped, in units of the mean absolute one.
+    """
 
     synapses: tuple[str, ...]
     ends: tuple[str, ...]
@@ -59,27 +63,25 @@ class QuantizedNetwork(FoldedNetwork):
     """A folded network in training: its parameters are real numbers, its outputs those of the network on the grid.
 
     Args:
-        layers: the float network.
-        weights: its parameters.
+        graph: the float network.
         taps: see `Network`.
-        groups: every synapse and neuron layer in one of them.
         bits: of a weight, sign included, 2 to 8.
 
     Raises:
-        KdsnnError: other bits, a layer that reads spikes and averages at once, or one that rounds to nothing.
+        DeployError: other bits, or currents that reach something other than neurons.
+        KdsnnError: as `FoldedNetwork`; a layer that reads spikes and averages at once, or one that rounds to nothing.
     """
 
-    def __init__(
-        self, layers: tuple[Layer, ...], weights: Mapping[str, Tensor], taps: tuple[Tap, ...], groups: Sequence[Members], bits: int
-    ) -> None:  # fmt: skip
+    def __init__(self, graph: SpikingGraph, taps: tuple[Tap, ...], bits: int) -> None:
         require_bits(bits)
-        super().__init__(layers, taps)
-        self.load_state_dict(dict(weights))
+        super().__init__(graph, taps)
         self.bits = bits
         self.largest = 2 ** (bits - 1) - 1
-        self.units = _units(layers)
-        self.groups = tuple(Group(synapses, ends, self._best_clip(synapses)) for synapses, ends in groups)
-        self.firing = {one.name: one.arguments["v_threshold"] for one in layers if one.is_neuron}
+        self.units = _units(graph)
+        self.membranes = tuple(
+            ClippedMembrane(one.synapses, one.ends, self._best_clip(one.synapses)) for one in neuron_groups(graph)
+        )
+        self.firing = {name: neurons.threshold for name, neurons in graph.neurons.items()}
         for name, parts in self._on_grid().items():
             if not parts["weight"].any():
                 raise KdsnnError(
@@ -97,14 +99,16 @@ class QuantizedNetwork(FoldedNetwork):
     @torch.no_grad()
     def deployed(self) -> FoldedNetwork:
         """The network on the grid, for good: with rounded parameters and levels."""
-        weights = self._on_grid()
-        levels = {name: self.get_submodule(name).v_threshold for name in self.firing}
-        layers = tuple(
-            replace(one, arguments={**one.arguments, "v_threshold": levels[one.name]}) if one.is_neuron else one
-            for one in self.layers
-        )
-        made = FoldedNetwork(layers, self.taps)
-        made.load_state_dict({f"{name}.{part}": t for name, parts in weights.items() for part, t in parts.items()})
+        grid = self._on_grid()
+        changed: dict[str, Node] = {}
+        for name, node in self.nodes.items():
+            if isinstance(node, Conv2d | Linear):
+                arrays = {part: tensor.cpu().double().numpy() for part, tensor in grid[name].items()}
+                changed[name] = replace(node, weight=arrays["weight"], bias=arrays.get("bias"))
+            elif isinstance(node, IF | LIF):
+                level: Any = self.get_submodule(name).v_threshold
+                changed[name] = replace(node, threshold=level)
+        made = FoldedNetwork(SpikingGraph({**self.nodes, **changed}, self._edges(), T=1), self.taps)
         return made.to(next(self.parameters()).device).train(self.training)
 
     @torch.no_grad()
@@ -114,24 +118,24 @@ class QuantizedNetwork(FoldedNetwork):
         biases: dict[str, Tensor | None] = {}
         thresholds: dict[str, int] = {}
         grid = self._on_grid()
-        for group, scale in zip(self.groups, self._scales(), strict=True):
-            for name in group.synapses:
+        for membrane, scale in zip(self.membranes, self._scales(), strict=True):
+            for name in membrane.synapses:
                 weights[name] = torch.round(grid[name]["weight"].double() * scale * self.units[name]).long().cpu()
                 bias = grid[name].get("bias")
                 biases[name] = None if bias is None else torch.round(bias.double() * scale).long().cpu()
-            thresholds |= {end: _threshold(scale, self.firing[end]) for end in group.ends if end in self.firing}
+            thresholds |= {end: _threshold(scale, self.firing[end]) for end in membrane.ends if end in self.firing}
         return Integers(weights, biases, thresholds)
 
     def _on_grid(self) -> Weights:
         """The parameters on the grid; the neurons' levels are set on the way."""
         found: dict[str, dict[str, Tensor]] = {}
-        for group, scale in zip(self.groups, self._scales(), strict=True):
-            for name in group.synapses:
+        for membrane, scale in zip(self.membranes, self._scales(), strict=True):
+            for name in membrane.synapses:
                 module: Any = self.get_submodule(name)
                 found[name] = {"weight": Rounded.apply(module.weight, scale * self.units[name], self.largest)}  # type: ignore[no-untyped-call]
                 if module.bias is not None:
                     found[name]["bias"] = Rounded.apply(module.bias, scale, math.inf)  # type: ignore[no-untyped-call]
-            for end in group.ends:
+            for end in membrane.ends:
                 if end in self.firing:
                     node: Any = self.get_submodule(end)
                     below = LEAKY_LEVEL if hasattr(node, "tau") else 0.5
@@ -140,12 +144,12 @@ class QuantizedNetwork(FoldedNetwork):
 
     @torch.no_grad()
     def _scales(self) -> list[float]:
-        """S of every group; read from the device once."""
+        """S of every membrane; read from the device once."""
         clips = []
-        for group in self.groups:
-            weights = [self._weight(name) for name in group.synapses]
+        for membrane in self.membranes:
+            weights = [self._weight(name) for name in membrane.synapses]
             mean = torch.stack([w.abs().sum() for w in weights]).sum() / sum(w.numel() for w in weights)
-            clips.append(torch.minimum(mean * group.clip, torch.stack([w.abs().amax() for w in weights]).amax()))
+            clips.append(torch.minimum(mean * membrane.clip, torch.stack([w.abs().amax() for w in weights]).amax()))
         # weights that are NaN make no scale; the training loop is the one to notice them
         return [self.largest / clip if 0 < clip < math.inf else 1.0 for clip in torch.stack(clips).tolist()]
 
@@ -183,30 +187,68 @@ class Rounded(torch.autograd.Function):
         return grads[0], None, None
 
 
-def require_bits(bits: int) -> None:
-    """Raise KdsnnError for a width that `exporters.passes.quantize` does not know."""
-    if bits not in BITS:
-        raise KdsnnError(f"--quantize {bits}: weights have {BITS[0]} to {BITS[-1]} bits")
+def quantized(student: nn.Module, input_shape: tuple[int, ...], T: int, bits: int) -> QuantizedNetwork:
+    """A trained student with its BatchNorm folded and its weights on a grid of `bits` bits, to train on.
+
+    Raises:
+        DeployError: it cannot be lowered, or other bits; KdsnnError: as `QuantizedNetwork`.
+    """
+    taps = student.taps if isinstance(student, StagedNetwork) else ()
+    return QuantizedNetwork(from_torch(student.eval(), input_shape, T), taps, bits)
+
+
+def deviations(
+    trained: QuantizedNetwork, deployed: FoldedNetwork, input_shape: tuple[int, ...], T: int
+) -> tuple[str, ...]:
+    """The layers in which a chip would be given other integers than training saw.
+
+    There are some only where a register of the chip, not the weights, sets the scale: a first layer in 8 bits.
+
+    Raises:
+        DeployError: the network cannot be quantized any more.
+    """
+    graph, _ = quantize(from_torch(deployed, input_shape, T), bits=trained.bits)
+    seen = trained.integers()
+
+    def same(name: str) -> bool:
+        if name not in seen.weights:
+            return False
+        synapse, weight, bias = graph.synapses[name], seen.weights[name].numpy(), seen.biases[name]
+        ours = np.zeros(len(weight)) if bias is None else bias.numpy()
+        theirs = np.zeros(len(weight)) if synapse.bias is None else synapse.bias
+        return np.array_equal(synapse.weight, weight) and np.array_equal(theirs, ours)
+
+    differ = [name for name in graph.synapses if not same(name)]
+    differ += [name for name, node in graph.neurons.items() if node.threshold != seen.thresholds.get(name)]
+    return tuple(differ)
 
 
 def _threshold(scale: float, threshold: float) -> int:
     return max(1, math.ceil(scale * threshold))
 
 
-def _units(layers: Sequence[Layer]) -> dict[str, float]:
-    """How large one unit is of what each layer reads."""
-    gives: dict[str, set[float]] = {INPUT: {PIXEL}}
+def _units(graph: SpikingGraph) -> dict[str, float]:
+    """How large one unit is of what each synapse layer reads."""
+    gives: dict[str, set[float]] = {}
     reads: dict[str, float] = {}
-    for one in layers:
-        arriving = set().union(*(gives[source] for source in one.sources))
-        if one.is_synapse or one.is_neuron:
-            if one.is_synapse and len(arriving) > 1:
-                raise KdsnnError(
-                    f"{one.name}: it reads spikes and averages at once, which training on a grid does not know"
-                )
-            reads[one.name] = min(arriving)
-            arriving = {1.0}
-        elif one.kind == "avg_pool":
-            arriving = {unit / one.arguments["divisor_override"] for unit in arriving}
-        gives[one.name] = arriving
+    for name, node in graph.nodes.items():
+        arriving = set().union(*(gives[source] for source in graph.sources(name)))
+        match node:
+            case Input(encoding=encoding):
+                gives[name] = {1.0 if encoding == "spikes" else PIXEL}
+            case Conv2d() | Linear():
+                if len(arriving) > 1:
+                    raise KdsnnError(
+                        f"{name}: it reads spikes and averages at once, which training on a grid does not know"
+                    )
+                reads[name] = arriving.pop()
+                gives[name] = {1.0}
+            case IF() | LIF():
+                gives[name] = {1.0}
+            case AvgPool2d(divisor=divisor):
+                gives[name] = {unit / divisor for unit in arriving}
+            case MaxPool2d() | Flatten() | Output():
+                gives[name] = arriving
+            case _:
+                assert_never(node)
     return reads

@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from kdsnn.data import DataSet
 from kdsnn.data.device import Streamed, floats, pick, placed
 from kdsnn.errors import KdsnnError
-from kdsnn.models import stage_features
+from kdsnn.models import StagedNetwork
+from kdsnn.train.calling import Convention, convention_of, device_of
 from kdsnn.train.fast_neurons import fused
+from kdsnn.train.features import Guided, recorded
 from kdsnn.train.host import few_threads
 
 EVALUATION_BATCH = 256
@@ -22,33 +24,36 @@ class Learner(nn.Module):
     """A network and what learns beside it: images (N, C, H, W) → outputs (T, N, K) and features.
 
     `T` None: an ANN, whose logits are a sequence of one step. Otherwise a spiking network, which sees the
-    images at each of T steps (direct coding) and starts every batch from rest.
-    The features are those of the last stages, one for each of `regressors` and passed through it; an empty
-    list without regressors, and outside training.
+    images at each of T steps (direct coding) and starts every batch from rest; `convention` says how it is called,
+    and one that averages over time itself gives one step too. The features are the student's of `guided`, each passed
+    through its regressor; an empty list without them, and outside training.
     """
 
-    def __init__(self, network: nn.Module, T: int | None = None, regressors: nn.ModuleList | None = None) -> None:
+    def __init__(
+        self, network: nn.Module, T: int | None = None, convention: Convention | None = None, guided: Guided | None = None
+    ) -> None:  # fmt: skip
         super().__init__()
-        self.network: Any = network  # distillation of features needs a `Network`, all else any module
+        self.network: Any = network
         self.T = T
-        self.regressors = regressors
+        self.convention = convention or Convention("static")
+        self.pairs = () if guided is None else guided.pairs
+        self.regressors = None if guided is None else guided.regressors
 
     def forward(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Run on `images` (N, C, H, W)."""
         if self.regressors is None or not self.training:
             return self._run(images), []
-        with stage_features(self.network) as found:
+        with recorded(self.network, [(pair.student.module, pair.part) for pair in self.pairs]) as found:
             output = self._run(images)
-        last = found[-len(self.regressors) :]
-        return output, [regress(feature) for regress, feature in zip(self.regressors, last, strict=True)]
+        rates = [pair.rate(parts) for pair, parts in zip(self.pairs, found, strict=True)]
+        return output, [regress(rate) for regress, rate in zip(self.regressors, rates, strict=True)]
 
     def _run(self, images: Tensor) -> Tensor:
         if self.T is None:
             logits: Tensor = self.network(images)
             return logits.unsqueeze(0)
         reset_net(self.network)
-        output: Tensor = self.network.forward_static(images, self.T)
-        return output
+        return self.convention.run(self.network, images, self.T)
 
 
 @torch.no_grad()
@@ -56,11 +61,12 @@ def evaluate(module: nn.Module, data: DataSet, *, T: int | None = None) -> tuple
     """Accuracy on the test set, 0…1, on the device of `module`; the last value is that of the full run.
 
     `T` None: an ANN, one value. Otherwise a spiking network of either readout: value t-1 reads the mean of
-    the output over the first t steps, t = 1…T. Where classes tie, which is common with few spikes, the
-    lowest class number wins. Raises KdsnnError when the network does not fit the data.
+    the output over the first t steps, t = 1…T; a module that averages over time itself has one value. Where classes
+    tie, which is common with few spikes, the lowest class number wins. Any module that `distill` or `pretrain` takes
+    will do. Raises KdsnnError when the network does not fit the data.
     """
-    learner = Learner(module, T)
-    device = next(module.parameters()).device
+    learner = Learner(module, T, None if T is None else convention_of(module, data.input_shape, T))
+    device = device_of(module)
     images, labels = placed(data.x_test, device), torch.from_numpy(data.y_test).to(device)
     require_fit(learner, data, device)
     with few_threads(data, EVALUATION_BATCH), fused(module):
@@ -81,22 +87,43 @@ def correct(learner: nn.Module, images: Tensor | Streamed, labels: Tensor, indic
 
 
 def laid_out(module: nn.Module, layout: torch.memory_format) -> None:
-    """Lay the convolutions' weights out in memory as `layout` says, in place; their values stay."""
-    module.to(memory_format=layout)  # type: ignore[call-overload]
+    """Lay the convolutions' weights out in memory as `layout` says, in place; their values stay.
+
+    Modules that are not this project's are left alone: one that takes views of its maps fails in another layout.
+    """
+    network = module.network if isinstance(module, Learner) else module
+    if isinstance(network, StagedNetwork) and not (layout == torch.channels_last and _is_unsafe(network)):
+        module.to(memory_format=layout)  # type: ignore[call-overload]
+
+
+def _is_unsafe(network: nn.Module) -> bool:
+    """Whether a network has convolutions that corrupt memory in channels_last on a CPU without AVX-512.
+
+    Those are 1×1 with a stride, of fewer than 8 channels: oneDNN 3.12's weight gradient writes past its end there.
+    """
+    on_host = device_of(network).type == "cpu" and torch.backends.cpu.get_cpu_capability() != "AVX512"
+    return on_host and any(
+        isinstance(part, nn.Conv2d) and part.kernel_size == (1, 1) and part.stride != (1, 1) and part.in_channels < 8
+        for part in network.modules()
+    )
 
 
 @torch.no_grad()
 def require_fit(learner: Learner, data: DataSet, device: torch.device) -> None:
-    """Try one black image, so that a network for other images or classes is named as such before anything runs."""
+    """Try two black images, so that a network for other images or classes is named as such before anything runs."""
     learner.eval()
     try:
-        classes = learner(torch.zeros(1, *data.input_shape, device=device))[0].shape[-1]
-    except (RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+        output = learner(torch.zeros(2, *data.input_shape, device=device))[0]
+    except Exception as error:  # whatever a user's own forward raises
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise KdsnnError(
             f"The network does not accept the images of {data.name}, {data.input_shape} (C, H, W): build it for that shape ({reason})."
         ) from error
-    if classes != data.classes:
+    if output.dim() != 3 or output.shape[1] != 2:
+        raise KdsnnError(
+            f"The network returns {tuple(output.shape[1:])} for two images: one value for each class, (N, K), is needed."
+        )
+    if (classes := output.shape[-1]) != data.classes:
         raise KdsnnError(
             f"The network has {classes} classes and {data.name} has {data.classes}: build it with classes={data.classes}."
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from kdsnn.data import DataSet, storage
 from kdsnn.data.device import floats, pick, placed
 from kdsnn.errors import KdsnnError
-from kdsnn.models import Network, stage_features
 from kdsnn.train import features, losses
+from kdsnn.train.calling import neuron_layers
 from kdsnn.train.config import Method, TrainConfig
 from kdsnn.train.learner import EVALUATION_BATCH, Learner, laid_out, require_fit
 
@@ -42,33 +42,38 @@ def labels_only(config: TrainConfig) -> Objective:
 
 def objective_of(
     method: Method,
-    student: nn.Module,
+    student: Learner,
     teacher: nn.Module | None,
     data: DataSet,
     config: TrainConfig,
     device: torch.device,
     *,
     augmented: bool,
-) -> tuple[Objective, nn.ModuleList | None]:
-    """The loss of a method, and the regressors that it needs trained beside the student.
+    taps: features.Taps = (),
+) -> tuple[Objective, features.Guided | None]:
+    """The loss of a method, and what a student that learns from features is to be trained with.
 
     The teacher is put in eval mode on `device` and never changed. Its logits are computed once for all
     images unless `augmented`: then every epoch shows others.
 
-    Raises KdsnnError when a method needs a teacher and has none, when the teacher does not fit the data,
-    or when "feature" is asked of networks that are not this project's.
+    Raises KdsnnError when a method needs a teacher and has none, when the teacher spikes or does not fit the data,
+    or when "feature" finds no features, see `kdsnn.train.features.feature_pairs`.
     """
+    if taps and method != "feature":
+        raise KdsnnError(f"Taps are for method feature, and this is method {method}: leave them out.")
     if method == "none":
         return labels_only(config), None
     if teacher is None:
-        raise KdsnnError(f"Method {method} needs a teacher: give a checkpoint with --teacher, or use method none.")
+        raise KdsnnError(f"Method {method} needs a teacher: give a trained ANN, or use method none.")
+    if neuron_layers(teacher):
+        raise KdsnnError("The teacher has neurons of SpikingJelly, so it spikes: give an ANN.")
     teacher.to(device).eval()
     require_fit(Learner(teacher), data, device)
     laid_out(teacher, torch.channels_last)
     if method == "feature":
-        if not (isinstance(teacher, Network) and isinstance(student, Network)):
-            raise KdsnnError("Method feature needs networks with known stages: build both with kdsnn.models.")
-        return _feature(teacher, student, config, device)
+        pairs = features.feature_pairs(teacher, student.network, taps, student.convention, data.input_shape, config.T)
+        regressors = features.regressors([(pair.teacher, pair.student) for pair in pairs], seed=config.seed)
+        return _feature(teacher, pairs, config, device), features.Guided(pairs, regressors)
     ask = teacher_logits(teacher, data, device, augmented=augmented)
     shared: dict[str, Any] = {"temperature": config.temperature, "label_smoothing": config.label_smoothing}
 
@@ -109,18 +114,21 @@ def teacher_logits(
 
 
 def _feature(
-    teacher: Network, student: Network, config: TrainConfig, device: torch.device
-) -> tuple[Objective, nn.ModuleList]:
-    """Not cached: the features of a data set are far larger than its images."""
-    taps = features.pairs(teacher, student)
-    margins = features.teacher_margins(teacher, [tap for tap, _ in taps], device)
+    teacher: nn.Module, pairs: Sequence[features.FeaturePair], config: TrainConfig, device: torch.device
+) -> Objective:
+    """The teacher's features are not cached: those of a data set are far larger than its images."""
+    margins = features.teacher_margins(teacher, [pair.teacher for pair in pairs], device)
+    reads = [(pair.teacher.module, pair.guide) for pair in pairs]
+    at_input = any(pair.at_input for pair in pairs)
 
     @torch.no_grad()
     def ask(images: Tensor) -> list[Tensor]:
-        with stage_features(teacher) as found:
+        with features.recorded(teacher, reads, at_input=at_input) as found:
             teacher(images)
-        last = zip(found[-len(margins) :], margins, strict=True)
-        return [features.margin_relu(feature.float(), margin) for feature, margin in last]
+        return [
+            features.margin_relu(features.as_maps(outputs[0].float()), margin)
+            for outputs, margin in zip(found, margins, strict=True)
+        ]
 
     def objective(output: Tensor, found: list[Tensor], batch: Batch) -> Tensor:
         matched = [features.same_size(s, t) for s, t in zip(found, ask(batch.images), strict=True)]
@@ -134,4 +142,4 @@ def _feature(
             label_smoothing=config.label_smoothing,
         )
 
-    return objective, features.regressors(taps, seed=config.seed)
+    return objective

@@ -111,7 +111,7 @@ def save(
             save_file(tensors, temporary, metadata={KEY: json.dumps(header, allow_nan=False)})
     except (OSError, safetensors.SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
-        further = ", then go on with --resume from the one before it" if path.exists() else ""
+        further = ", then resume from the one before it" if path.exists() else ""
         raise KdsnnError(
             f"{path}: the state of the run cannot be written ({reason}): make room there{further}."
         ) from error
@@ -136,7 +136,7 @@ def restore(
     if wrong:
         differences = ", ".join(f"{name} was {theirs.get(name)}, is {ours.get(name)}" for name in wrong[:3])
         raise KdsnnError(
-            f"{path}: this run had another configuration ({differences}): use the same, or start without --resume."
+            f"{path}: this run had another configuration ({differences}): use the same, or start anew without resuming."
         )
     groups: dict[str, dict[str, Tensor]] = {"weights": {}, "average": {}, "optimizer": {}}
     for name, tensor in tensors.items():
@@ -155,7 +155,7 @@ def restore(
                 tensor.copy_(groups["average"][name])
     except (RuntimeError, KeyError, ValueError) as error:
         raise KdsnnError(
-            f"{path}: this run trained another network: use the same, or start without --resume."
+            f"{path}: this run trained another network: use the same, or start anew without resuming."
         ) from error
     history = tuple(EpochRecord(**{**r, "by_step": tuple(r["by_step"])}) for r in header["history"])
     return Position(header["epoch"], header["step"], tensors["loss"].to(device), header["seconds"], history)
@@ -176,4 +176,4 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def _unusable(path: Path) -> KdsnnError:
-    return KdsnnError(f"{path}: not the state of a run of this version, or damaged: start without --resume.")
+    return KdsnnError(f"{path}: not the state of a run of this version, or damaged: start anew without resuming.")

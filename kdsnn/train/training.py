@@ -18,7 +18,9 @@ from spikingjelly.activation_based.functional import reset_net
 from torch import nn
 
 from kdsnn.data import DataSet
+from kdsnn.train.calling import convention_of
 from kdsnn.train.config import Method, TrainConfig
+from kdsnn.train.features import Taps
 from kdsnn.train.history import OnEpoch
 from kdsnn.train.learner import Learner
 from kdsnn.train.loop import Augment, Job, OnStep, Trained, fit
@@ -67,6 +69,7 @@ def distill(
     *,
     method: Method,
     teacher: nn.Module | None = None,
+    taps: Taps = (),
     accelerator: Accelerator | None = None,
     augment: Augment | None = None,
     files: RunFiles | None = None,
@@ -76,21 +79,27 @@ def distill(
 ) -> Trained:
     """Train a spiking student in place, direct coding over `config.T` steps.
 
-    `method`: "response" is KDSNN Eq. 5 with the logits of `teacher`; "feature" is Eq. 7 with the features at
-    the ends of its stages, any teacher with any student (`kdsnn.train.features`); "temporal" teaches every step
-    (`kdsnn.train.losses.temporal`), "selective" too, with care where a step is wrong; "none" is cross entropy on the mean output, the student's twin without a
-    teacher. The teacher is put in eval mode and never changed. The rest is as in `pretrain`.
+    `student`: a network of `kdsnn.models`, or any module of SpikingJelly's layers, which is called in the way that
+    `kdsnn.train.calling` finds out. `teacher`: any torch module, images (N, C, H, W) in 0…1 → logits (N, K).
 
-    Raises KdsnnError as `pretrain` does, and when a method has no teacher.
+    `method`: "response" is KDSNN Eq. 5 with the logits of `teacher`; "feature" is Eq. 7 with the features at the ends
+    of the stages of this project's networks, or of any two modules at the layers that `taps` pairs, (student's,
+    teacher's) from the first stage to the last (`kdsnn.train.features`); "temporal" teaches every step
+    (`kdsnn.train.losses.temporal`), "selective" too, with care where a step is wrong; "none" is cross entropy on the
+    mean output, the student's twin without a teacher. The teacher is put in eval mode and never changed. The rest is
+    as in `pretrain`.
+
+    Raises KdsnnError as `pretrain` does, when a method has no teacher, and when a student cannot be called.
     """
     accelerator = accelerator or Accelerator()
     augmented = config.shift > 0 or augment is not None
-    objective, regressors = objective_of(
-        method, student, teacher, data, config, accelerator.device, augmented=augmented
+    learner = Learner(student, config.T, convention_of(student, data.input_shape, config.T))
+    objective, guided = objective_of(
+        method, learner, teacher, data, config, accelerator.device, augmented=augmented, taps=taps
     )
     job = Job(data, config, _run(data, config, method, about), augment, files or RunFiles(), on_epoch, on_step)
     try:
-        return fit(Learner(student, config.T, regressors), objective, job, accelerator)
+        return fit(Learner(student, config.T, learner.convention, guided), objective, job, accelerator)
     finally:
         reset_net(student)  # hand it back at rest, without the membranes of the last batch
 

@@ -11,27 +11,21 @@ import torch
 from spikingjelly.activation_based.functional import reset_net
 from torch import nn
 
+from exporters.errors import DeployError
 from exporters.from_torch import from_torch
+from exporters.graph import IF, LIF, AvgPool2d, Conv2d, Flatten, Input, Linear, MaxPool2d, Output, SpikingGraph, chain
 from exporters.passes.quantize import quantize
 from hardware import emulator
 from kdsnn import checkpoint
 from kdsnn.checkpoint import CheckpointInfo
-from kdsnn.cli.folding import deviations, layers_of, quantized, weights_of
 from kdsnn.data import load
 from kdsnn.errors import KdsnnError
 from kdsnn.models import Network, build
-from kdsnn.models.folded import FoldedNetwork, Layer
+from kdsnn.models.folded import FoldedNetwork, described
+from kdsnn.models.layer_list import graph_of, layer_list
 from kdsnn.train import DivergedError, RunFiles, TrainConfig, distill
-from kdsnn.train.grid import QuantizedNetwork, Rounded
+from kdsnn.train.grid import QuantizedNetwork, Rounded, deviations, quantized
 
-CONVOLUTION = {
-    "kernel_size": (1, 1),
-    "stride": (1, 1),
-    "padding": (0, 0),
-    "dilation": (1, 1),
-    "groups": 1,
-    "bias": True,
-}
 SMALL = {
     "cnn2": {"channels": (6, 6), "hidden": 16},
     "vgg11": {"widths": (4, 6, 6, 8, 8), "hidden": (16, 16)},
@@ -107,22 +101,16 @@ def test_rounding_and_its_straight_through_gradient():
 
 def by_hand() -> QuantizedNetwork:
     """One pixel, two neurons, an average over 2 × 1 of them, and one output; 3 bits, so q = 3."""
-    layers = (
-        Layer("stem", "conv", ("input",), {**CONVOLUTION, "in_channels": 1, "out_channels": 2}),
-        Layer("body.act", "if", ("stem",), {"v_threshold": 1.0}),
-        Layer("body.pool", "avg_pool", ("body.act",),
-              {"kernel_size": (2, 1), "stride": (2, 1), "padding": (0, 0), "divisor_override": 2}),
-        Layer("body.flat", "flatten", ("body.pool",)),
-        Layer("body.fc", "linear", ("body.flat",), {"in_features": 2, "out_features": 1, "bias": False}),
-        Layer("output", "output", ("body.fc",)),
-    )  # fmt: skip
-    weights = {
-        "stem.weight": torch.tensor([0.75, 0.3]).reshape(2, 1, 1, 1),
-        "stem.bias": torch.tensor([0.1, -0.2]),
-        "body.fc.weight": torch.tensor([[1.5, -1.0]]),
-    }
-    groups = [(("stem",), ("body.act",)), (("body.fc",), ("output",))]
-    return QuantizedNetwork(layers, weights, (), groups, bits=3)
+    nodes = [
+        ("input", Input((1, 2, 1))),
+        ("stem", Conv2d(np.array([0.75, 0.3]).reshape(2, 1, 1, 1), np.array([0.1, -0.2]))),
+        ("body.act", IF(1.0)),
+        ("body.pool", AvgPool2d((2, 1), (2, 1), divisor=2)),
+        ("body.flat", Flatten()),
+        ("body.fc", Linear(np.array([[1.5, -1.0]]))),
+        ("output", Output("membrane")),
+    ]
+    return QuantizedNetwork(chain(nodes, T=2), (), bits=3)
 
 
 def test_scales_thresholds_and_biases_by_hand():
@@ -170,8 +158,11 @@ def test_folding_changes_nothing(name, kinds):
     network = student(name, **kinds).double()
     x = pixels(name).double()
     graph = from_torch(network, tuple(x.shape[1:]), 4)
-    folded = FoldedNetwork(layers_of(graph), network.taps).double().eval()
-    folded.load_state_dict(weights_of(graph))
+    folded = FoldedNetwork(graph, network.taps).double().eval()
+    for synapse, node in graph.synapses.items():  # in double precision from the start
+        folded.get_submodule(synapse).weight.data = torch.from_numpy(node.weight)
+        if node.bias is not None:
+            folded.get_submodule(synapse).bias.data = torch.from_numpy(node.bias)
     assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
     with torch.no_grad():
         expected, found = network.forward_static(x, 4), folded.forward_static(x, 4)
@@ -231,7 +222,7 @@ def test_a_register_that_sets_the_scale_is_named():
 
 def test_what_cannot_be_put_on_a_grid_is_refused():
     for bits in (1, 9):
-        with pytest.raises(KdsnnError, match=f"--quantize {bits}: weights have 2 to 8 bits"):
+        with pytest.raises(DeployError, match=f"{bits}-bit weights are not possible; choose 2 to 8 bits"):
             on_grid(student("cnn2"), "cnn2", bits)
     # an identity shortcut brings the stem's currents, from pixels of 1/255, into the membranes of spikes
     with pytest.raises(KdsnnError, match="stem_2: in 4 bits all its weights round to zero"):

@@ -170,7 +170,7 @@ def test_a_damaged_state_is_refused(digits, tmp_path, damage):
     path.write_bytes(content[:-5] if damage == "cut" else content)
     if damage == "foreign":
         save_file({"x": torch.zeros(1)}, path)
-    with pytest.raises(KdsnnError, match="start without --resume"):
+    with pytest.raises(KdsnnError, match="start anew without resuming"):
         train(digits, files=RunFiles(path, resume=True))
 
 

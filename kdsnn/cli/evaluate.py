@@ -12,8 +12,11 @@ from kdsnn.cli.options import NOISE, Data, Json, takes
 
 @takes(noise=NOISE)
 def evaluate(
-    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint (.safetensors).")],
+    checkpoint: Annotated[str, typer.Argument(help="A checkpoint (.safetensors), or package.module:factory.")],
     noise: dict[str, Any],
+    weights: Annotated[
+        Path | None, typer.Option("--weights", help="For package.module:factory: the checkpoint of its network.")
+    ] = None,
     data: Data = "digits",
     json: Json = False,
 ) -> None:
@@ -21,4 +24,4 @@ def evaluate(
     import kdsnn
     from kdsnn.cli.console import show
 
-    show(kdsnn.evaluate(checkpoint, data, **noise), json=json)
+    show(kdsnn.evaluate(checkpoint, data, weights=weights, **noise), json=json)

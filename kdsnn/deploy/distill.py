@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdsnn.deploy.factory import is_factory, module_of
+from kdsnn.deploy.factory import module_of
 from kdsnn.deploy.images import load_data, pixels, require_fit
 from kdsnn.deploy.load import load
 from kdsnn.deploy.pretrain import named_model
@@ -15,6 +15,7 @@ from kdsnn.deploy.progress import Progress, silent
 from kdsnn.deploy.trained import TrainedNetwork
 from kdsnn.deploy.training import Training, configured, recipe_for, train_and_save, writable
 from kdsnn.errors import OptionError
+from kdsnn.factory import is_factory
 
 if TYPE_CHECKING:
     from torch import nn
@@ -180,11 +181,15 @@ def _start(
     Raises:
         KdsnnError: one of the two without the other, an ANN, or a student that the other options contradict.
     """
-    from kdsnn.train.grid import require_bits
+    from exporters.errors import DeployError
+    from exporters.passes.quantize import require_bits
 
     if bits is None or start is None:
         raise OptionError("{quantize} and {start} go together: give both, or neither", quantize=None, start=None)
-    require_bits(bits)
+    try:
+        require_bits(bits)
+    except DeployError as error:
+        raise OptionError(f"{{quantize}}: {error}", quantize=bits) from None
     found = start if isinstance(start, TrainedNetwork) else load(start)
     info, called = found.info, found.path or found.info.model
     if not info.spiking:

@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdsnn.deploy.images import load_data, require_fit
+from kdsnn.deploy.load import load
 from kdsnn.deploy.tables import Result, Table, table
 from kdsnn.deploy.trained import TrainedNetwork
+from kdsnn.errors import OptionError
+from kdsnn.factory import is_factory
 
 if TYPE_CHECKING:
     from torch import nn
@@ -66,6 +69,7 @@ def evaluate(
     source: str | Path | TrainedNetwork | nn.Module,
     data: Any = "digits",
     *,
+    weights: str | Path | None = None,
     T: int | None = None,
     noise: float = 0.0,
     noise_kind: str = "std",
@@ -74,18 +78,18 @@ def evaluate(
     """Measure the test accuracy, for a spiking network after each of its T steps.
 
     Args:
-        source: a checkpoint, what `pretrain`, `distill` or `load` returned, or a torch module.
+        source: a checkpoint, what `pretrain`, `distill` or `load` returned, a torch module, or `package.module:factory`.
         data: whatever `load_data` takes; `noise`, `noise_kind`, `noise_on` as there.
+        weights: for a factory, the checkpoint of its network.
         T: time steps, for a spiking torch module; None for an ANN.
 
     Raises:
         KdsnnError: a damaged checkpoint, or a network and data that do not fit.
     """
     from kdsnn import train
-    from kdsnn.deploy.load import load
 
     # what is wrong with it is said before data is waited for
-    network = load(source) if isinstance(source, str | Path) else source
+    network = _network(source, weights) if isinstance(source, str | Path) else source
     images = load_data(data, noise=noise, noise_kind=noise_kind, noise_on=noise_on)
     if not isinstance(network, TrainedNetwork):
         kind = type(network).__name__
@@ -96,3 +100,11 @@ def evaluate(
     require_fit(Path(name).name, info.input_shape, images)
     found = train.evaluate(network.module, images, T=info.T if info.spiking else None)
     return Evaluation(name, info.model, images.name, len(images.y_test), info.spiking, tuple(found))
+
+
+def _network(source: str | Path, weights: str | Path | None) -> TrainedNetwork:
+    if not is_factory(str(source)):
+        return load(source)
+    if weights is None:
+        raise OptionError(f"{source}: give the checkpoint of its network as {{weights}}", weights=None)
+    return load(weights, module=str(source))

@@ -1,28 +1,19 @@
-"""Networks that a user's own code makes: `package.module:factory`, its weights and the shape of its samples."""
+"""What a network of the user's own needs besides its factory: its weights, and the shape of its samples."""
 
 from __future__ import annotations
 
-import contextlib
-import importlib
-import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kdsnn.errors import KdsnnError, OptionError
+from kdsnn.errors import OptionError
+from kdsnn.factory import made_by
 
 if TYPE_CHECKING:
     from torch import nn
 
-_FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 LONGEST_AXIS = 1 << 20
 """Of one image, in pixels or features."""
-
-
-def is_factory(source: str) -> bool:
-    """Whether a source reads `package.module:factory`."""
-    return _FACTORY.fullmatch(source) is not None
 
 
 def module_of(source: str, weights: str | Path | None = None, *, option: str = "weights") -> nn.Module:
@@ -36,7 +27,7 @@ def module_of(source: str, weights: str | Path | None = None, *, option: str = "
     Raises:
         KdsnnError: it cannot be built or is no torch module, or the weights are not its.
     """
-    module = _call(source)
+    module = made_by(source)
     if weights is not None:
         _load_weights(module, Path(weights), option)
     return module
@@ -59,29 +50,6 @@ def shape_error(given: str) -> OptionError:
         f"{{input_shape}}: it must read C,H,W (such as 3,32,32) or F, each from 1 to {LONGEST_AXIS:,}",
         input_shape=given[:100],
     )
-
-
-def _call(source: str) -> nn.Module:
-    """Import `package.module` and call `factory()`; what that prints goes to standard error."""
-    from torch import nn
-
-    module_name, _, factory_name = source.partition(":")
-    sys.path.insert(0, "")
-    try:
-        with contextlib.redirect_stdout(sys.stderr):  # standard output may have to be JSON
-            factory = getattr(importlib.import_module(module_name), factory_name)
-            module = factory()
-            if isinstance(module, nn.Module):
-                module.eval()
-    except (Exception, SystemExit) as error:  # whatever the user's own code raises
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise KdsnnError(f"{source}: cannot be built ({type(error).__name__}: {reason})") from error
-    finally:
-        with contextlib.suppress(ValueError):  # that code may have removed it
-            sys.path.remove("")
-    if not isinstance(module, nn.Module):
-        raise KdsnnError(f"{source}: it returned a {type(module).__name__}; the factory must return a torch module")
-    return module
 
 
 def _load_weights(module: nn.Module, path: Path, option: str) -> None:

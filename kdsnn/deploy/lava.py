@@ -53,6 +53,6 @@ def setup(progress: Callable[[str], None]) -> Path:
 
 def status() -> LavaStatusResult:
     """Look at the environment, and run a small network in it."""
-    from hardware.lava import status
+    from hardware.lava.status import status as looked_at
 
-    return LavaStatusResult(status.status())
+    return LavaStatusResult(looked_at())

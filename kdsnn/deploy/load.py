@@ -3,21 +3,43 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kdsnn.deploy.trained import TrainedNetwork
 
+if TYPE_CHECKING:
+    from torch import nn
 
-def load(path: str | Path) -> TrainedNetwork:
+
+def load(path: str | Path, *, module: str | nn.Module | None = None) -> TrainedNetwork:
     """The trained network of a checkpoint (`.safetensors`), an ANN or a spiking one.
 
+    Args:
+        path: the checkpoint.
+        module: for a network of your own, the module, or `package.module:factory`: reading a file never runs the code it names.
+
     Raises:
-        KdsnnError: missing, damaged or no checkpoint of this program; one line each.
+        KdsnnError: missing, damaged, no checkpoint of this program, or weights that do not fit the module; one line each.
     """
     from kdsnn import checkpoint
+    from kdsnn.factory import made_by
 
-    module, info = checkpoint.load(Path(path))
-    return TrainedNetwork(module, info, path=Path(path))
+    found, info = checkpoint.load(Path(path), made_by(module) if isinstance(module, str) else module)
+    return TrainedNetwork(found, info, path=Path(path))
+
+
+def trained_by_us(path: str | Path) -> bool:
+    """Whether a file is a checkpoint of this program, and not a bare state dict."""
+    from kdsnn import checkpoint
+    from kdsnn.errors import KdsnnError
+
+    if Path(path).suffix != ".safetensors":
+        return False
+    try:
+        checkpoint.read_info(path)
+    except KdsnnError:  # whoever reads it as a state dict says what is wrong with it
+        return False
+    return True
 
 
 def ann_of(source: Any) -> TrainedNetwork | None:

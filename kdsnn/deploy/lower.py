@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from exporters.errors import DeployError
 from exporters.graph import SpikingGraph
-from kdsnn.deploy.factory import is_factory, module_of, require_shape
+from kdsnn.deploy.factory import module_of, require_shape
+from kdsnn.deploy.load import load, trained_by_us
 from kdsnn.deploy.progress import Progress, silent
 from kdsnn.deploy.quantization import Quantization, drift_rows, quantization_table, quantized
 from kdsnn.deploy.tables import Result, Table
 from kdsnn.deploy.trained import TrainedNetwork
 from kdsnn.errors import KdsnnError, OptionError, notice
+from kdsnn.factory import is_factory
 
 MOST_STEPS = 1 << 16
 """A T that is larger is a slip: the run would take days, and memory in proportion."""
@@ -135,7 +137,8 @@ def lower(
         input_bits: of a pixel on the chip, 1 to 8.
         T: time steps, where the source does not say (a module, a factory, a bare `.net`).
         input_shape: (C, H, W) or (F,) of one sample, for a module or a factory.
-        weights: a state dict (`.safetensors` or `.pt`) for a factory.
+        weights: for a factory, a state dict (`.safetensors` or `.pt`), or a checkpoint that `distill` wrote, which also says
+            `input_shape` and `T`.
         calibrate: quantize so that currents err least on training images of this data, see `load_data`.
         calibration_samples: how many of them.
         nir: how to read a foreign `.nir` file: further arguments of `exporters.nir.read` (dt, method, reset).
@@ -190,6 +193,8 @@ def _lower(
         return _module(name or type(source).__name__.lower(), source, input_shape, T, how, {})
     path, text = Path(source), str(source)
     if is_factory(text):
+        if weights is not None and trained_by_us(weights):
+            return _trained(name or Path(weights).stem, load(weights, module=text), how, bits, {"factory": text})
         if input_shape is None or T is None:
             raise OptionError(
                 f"{text}: a network from a factory needs {{input_shape}} (such as 3,32,32) and {{T}}", input_shape=None, T=None
@@ -209,8 +214,6 @@ def _lower(
             notice(warning)
         return _with_chip(path.stem, None, read, how)
     if path.suffix == ".safetensors":
-        from kdsnn.deploy.load import load
-
         trained = load(path)
         return _trained(name or path.stem, trained, how, bits, {"checkpoint": path.name})
     if path.suffix == ".onnx":

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdsnn.deploy.factory import is_factory, module_of
+from kdsnn.deploy.factory import module_of
 from kdsnn.deploy.images import load_data
 from kdsnn.deploy.progress import Progress, silent
 from kdsnn.deploy.training import Training, configured, recipe_for, train_and_save, writable
+from kdsnn.factory import is_factory
 
 if TYPE_CHECKING:
     from torch import nn
@@ -74,6 +75,8 @@ def pretrain(
 
 def named_model(model: str | nn.Module) -> tuple[str, nn.Module | None]:
     """What a model is called, and the module of the user's own that it is, if it is one."""
+    from kdsnn.checkpoint import model_text
+
     if not isinstance(model, str):
-        return type(model).__name__, model
+        return model_text(model), model
     return model, module_of(model) if is_factory(model) else None

@@ -254,7 +254,7 @@ def _computed(node: Synapse | MaxPool2d | AvgPool2d | Flatten, x: Tensor) -> Ten
     if isinstance(node, Synapse) and node.bias is not None:
         bias = _tensor(node.bias)
         made = made + (bias if bias.ndim == made.ndim - 1 else bias.view(-1, *[1] * (made.ndim - 2)))
-    return made.unflatten(0, x.shape[:2])
+    return made.view(*x.shape[:2], *made.shape[1:])
 
 
 def _absolute(node: Any) -> Any:

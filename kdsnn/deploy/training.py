@@ -167,7 +167,9 @@ def _trained(job: Training, progress: Progress) -> Trained:
     try:
         if job.method is None:
             return train.pretrain(module, job.data, job.config, **rest)
-        return train.distill(module, job.data, job.config, method=job.method, teacher=job.teacher, **rest)
+        return train.distill(
+            module, job.data, job.config, method=job.method, teacher=job.teacher, taps=job.taps, **rest
+        )
     except train.DivergedError as error:
         if error.trained.history:
             _save(job, error.trained.module, error.trained.history)
@@ -223,22 +225,22 @@ def _save(job: Training, trained: nn.Module, history: tuple[EpochRecord, ...]) -
     from kdsnn import checkpoint
     from kdsnn.train.grid import QuantizedNetwork, deviations
 
-    network: nn.Module = trained
-    if isinstance(trained, QuantizedNetwork):
-        network = trained.deployed().eval()
-        info = replace(_described(job, network), quantized={"bits": trained.bits, "layers": network.description()})
-    else:
-        info = _described(job, network)
+    if not isinstance(trained, QuantizedNetwork):
+        info = _described(job, trained)
+        if job.out is not None:
+            checkpoint.save(job.out, trained.cpu(), info)
+        return TrainedNetwork(trained.cpu(), info, history, job.out)
+    network = trained.deployed().eval()
+    info = replace(_described(job, network), quantized={"bits": trained.bits, "layers": network.description()})
     network = network.cpu()
     if job.out is not None:
         checkpoint.save(job.out, network, info)
-    if isinstance(trained, QuantizedNetwork):
-        others = deviations(trained.cpu(), network, job.data.input_shape, job.config.T)
-        if others:
-            notice(
-                f"a register of the chip holds down the scale of {', '.join(others)}: there export rounds once more "
-                "than training did; train with fewer bits"
-            )
+    others = deviations(trained.cpu(), network, job.data.input_shape, job.config.T)
+    if others:
+        notice(
+            f"a register of the chip holds down the scale of {', '.join(others)}: there export rounds once more "
+            "than training did; train with fewer bits"
+        )
     return TrainedNetwork(network, info, history, job.out)
 
 
@@ -251,6 +253,7 @@ def _described(job: Training, module: nn.Module) -> CheckpointInfo:
     training = {"method": job.method or "pretrain", **asdict(job.config)}
     if job.augmentation:
         training["augmentation"] = asdict(job.augmentation)
+    own = job.module is not None  # readout and neuron are a matter of architectures
     return CheckpointInfo(
         model=job.model,
         spiking=spiking,
@@ -258,8 +261,8 @@ def _described(job: Training, module: nn.Module) -> CheckpointInfo:
         classes=job.data.classes,
         data=job.data.name,
         options=dict(job.options),
-        readout=job.readout if spiking else None,
-        neuron=job.neuron if spiking else None,
+        readout=job.readout if spiking and not own else None,
+        neuron=job.neuron if spiking and not own else None,
         T=job.config.T if spiking else None,
         metrics={"test_accuracy": accuracies[-1]},
         training=training,

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from exporters.from_torch import from_torch
 from exporters.graph import IF, LIF, AvgPool2d, Conv2d, Flatten, Input, Linear, MaxPool2d, Node, Output, SpikingGraph
-from exporters.passes.membranes import neuron_groups
+from exporters.passes.membranes import membranes_of
 from exporters.passes.quantize import quantize, require_bits
 from kdsnn.errors import KdsnnError
 from kdsnn.models import StagedNetwork, Tap
@@ -79,7 +79,7 @@ class QuantizedNetwork(FoldedNetwork):
         self.largest = 2 ** (bits - 1) - 1
         self.units = _units(graph)
         self.membranes = tuple(
-            ClippedMembrane(one.synapses, one.ends, self._best_clip(one.synapses)) for one in neuron_groups(graph)
+            ClippedMembrane(one.synapses, one.ends, self._best_clip(one.synapses)) for one in membranes_of(graph)
         )
         self.firing = {name: neurons.threshold for name, neurons in graph.neurons.items()}
         for name, parts in self._on_grid().items():

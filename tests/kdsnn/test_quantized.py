@@ -13,7 +13,7 @@ from torch import nn
 
 from exporters.errors import DeployError
 from exporters.from_torch import from_torch
-from exporters.graph import IF, LIF, AvgPool2d, Conv2d, Flatten, Input, Linear, MaxPool2d, Output, SpikingGraph, chain
+from exporters.graph import IF, AvgPool2d, Conv2d, Flatten, Input, Linear, Output, chain
 from exporters.passes.quantize import quantize
 from hardware import emulator
 from kdsnn import checkpoint
@@ -21,8 +21,7 @@ from kdsnn.checkpoint import CheckpointInfo
 from kdsnn.data import load
 from kdsnn.errors import KdsnnError
 from kdsnn.models import Network, build
-from kdsnn.models.folded import FoldedNetwork, described
-from kdsnn.models.layer_list import graph_of, layer_list
+from kdsnn.models.folded import FoldedNetwork
 from kdsnn.train import DivergedError, RunFiles, TrainConfig, distill
 from kdsnn.train.grid import QuantizedNetwork, Rounded, deviations, quantized
 

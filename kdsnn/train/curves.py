@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import logging
 import re
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from html import escape
@@ -58,6 +59,7 @@ def write_curves(path: Path, runs: Mapping[str, Sequence[EpochRecord]]) -> None:
 
     Raises:
         OSError: the file cannot be written.
+        KdsnnError: no folder can be written in which matplotlib could keep its caches.
     """
     with atomic_path(path) as temporary:
         temporary.write_text(curves_svg(runs), encoding="utf-8")
@@ -88,18 +90,31 @@ def curves_svg(runs: Mapping[str, Sequence[EpochRecord]]) -> str:
 
 @contextmanager
 def _matplotlib() -> Iterator[Any]:
-    """matplotlib with the modules that draw here, silent about folders for its caches that it cannot make."""
+    """matplotlib with the modules that draw here; it keeps to itself what is no concern of who trains.
+
+    That is which folder it takes for its caches, and which letters its own font lacks (the picture is shown in the reader's).
+    """
     logger = logging.getLogger("matplotlib")
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)
+            yield _imported()
+    finally:
+        logger.setLevel(level)
+
+
+def _imported() -> Any:
+    try:
         import matplotlib.figure
         import matplotlib.style
         import matplotlib.ticker
-
-        yield matplotlib
-    finally:
-        logger.setLevel(level)
+    except OSError as error:  # neither a home nor a folder for temporary files
+        raise KdsnnError(
+            "matplotlib, which draws the curves, finds no folder for its caches; set MPLCONFIGDIR to one that can be written"
+        ) from error
+    return matplotlib
 
 
 def _draw(axes: Axes, name: str, curves: Mapping[str, Sequence[float]]) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from kdsnn.cli import training
 from kdsnn.data import DataSet
+from kdsnn.errors import KdsnnError
 from kdsnn.train import TrainConfig
 from kdsnn.train.curves import curves_svg, read_runs, write_curves
 from kdsnn.train.history import EpochRecord, read_csv, write_csv
@@ -124,11 +125,24 @@ def test_only_drawing_loads_the_library():
     assert done.returncode == 0, done.stderr
 
 
-def test_a_home_that_cannot_be_written_is_not_remarked_on():
-    code = "from kdsnn.train import curves; curves.curves_svg({})"
+def test_caches_and_fonts_of_the_library_are_not_remarked_on():
+    code = "from kdsnn.train import curves; curves.curves_svg({'漢': [curves.EpochRecord(1, 1.0, 0.5, 1.0)]})"
     surroundings = os.environ | {"HOME": "/proc/none", "XDG_CONFIG_HOME": "", "XDG_CACHE_HOME": "", "MPLCONFIGDIR": ""}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=surroundings)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_library_that_cannot_start_is_one_line(monkeypatch):
+    class Nowhere:
+        def find_spec(self, name, path=None, target=None):
+            if name == "matplotlib.figure":
+                raise OSError("Matplotlib requires access to a writable cache directory")
+
+    for name in [name for name in sys.modules if name.startswith("matplotlib")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "meta_path", [Nowhere(), *sys.meta_path])
+    with pytest.raises(KdsnnError, match="set MPLCONFIGDIR to one that can be written"):
+        curves_svg(RUNS)
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 7, 12, 100, 301])

@@ -11,15 +11,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from exporters.errors import DeployError
-from profilers.energy.models import EnergyModel, Range, Term
+from profilers.energy.models import EnergyModel, Range, EnergyTerm
 from profilers.energy.operations import Counts, Kind, ann_counts, snn_counts
-from profilers.energy.priced import PER_SPIKE
+from profilers.energy.count_names import PER_SPIKE
 
 __all__ = [
     "Counts",
     "EnergyEstimate",
     "Kind",
-    "TermEnergy",
+    "BreakdownLine",
     "ann_counts",
     "baseline",
     "break_even",
@@ -29,7 +29,7 @@ __all__ = [
 
 
 @dataclass(frozen=True)
-class TermEnergy:
+class BreakdownLine:
     """One line of a breakdown. `counted`: key of `count_names.COUNTS`; `count`: how many; `joules`: their energy."""
 
     name: str
@@ -51,7 +51,7 @@ class EnergyEstimate:
     low: float
     nominal: float
     high: float
-    breakdown: tuple[TermEnergy, ...]
+    breakdown: tuple[BreakdownLine, ...]
     left_out: tuple[str, ...] = ()
 
     @property
@@ -109,19 +109,19 @@ def break_even(model: EnergyModel, ann: Counts, snn: Counts) -> Range | None:
     return Range(min(rates), rates[1], max(rates))
 
 
-def _is_counted(term: Term, counts: Counts) -> bool:
+def _is_counted(term: EnergyTerm, counts: Counts) -> bool:
     return term.count in counts.values or term.count in counts.accesses
 
 
-def _evaluate(model: EnergyModel, term: Term, counts: Counts) -> TermEnergy:
+def _evaluate(model: EnergyModel, term: EnergyTerm, counts: Counts) -> BreakdownLine:
     constants = [model.constants[name] for name in term.constants]
     nothing = Range.exactly(0)
     if term.count in counts.values:
         count = counts.values[term.count]
-        return TermEnergy(term.name, term.count, count, sum((count * c.joules for c in constants), nothing))
+        return BreakdownLine(term.name, term.count, count, sum((count * c.joules for c in constants), nothing))
     accesses, word_bits = counts.accesses[term.count], model.word_bits or 0
     joules = (a.count * c.at(a.words * word_bits) for a in accesses for c in constants)
-    return TermEnergy(term.name, term.count, sum((a.count for a in accesses), nothing), sum(joules, nothing))
+    return BreakdownLine(term.name, term.count, sum((a.count for a in accesses), nothing), sum(joules, nothing))
 
 
 def _silent(counts: Counts) -> Counts:

@@ -19,13 +19,13 @@ A model is one JSON file (`profilers/energy/data/*.json` are examples):
                      why such a network has no entry
     remarks          optional list of {text, source}: stated beside the numbers, never added to them
 
-`profilers.energy.priced.COUNTS` lists what a term may count. docs/energy-models.md explains the format with an example.
+`profilers.energy.count_names.COUNTS` lists what a term may count. docs/energy-models.md explains the format with an example.
 """
 
 from __future__ import annotations
 
 import json
-import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +35,7 @@ from typing import Any, Literal, cast
 import numpy as np
 
 from exporters.errors import DeployError
-from profilers.energy.priced import COUNTS, FROM_PLACEMENT, SIZED
+from profilers.energy.count_names import COUNTS, FROM_PLACEMENT, SIZED
 
 _UNITS = {"J": 1.0, "mJ": 1e-3, "uJ": 1e-6, "µJ": 1e-6, "nJ": 1e-9, "pJ": 1e-12, "fJ": 1e-15, "aJ": 1e-18}
 _DATA = Path(__file__).parent / "data"
@@ -65,7 +65,7 @@ class Range:
 
 
 @dataclass(frozen=True)
-class Source:
+class Citation:
     """Where a number comes from."""
 
     citation: str
@@ -89,7 +89,7 @@ class Constant:
     """
 
     joules: Range
-    source: Source
+    source: Citation
     note: str = ""
     points: tuple[Point, ...] = ()
 
@@ -106,7 +106,7 @@ class Constant:
 
 
 @dataclass(frozen=True)
-class Term:
+class EnergyTerm:
     """`count` (a key of `count_names.COUNTS`) × the sum of `constants`."""
 
     name: str
@@ -119,7 +119,7 @@ class Remark:
     """Something to know beside the numbers."""
 
     text: str
-    source: Source
+    source: Citation
 
 
 @dataclass(frozen=True)
@@ -133,10 +133,10 @@ class EnergyModel:
     arithmetic: Literal["float", "integer"]
     basis: Literal["measured", "simulated", "estimated"]
     boundary: str
-    sources: Mapping[str, Source]
+    sources: Mapping[str, Citation]
     constants: Mapping[str, Constant]
-    ann: tuple[Term, ...] | str
-    snn: tuple[Term, ...] | str
+    ann: tuple[EnergyTerm, ...] | str
+    snn: tuple[EnergyTerm, ...] | str
     remarks: tuple[Remark, ...] = ()
     word_bits: int | None = None
     target: str = ""
@@ -211,7 +211,7 @@ def _model(data: Any) -> EnergyModel:
     )
 
 
-def _target(value: Any, arithmetic: str, ann: tuple[Term, ...] | str, snn: tuple[Term, ...] | str) -> str:
+def _target(value: Any, arithmetic: str, ann: tuple[EnergyTerm, ...] | str, snn: tuple[EnergyTerm, ...] | str) -> str:
     if not isinstance(ann, str) and (placed := [term.count for term in ann if term.count in FROM_PLACEMENT]):
         raise _MalformedError(f"ann counts {placed[0]}, which only the placement of a spiking network gives")
     if value is None:
@@ -223,18 +223,20 @@ def _target(value: Any, arithmetic: str, ann: tuple[Term, ...] | str, snn: tuple
     return _text(value, "target")
 
 
-def _source(value: Any, place: str) -> Source:
+def _source(value: Any, place: str) -> Citation:
     source = _object(value, place, ("citation", "url"))
     url = _text(source["url"], f"{place}.url")
     if not url.startswith(("https://", "http://")):
         raise _MalformedError(f"{place}.url is {url!r}; give a link that starts with https://")
-    return Source(_text(source["citation"], f"{place}.citation"), url)
+    return Citation(_text(source["citation"], f"{place}.citation"), url)
 
 
-def _constant(value: Any, place: str, sources: Mapping[str, Source]) -> Constant:
+def _constant(value: Any, place: str, sources: Mapping[str, Citation]) -> Constant:
     constant = _object(value, place, ("value", "unit", "source"), ("low", "high", "note"))
     factor = _UNITS[_choice(constant["unit"], f"{place}.unit", tuple(_UNITS))]
-    lines = {key: _by_size(constant.get(key, constant["value"]), f"{place}.{key}") for key in ("low", "value", "high")}
+    # a bound that is not given is the value, and so are its mistakes
+    given = {key: key if key in constant else "value" for key in ("low", "value", "high")}
+    lines = {key: _by_size(constant[name], f"{place}.{name}") for key, name in given.items()}
     points = []
     for bits in sorted({bits for sizes, _ in lines.values() for bits in sizes}):
         low, nominal, high = (float(np.interp(bits, *line)) for line in lines.values())
@@ -279,12 +281,12 @@ def _word_bits(value: Any, constants: Mapping[str, Constant]) -> int | None:
                 f"constants.{sized[0]} depends on the size of a memory; give word_bits, the bits per word"
             )
         return None
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= sys.float_info.max:
         raise _MalformedError(f"word_bits is {value!r}; it must be a whole number of at least 1")
     return value
 
 
-def _terms(value: Any, place: str, constants: Mapping[str, Constant]) -> tuple[Term, ...] | str:
+def _terms(value: Any, place: str, constants: Mapping[str, Constant]) -> tuple[EnergyTerm, ...] | str:
     if isinstance(value, str):
         return _text(value, place)
     terms = []
@@ -299,7 +301,7 @@ def _terms(value: Any, place: str, constants: Mapping[str, Constant]) -> tuple[T
                 f"{where} counts {count}, which has no memory size, but {by_size[0]} depends on one; "
                 f"use it with {', '.join(sorted(SIZED))}"
             )
-        terms.append(Term(_text(term["name"], f"{where}.name"), count, names))
+        terms.append(EnergyTerm(_text(term["name"], f"{where}.name"), count, names))
     if not terms:
         raise _MalformedError(f"{place} is empty; list its terms, or write a sentence that says why there are none")
     return tuple(terms)
@@ -335,7 +337,7 @@ def _text(value: Any, place: str) -> str:
 
 
 def _number(value: Any, place: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= sys.float_info.max:
         raise _MalformedError(f"{place} is {value!r}; it must be a number of at least 0")
     return float(value)
 

@@ -18,7 +18,7 @@ from exporters.errors import DeployError
 from profilers.counting.activity import Activity, NeuronActivity, SynapseActivity
 from profilers.counting.sizes import LayerShape
 from profilers.energy.models import Range
-from profilers.energy.priced import SIZED
+from profilers.energy.count_names import SIZED
 
 Kind = Literal["ann", "snn"]
 

@@ -16,7 +16,7 @@ from profilers.counting.conventions import Convention
 from profilers.counting.dense import ModuleCounts
 from profilers.counting.statistics import Statistic
 from profilers.energy.evaluation import Counts, EnergyEstimate
-from profilers.energy.models import Constant, Range, Remark, Source
+from profilers.energy.models import Constant, Range, Remark, Citation
 
 VERSION = 4
 """Version of `report.json`; raised when a field changes its meaning, appears or disappears."""
@@ -210,7 +210,7 @@ class ModelEnergies:
     students: tuple[StudentEnergy, ...]
     no_snn: str
     constants: Mapping[str, Constant]
-    sources: tuple[Source, ...]
+    sources: tuple[Citation, ...]
     remarks: tuple[Remark, ...]
 
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterable
 from urllib.parse import quote
 
-from profilers.energy.models import Source
+from profilers.energy.models import Citation
 from profilers.report.data import Report
 from profilers.report.numbers import SPACE
 from profilers.report.tables import Cell, Table, everything
@@ -154,11 +154,11 @@ def _comment(lines: Iterable[str]) -> str:
     return "\n".join(f"% {_flat(line)}" for line in lines if line)
 
 
-def _numbered(report: Report) -> Iterable[tuple[int, Source]]:
+def _numbered(report: Report) -> Iterable[tuple[int, Citation]]:
     return enumerate(sources(report), start=1)
 
 
-def _url(source: Source) -> str:
+def _url(source: Citation) -> str:
     return quote(source.url, safe="/:?=&#%+,;@()~")
 
 

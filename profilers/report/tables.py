@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from profilers.counting.statistics import Statistic, share_interval
-from profilers.energy.evaluation import EnergyEstimate, TermEnergy
+from profilers.energy.evaluation import EnergyEstimate, BreakdownLine
 from profilers.energy.models import Range
 from profilers.report.data import Deployment, ModelEnergies, Placement, Report, Run, Student, StudentEnergy, Teacher
 from profilers.report.numbers import SPACE, interval, memory, number, percent, quantity, spread
@@ -276,7 +276,7 @@ def as_placed(report: Report) -> str:
     )
 
 
-def counted(line: TermEnergy, deployment: Deployment | None) -> str:
+def counted(line: BreakdownLine, deployment: Deployment | None) -> str:
     """How often the operation of a breakdown's line happened."""
     if line.counted != "chip_seconds":
         exact = line.count.low == line.count.high

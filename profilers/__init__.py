@@ -15,7 +15,7 @@ The result is made of frozen dataclasses:
         estimate = model.students[0].estimate
         print(model.title, estimate.low, estimate.high)
 
-Below that: `counts` (exact integers per sample and step), `side_by_side` (every convention), `statistics`
+Below that: `counts` (exact integers per sample and step), `conventions` (every way to count), `statistics`
 (intervals), `operations` and `energy` (counts × constants), `flops` and `zero_skipping` (ANNs).
 """
 

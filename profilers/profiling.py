@@ -74,7 +74,7 @@ def profile(
         labels: (N,) class numbers; without them there is no accuracy.
         run: `hardware.emulator.run`, or what has its signature.
         quantized: the same network in integers, counted as well and compared spike for spike.
-        teacher: the ANN to set beside it (`profilers.counting.dense.count_module`).
+        teacher: the ANN to set beside it (`profilers.counting.flops.count_module`).
         models: energy models by name; by default those of the package.
         name: of the network in the report.
 

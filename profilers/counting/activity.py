@@ -26,7 +26,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
-from typing import Literal
+from typing import Literal, assert_never
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -34,7 +34,18 @@ import torch
 from numpy.typing import NDArray
 
 from exporters.errors import DeployError
-from exporters.graph import IF, LIF, MaxPool2d, SpikingGraph
+from exporters.graph import (
+    IF,
+    LIF,
+    AvgPool2d,
+    Conv2d,
+    Flatten,
+    Input,
+    Linear,
+    MaxPool2d,
+    Output,
+    SpikingGraph,
+)
 from profilers.counting.fanout import Connection, connections_into, fan_out, lemaire_fan_out
 from profilers.counting.sizes import LayerShape, layer_shape
 
@@ -291,7 +302,7 @@ class ActivityCounter:
             raise DeployError(f"the layers saw different numbers of samples ({sizes}); count whole batches")
         graph = self._graph
         neurons = {
-            name: NeuronActivity(int(np.prod(graph.shapes[name])), seen[name][:, :, 0], isinstance(node, LIF))
+            name: NeuronActivity(int(np.prod(graph.shapes[name])), seen[name][:, :, 0], _leaks(node))
             for name, node in graph.neurons.items()
         }
         synapses = {layer: self._synapse(layer, seen) for layer in graph.synapses}
@@ -334,13 +345,31 @@ def _products(parts: Sequence[torch.Tensor], blocks: Sequence[torch.Tensor]) -> 
     return sum(others, first)
 
 
+def _leaks(node: IF | LIF) -> bool:
+    match node:
+        case IF():
+            return False
+        case LIF():
+            return True
+        case _:
+            assert_never(node)
+
+
 def _binary(graph: SpikingGraph) -> set[str]:
     """Nodes whose values can only be zero or one: neurons, and maxima of such values (but not of their sums)."""
     found: set[str] = set()
     for name, node in graph.nodes.items():
-        sources = graph.sources(name)
-        if isinstance(node, IF | LIF) or (isinstance(node, MaxPool2d) and len(sources) == 1 and sources[0] in found):
-            found.add(name)
+        match node:
+            case IF() | LIF():
+                found.add(name)
+            case MaxPool2d():
+                sources = graph.sources(name)
+                if len(sources) == 1 and sources[0] in found:
+                    found.add(name)
+            case Input() | Conv2d() | Linear() | AvgPool2d() | Flatten() | Output():
+                pass
+            case _:
+                assert_never(node)
     return found
 
 

@@ -15,12 +15,24 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, assert_never
 
 import numpy as np
 from numpy.typing import NDArray
 
-from exporters.graph import AvgPool2d, Conv2d, Flatten, Linear, SpikingGraph, window_positions
+from exporters.graph import (
+    IF,
+    LIF,
+    AvgPool2d,
+    Conv2d,
+    Flatten,
+    Input,
+    Linear,
+    MaxPool2d,
+    Output,
+    SpikingGraph,
+    window_positions,
+)
 
 Floats = NDArray[np.float64]
 
@@ -42,12 +54,17 @@ def connections_into(graph: SpikingGraph, layer: str) -> list[Connection]:
     def walk(name: str, pools: tuple[AvgPool2d, ...]) -> Iterator[Connection]:
         for source in graph.sources(name):
             node = graph.nodes[source]
-            if isinstance(node, AvgPool2d):
-                yield from walk(source, (node, *pools))
-            elif isinstance(node, Flatten):
-                yield from walk(source, pools)
-            else:
-                yield Connection(source, layer, pools)
+            match node:
+                case AvgPool2d():
+                    yield from walk(source, (node, *pools))
+                case Flatten():
+                    yield from walk(source, pools)
+                case Input() | IF() | LIF() | MaxPool2d() | Conv2d() | Linear():
+                    yield Connection(source, layer, pools)
+                case Output():
+                    raise AssertionError("nothing comes out of the output")
+                case _:
+                    assert_never(node)
 
     return list(walk(layer, ()))
 
@@ -60,18 +77,21 @@ def fan_out(graph: SpikingGraph, connection: Connection) -> tuple[Floats, Floats
     shape = graph.shapes[connection.source]
     channels, *size = shape if len(shape) == 3 else (shape[0], 1, 1)
     cells = [_pool_cells(size[axis], connection.pools, axis) for axis in (0, 1)]
-    node = graph.nodes[connection.layer]
-    assert isinstance(node, Conv2d | Linear)
-    if isinstance(node, Linear):
-        # a linear layer on a flattened (C, H, W) is a convolution whose kernel covers the whole frame
-        node = Conv2d(node.weight.reshape(node.weight.shape[0], channels, *(len(c) for c in cells)))
-    rows, columns = (_tap_patterns(cells[axis], node, axis) for axis in (0, 1))
+    node = graph.synapses[connection.layer]
+    match node:
+        case Conv2d():
+            conv = node
+        case Linear():  # on a flattened (C, H, W) it is a convolution whose kernel covers the whole frame
+            conv = Conv2d(node.weight.reshape(node.weight.shape[0], channels, *(len(c) for c in cells)))
+        case _:
+            assert_never(node)
+    rows, columns = (_tap_patterns(cells[axis], conv, axis) for axis in (0, 1))
 
-    outputs = node.weight.shape[0] // node.groups
+    outputs = conv.weight.shape[0] // conv.groups
     every = np.full((channels, len(rows.taps), len(columns.taps)), float(outputs))
     return (
         _spread(every, rows, columns).reshape(shape),
-        _spread(_nonzero_synapses(node, rows.taps, columns.taps), rows, columns).reshape(shape),
+        _spread(_nonzero_synapses(conv, rows.taps, columns.taps), rows, columns).reshape(shape),
     )
 
 
@@ -81,16 +101,19 @@ def lemaire_fan_out(graph: SpikingGraph, connection: Connection) -> tuple[int, i
     Convolution: output channels × ⌈kernel / stride⌉ along both axes, but every weight of the kernel is read.
     An average pool on the way multiplies both by the cells that see a spike, ⌈kernel / stride⌉ along both axes.
     """
-    node = graph.nodes[connection.layer]
-    if isinstance(node, Linear):
-        return node.weight.shape[0], node.weight.shape[0]
-    assert isinstance(node, Conv2d)
-    cells = math.prod(
-        math.ceil(k / s) for pool in connection.pools for k, s in zip(pool.kernel, pool.stride, strict=True)
-    )
-    channels, kernel = node.weight.shape[0] // node.groups, node.weight.shape[2:]
-    windows = math.prod(math.ceil(k / s) for k, s in zip(kernel, node.stride, strict=True))
-    return cells * channels * windows, cells * channels * math.prod(kernel)
+    node = graph.synapses[connection.layer]
+    match node:
+        case Linear():
+            return node.weight.shape[0], node.weight.shape[0]
+        case Conv2d():
+            cells = math.prod(
+                math.ceil(k / s) for pool in connection.pools for k, s in zip(pool.kernel, pool.stride, strict=True)
+            )
+            channels, kernel = node.weight.shape[0] // node.groups, node.weight.shape[2:]
+            windows = math.prod(math.ceil(k / s) for k, s in zip(kernel, node.stride, strict=True))
+            return cells * channels * windows, cells * channels * math.prod(kernel)
+        case _:
+            assert_never(node)
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from exporters.errors import DeployError
-from profilers.counting.dense import count_module
+from profilers.counting.flops import count_module
 from profilers.counting.sizes import LayerShape
 
 Weighted = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear

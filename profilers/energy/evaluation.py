@@ -11,15 +11,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from exporters.errors import DeployError
-from profilers.energy.models import EnergyModel, Range, EnergyTerm
-from profilers.energy.operations import Counts, Kind, ann_counts, snn_counts
 from profilers.energy.count_names import PER_SPIKE
+from profilers.energy.models import EnergyModel, EnergyTerm, Range
+from profilers.energy.operations import Counts, Kind, ann_counts, snn_counts
 
 __all__ = [
+    "BreakdownLine",
     "Counts",
     "EnergyEstimate",
     "Kind",
-    "BreakdownLine",
     "ann_counts",
     "baseline",
     "break_even",

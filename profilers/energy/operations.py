@@ -17,8 +17,8 @@ import numpy as np
 from exporters.errors import DeployError
 from profilers.counting.activity import Activity, NeuronActivity, SynapseActivity
 from profilers.counting.sizes import LayerShape
-from profilers.energy.models import Range
 from profilers.energy.count_names import SIZED
+from profilers.energy.models import Range
 
 Kind = Literal["ann", "snn"]
 

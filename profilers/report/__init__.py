@@ -20,8 +20,8 @@ from exporters.errors import DeployError
 from exporters.files import atomic_paths
 from exporters.graph import SpikingGraph
 from profilers.counting.activity import Activity
-from profilers.counting.conventions import side_by_side
-from profilers.counting.dense import graph_size
+from profilers.counting.conventions import by_every_convention
+from profilers.counting.sizes import graph_size
 from profilers.counting.statistics import statistic
 from profilers.energy import models as energy_models
 from profilers.energy.evaluation import EnergyEstimate, baseline, break_even, energy
@@ -142,7 +142,7 @@ def summarize(
         spikes_by_step=tuple(activity.spikes.mean(axis=0).tolist()),
         synops_by_step=tuple(activity.synops.mean(axis=0).tolist()),
         accuracy_by_step=tuple(map(float, accuracy_by_step)),
-        conventions=side_by_side(activity),
+        conventions=by_every_convention(activity),
         layers=tuple(layers),
         counts=snn_counts(activity),
         dense_counts=dense_ann(synapse.shape for synapse in activity.synapses.values()),

@@ -13,10 +13,10 @@ from typing import Any, Literal
 from exporters.errors import DeployError
 from profilers.counting.activity import Role
 from profilers.counting.conventions import Convention
-from profilers.counting.dense import ModuleCounts
+from profilers.counting.flops import ModuleCounts
 from profilers.counting.statistics import Statistic
 from profilers.energy.evaluation import Counts, EnergyEstimate
-from profilers.energy.models import Constant, Range, Remark, Citation
+from profilers.energy.models import Citation, Constant, Range, Remark
 
 VERSION = 4
 """Version of `report.json`; raised when a field changes its meaning, appears or disappears."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from profilers.counting.statistics import Statistic, share_interval
-from profilers.energy.evaluation import EnergyEstimate, BreakdownLine
+from profilers.energy.evaluation import BreakdownLine, EnergyEstimate
 from profilers.energy.models import Range
 from profilers.report.data import Deployment, ModelEnergies, Placement, Report, Run, Student, StudentEnergy, Teacher
 from profilers.report.numbers import SPACE, interval, memory, number, percent, quantity, spread

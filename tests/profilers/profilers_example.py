@@ -13,7 +13,7 @@ from torch import nn
 from exporters.graph import IF, AvgPool2d, Conv2d, Flatten, Input, Linear, MaxPool2d, Output, SpikingGraph, chain
 from profilers import report
 from profilers.counting.activity import ActivityCounter
-from profilers.counting.dense import count_module
+from profilers.counting.flops import count_module
 from profilers.counting.zero_skipping import active_macs
 from profilers.energy import operations
 

@@ -70,7 +70,7 @@ def count_ann(path: Path, images: DataSet, x: Array, *, quiet: bool = False) -> 
     from kdsnn.cli.source import require_fit
     from kdsnn.errors import KdsnnError
     from profilers import report
-    from profilers.counting.dense import count_module
+    from profilers.counting.flops import count_module
     from profilers.counting.zero_skipping import active_macs
     from profilers.energy import operations
 

@@ -75,7 +75,7 @@ def _model_row(name: str) -> dict[str, str]:
     """An architecture with its ANN's parameters and thop's FLOPs on images of MNIST's and CIFAR's size, 10 classes."""
     from kdsnn.errors import KdsnnError
     from kdsnn.models import MODELS, build
-    from profilers.counting.dense import count_module
+    from profilers.counting.flops import count_module
 
     row = {"model": name}
     for data, shape in (("MNIST", (1, 28, 28)), ("CIFAR", (3, 32, 32))):

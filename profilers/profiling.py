@@ -17,7 +17,8 @@ from profilers import report
 from profilers.counting.activity import ActivityCounter
 from profilers.counting.sizes import samples_within
 from profilers.energy.models import EnergyModel
-from profilers.report.data import Report, Run, Student, Teacher
+from profilers.report.data import NetworkRun, Student, Teacher
+from profilers.report.result import Report
 
 _RECORDED = 1 << 27  # bytes of float spikes kept to compare the quantized ones with
 
@@ -40,7 +41,7 @@ class Samples(Protocol):
     def __getitem__(self, part: slice, /) -> Array: ...
 
 
-class Runner(Protocol):
+class NetworkRunner(Protocol):
     """Runs frames (N, …), as `graph.encode` makes them, and shows the observer every node of every batch in order."""
 
     def __call__(
@@ -60,7 +61,7 @@ def profile(
     x: Array,
     labels: Array | None = None,
     *,
-    run: Runner,
+    run: NetworkRunner,
     quantized: SpikingGraph | None = None,
     teacher: Teacher | None = None,
     models: Mapping[str, EnergyModel] | None = None,
@@ -91,7 +92,7 @@ def count(
     x: Samples,
     labels: Array | None = None,
     *,
-    run: Runner,
+    run: NetworkRunner,
     quantized: SpikingGraph | None = None,
     role: Literal["student", "twin"] = "student",
     progress: Callable[[int, int], None] | None = None,
@@ -145,7 +146,7 @@ def _runs(
     counters: Sequence[ActivityCounter],
     accuracies: Sequence[Sequence[float]],
     differing: Mapping[str, float] | None,
-) -> list[Run]:
+) -> list[NetworkRun]:
     drifts = [None, differing]
     return [
         report.summarize(g, counter.result(), accuracy, drift)

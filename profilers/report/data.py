@@ -8,7 +8,7 @@ import types
 import typing
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from exporters.errors import DeployError
 from profilers.counting.activity import Role
@@ -23,7 +23,7 @@ VERSION = 4
 
 
 @dataclass(frozen=True)
-class Layer:
+class LayerReport:
     """One layer of one run; numbers are means per sample over all T steps. A neuron layer has no synapses' fields.
 
     `operations` are SynOps where `role` is "spikes", else multiply-accumulates with zero inputs skipped.
@@ -50,7 +50,7 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Run:
+class NetworkRun:
     """One network's run over some samples, in float or quantized to integers; see `Activity` for conventions.
 
     `dense_macs` are those of an ANN of the same shape. `spikes_by_step` and `synops_by_step` are means per sample
@@ -80,7 +80,7 @@ class Run:
     synops_by_step: tuple[float, ...]
     accuracy_by_step: tuple[float, ...]
     conventions: tuple[Convention, ...]
-    layers: tuple[Layer, ...]
+    layers: tuple[LayerReport, ...]
     counts: Counts
     dense_counts: Counts
     twin_counts: Counts
@@ -115,13 +115,13 @@ class Student:
     """
 
     name: str
-    float_run: Run
-    quantized_run: Run | None = None
+    float_run: NetworkRun
+    quantized_run: NetworkRun | None = None
     role: Literal["student", "twin"] = "student"
     deployments: tuple[Deployment, ...] = ()
 
     @property
-    def deployed(self) -> Run:
+    def deployed(self) -> NetworkRun:
         """The run closest to the chip: quantized if there is one."""
         return self.quantized_run or self.float_run
 
@@ -129,7 +129,7 @@ class Student:
         """The deployment on a chip, None where there is none."""
         return next((d for d in self.deployments if d.target == target), None)
 
-    def run_for(self, arithmetic: Literal["float", "integer"]) -> Run:
+    def run_for(self, arithmetic: Literal["float", "integer"]) -> NetworkRun:
         """The run in this arithmetic, or the other one if it was not run."""
         return self.float_run if arithmetic == "float" else self.deployed
 
@@ -150,7 +150,7 @@ class Teacher:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ComparisonReport:
     """One backend against a reference, spike for spike. `mismatching_spikes` is None for the reference itself.
 
     `compared_spikes` is out of how many; `must_agree` is False where a difference is expected, as that of quantization.
@@ -225,7 +225,7 @@ class LayerCores:
 
 
 @dataclass(frozen=True)
-class Placement:
+class PlacementReport:
     """The cores that the first student needs on a chip, layer after layer.
 
     `target` names the chip; `chips` of `cores_per_chip` cores each. `note`: what the placement leaves out.
@@ -244,10 +244,11 @@ class Placement:
 
 
 @dataclass(frozen=True)
-class Report:
-    """Everything `write` prints. The first student is the one that the verdict is about.
+class ReportData:
+    """Everything that a report says. The first student is the one that the verdict is about.
 
-    A report has a teacher, students, or both; `energies` are in the order of the models.
+    A report has a teacher, students, or both; `energies` are in the order of the models. What a user does with a report is told in
+    `profilers.report.result.Report`.
     """
 
     version: int
@@ -257,9 +258,9 @@ class Report:
     data: str
     teacher: Teacher | None
     students: tuple[Student, ...]
-    comparisons: tuple[Comparison, ...]
+    comparisons: tuple[ComparisonReport, ...]
     energies: tuple[ModelEnergies, ...]
-    placements: tuple[Placement, ...]
+    placements: tuple[PlacementReport, ...]
     notes: tuple[str, ...]
 
     @property
@@ -268,11 +269,15 @@ class Report:
         return self.students[0] if self.students else None
 
     def to_json(self) -> str:
-        """The report as JSON text."""
+        """The report as JSON text, every number of it."""
         return json.dumps(asdict(self), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
+    def to_dict(self) -> dict[str, Any]:
+        """The report as JSON would give it back: dictionaries, lists, texts and numbers."""
+        return typing.cast(dict[str, Any], json.loads(self.to_json()))
+
     @classmethod
-    def from_json(cls, text: str) -> Report:
+    def from_json(cls, text: str) -> Self:
         """Read back what `to_json` wrote.
 
         Raises:
@@ -286,7 +291,7 @@ class Report:
         if version != VERSION:
             raise DeployError(f"the report has version {version}, this program reads {VERSION}; write it again")
         try:
-            return typing.cast(Report, _decode(cls, data))
+            return typing.cast(Self, _decode(cls, data))
         except (TypeError, KeyError, AttributeError) as error:
             raise DeployError(f"the report is damaged ({type(error).__name__}: {error}); write it again") from error
 

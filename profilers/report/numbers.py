@@ -10,12 +10,32 @@ _PREFIXES = {-18: "a", -15: "f", -12: "p", -9: "n", -6: "µ", -3: "m", 0: "", 3:
 SPACE = "\u00a0"  # a number and its unit stay on one line
 
 
-def quantity(value: float, unit: str = "", digits: int = 3) -> str:
-    """`4.12e-6, "J"` → "4.12 µJ". Values without a unit stay plain below 10,000."""
-    if not unit and abs(value) < 10_000:
+def quantity(
+    value: float,
+    unit: str = "",
+    digits: int = 3,
+    *,
+    plain_below: float = 10_000,
+    trim: bool = False,
+    space: str = SPACE,
+) -> str:
+    """`4.12e-6, "J"` → "4.12 µJ": `digits` significant digits and an engineering prefix.
+
+    Args:
+        value: what is written.
+        unit: with one there is always a prefix; without one, values below `plain_below` are written by `number`.
+        digits: how many are significant.
+        plain_below: 0 gives every number a prefix.
+        trim: leave out zeros at the end, "1.2 M" for "1.20 M".
+        space: what stands between number and unit; by default a line does not break there.
+    """
+    if not unit and abs(value) < plain_below:
         return number(value, digits)
     scaled, prefix = _engineering(value, value, digits)
-    return f"{_significant(scaled, digits)}{SPACE}{prefix}{unit}".rstrip(SPACE)
+    text = _significant(scaled, digits)
+    if trim and "." in text:
+        text = text.rstrip("0").rstrip(".")
+    return f"{text}{space}{prefix}{unit}".removesuffix(space)
 
 
 def number(value: float, digits: int = 3) -> str:
@@ -52,9 +72,9 @@ def _span(low: str, high: str) -> str:
     return low if low == high else f"{low}–{high}"
 
 
-def percent(fraction: float, digits: int = 1) -> str:
-    """0.9722 → "97.2 %"."""
-    return f"{100 * fraction:.{digits}f}{SPACE}%"
+def percent(fraction: float, digits: int = 1, *, space: str = SPACE) -> str:
+    """0.9722 → "97.2 %", with `digits` behind the point and `space` before the sign."""
+    return f"{100 * fraction:.{digits}f}{space}%"
 
 
 def memory(bits: float) -> str:

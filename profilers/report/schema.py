@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from exporters.files import atomic_path
-from profilers.report.data import VERSION, Report
+from profilers.report.data import VERSION, ReportData
 
 FILE = Path(__file__).parent / "templates" / "report.schema.json"
 
@@ -26,8 +26,8 @@ _PLAIN = {int: "integer", float: "number", str: "string", bool: "boolean", type(
 def report_schema() -> dict[str, Any]:
     """The schema as JSON data."""
     definitions: dict[str, Any] = {}
-    reference = _schema(Report, definitions)
-    definitions["Report"]["properties"]["version"] = {"const": VERSION}
+    reference = _schema(ReportData, definitions)
+    definitions["ReportData"]["properties"]["version"] = {"const": VERSION}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "kdsnn-deploy report",

@@ -1,0 +1,129 @@
+"""The closing table of a report: one row per network and run, as cells, as text and as a pandas frame."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from profilers.energy.evaluation import EnergyEstimate
+from profilers.report.cells import NONE, joules, share_text
+from profilers.report.data import ReportData
+from profilers.report.numbers import quantity
+
+MODELS_SHOWN = ("horowitz-45nm-fp32", "horowitz-45nm-int8", "loihi1-events")
+"""The energy models of which the table, but not the frame, has a column each."""
+
+
+@dataclass(frozen=True)
+class _Line:
+    """One network in one run; None where the number has no meaning. `estimates`: of this run, by the models' names."""
+
+    network: str
+    role: str
+    run: str
+    T: int
+    samples: int | None
+    accuracy: float | None
+    parameters: int
+    flops: int | None
+    macs: int
+    synops: float | None
+    spikes: float | None
+    estimates: Mapping[str, EnergyEstimate]
+
+
+def closing_table(report: ReportData) -> tuple[str, list[str], list[list[str]]]:
+    """Title, headings and rows."""
+    models = [model for model in report.energies if model.name in MODELS_SHOWN]
+    headings = ["network", "accuracy", "parameters", "FLOPs (thop)", "MACs", "SynOps", "spikes"]
+    rows = []
+    for line in _lines(report):
+        kind = line.run if line.role != "teacher" else "ANN teacher" if report.students else "ANN"
+        counts = (line.flops, line.macs, line.synops, line.spikes)
+        rows.append(
+            [
+                f"{line.network} ({kind})",
+                share_text(line.accuracy),
+                f"{line.parameters:,}",
+                *(NONE if count is None else quantity(count) for count in counts),
+                *(joules(line.estimates[m.name]) if m.name in line.estimates else NONE for m in models),
+            ]
+        )
+    title = f"{report.title}, per sample; MACs of an SNN are those on its analog input, every step"
+    return title, [*headings, *(model.title for model in models)], rows
+
+
+def frame(report: ReportData) -> pd.DataFrame:
+    """One row per network and run, means per sample, energies in joules.
+
+    Columns: network, role (teacher, student or twin), run (float or quantized), T, samples, accuracy (0 to 1), parameters, flops (as
+    thop counts), macs (of an SNN those on its analog input, at every step), synops, spikes, and for every energy model `NAME low` and
+    `NAME high`. A model prices the run of its own arithmetic; what a number has no meaning for is NaN.
+    """
+    rows = []
+    for line in _lines(report):
+        row = {name: getattr(line, name) for name in _Line.__dataclass_fields__ if name != "estimates"}
+        for model in report.energies:
+            estimate = line.estimates.get(model.name)
+            row[f"{model.name} low"] = None if estimate is None else estimate.low
+            row[f"{model.name} high"] = None if estimate is None else estimate.high
+        rows.append(row)
+    whole = dict.fromkeys(("T", "samples", "parameters", "flops", "macs"), "Int64")
+    texts = ("network", "role", "run")
+    return pd.DataFrame(rows).astype({name: whole.get(name, "float64") for name in rows[0] if name not in texts})
+
+
+def as_text(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table for a terminal of any width: columns of numbers stand to the right, all others to the left."""
+    columns = list(zip(headings, *rows, strict=True))
+    lines: list[list[str]] = [[], *([] for _ in rows)]
+    for column in columns:
+        width = max(map(len, column))
+        cells = [cell for cell in column[1:] if cell not in ("", NONE)]
+        right = bool(cells) and all(cell.lstrip("−-±<≈ ")[:1].isdigit() for cell in cells)
+        for line, cell in zip(lines, column, strict=True):
+            line.append(cell.rjust(width) if right else cell.ljust(width))
+    head, *body = ("   ".join(line).rstrip() for line in lines)
+    return "\n".join([title, "", head, "─" * max(map(len, (head, *body))), *body])
+
+
+def _lines(report: ReportData) -> Iterator[_Line]:
+    if report.teacher is not None:
+        teacher = report.teacher
+        yield _Line(
+            network=teacher.name,
+            role="teacher",
+            run="float",
+            T=1,
+            samples=None,
+            accuracy=teacher.accuracy,
+            parameters=teacher.counts.parameters,
+            flops=teacher.counts.thop,
+            macs=teacher.counts.macs,
+            synops=None,
+            spikes=None,
+            estimates={model.name: model.ann for model in report.energies if model.ann},
+        )
+    for index, student in enumerate(report.students):
+        for run in filter(None, (student.float_run, student.quantized_run)):
+            found = {model.name: model.students[index] for model in report.energies}
+            yield _Line(
+                network=student.name,
+                role=student.role,
+                run="quantized" if run.arithmetic == "integer" else "float",
+                T=run.T,
+                samples=run.samples,
+                accuracy=run.accuracy,
+                parameters=run.parameters,
+                flops=None,
+                macs=run.macs_repeated,
+                synops=run.synops.mean,
+                spikes=run.spikes.mean,
+                estimates={
+                    name: energy.estimate
+                    for name, energy in found.items()
+                    if energy.estimate and energy.arithmetic == run.arithmetic
+                },
+            )

@@ -206,7 +206,7 @@ def some(x: Array) -> Array:
 class OnChip:
     """A network on one chip: what is drawn, what is priced, and why it does not fit."""
 
-    drawn: report.Placement | None = None
+    drawn: report.PlacementReport | None = None
     deployment: report.Deployment | None = None
     notes: tuple[str, ...] = ()
 
@@ -236,7 +236,7 @@ def on_chip(network: Source, chain: SpikingGraph, chip: Target, activity: Activi
         for layer in placed.layers
     )
     note = f"{', '.join(placed.host)} on the host: {chip.title} takes no pixels." if placed.host else ""
-    drawn = report.Placement(chip.title, chip["cores_per_chip"], placed.chips, rows, note)
+    drawn = report.PlacementReport(chip.title, chip["cores_per_chip"], placed.chips, rows, note)
 
     spikes = {name: float(neurons.spikes.sum(axis=1).mean()) for name, neurons in activity.neurons.items()}
     known = all(layer.hops_per_spike is not None for layer in placed.layers)
@@ -266,7 +266,7 @@ def place_all(
     *,
     time: Timing | None = None,
     quiet: bool = False,
-) -> tuple[list[report.Student], list[report.Placement], list[str]]:
+) -> tuple[list[report.Student], list[report.PlacementReport], list[str]]:
     """Every student with its deployments; the placements of the first one; and what does not fit, a note each.
 
     Some of the uint8 images x (N, C, H, W) run through the chain that is placed.
@@ -303,7 +303,7 @@ def place_all(
     return found, placements, notes
 
 
-def comparison_rows(runs: list[BackendRun], found: list[Comparison], labels: Array) -> list[report.Comparison]:
+def comparison_rows(runs: list[BackendRun], found: list[Comparison], labels: Array) -> list[report.ComparisonReport]:
     """The spike-for-spike table of the report: the spikes of all layers, where a backend shows them."""
     from profilers import report
 
@@ -315,7 +315,7 @@ def comparison_rows(runs: list[BackendRun], found: list[Comparison], labels: Arr
         if c is not None and not c.must_agree:
             note = "the effect of quantization" if c.backend == "emulator" else "folding BatchNorm rounds differently"
         rows.append(
-            report.Comparison(
+            report.ComparisonReport(
                 backend=run.backend,
                 samples=run.samples,
                 accuracy=run.accuracy(labels),

@@ -41,7 +41,6 @@ def _demo(out: Path, lava_samples: int, seed: int, json: bool) -> None:
     from kdsnn.cli.counting import comparison_rows, count, count_ann, place_all
     from kdsnn.cli.export import Format, write
     from kdsnn.cli.images import Pixels
-    from kdsnn.cli.profile import summary
     from kdsnn.cli.run import as_rows, print_tables, run_all
     from kdsnn.cli.source import load
     from kdsnn.data import load as load_data
@@ -94,7 +93,7 @@ def _demo(out: Path, lava_samples: int, seed: int, json: bool) -> None:
             | {"report": str(out / "report.json"), "files": [str(p) for p in paths], "seconds": seconds}
         )
     else:
-        table(*summary(made))
+        table(*report.closing_table(made))
         print_tables("the distilled student on every backend", runs, found, labels)
         for path in paths:
             print(path)

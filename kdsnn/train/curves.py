@@ -1,8 +1,9 @@
 """The curves of one or several training runs as a picture (KDSNN, Fig. 3): training loss and test accuracy per epoch.
 
-matplotlib draws them, one panel above the other, so that a phone shows them at their own size. It is imported when the first picture
-is drawn, since that takes a second. The SVG file stands alone: its text is text, it fetches nothing and carries no date, and a browser
-shows it in light or dark colors as its reader prefers. Viewers without style sheets show it light.
+matplotlib draws them, one panel above the other, so that a phone shows them at about their own size. It is imported
+when the first picture is drawn, since that takes a second. The SVG file stands alone: its text is text, it fetches
+nothing and carries no date, and a browser shows it in light or dark colors as its reader prefers. Viewers without style
+sheets show it light.
 """
 
 from __future__ import annotations
@@ -44,8 +45,8 @@ _STYLE = {
     "svg.fonttype": "none", "svg.hashsalt": "kdsnn", "text.parse_math": False, "font.size": 12, "text.color": _TEXT,
     "figure.facecolor": _GROUND, "axes.facecolor": _GROUND, "axes.edgecolor": _GRID, "axes.labelcolor": _TEXT,
     "axes.titlecolor": _TITLE, "axes.titlelocation": "left", "axes.titlesize": 12, "axes.titleweight": "bold",
-    "axes.grid": True, "axes.grid.axis": "y", "axes.axisbelow": True, "axes.spines.top": False, "axes.spines.left": False,
-    "axes.spines.right": False, "grid.color": _GRID, "xtick.color": _TEXT, "ytick.color": _TEXT, "xtick.major.size": 0,
+    "axes.grid": True, "axes.grid.axis": "y", "axes.axisbelow": True, "axes.spines.top": False,
+    "axes.spines.left": False, "axes.spines.right": False, "grid.color": _GRID, "xtick.color": _TEXT, "ytick.color": _TEXT, "xtick.major.size": 0,
     "ytick.major.size": 0, "lines.linewidth": 1.8, "legend.frameon": False, "legend.borderpad": 0.2,
     "figure.constrained_layout.h_pad": 0.1, "figure.constrained_layout.w_pad": 0.1,
 }  # fmt: skip
@@ -54,8 +55,8 @@ _STYLE = {
 def write_curves(path: Path, runs: Mapping[str, Sequence[EpochRecord]]) -> None:
     """Draw `runs`, label → epochs, to `path` (.svg), whole or not at all; runs without epochs are left out.
 
-    The upper panel shows the mean training loss, of each run its own (a distillation loss is no cross entropy), the lower one the
-    accuracy on the test set. A picture takes a few tenths of a second.
+    The upper panel shows the mean training loss, of each run its own (a distillation loss is no cross entropy), the
+    lower one the accuracy on the test set. A picture takes a few tenths of a second.
 
     Raises:
         OSError: the file cannot be written.
@@ -92,7 +93,7 @@ def curves_svg(runs: Mapping[str, Sequence[EpochRecord]]) -> str:
 def _matplotlib() -> Iterator[Any]:
     """matplotlib with the modules that draw here; it keeps to itself what is no concern of who trains.
 
-    That is which folder it takes for its caches, and which letters its own font lacks (the picture is shown in the reader's).
+    That is which folder it takes for its caches, and which letters its own font lacks (the picture takes its reader's).
     """
     logger = logging.getLogger("matplotlib")
     level = logger.level
@@ -112,13 +113,14 @@ def _imported() -> Any:
         import matplotlib.ticker
     except OSError as error:  # neither a home nor a folder for temporary files
         raise KdsnnError(
-            "matplotlib, which draws the curves, finds no folder for its caches; set MPLCONFIGDIR to one that can be written"
+            "matplotlib, which draws the curves, finds no folder for its caches; set MPLCONFIGDIR to one that can be "
+            "written"
         ) from error
     return matplotlib
 
 
 def _draw(axes: Axes, name: str, curves: Mapping[str, Sequence[float]]) -> None:
-    """One line per run, in the SVG a group of the id `NAME-0`, `NAME-1`, …"""
+    """Every run gets a line, in the SVG a group of the id `NAME-0`, `NAME-1`, …"""
     students = [label for label in curves if label != TEACHER]
     for index, (label, values) in enumerate(curves.items()):
         (line,) = axes.plot(range(1, len(values) + 1), values, gid=f"{name}-{index}")
@@ -131,7 +133,7 @@ def _draw(axes: Axes, name: str, curves: Mapping[str, Sequence[float]]) -> None:
 
 
 def _standing_alone(figure: Figure, names: Sequence[str]) -> str:
-    """The figure as SVG with a title, a description, the reader's own font, and a dark form beside the light one."""
+    """The figure becomes SVG with a title, a description, the reader's own font, and a dark form beside the light."""
     out = io.StringIO()
     figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     body = re.sub(
@@ -148,14 +150,15 @@ def _standing_alone(figure: Figure, names: Sequence[str]) -> str:
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" role="img" '
         f'viewBox="0 0 {width} {height}" width="{width}" height="{height}">\n'
-        f"<title>Training loss and test accuracy per epoch</title><desc>After the last epoch: {escape(', '.join(names))}</desc>\n"
+        "<title>Training loss and test accuracy per epoch</title>"
+        f"<desc>After the last epoch: {escape(', '.join(names))}</desc>\n"
         "<style>svg{color-scheme:light dark;max-width:100%;height:auto}\n"
         f"@media (prefers-color-scheme:dark){{{dark}}}</style>{body}"
     )
 
 
 def read_runs(files: Mapping[str, Path]) -> dict[str, tuple[EpochRecord, ...]]:
-    """The histories at `files`, label → CSV. What is missing or no history is left out: a picture is no reason to stop."""
+    """The histories at `files`, label → CSV, are read; what is none is left out: a picture is no reason to stop."""
     found = {}
     for label, path in files.items():
         try:

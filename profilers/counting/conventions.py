@@ -1,4 +1,4 @@
-"""Counting conventions: one run counted in every way in use, each under its own name, as tools disagree by 5× on the same spikes."""
+"""Counting conventions differ by 5× on the same spikes, so a run is counted in every one, each under its own name."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from profilers.counting.statistics import Statistic, columns
 
 @dataclass(frozen=True)
 class Convention:
-    """One count per sample, over all layers and T steps. `source`: who counts so, empty if nobody in particular."""
+    """A convention gives one count per sample, over all layers and T steps. `source` says who counts so, if anybody."""
 
     key: str
     name: str
@@ -96,11 +96,11 @@ _CONVENTIONS: tuple[tuple[str, str, str, str, Callable[[Activity], NDArray[Any] 
         lambda activity: sum(layer.macs for layer in activity.synapses.values()),
     ),
 )
-"""Key, name, what is counted, who counts so, and the count: (N, T) per sample and step, or the same number for every sample."""
+"""Key, name, what is counted, who counts so, and the count: (N, T), or a number that is the same for every sample."""
 
 
 def by_every_convention(activity: Activity) -> tuple[Convention, ...]:
-    """The counts of one run by all conventions; all share the bootstrap's draws."""
+    """One run is counted by all conventions, which share the bootstrap's draws."""
     per_sample = []
     for *_, count in _CONVENTIONS:
         counts = count(activity)

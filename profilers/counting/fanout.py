@@ -1,4 +1,4 @@
-"""How many synapses every spike reaches: fan-out maps, exact at every border.
+"""Fan-out maps say how many synapses every spike reaches, exact at every border.
 
 A layer receives *events*: values that are not zero, sent by a neuron layer, a max-pool (an OR neuron on a
 chip), the input, or another weighted layer. `Flatten` and `AvgPool2d` send nothing of their own: hardware
@@ -41,7 +41,7 @@ _BLOCK = 1 << 22  # weights looked at in one go: 32 MiB as float64
 
 @dataclass(frozen=True)
 class Connection:
-    """One way for events into a weighted layer: from `source`, through average pools, into `layer`."""
+    """A connection is one way for events into a weighted layer: from `source`, through average pools, into `layer`."""
 
     source: str
     layer: str
@@ -49,7 +49,7 @@ class Connection:
 
 
 def connections_into(graph: SpikingGraph, layer: str) -> list[Connection]:
-    """Every way into `layer`, one per edge: summed inputs (residuals) are connections of their own."""
+    """Every edge is a way into `layer`: summed inputs (residuals) are connections of their own."""
 
     def walk(name: str, pools: tuple[AvgPool2d, ...]) -> Iterator[Connection]:
         for source in graph.sources(name):
@@ -70,7 +70,7 @@ def connections_into(graph: SpikingGraph, layer: str) -> list[Connection]:
 
 
 def fan_out(graph: SpikingGraph, connection: Connection) -> tuple[Floats, Floats]:
-    """Synapses reached from each element of the connection's source: all of them, and those of non-zero weight.
+    """Each element of the connection's source reaches so many synapses: all of them, and those of non-zero weight.
 
     Returns two arrays of the source's shape. They hold whole numbers, as float64 (exact up to 2⁵³).
     """
@@ -96,7 +96,7 @@ def fan_out(graph: SpikingGraph, connection: Connection) -> tuple[Floats, Floats
 
 
 def lemaire_fan_out(graph: SpikingGraph, connection: Connection) -> tuple[int, int]:
-    """Operations and weight reads per spike in Lemaire et al. 2022 (arXiv 2210.13107), the same for every element.
+    """Lemaire et al. 2022 (arXiv 2210.13107) give every spike of a layer the same operations and weight reads.
 
     Convolution: output channels × ⌈kernel / stride⌉ along both axes, but every weight of the kernel is read.
     An average pool on the way multiplies both by the cells that see a spike, ⌈kernel / stride⌉ along both axes.
@@ -118,7 +118,7 @@ def lemaire_fan_out(graph: SpikingGraph, connection: Connection) -> tuple[int, i
 
 @dataclass(frozen=True, eq=False)
 class _Patterns:
-    """Along one axis, how an element reaches outputs.
+    """Along one axis, these patterns say how an element reaches outputs.
 
     taps (P, kernel): the distinct ways, each a vector of how often every kernel tap sees the element;
     outputs (P, n): for each element, the number of output positions that it reaches in that way.

@@ -1,4 +1,4 @@
-"""FLOPs, multiply-accumulates and parameters of a torch module: what an ANN costs, whatever it is shown."""
+"""A torch module has FLOPs, multiply-accumulates and parameters whatever it is shown: this is what an ANN costs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from exporters.graph import Shape
 
 @dataclass(frozen=True)
 class ModuleCounts:
-    """What one sample costs that runs through a torch module.
+    """One sample costs this on its way through a torch module.
 
     Attributes:
         thop: what `thop.profile` returns. It is called FLOPs in papers (KDSNN's among them) but counts

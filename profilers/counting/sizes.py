@@ -1,4 +1,4 @@
-"""Sizes of a network at rest: of its weighted layers, of their memory, and of the samples that fit into memory with it."""
+"""A network at rest has sizes: of its weighted layers, of their memory, and of the samples that a machine holds."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MEMBRANE_BITS = 24
 
 @dataclass(frozen=True)
 class LayerShape:
-    """The sizes of one weighted layer that one sample passes once, as models of memory and addresses count them.
+    """One weighted layer that a sample passes once has these sizes, as models of memory and addresses count them.
 
     Attributes:
         convolution: a convolution, else a linear layer.
@@ -38,7 +38,7 @@ class LayerShape:
 
 
 def layer_shape(graph: SpikingGraph, layer: str) -> LayerShape:
-    """The shape of a weighted layer of a graph; it reads its input behind pools, as an ANN of this shape would."""
+    """A weighted layer of a graph has this shape; it reads its input behind pools, as an ANN of this shape would."""
     node = graph.synapses[layer]
     outputs, inputs = math.prod(graph.shapes[layer]), math.prod(graph.in_shape(layer))
     weights, biases = int(node.weight.size), 0 if node.bias is None else int(node.bias.size)
@@ -55,7 +55,7 @@ def layer_shape(graph: SpikingGraph, layer: str) -> LayerShape:
 
 @dataclass(frozen=True)
 class LayerSize:
-    """The memory of one weighted layer. `macs`: dense, of one pass. `bits_per_weight`: see `graph_size`."""
+    """One weighted layer takes this memory. `macs` are those of a dense pass; `graph_size` tells `bits_per_weight`."""
 
     weights: int
     biases: int
@@ -64,18 +64,18 @@ class LayerSize:
 
     @property
     def parameters(self) -> int:
-        """Weights and biases."""
+        """Parameters are weights and biases."""
         return self.weights + self.biases
 
     @property
     def weight_bits(self) -> int:
-        """Memory of the weights, each stored once, in bits."""
+        """The weights, each stored once, take so many bits."""
         return self.weights * self.bits_per_weight
 
 
 @dataclass(frozen=True)
 class GraphSize:
-    """The memory of a whole network. `layers`: weighted layers in topological order. `state_bits`: all membranes."""
+    """A whole network takes this memory. `layers` are in topological order; `state_bits` are those of all membranes."""
 
     layers: Mapping[str, LayerSize]
     neurons: int
@@ -83,22 +83,22 @@ class GraphSize:
 
     @property
     def parameters(self) -> int:
-        """Weights and biases, BatchNorm folded in."""
+        """Parameters are weights and biases, BatchNorm folded in."""
         return sum(layer.parameters for layer in self.layers.values())
 
     @property
     def weight_bits(self) -> int:
-        """Memory of the weights in bits."""
+        """All weights take so many bits."""
         return sum(layer.weight_bits for layer in self.layers.values())
 
     @property
     def macs(self) -> int:
-        """Dense multiply-accumulates of one pass through all layers."""
+        """One pass through all layers takes so many dense multiply-accumulates."""
         return sum(layer.macs for layer in self.layers.values())
 
 
 def graph_size(graph: SpikingGraph) -> GraphSize:
-    """Parameters, memory and dense MACs.
+    """A graph has parameters, memory and dense MACs before it runs.
 
     A float graph stores weights as they are (32 bits for float32) and 32-bit membranes. An integer graph stores
     each layer's weights in the narrowest two's complement word that holds them all, and 24-bit membranes.
@@ -120,6 +120,6 @@ def _bits(weight: Array) -> int:
 
 
 def samples_within(room: int, graph: SpikingGraph) -> int:
-    """How many samples, and their spikes of all layers at one byte each, take about `room` bytes; at least one."""
+    """So many samples, and their spikes of all layers at one byte each, take about `room` bytes; at least one."""
     neurons = sum(math.prod(graph.shapes[name]) for name in graph.neurons)
     return max(1, room // (graph.T * neurons + 8 * math.prod(graph.input.shape)))

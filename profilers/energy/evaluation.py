@@ -1,4 +1,4 @@
-"""Energy of counted operations under named models, each a data file with the source of every constant.
+"""Counted operations get their energy under named models, each a data file with the source of every constant.
 
 A model is a list of terms (a count × the sum of some constants) for an ANN and one for an SNN; both go through
 the same model or neither does. An estimate is a range with its breakdown, in joules per sample. Absolute
@@ -30,7 +30,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class BreakdownLine:
-    """One line of a breakdown. `counted`: key of `count_names.COUNTS`; `count`: how many; `joules`: their energy."""
+    """A line says how many operations of a kind (`counted`, a key of `count_names.COUNTS`) take how many joules."""
 
     name: str
     counted: str
@@ -40,7 +40,7 @@ class BreakdownLine:
 
 @dataclass(frozen=True)
 class EnergyEstimate:
-    """Joules per sample under one model.
+    """An estimate is in joules per sample under one model.
 
     `left_out` names the terms of the model that nobody counted (say hops, without a placement): they are
     missing from the sums, not zero.
@@ -56,13 +56,13 @@ class EnergyEstimate:
 
     @property
     def static(self) -> Range | None:
-        """Static power × run time, part of the sum; None where the model has none or it was left out."""
+        """Static power × run time is part of the sum; None where the model has none or it was left out."""
         lines = [line.joules for line in self.breakdown if line.counted == "chip_seconds"]
         return sum(lines, Range.exactly(0)) if lines else None
 
 
 def energy(model: EnergyModel, counts: Counts) -> EnergyEstimate:
-    """Evaluate a model.
+    """A model prices counts, term by term.
 
     Raises:
         DeployError: the model has no entry for this kind of network; the message says why.
@@ -77,7 +77,7 @@ def energy(model: EnergyModel, counts: Counts) -> EnergyEstimate:
 
 
 def baseline(model: EnergyModel, counts: Counts) -> EnergyEstimate | None:
-    """What something to compare with costs; None where the model has no entry, or one that was not counted in full."""
+    """A baseline costs this; None where the model has no entry, or one that was not counted in full."""
     if isinstance(model.ann if counts.kind == "ann" else model.snn, str):
         return None
     estimate = energy(model, counts)
@@ -85,7 +85,7 @@ def baseline(model: EnergyModel, counts: Counts) -> EnergyEstimate | None:
 
 
 def break_even(model: EnergyModel, ann: Counts, snn: Counts) -> Range | None:
-    """Spikes per synapse per inference at which the SNN would cost exactly as much as the dense ANN.
+    """At so many spikes per synapse per inference the SNN would cost exactly as much as the dense ANN.
 
     Everything that happens per spike is scaled; multiply-accumulates of the analog input are not. The range
     comes from evaluating the model three times, with every constant and count at its low, nominal and high
@@ -125,7 +125,7 @@ def _evaluate(model: EnergyModel, term: EnergyTerm, counts: Counts) -> Breakdown
 
 
 def _silent(counts: Counts) -> Counts:
-    """The same network if no neuron ever spiked."""
+    """The same network would do this if no neuron ever spiked."""
     values = {name: Range.exactly(0) if name in PER_SPIKE else count for name, count in counts.values.items()}
     if "active_updates" in values and "inactive_updates" in values:
         values["inactive_updates"] += values["active_updates"]

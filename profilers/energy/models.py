@@ -1,4 +1,4 @@
-"""Energy models as data: the file format, its validation, and the models that come with the package.
+"""Energy models are data: this module has the file format, its validation, and the models that come with the package.
 
 A model is one JSON file (`profilers/energy/data/*.json` are examples):
 
@@ -19,7 +19,8 @@ A model is one JSON file (`profilers/energy/data/*.json` are examples):
                      why such a network has no entry
     remarks          optional list of {text, source}: stated beside the numbers, never added to them
 
-`profilers.energy.count_names.COUNTS` lists what a term may count. docs/energy-models.md explains the format with an example.
+`profilers.energy.count_names.COUNTS` lists what a term may count. docs/energy-models.md explains the format with an
+example.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ _DATA = Path(__file__).parent / "data"
 
 @dataclass(frozen=True)
 class Range:
-    """A number with its bounds."""
+    """A range is a number with its bounds."""
 
     low: float
     nominal: float
@@ -51,14 +52,14 @@ class Range:
 
     @classmethod
     def exactly(cls, value: float) -> Range:
-        """A range without width."""
+        """A number without bounds of its own is a range without width."""
         return cls(float(value), float(value), float(value))
 
     def __add__(self, other: Range) -> Range:
         return Range(self.low + other.low, self.nominal + other.nominal, self.high + other.high)
 
     def __mul__(self, other: Range | float) -> Range:
-        """Bound by bound; both must be of numbers that are not negative."""
+        """Ranges multiply bound by bound; both must be of numbers that are not negative."""
         if not isinstance(other, Range):
             other = Range.exactly(other)
         return Range(self.low * other.low, self.nominal * other.nominal, self.high * other.high)
@@ -66,7 +67,7 @@ class Range:
 
 @dataclass(frozen=True)
 class Citation:
-    """Where a number comes from."""
+    """A citation says where a number comes from."""
 
     citation: str
     url: str
@@ -74,7 +75,7 @@ class Citation:
 
 @dataclass(frozen=True)
 class Point:
-    """Energy of one access to a memory of `bits` bits."""
+    """One access to a memory of `bits` bits takes so many joules."""
 
     bits: float
     joules: Range
@@ -82,7 +83,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Constant:
-    """Energy of one operation.
+    """One operation takes so many joules.
 
     With `points`, sorted by size, it depends on the size of the memory; `joules` then spans all of them, its
     nominal value is that of the smallest memory.
@@ -94,7 +95,7 @@ class Constant:
     points: tuple[Point, ...] = ()
 
     def at(self, bits: float) -> Range:
-        """Energy at a memory of this size: straight lines between the points, constant outside them."""
+        """At a memory of this size an access takes so much: on straight lines between the points, constant outside."""
         if not self.points:
             return self.joules
         sizes = [point.bits for point in self.points]
@@ -107,7 +108,7 @@ class Constant:
 
 @dataclass(frozen=True)
 class EnergyTerm:
-    """`count` (a key of `count_names.COUNTS`) × the sum of `constants`."""
+    """A term is `count` (a key of `count_names.COUNTS`) × the sum of `constants`."""
 
     name: str
     count: str
@@ -116,7 +117,7 @@ class EnergyTerm:
 
 @dataclass(frozen=True)
 class Remark:
-    """Something to know beside the numbers."""
+    """A remark is to be known beside the numbers."""
 
     text: str
     source: Citation
@@ -124,7 +125,7 @@ class Remark:
 
 @dataclass(frozen=True)
 class EnergyModel:
-    """One model; the fields are those of the file, see the module's description."""
+    """A model has the fields of its file, which the module's description tells."""
 
     name: str
     title: str
@@ -143,7 +144,7 @@ class EnergyModel:
 
 
 def built_in() -> dict[str, EnergyModel]:
-    """The models that come with the package by name, in the order of their files' numbers."""
+    """These models come with the package, by name, in the order of their files' numbers."""
     models = [load(path) for path in sorted(_DATA.glob("*.json"))]
     return {model.name: model for model in models}
 
@@ -255,7 +256,7 @@ def _constant(value: Any, place: str, sources: Mapping[str, Citation]) -> Consta
 
 
 def _by_size(value: Any, place: str) -> tuple[list[float], list[float]]:
-    """A number, or [[bits, number], …], as sizes in bits and the numbers there."""
+    """A number, or [[bits, number], …], becomes sizes in bits and the numbers there."""
     if not isinstance(value, list):
         return [0.0], [_number(value, place)]
     if not value:

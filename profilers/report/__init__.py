@@ -1,4 +1,4 @@
-"""The report: teacher, student and undistilled twin side by side, with counts, energies and their sources.
+"""The report sets teacher, student and undistilled twin side by side, with counts, energies and their sources.
 
 `summarize` turns one counted run into plain numbers, `build` assembles them with the energy models into a
 frozen `Report`, `write` puts it into a folder in any of `FORMATS`. `profilers.profiling` runs the networks.

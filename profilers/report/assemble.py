@@ -1,4 +1,4 @@
-"""From networks, a teacher and energy models to a report: every network goes through every model."""
+"""Networks, a teacher and energy models become a report: every network goes through every model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a table of a report is made of: rows of cells, each a text with smaller lines below it, and the words in them."""
+"""Tables of a report are made of rows of cells, each a text with smaller lines below it, and of the words in them."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ NONE = "–"
 """What a cell says about which there is nothing to say."""
 
 FEWEST = 10
-"""Samples below which no bootstrap interval is shown: it would be far too narrow (of two samples, right every other time)."""
+"""Samples below which no bootstrap interval is shown: it would be too narrow (of two, right every other time)."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """The number, and smaller lines below it."""
+    """A cell is a number or a word with smaller lines below it."""
 
     text: str = NONE
     small: tuple[str, ...] = ()
@@ -29,7 +29,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """A line of a table: what it is, a smaller second line, and a cell per column but the first."""
+    """A row has a label, a smaller second line, and a cell per column but the first."""
 
     label: str
     cells: tuple[Cell, ...]
@@ -38,7 +38,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """`columns` has a heading for the labels too; `notes` are sentences to read with the table."""
+    """A table's `columns` have a heading for the labels too; its `notes` are sentences to read with it."""
 
     name: str
     caption: str
@@ -48,34 +48,34 @@ class Table:
 
 
 def as_cell(value: str | Cell) -> Cell:
-    """A cell as it is, and a text as a cell of it."""
+    """A cell stays as it is, and a text becomes a cell of it."""
     return Cell(value) if isinstance(value, str) else value
 
 
 def joined(cell: Cell, escape: Callable[[str], str]) -> str:
-    """A cell in one line, its smaller lines in parentheses, both escaped."""
+    """A cell becomes one line, its smaller lines in parentheses, both escaped."""
     return escape(cell.text) + (f" ({escape('; '.join(cell.small))})" if cell.small else "")
 
 
 def one_line(text: str) -> str:
-    """A text without line breaks, which would end a table's row or a comment. Spaces that do not break stay."""
+    """Line breaks become spaces, because they would end a table's row or a comment. Spaces that do not break stay."""
     return re.sub(rf"[^\S{SPACE}]+", " ", text).strip(" ")
 
 
 def share_text(value: float | None) -> str:
-    """A share in percent, such as an accuracy; a dash where there is none."""
+    """A share, such as an accuracy, is written in percent; a dash says that there is none."""
     return NONE if value is None else percent(value)
 
 
 def confidence(mean: Statistic) -> tuple[str, ...]:
-    """The confidence interval in words; nothing where it has no width, none of a handful of samples."""
+    """The confidence interval is put in words, if it has a width and is not of a handful of samples."""
     if mean.samples < FEWEST:
         return (f"{plural(mean.samples, 'sample')}, too few for an interval",)
     return () if mean.low == mean.high else (f"95{SPACE}%{SPACE}CI {interval(mean.low, mean.high)}",)
 
 
 def accuracy_interval(run: NetworkRun) -> tuple[str, ...]:
-    """The confidence interval of a run's accuracy in words."""
+    """The confidence interval of a run's accuracy is put in words."""
     if run.accuracy is None:
         return ()
     low, high = share_interval(run.accuracy, run.samples)
@@ -83,10 +83,10 @@ def accuracy_interval(run: NetworkRun) -> tuple[str, ...]:
 
 
 def plural(count: int, word: str) -> str:
-    """ "1 chip", "2 chips"."""
+    """A number goes with its noun: "1 chip", "2 chips"."""
     return f"{number(count)}{SPACE}{word}{'' if count == 1 else 's'}"
 
 
 def joules(estimate: EnergyEstimate) -> str:
-    """An estimate's range."""
+    """An estimate is written as a range."""
     return spread(Range(estimate.low, estimate.nominal, estimate.high), "J")

@@ -1,4 +1,4 @@
-"""The closing table of a report: one row per network and run, as cells, as text and as a pandas frame."""
+"""The closing table of a report has one row per network and run; it comes as cells, as text and as a pandas frame."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MODELS_SHOWN = ("horowitz-45nm-fp32", "horowitz-45nm-int8", "loihi1-events")
 
 @dataclass(frozen=True)
 class _Line:
-    """One network in one run; None where the number has no meaning. `estimates`: of this run, by the models' names."""
+    """A line is a network in one run; None is where a number has no meaning. `estimates` are by the models' names."""
 
     network: str
     role: str
@@ -35,7 +35,7 @@ class _Line:
 
 
 def closing_table(report: ReportData) -> tuple[str, list[str], list[list[str]]]:
-    """Title, headings and rows."""
+    """The table is a title, headings and rows of text."""
     models = [model for model in report.energies if model.name in MODELS_SHOWN]
     headings = ["network", "accuracy", "parameters", "FLOPs (thop)", "MACs", "SynOps", "spikes"]
     rows = []
@@ -56,11 +56,12 @@ def closing_table(report: ReportData) -> tuple[str, list[str], list[list[str]]]:
 
 
 def frame(report: ReportData) -> pd.DataFrame:
-    """One row per network and run, means per sample, energies in joules.
+    """The frame has one row per network and run; counts are means per sample, energies are in joules.
 
-    Columns: network, role (teacher, student or twin), run (float or quantized), T, samples, accuracy (0 to 1), parameters, flops (as
-    thop counts), macs (of an SNN those on its analog input, at every step), synops, spikes, and for every energy model `NAME low` and
-    `NAME high`. A model prices the run of its own arithmetic; what a number has no meaning for is NaN.
+    Its columns are network, role (teacher, student or twin), run (float or quantized), T, samples, accuracy (0 to 1),
+    parameters, flops (as thop counts), macs (of an SNN those on its analog input, at every step), synops, spikes, and
+    for every energy model `NAME low` and `NAME high`. A model prices the run of its own arithmetic. Where a number has
+    no meaning, it is NaN.
     """
     rows = []
     for line in _lines(report):
@@ -76,7 +77,7 @@ def frame(report: ReportData) -> pd.DataFrame:
 
 
 def as_text(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table for a terminal of any width: columns of numbers stand to the right, all others to the left."""
+    """A table becomes text of whatever width it needs; columns of numbers stand to the right, others to the left."""
     columns = list(zip(headings, *rows, strict=True))
     lines: list[list[str]] = [[], *([] for _ in rows)]
     for column in columns:

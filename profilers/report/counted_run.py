@@ -1,4 +1,4 @@
-"""From the counts of one run to the plain numbers that a report holds of it."""
+"""The counts of one run become the plain numbers that a report holds of it."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def _counts(
     neurons: Mapping[str, NeuronActivity] | None = None,
     synapses: Mapping[str, SynapseActivity] | None = None,
 ) -> Counts:
-    """The counts of a network of which only these layers do anything."""
+    """These are the counts of a network of which only these layers do anything."""
     return snn_counts(Activity(activity.T, activity.samples, neurons or {}, synapses or {}))
 
 

@@ -1,4 +1,4 @@
-"""The tables of a report that are about energy: every model's estimate, what it leaves out, and who has which share in it."""
+"""These tables of a report are about energy: each model's estimate, what it leaves out, and the layers' shares."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ RUNS = {"float": "float run", "integer": "quantized run"}
 
 
 def energies(report: ReportData) -> Table:
-    """One row per model; numbers compare along a row only."""
+    """The table has one row per model; numbers compare along a row only."""
     rows = []
     for model in report.energies:
         cells = []
@@ -48,7 +48,7 @@ def energies(report: ReportData) -> Table:
 
 
 def _energy(student: StudentEnergy, first: StudentEnergy) -> Cell:
-    """One student under one model; what was counted is said where it is not what was counted of the first student."""
+    """A cell is a student under a model; it says what was counted where that differs from the first student."""
     small = [] if _priced(student) == _priced(first) else [_priced(student)]
     static = student.estimate.static if student.estimate else None
     if static:
@@ -63,7 +63,7 @@ def _priced(student: StudentEnergy) -> str:
 
 
 def as_placed(report: ReportData) -> str:
-    """What “as placed” counts, for the first student; empty where no model does."""
+    """The sentence says what “as placed” counts, for the first student; it is empty where no model does."""
     used = {m.target for m in report.energies if m.students and m.students[0].placed_on}
     placed = [d for d in (report.head.deployments if report.head else ()) if d.target in used]
     if not placed:
@@ -80,7 +80,7 @@ def as_placed(report: ReportData) -> str:
 
 
 def counted(line: BreakdownLine, deployment: Deployment | None) -> str:
-    """How often the operation of a breakdown's line happened."""
+    """The operation of a breakdown's line happened so often."""
     if line.counted != "chip_seconds":
         exact = line.count.low == line.count.high
         return quantity(line.count.nominal) if exact else interval(line.count.low, line.count.high)
@@ -90,7 +90,7 @@ def counted(line: BreakdownLine, deployment: Deployment | None) -> str:
 
 
 def missing(model: ModelEnergies) -> Iterable[str]:
-    """What this model says nothing about here, a sentence each."""
+    """Each sentence tells something that this model says nothing about here."""
     if model.no_ann:
         yield f"{model.title}: no ANN entry: {model.no_ann}"
     if model.no_snn:
@@ -100,7 +100,7 @@ def missing(model: ModelEnergies) -> Iterable[str]:
 
 
 def left_out(model: ModelEnergies) -> list[str]:
-    """Terms of the model that nobody counted, a sentence for each group of students that lacks the same ones."""
+    """Each sentence names terms of the model that nobody counted, and the students that lack them."""
     lacking: dict[tuple[str, ...], list[str]] = {}
     for student in model.students:
         if student.estimate and student.estimate.left_out:
@@ -113,7 +113,7 @@ def left_out(model: ModelEnergies) -> list[str]:
 
 
 def shares(report: ReportData) -> Table | None:
-    """Energy share of each layer of the first student under each model; None without such a model."""
+    """The table has the energy share of each layer of the first student under each model; None without such a model."""
     head = report.head
     models = [m for m in report.energies if m.students and sum(m.students[0].layers.values()) > 0]
     if head is None or not models:
@@ -128,6 +128,6 @@ def shares(report: ReportData) -> Table | None:
 
 
 def share(model: ModelEnergies, layer: str) -> float:
-    """Of the first student's nominal energy, 0 to 1."""
+    """A layer has this share, 0 to 1, of the first student's nominal energy."""
     joules_by_layer = model.students[0].layers
     return joules_by_layer.get(layer, 0.0) / sum(joules_by_layer.values())

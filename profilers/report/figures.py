@@ -1,4 +1,4 @@
-"""The figures of the page: which numbers of a report each chart shows."""
+"""The figures of the page decide which numbers of a report each chart shows."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _LINES = ("quantized", "float", "line2", "line3", "line4", "line5")
 
 
 def rates(student: Student) -> Markup:
-    """Firing rate of every neuron layer, float and quantized."""
+    """The bars are the firing rate of every neuron layer, float and quantized."""
     rows = [
         BarRow(name, percent(layers[-1][1].rate), tuple((css, layer.rate) for css, layer in layers))
         for name, layers in _pairs(student, neurons=True)
@@ -42,7 +42,7 @@ def rates(student: Student) -> Markup:
 
 
 def operations(student: Student) -> Markup:
-    """SynOps of every layer fed by spikes, float and quantized."""
+    """The bars are the SynOps of every layer fed by spikes, float and quantized."""
     rows = [
         BarRow(name, quantity(layers[-1][1].operations), tuple((css, layer.operations) for css, layer in layers))
         for name, layers in _pairs(student, neurons=False)
@@ -52,7 +52,7 @@ def operations(student: Student) -> Markup:
 
 
 def drifts(student: Student) -> Markup | None:
-    """How far each layer's spikes drift from float to quantized; None where nobody compared."""
+    """The bars say how far each layer's spikes drift from float to quantized; None where nobody compared."""
     run = student.deployed
     found = [(layer.name, drift(layer.differing, layer.neurons, run.T)) for layer in run.layers]
     rows = [BarRow(name, percent(value, 2), (("quantized", value),)) for name, value in found if value is not None]
@@ -64,7 +64,7 @@ def drifts(student: Student) -> Markup | None:
 
 
 def energy_shares(report: ReportData) -> Markup | None:
-    """Share of each layer in the first student's energy, one dot per model."""
+    """The dots are the share of each layer in the first student's energy, one per model."""
     head = report.head
     models = [m for m in report.energies if m.students and sum(m.students[0].layers.values()) > 0]
     if head is None or not models:
@@ -80,7 +80,7 @@ def energy_shares(report: ReportData) -> Markup | None:
 
 
 def over_time(report: ReportData) -> tuple[Markup, list[tuple[str, str]]] | None:
-    """Accuracy against SynOps for every t, and the (CSS class, name) of its lines; None without labels."""
+    """The lines are accuracy against SynOps for every t, with their (CSS class, name); None without labels."""
     runs: list[tuple[str, NetworkRun]] = []
     for student in report.students:
         name = f"{student.name}, quantized" if student.quantized_run else student.name
@@ -103,7 +103,7 @@ def over_time(report: ReportData) -> tuple[Markup, list[tuple[str, str]]] | None
 
 
 def relative(report: ReportData) -> Markup | None:
-    """The first student's energy ÷ that of a dense ANN of its shape, model by model; None without such a model."""
+    """The ranges are the first student's energy ÷ that of a dense ANN of its shape, model by model, if there is any."""
     if report.head is None:
         return None
     rows = []
@@ -128,7 +128,7 @@ def relative(report: ReportData) -> Markup | None:
 
 
 def break_even(report: ReportData) -> Markup | None:
-    """Where every model breaks even, beside the first student's own rate and thresholds of other studies."""
+    """The ranges say where each model breaks even, beside the first student's rate and other studies' thresholds."""
     own = report.head.deployed.spikes_per_synapse if report.head else None
     rows = [
         RangeRow(model.title, spread(rate), rate.low, rate.high, rate.nominal, "quantized")
@@ -156,12 +156,12 @@ def break_even(report: ReportData) -> Markup | None:
 
 
 def color(index: int) -> str:
-    """CSS class of a placement's row."""
+    """A placement's row has this CSS class."""
     return f"c{index % COLORS}"
 
 
 def chips(placement: PlacementReport) -> list[Markup]:
-    """A map of every chip, of at most `CHIPS_DRAWN`."""
+    """Every chip has a map, up to `CHIPS_DRAWN` of them."""
     size = placement.cores_per_chip
     left = [
         Patch(color(i), f"{row.layer}: {row.limit}, {percent(row.utilization)}", row.cores)
@@ -181,7 +181,7 @@ def chips(placement: PlacementReport) -> list[Markup]:
 
 
 def ratios(student: StudentEnergy) -> tuple[float, float, float] | None:
-    """The student ÷ a dense ANN of its shape at low, nominal and high constants and counts, the same on both sides.
+    """The ratios are student ÷ dense ANN of its shape, at the same low, nominal and high constants and counts.
 
     None where the model lacks one of the two, or the ANN costs nothing.
     """

@@ -1,4 +1,4 @@
-"""The glossary: what the words of a report mean, as its section on conventions prints them."""
+"""The glossary says what the words of a report mean, as its section on conventions prints them."""
 
 from __future__ import annotations
 

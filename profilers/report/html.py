@@ -1,4 +1,4 @@
-"""`report.html`: one page that stands alone, without script or external fetch; everything that a user wrote is escaped."""
+"""`report.html` is one page that stands alone, without script or fetch; everything that a user wrote is escaped."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _OTHERS = 2  # students named beside the first one in the verdict
 
 
 def render(report: ReportData) -> str:
-    """The page as HTML text."""
+    """The report becomes the page's HTML text."""
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES),
         autoescape=True,
@@ -44,7 +44,7 @@ def render(report: ReportData) -> str:
 
 
 def _unbroken(text: str) -> Markup:
-    """Text in which no line breaks within a range such as 3.1–9.4."""
+    """No line of the text breaks within a range such as 3.1–9.4."""
     return Markup(re.sub(r"\S+–\S+", r'<span class="unbroken">\g<0></span>', str(escape(text))))
 
 
@@ -143,7 +143,7 @@ def _several(models: int) -> str:
 
 
 def _against_own_shape(report: ReportData) -> str:
-    """In how many models the student costs less than an ANN of its own shape, whatever the constants' values."""
+    """The student costs less than an ANN of its own shape in so many models, whatever the constants' values."""
     ratios = [found for model in report.energies if (found := figures.ratios(model.students[0]))]
     below = len([found for found in ratios if max(found) < 1])
     return f"; below a dense ANN of its shape in {below} of {len(ratios)}" if ratios else ""

@@ -1,4 +1,4 @@
-"""`report.tex`: the tables of a report as LaTeX floats in the style of booktabs, with its sources as comments.
+"""`report.tex` has the tables of a report as LaTeX floats in the style of booktabs, with its sources as comments.
 
 LaTeX needs the package booktabs and nothing else; put the file into a document with `\\input{report}`.
 """
@@ -50,7 +50,7 @@ _SPECIAL = {
 
 
 def render(report: ReportData) -> str:
-    """The report as LaTeX text."""
+    """The report becomes LaTeX text."""
     head = [
         "needs \\usepackage{booktabs}",
         report.title,
@@ -65,7 +65,7 @@ def render(report: ReportData) -> str:
 
 
 def escape(text: str) -> str:
-    """Text that LaTeX prints as it is."""
+    """LaTeX prints the escaped text as it was."""
     # two hyphens would become a dash
     return re.sub(
         "-(?=-)|[^-]", lambda found: "-{}" if found[0] == "-" else _SPECIAL.get(found[0], found[0]), one_line(text)

@@ -1,4 +1,4 @@
-"""The literature that a report cites: where its counting comes from, and what other studies found to decide between SNN and ANN."""
+"""A report cites this literature: where its counting comes from, and what other studies found about break-even."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from profilers.report.data import ReportData
 
 @dataclass(frozen=True)
 class Threshold:
-    """What another study found to decide between SNN and ANN, in spikes per synapse per inference."""
+    """A threshold is what another study found to decide between SNN and ANN, in spikes per synapse per inference."""
 
     label: str
     low: float
@@ -67,7 +67,7 @@ _ALWAYS = (
 
 
 def sources(report: ReportData) -> list[Citation]:
-    """Every source (by its link) once, in order of appearance: of energy models, thresholds, counting."""
+    """Every source (by its link) comes once, in order of appearance: of energy models, thresholds, counting."""
     found = [source for model in report.energies for source in model.sources]
     found += [threshold.source for threshold in THRESHOLDS]
     once: dict[str, Citation] = {}

@@ -1,4 +1,4 @@
-"""`report.md`: the tables of a report in Markdown, GitHub's and Pandoc's form, with its glossary and sources."""
+"""`report.md` has the tables of a report in Markdown, GitHub's and Pandoc's form, with its glossary and sources."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SPECIAL = re.compile(r"[\\`*_{}\[\]<>#|~!&]")
 
 
 def render(report: ReportData) -> str:
-    """The report as Markdown text."""
+    """The report becomes Markdown text."""
     parts = [f"# {escape(report.title)}"]
     parts += [escape(text) for text in (report.data, *report.notes) if text]
     for table in everything(report):
@@ -36,7 +36,7 @@ def render(report: ReportData) -> str:
 
 
 def escape(text: str) -> str:
-    """Text that a Markdown table or line shows as it is."""
+    """A Markdown table or line shows the escaped text as it was."""
     escaped = _SPECIAL.sub(lambda found: "\\" + found[0], one_line(text))
     # what would start a list or underline a heading
     return re.sub(r"^([-+=]|\d+[.)](?=\s|$))", lambda found: f"{found[1][:-1]}\\{found[1][-1]}", escaped)

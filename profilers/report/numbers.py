@@ -1,4 +1,4 @@
-"""Numbers as people read them: three digits, engineering prefixes, thousands separators, units."""
+"""Numbers are written as people read them: three digits, engineering prefixes, thousands separators, units."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def quantity(
     trim: bool = False,
     space: str = SPACE,
 ) -> str:
-    """`4.12e-6, "J"` → "4.12 µJ": `digits` significant digits and an engineering prefix.
+    """A quantity has `digits` significant digits and an engineering prefix: `4.12e-6, "J"` is "4.12 µJ".
 
     Args:
         value: what is written.
@@ -39,21 +39,21 @@ def quantity(
 
 
 def number(value: float, digits: int = 3) -> str:
-    """At least `digits` significant digits, no digit of a whole number lost, with thousands separators."""
+    """A number has at least `digits` significant digits, and thousands separators; whole numbers keep every digit."""
     if float(value).is_integer():
         return f"{int(value):,}"
     return _significant(value, digits)
 
 
 def spread(bounds: Range, unit: str = "") -> str:
-    """ "3.1–9.4 nJ": both ends with the prefix of the larger one; a single number if they read the same."""
+    """A range has the prefix of its larger end, "3.1–9.4 nJ"; it is a single number if both ends read the same."""
     if not unit:
         return _span(_significant(bounds.low, 3), _significant(bounds.high, 3))
     return _scaled_span(bounds.low, bounds.high, unit)
 
 
 def interval(low: float, high: float) -> str:
-    """ "84.4–85.6 k": an interval of counts, plain below 10,000; more digits where three do not tell its ends apart."""
+    """An interval of counts, "84.4–85.6 k", is plain below 10,000, and has the digits that tell its ends apart."""
     for digits in (3, 4, 5, 6):
         text = _span(number(low, digits), number(high, digits)) if abs(high) < 10_000 else ""
         text = text or _scaled_span(low, high, "", digits)
@@ -73,12 +73,12 @@ def _span(low: str, high: str) -> str:
 
 
 def percent(fraction: float, digits: int = 1, *, space: str = SPACE) -> str:
-    """0.9722 → "97.2 %", with `digits` behind the point and `space` before the sign."""
+    """A fraction 0.9722 is "97.2 %", with `digits` behind the point and `space` before the sign."""
     return f"{100 * fraction:.{digits}f}{space}%"
 
 
 def memory(bits: float) -> str:
-    """Bits as bytes: "12.3 kB"."""
+    """Bits are written as bytes: "12.3 kB"."""
     return quantity(bits / 8, "B")
 
 

@@ -1,4 +1,4 @@
-"""`Report`: what a profile gives back, to be printed, shown in a notebook, taken apart or written to files."""
+"""A profile gives back a `Report`, to be printed, shown in a notebook, taken apart or written to files."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from profilers.report.writing import DEFAULT_FORMATS, write
 
 @dataclass(frozen=True, repr=False)
 class Report(ReportData):
-    """A report with what its readers do with it; it prints as the closing table of the command does.
+    """A report prints as the closing table of the command does, and has a method for what else readers do with it.
 
-    The numbers are the fields of `ReportData`; `Report.from_json` reads back what `to_json` or the file `report.json` holds.
+    The numbers are the fields of `ReportData`; `Report.from_json` reads back what `to_json` or `report.json` holds.
     """
 
     def __str__(self) -> str:
@@ -27,18 +27,18 @@ class Report(ReportData):
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        """The closing table for a notebook."""
+        """A notebook shows the closing table."""
         title, headings, rows = closing_table(self)
         with pd.option_context("display.max_colwidth", None):  # pandas would cut long names
             table = pd.DataFrame(rows, columns=headings).to_html(index=False, border=0)
         return f"<p>{escape(title)}</p>\n{table}"
 
     def to_frame(self) -> pd.DataFrame:
-        """One row per network and run; `profilers.report.closing_table.frame` names the columns."""
+        """The frame has one row per network and run; `profilers.report.closing_table.frame` tells its columns."""
         return frame(self)
 
     def write(self, folder: Path | str, formats: Iterable[str] = DEFAULT_FORMATS) -> dict[str, Path]:
-        """Write the report into a folder, in some of html, json, csv, markdown and latex; returns the paths by file name.
+        """The report is written into a folder, as html, json, csv, markdown or latex; returns the paths by file name.
 
         Raises:
             DeployError: an unknown format.

@@ -1,7 +1,7 @@
-"""JSON Schema (draft 2020-12) of `report.json`, made from the dataclasses that the report consists of.
+"""The JSON Schema (draft 2020-12) of `report.json` is made from the dataclasses that the report consists of.
 
-The file that ships is `profilers/report/templates/report.schema.json`; after a change of the dataclasses write it anew with
-`python -m profilers.report.schema`.
+The file that ships is `profilers/report/templates/report.schema.json`; after a change of the dataclasses write it anew
+with `python -m profilers.report.schema`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _PLAIN = {int: "integer", float: "number", str: "string", bool: "boolean", type(
 
 
 def report_schema() -> dict[str, Any]:
-    """The schema as JSON data."""
+    """The schema is JSON data."""
     definitions: dict[str, Any] = {}
     reference = _schema(ReportData, definitions)
     definitions["ReportData"]["properties"]["version"] = {"const": VERSION}
@@ -37,7 +37,7 @@ def report_schema() -> dict[str, Any]:
 
 
 def schema_text() -> str:
-    """What the file holds."""
+    """The file holds this text."""
     return json.dumps(report_schema(), indent=1, ensure_ascii=False) + "\n"
 
 

@@ -1,4 +1,4 @@
-"""The tables of a report as text, for the page, Markdown and LaTeX alike: same numbers, same words."""
+"""The tables of a report are text for the page, Markdown and LaTeX alike: same numbers, same words."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FED_BY = {"spikes": "spikes", "static": "analog input", "changing": "currents"}
 
 
 def everything(report: ReportData) -> list[Table]:
-    """All tables of a report, in its order."""
+    """All tables of a report come in its order."""
     head = report.head
     found = [networks(report)]
     if head is not None:
@@ -40,7 +40,7 @@ def everything(report: ReportData) -> list[Table]:
 
 
 def networks(report: ReportData) -> Table:
-    """Teacher and students, one column each."""
+    """Teacher and students have one column each."""
     teacher = report.teacher
     columns = [Cell("")]
     columns += [Cell(teacher.name, ("ANN teacher" if report.students else "ANN",))] if teacher else []
@@ -74,7 +74,7 @@ def _network_row(report: ReportData, label: str, hint: str, of_run: _OfRun, of_t
 
 
 def _by_convention(run: NetworkRun, key: str) -> str:
-    """The mean of one of the run's conventions."""
+    """The mean is that of one of the run's conventions."""
     return next(quantity(c.statistic.mean) for c in run.conventions if c.key == key)
 
 
@@ -131,7 +131,7 @@ _NETWORK_ROWS: tuple[tuple[str, str, _OfRun, _OfTeacher | None], ...] = (
 
 
 def _deployments(report: ReportData) -> Iterable[Row]:
-    """Cores on every chip that somebody was placed on, and the seconds that the user gave."""
+    """The rows are the cores on every chip that somebody was placed on, and the seconds that the user gave."""
     chips = {d.target: d.title for student in report.students for d in student.deployments}
     first = [Cell()] if report.teacher else []
     for target, title in chips.items():
@@ -149,7 +149,7 @@ def _seconds(given: Range | None) -> Cell:
 
 
 def layers(student: Student) -> Table:
-    """The layers of a student's deployed run."""
+    """The rows are the layers of a student's deployed run."""
     rows = []
     for layer in student.deployed.layers:
         texts = [
@@ -185,7 +185,7 @@ def layers(student: Student) -> Table:
 
 
 def steps(student: Student) -> Table:
-    """What each further time step costs and brings."""
+    """The rows say what each further time step costs and brings."""
     run = student.deployed
     headings = ["Step", *(["Accuracy"] if run.accuracy_by_step else []), "Spikes", "SynOps", "SynOps so far"]
     done, rows = 0.0, []
@@ -201,7 +201,7 @@ def steps(student: Student) -> Table:
 
 
 def placement(p: PlacementReport) -> Table:
-    """Cores per layer on one chip."""
+    """The rows are the cores per layer on one chip."""
     rows = [
         Row(row.layer, (Cell(number(row.cores)), Cell(row.limit), Cell(percent(row.utilization)))) for row in p.rows
     ]
@@ -213,7 +213,7 @@ def placement(p: PlacementReport) -> Table:
 
 
 def comparisons(report: ReportData) -> Table:
-    """Backends against their references."""
+    """The rows are backends against their references."""
     rows = []
     for row in report.comparisons:
         mismatch = Cell("reference")
@@ -226,7 +226,7 @@ def comparisons(report: ReportData) -> Table:
 
 
 def drift(differing: float | None, neurons: int | None, T: int) -> float | None:
-    """Share of neurons and steps that differ, 0 to 1."""
+    """This share of neurons and steps differs, 0 to 1."""
     return None if differing is None or neurons is None else differing / (neurons * T)
 
 

@@ -1,4 +1,4 @@
-"""A report as files: every format's file name and text, and how they are written together."""
+"""A report is written as files, all together or none: every format has a file name and a text."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def write(report: ReportData, folder: Path, formats: Iterable[str] = DEFAULT_FOR
 
 
 def known_formats(formats: Iterable[str]) -> list[str]:
-    """Each format once.
+    """Each format comes once, in the order given.
 
     Raises:
         DeployError: an unknown one.
@@ -44,7 +44,7 @@ def known_formats(formats: Iterable[str]) -> list[str]:
 
 
 def layer_table(report: ReportData) -> pd.DataFrame:
-    """One row per student, run and layer; the columns of `LayerReport` after "student" and "run"."""
+    """The frame has one row per student, run and layer; the columns of `LayerReport` follow "student" and "run"."""
     columns = [f.name for f in fields(LayerReport) if f.name != "counts"]
     rows = [
         {"student": student.name, "run": "quantized" if run.arithmetic == "integer" else "float"}

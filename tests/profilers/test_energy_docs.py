@@ -70,7 +70,7 @@ MISTAKES: tuple[object, ...] = (
 
 @pytest.mark.parametrize("path", list(places(json.loads(EXAMPLE))), ids=dotted)
 def test_a_mistake_anywhere_names_its_place(path: tuple[str | int, ...], tmp_path: Path) -> None:
-    """Every field of the example, replaced by every mistake: the file is read, or the message says which field it is."""
+    """Every field of the example, replaced by every mistake: the file is read, or the message says which field."""
     refused = 0
     for mistake in MISTAKES:
         data = json.loads(EXAMPLE)

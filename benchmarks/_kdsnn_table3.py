@@ -54,7 +54,7 @@ def table_3(
     Raises KdsnnError when one cannot be read.
     """
     from kdsnn.models import build
-    from profilers.counting.dense import count_module
+    from profilers.counting.flops import count_module
 
     measured, others = _measured(checkpoints, samples, data)
     rows = []

@@ -21,7 +21,7 @@ from exporters.passes.exact import make_exact
 from exporters.passes.quantize import quantize
 from hardware import emulator
 from profilers.counting.activity import ActivityCounter
-from profilers.counting.dense import graph_size
+from profilers.counting.sizes import graph_size
 
 BATCH, CHANNELS = 8, 32
 BATCHES, TIMES, WIDTHS, BLOCKS = (1, 8, 64), (1, 2, 4, 8), (16, 32, 64, 128), (1, 2, 4, 8)

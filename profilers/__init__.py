@@ -1,4 +1,4 @@
-"""Counting: parameters, FLOPs, SynOps, energy models, reports. `profile` does all of it in one call.
+"""This package counts parameters, FLOPs, SynOps and energies and reports them; `profile` does all of it in one call.
 
 With a `SpikingGraph`, samples x (N, *shape) and their labels:
 
@@ -15,8 +15,8 @@ The result is made of frozen dataclasses:
         estimate = model.students[0].estimate
         print(model.title, estimate.low, estimate.high)
 
-Below that: `counts` (exact integers per sample and step), `side_by_side` (every convention), `statistics`
-(intervals), `operations` and `energy` (counts × constants), `flops` and `zero_skipping` (ANNs).
+Below that stand `counting` (exact integers per sample and step, every way to count, intervals, and what ANNs do),
+`energy` (counts × constants) and `report` (tables, page and files).
 """
 
 from __future__ import annotations

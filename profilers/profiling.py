@@ -1,4 +1,4 @@
-"""From networks and samples to a report: `profile` in one call, `count` for one network of several.
+"""Networks and samples become a report: `profile` does it in one call, `count` counts one network of several.
 
 What runs a network is passed in (`hardware.emulator.run`, or anything of its signature).
 """
@@ -17,7 +17,8 @@ from profilers import report
 from profilers.counting.activity import ActivityCounter
 from profilers.counting.sizes import samples_within
 from profilers.energy.models import EnergyModel
-from profilers.report.data import Report, Run, Student, Teacher
+from profilers.report.data import NetworkRun, Student, Teacher
+from profilers.report.result import Report
 
 _RECORDED = 1 << 27  # bytes of float spikes kept to compare the quantized ones with
 
@@ -25,23 +26,23 @@ Observer = Callable[[str, torch.Tensor], None]
 
 
 class Outcome(Protocol):
-    """What a run gives back."""
+    """A run gives this back."""
 
     def accuracy(self, labels: Array, t: int | None = None) -> float:
-        """Share of samples that are right after the first `t` steps, all by default."""
+        """This share of samples is right after the first `t` steps, all by default."""
         ...
 
 
 class Samples(Protocol):
-    """Samples (N, *input shape) as an array has them, or made where a slice of them is read."""
+    """Samples (N, *input shape) come as an array has them, or are made where a slice of them is read."""
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, part: slice, /) -> Array: ...
 
 
-class Runner(Protocol):
-    """Runs frames (N, …), as `graph.encode` makes them, and shows the observer every node of every batch in order."""
+class NetworkRunner(Protocol):
+    """A runner runs frames (N, …) of `graph.encode`, and shows the observer every node of every batch in order."""
 
     def __call__(
         self,
@@ -51,7 +52,7 @@ class Runner(Protocol):
         observe: Observer | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> Outcome:
-        """Observer and progress as in `hardware.emulator.run`."""
+        """Observer and progress are those of `hardware.emulator.run`."""
         ...
 
 
@@ -60,13 +61,13 @@ def profile(
     x: Array,
     labels: Array | None = None,
     *,
-    run: Runner,
+    run: NetworkRunner,
     quantized: SpikingGraph | None = None,
     teacher: Teacher | None = None,
     models: Mapping[str, EnergyModel] | None = None,
     name: str = "student",
 ) -> Report:
-    """Counts, energies and accuracy of one network.
+    """One network is run, and its counts, energies and accuracy become a report.
 
     Args:
         graph: a float graph (best made by `exporters.passes.exact.make_exact`) or an integer one.
@@ -74,7 +75,7 @@ def profile(
         labels: (N,) class numbers; without them there is no accuracy.
         run: `hardware.emulator.run`, or what has its signature.
         quantized: the same network in integers, counted as well and compared spike for spike.
-        teacher: the ANN to set beside it (`profilers.counting.dense.count_module`).
+        teacher: the ANN to set beside it (`profilers.counting.flops.count_module`).
         models: energy models by name; by default those of the package.
         name: of the network in the report.
 
@@ -91,12 +92,12 @@ def count(
     x: Samples,
     labels: Array | None = None,
     *,
-    run: Runner,
+    run: NetworkRunner,
     quantized: SpikingGraph | None = None,
     role: Literal["student", "twin"] = "student",
     progress: Callable[[int, int], None] | None = None,
 ) -> Student:
-    """Run samples through one network, float and quantized, and count what happens; arguments as in `profile`.
+    """Samples run through a network, float and quantized, and what happens is counted; arguments as in `profile`.
 
     `progress` is called with (samples done, of how many), over both runs.
 
@@ -145,7 +146,7 @@ def _runs(
     counters: Sequence[ActivityCounter],
     accuracies: Sequence[Sequence[float]],
     differing: Mapping[str, float] | None,
-) -> list[Run]:
+) -> list[NetworkRun]:
     drifts = [None, differing]
     return [
         report.summarize(g, counter.result(), accuracy, drift)
@@ -154,16 +155,16 @@ def _runs(
 
 
 def _chunks(samples: int, graph: SpikingGraph) -> list[tuple[int, int]]:
-    """(first, how many) so that a chunk and its spikes fit into memory."""
+    """Chunks (first, how many) are such that one and its spikes fit into memory."""
     size = samples_within(_RECORDED, graph)
     return [(start, min(size, samples - start)) for start in range(0, samples, size)]
 
 
 class _Drift:
-    """Spikes of the quantized run that differ from the float run's, layer by layer, where both have the layer.
+    """The drift is the spikes of the quantized run that differ from the float run's, in layers that both have.
 
-    `samples`: the most that are compared at once. Their spikes are kept in room that is taken once: pieces of it that come
-    and go between the runs' own would scatter these over gigabytes.
+    `samples` is the most that are compared at once. Their spikes are kept in room that is taken once: pieces of it
+    that come and go between the runs' own would scatter these over gigabytes.
     """
 
     def __init__(self, graph: SpikingGraph, quantized: SpikingGraph, samples: int) -> None:

@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from kdsnn.deploy.progress import Progress, silent
-from kdsnn.deploy.tables import Result, Table
+from kdsnn.deploy.tables import Result
 
 PLAIN_INTERVAL = 5.0
 """Seconds between progress lines where no terminal shows a bar."""
@@ -46,7 +46,7 @@ def show(result: Result, *, json: bool = False) -> None:
             draw(one)
 
 
-def draw(table: Table) -> None:
+def draw(table: TextTable) -> None:
     """A table on standard output, as wide as the terminal at most; columns whose cells start with a digit are right-aligned."""
     from rich import box
     from rich.console import Console

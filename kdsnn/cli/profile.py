@@ -51,7 +51,6 @@ def profile(
     """Count parameters, FLOPs, spikes, SynOps and energy; write report.html, report.json and layers.csv."""
     import kdsnn
     from kdsnn.cli.console import command_line, draw, print_json, progress
-    from kdsnn.deploy.closing import closing_table
     from kdsnn.deploy.places import writable_folder
     from kdsnn.deploy.profile import report_formats
     from kdsnn.errors import KdsnnError
@@ -67,12 +66,10 @@ def profile(
             seconds_per_step=seconds_per_step, command=command_line(), progress=told,
             **lowering_of(lowering),
         )  # fmt: skip
-    from profilers.report import write
-
-    paths = write(report, out, formats)
+    paths = report.write(out, formats)
     if json:
         print_json({name: str(path) for name, path in paths.items()})
     else:
-        draw(closing_table(report))
+        draw(report.closing_table())
         for path in paths.values():
             print(path)

@@ -66,7 +66,7 @@ CATALOGS: Mapping[str, Callable[[], list[dict[str, str]]]] = {
 def _model_row(name: str) -> dict[str, str]:
     from kdsnn.errors import KdsnnError
     from kdsnn.models import MODELS, build
-    from profilers.counting.dense import count_module
+    from profilers.counting.flops import count_module
 
     row = {"model": name}
     for data, shape in (("MNIST", (1, 28, 28)), ("CIFAR", (3, 32, 32))):

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from kdsnn.deploy.formats import FORMATS
 from kdsnn.deploy.lower import lower
 from kdsnn.deploy.progress import Progress, silent
-from kdsnn.deploy.tables import Result, Table, table
+from kdsnn.deploy.tables import Result
+from profilers.text_table import TextTable, table
 
 if TYPE_CHECKING:
     from hardware.chips.fit import Finding, Fit
@@ -50,7 +51,7 @@ class CheckResult(Result):
             return f"fits {self.fit.target.title}{where}"
         return f"does not fit {self.fit.target.title}{where} ({errors} error{'s' if errors > 1 else ''})"
 
-    def tables(self) -> tuple[Table, ...]:
+    def tables(self) -> tuple[TextTable, ...]:
         """The fullest core of each layer, and the findings."""
         found = []
         if self.fit.placement is not None:

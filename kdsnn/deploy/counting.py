@@ -72,7 +72,7 @@ def count_ann(
     from exporters.errors import DeployError
     from kdsnn import train
     from profilers import report
-    from profilers.counting.dense import count_module
+    from profilers.counting.flops import count_module
     from profilers.counting.zero_skipping import active_macs
     from profilers.energy import operations
 
@@ -107,7 +107,7 @@ def some(x: Array) -> Array:
 
 def comparison_rows(
     runs: Sequence[BackendRun], found: Sequence[BackendComparison], labels: Array
-) -> list[report.Comparison]:
+) -> list[report.ComparisonReport]:
     """The spike-for-spike table of the report: the spikes of all layers, where a backend shows them."""
     from profilers import report
 
@@ -119,7 +119,7 @@ def comparison_rows(
         if c is not None and not c.must_agree:
             note = "the effect of quantization" if c.backend == "emulator" else "folding BatchNorm rounds differently"
         rows.append(
-            report.Comparison(
+            report.ComparisonReport(
                 backend=run.backend,
                 samples=run.samples,
                 accuracy=run.accuracy(labels),

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdsnn.deploy.closing import closing_table
 from kdsnn.deploy.counting import comparison_rows, count, count_ann
 from kdsnn.deploy.export import write
 from kdsnn.deploy.formats import Wanted
@@ -17,8 +16,9 @@ from kdsnn.deploy.on_chip import place_all
 from kdsnn.deploy.places import sole_writer, writable_folder
 from kdsnn.deploy.progress import Progress, silent
 from kdsnn.deploy.run import RunResult, run_all
-from kdsnn.deploy.tables import Result, Table
+from kdsnn.deploy.tables import Result
 from kdsnn.deploy.training import Training, configured, recipe_for, train_and_save
+from profilers.text_table import TextTable
 
 if TYPE_CHECKING:
     from kdsnn.deploy.trained import TrainedNetwork
@@ -46,8 +46,10 @@ class DemoResult(Result):
         """False where two back ends differ that must not."""
         return self.result.ok
 
-    def tables(self) -> tuple[Table, ...]:
+    def tables(self) -> tuple[TextTable, ...]:
         """Costs, back ends, comparisons."""
+        from profilers.report import closing_table
+
         return (closing_table(self.report), *self.result.tables())
 
     def rows(self) -> list[dict[str, Any]]:
@@ -82,7 +84,6 @@ def demo(
         DeployError: there is no Lava environment; OSError: the folder cannot be written.
     """
     from hardware.lava import environment
-    from profilers import report
 
     out = Path(out)
     environment.python_path()  # without Lava there is no demo: say so before training
@@ -91,7 +92,7 @@ def demo(
     with sole_writer(out / "demo"):
         teacher = _train(out, seed, progress)
         made, result, exported = _measure(out, teacher, lava_samples, seed, command, progress)
-        paths = [*report.write(made, out).values(), *exported]
+        paths = [*made.write(out).values(), *exported]
         paths += [out / f"{name}.safetensors" for name in ("teacher", "student", "twin")]
     return DemoResult(made, result, tuple(paths), time.perf_counter() - started)
 

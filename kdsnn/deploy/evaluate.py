@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from kdsnn.deploy.images import load_data, require_fit
 from kdsnn.deploy.load import load
-from kdsnn.deploy.tables import Result, Table, table
+from kdsnn.deploy.tables import Result
 from kdsnn.deploy.trained import TrainedNetwork
 from kdsnn.errors import OptionError
 from kdsnn.factory import is_factory
+from profilers.text_table import TextTable, table
 
 if TYPE_CHECKING:
     from torch import nn
@@ -42,7 +43,7 @@ class Evaluation(Result):
         """The accuracy after the last step."""
         return self.accuracies[-1]
 
-    def tables(self) -> tuple[Table, ...]:
+    def tables(self) -> tuple[TextTable, ...]:
         """Accuracy, for a spiking network at every step."""
         from profilers.report.numbers import percent
 

@@ -17,9 +17,10 @@ from kdsnn.deploy.lower import Lowered, lower
 from kdsnn.deploy.places import sole_writer, writable_folder
 from kdsnn.deploy.progress import Progress, silent
 from kdsnn.deploy.quantization import drift_rows, quantization_table
-from kdsnn.deploy.tables import Result, Table, table
+from kdsnn.deploy.tables import Result
 from kdsnn.deploy.trained import TrainedNetwork
 from kdsnn.errors import OptionError
+from profilers.text_table import TextTable, table
 
 if TYPE_CHECKING:
     from exporters.graph import Array, SpikingGraph
@@ -66,12 +67,12 @@ class ExportResult(Result):
     quantization: tuple[Mapping[str, Any], ...] = ()
     bits: int | None = None
 
-    def tables(self) -> tuple[Table, ...]:
+    def tables(self) -> tuple[TextTable, ...]:
         """The files, and how the network was quantized."""
         from profilers.report.numbers import quantity
 
         cells = [
-            [f.format, f.path, quantity(f.bytes, "B"), f.contents, str(f.verified or "–"), str(f.mismatches)]
+            [f.format, f.path, quantity(f.bytes, "B", trim=True), f.contents, str(f.verified or "–"), str(f.mismatches)]
             for f in self.files
         ]
         columns = ["format", "file", "size", "contents", "spikes verified", "mismatches"]

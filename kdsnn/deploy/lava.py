@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdsnn.deploy.tables import Result, Table, table
+from kdsnn.deploy.tables import Result
+from profilers.text_table import TextTable, table
 
 if TYPE_CHECKING:
     from hardware.lava.status import LavaStatus
@@ -19,7 +20,7 @@ class LavaStatusResult(Result):
 
     found: LavaStatus
 
-    def tables(self) -> tuple[Table, ...]:
+    def tables(self) -> tuple[TextTable, ...]:
         """One fact a line."""
         found = self.found
         rows = [["path", str(found.path)], ["installed", "yes" if found.installed else "no"]]

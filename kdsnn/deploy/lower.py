@@ -13,10 +13,11 @@ from kdsnn.deploy.factory import module_of, require_shape
 from kdsnn.deploy.load import load, trained_by_us
 from kdsnn.deploy.progress import Progress, silent
 from kdsnn.deploy.quantization import Quantization, drift_rows, quantization_table, quantized
-from kdsnn.deploy.tables import Result, Table
+from kdsnn.deploy.tables import Result
 from kdsnn.deploy.trained import TrainedNetwork
 from kdsnn.errors import KdsnnError, OptionError, notice
 from kdsnn.factory import is_factory
+from profilers.text_table import TextTable
 
 MOST_STEPS = 1 << 16
 """A T that is larger is a slip: the run would take days, and memory in proportion."""
@@ -100,11 +101,11 @@ class Lowered(Result):
         """What the quantized graph consumes of samples x (N, *shape): integer pixels, or the spikes of the host's encoder."""
         return self.integer.encode(x if self.encoder is None else self.encoder.spikes(x))
 
-    def tables(self) -> tuple[Table, ...]:
+    def tables(self) -> tuple[TextTable, ...]:
         """How it was quantized."""
         rows = self.rows()
         if not rows:
-            return (Table(f"{self.name}: not quantized here", ("layer",), ()),)
+            return (TextTable(f"{self.name}: not quantized here", ("layer",), ()),)
         return (quantization_table(f"{self.name} quantized to {self.bits} bits", rows),)
 
     def rows(self) -> list[dict[str, Any]]:

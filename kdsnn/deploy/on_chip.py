@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class OnChip:
     """A network on one chip: what is drawn, what is priced, and why it does not fit."""
 
-    drawn: report.Placement | None = None
+    drawn: report.PlacementReport | None = None
     deployment: report.Deployment | None = None
     notes: tuple[str, ...] = ()
 
@@ -53,7 +53,7 @@ def on_chip(network: Lowered, chain: SpikingGraph, chip: Target, activity: Activ
         for layer in placed.layers
     )
     note = f"{', '.join(placed.host)} on the host: {chip.title} takes no pixels." if placed.host else ""
-    drawn = report.Placement(chip.title, chip["cores_per_chip"], placed.chips, rows, note)
+    drawn = report.PlacementReport(chip.title, chip["cores_per_chip"], placed.chips, rows, note)
 
     spikes = {name: float(neurons.spikes.sum(axis=1).mean()) for name, neurons in activity.neurons.items()}
     known = all(layer.hops_per_spike is not None for layer in placed.layers)
@@ -83,7 +83,7 @@ def place_all(
     *,
     time: BusyTime | None = None,
     progress: Progress = silent,
-) -> tuple[list[report.Student], list[report.Placement], list[str]]:
+) -> tuple[list[report.Student], list[report.PlacementReport], list[str]]:
     """Every student with its deployments; the placements of the first one; and what does not fit, a note each.
 
     Some of the uint8 images x (N, C, H, W) run through the chain that is placed.

@@ -40,7 +40,8 @@ from exporters.graph import (
     SpikingGraph,
     Synapse,
 )
-from kdsnn.deploy.tables import Result, Table, table
+from kdsnn.deploy.tables import Result
+from profilers.text_table import TextTable, table
 
 SLACK = 16.0
 """S: how much wider than the bound of one sum a tie may be."""
@@ -97,7 +98,7 @@ class Proof(Result):
         """The first layer that differs and where, or nothing."""
         return next((f"{layer.name}, {layer.first}" for layer in self.layers if layer.differences), "")
 
-    def tables(self) -> tuple[Table, ...]:
+    def tables(self) -> tuple[TextTable, ...]:
         """One line per layer."""
         rows = [[x.name, f"{x.compared:,}", str(x.ties), str(x.differences), x.first] for x in self.layers]
         title = f"the graph against the module, layer by layer on its own spikes, {self.samples} samples"

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from kdsnn.deploy.images import load_data, require_fit, spread_over
 from kdsnn.deploy.progress import Progress, silent
-from kdsnn.deploy.tables import Table, table
 from kdsnn.errors import OptionError
+from profilers.text_table import TextTable, table
 
 if TYPE_CHECKING:
     from exporters.graph import Array, SpikingGraph
@@ -115,7 +115,7 @@ def drift_rows(scales: Sequence[LayerScale], drifts: Sequence[LayerDrift]) -> li
     return [asdict(s) | measured.get(s.name, {}) for s in scales]
 
 
-def quantization_table(title: str, rows: Sequence[dict[str, Any]]) -> Table:
+def quantization_table(title: str, rows: Sequence[dict[str, Any]]) -> TextTable:
     """The table of `drift_rows`."""
     from profilers.report.numbers import percent
 

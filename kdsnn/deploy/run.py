@@ -15,8 +15,9 @@ from kdsnn.deploy.images import Pixels, load_data, pixels, require_fit
 from kdsnn.deploy.lower import Lowered, lower
 from kdsnn.deploy.places import writable_file
 from kdsnn.deploy.progress import Progress, silent
-from kdsnn.deploy.tables import Result, Table, table
+from kdsnn.deploy.tables import Result
 from kdsnn.errors import KdsnnError, OptionError
+from profilers.text_table import TextTable, table
 
 if TYPE_CHECKING:
     from exporters.graph import Array
@@ -50,12 +51,12 @@ class RunResult(Result):
         """Back end → share of its samples that it classifies rightly."""
         return {r.backend: r.accuracy(self.labels) for r in self.runs}
 
-    def tables(self) -> tuple[Table, ...]:
+    def tables(self) -> tuple[TextTable, ...]:
         """One table of back ends, one of comparisons."""
         found = (comparison_table(self.comparisons),) if self.comparisons else ()
         return (run_table(self.title, self.runs, self.labels), *found)
 
-    def layers_table(self) -> Table:
+    def layers_table(self) -> TextTable:
         """Layers × mismatching spikes, one column for every pair of back ends, and where the first mismatch is."""
         return layer_table(self.comparisons)
 
@@ -243,7 +244,7 @@ def save_spikes(path: Path, frames: Array, runs: Sequence[BackendRun]) -> None:
         np.savez_compressed(file, allow_pickle=False, **arrays)
 
 
-def run_table(title: str, runs: Sequence[BackendRun], labels: Array) -> Table:
+def run_table(title: str, runs: Sequence[BackendRun], labels: Array) -> TextTable:
     """Samples, accuracy and time of every back end."""
     from profilers.report.numbers import percent
 
@@ -253,7 +254,7 @@ def run_table(title: str, runs: Sequence[BackendRun], labels: Array) -> Table:
     return table(title, ["backend", "samples", "accuracy", "per sample"], rows)
 
 
-def layer_table(found: Sequence[BackendComparison]) -> Table:
+def layer_table(found: Sequence[BackendComparison]) -> TextTable:
     """Layers × mismatching spikes, one column for every pair of back ends, and where the first mismatch is."""
     names = list(dict.fromkeys(layer.name for c in found for layer in c.layers))
     rows = []
@@ -267,7 +268,7 @@ def layer_table(found: Sequence[BackendComparison]) -> Table:
     return table("layer by layer", ["layer", *(f"{c.backend} / {c.reference}" for c in found), "first mismatch"], rows)
 
 
-def comparison_table(found: Sequence[BackendComparison]) -> Table:
+def comparison_table(found: Sequence[BackendComparison]) -> TextTable:
     """The spike-for-spike comparisons."""
     rows = [
         [

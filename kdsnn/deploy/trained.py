@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdsnn.deploy.tables import Result, Table, table
+from kdsnn.deploy.tables import Result
+from profilers.text_table import TextTable, table
 
 if TYPE_CHECKING:
     from torch import nn
@@ -62,7 +63,7 @@ class TrainedNetwork(Result):
         epochs = {"epochs": len(self.history)} if self.history else {}
         return {**where, **self.info.metrics, **epochs, **steps, **(self.cost or {})}
 
-    def tables(self) -> tuple[Table, ...]:
+    def tables(self) -> tuple[TextTable, ...]:
         """One line for the network, one for its twin."""
         from profilers.report.numbers import percent, quantity
 
@@ -74,7 +75,7 @@ class TrainedNetwork(Result):
         columns += ["checkpoint"] if self.path else []
         rows = []
         for name, one in pairs:
-            counted = [quantity(value) for value in (one.cost or {}).values()]
+            counted = [quantity(value, plain_below=0, trim=True) for value in (one.cost or {}).values()]
             rows.append([name, percent(one.accuracy, 2), *counted, *([str(one.path)] if self.path else [])])
         T = f", T={self.info.T}" if self.info.spiking else ""
         return (table(f"{self.info.model} on {self.info.data}{T}", columns, rows),)

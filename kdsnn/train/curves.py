@@ -1,143 +1,164 @@
 """The curves of one or several training runs as a picture (KDSNN, Fig. 3): training loss and test accuracy per epoch.
 
-An SVG file without any library: text stays text, lines stay sharp, and it follows a page's dark or light mode.
+matplotlib draws them, one panel above the other, so that a phone shows them at about their own size. It is imported
+when the first picture is drawn, since that takes a second. The SVG file stands alone: its text is text, it fetches
+nothing and carries no date, and a browser shows it in light or dark colors as its reader prefers. Viewers without style
+sheets show it light.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import io
+import logging
+import re
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from html import escape
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from exporters.files import atomic_path
 from kdsnn.errors import KdsnnError
 from kdsnn.train.history import EpochRecord, read_csv
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
 TEACHER = "teacher"
 """The label of the run that is drawn dashed and gray; the others take the colors in their order."""
 
-_WIDTH, _HEIGHT = 840, 340
-_LEFT, _TOP, _BOTTOM, _GAP, _RIGHT = 52, 62, 44, 64, 16
-_COLORS = 4
-_STYLE = """
-svg{color-scheme:light dark}
-.ground{fill:#fff}.grid{stroke:#e3e5e8}text{fill:#3d434b;font:12px system-ui,sans-serif}
-.title{font-weight:600;fill:#1c2026}.run{fill:none;stroke-width:1.8;stroke-linejoin:round}
-.run0{stroke:#1f66d1}.run1{stroke:#c8520a}.run2{stroke:#0b7f63}.run3{stroke:#8a3fb0}
-.teacher{stroke:#737b86;stroke-dasharray:5 3}
-@media (prefers-color-scheme:dark){.ground{fill:#14171b}.grid{stroke:#2c3138}text{fill:#b9c0c9}.title{fill:#eceff2}
-.run0{stroke:#6aa5ff}.run1{stroke:#ff9a52}.run2{stroke:#43c9a4}.run3{stroke:#cf90ef}.teacher{stroke:#98a1ad}}
-"""
+_GROUND, _TEXT, _TITLE, _GRID, _GRAY = "#ffffff", "#3d434b", "#1c2026", "#e3e5e8", "#737b86"
+_COLORS = ("#1f66d1", "#c8520a", "#0b7f63", "#8a3fb0")
+_DARK = dict(
+    zip(
+        (_GROUND, _TEXT, _TITLE, _GRID, _GRAY, *_COLORS),
+        ("#14171b", "#b9c0c9", "#eceff2", "#2c3138", "#98a1ad", "#6aa5ff", "#ff9a52", "#43c9a4", "#cf90ef"),
+        strict=True,
+    )
+)
+"""Every color of the picture → what it is on a dark ground."""
 
-
-@dataclass(frozen=True)
-class _Panel:
-    """One pair of axes: the box it fills, and the range of values (`low`, `high`) over the epochs 1…`epochs`."""
-
-    x: float
-    width: float
-    epochs: int
-    low: float
-    high: float
-
-    def at(self, epoch: int, value: float) -> tuple[float, float]:
-        """Position on the page."""
-        along = (epoch - 1) / (self.epochs - 1) if self.epochs > 1 else 0.5
-        height = _HEIGHT - _TOP - _BOTTOM
-        return self.x + along * self.width, _TOP + height * (self.high - value) / (self.high - self.low)
+_WIDTH, _PANEL, _LEGEND_LINE = 440, 240, 18  # in points, which become the picture's pixels
+_STYLE = {
+    "svg.fonttype": "none", "svg.hashsalt": "kdsnn", "text.parse_math": False, "font.size": 12, "text.color": _TEXT,
+    "figure.facecolor": _GROUND, "axes.facecolor": _GROUND, "axes.edgecolor": _GRID, "axes.labelcolor": _TEXT,
+    "axes.titlecolor": _TITLE, "axes.titlelocation": "left", "axes.titlesize": 12, "axes.titleweight": "bold",
+    "axes.grid": True, "axes.grid.axis": "y", "axes.axisbelow": True, "axes.spines.top": False,
+    "axes.spines.left": False, "axes.spines.right": False, "grid.color": _GRID, "xtick.color": _TEXT, "ytick.color": _TEXT, "xtick.major.size": 0,
+    "ytick.major.size": 0, "lines.linewidth": 1.8, "legend.frameon": False, "legend.borderpad": 0.2,
+    "figure.constrained_layout.h_pad": 0.1, "figure.constrained_layout.w_pad": 0.1,
+}  # fmt: skip
 
 
 def write_curves(path: Path, runs: Mapping[str, Sequence[EpochRecord]]) -> None:
     """Draw `runs`, label → epochs, to `path` (.svg), whole or not at all; runs without epochs are left out.
 
-    Left the mean training loss, of each run its own (a distillation loss is no cross entropy); right the
-    accuracy on the test set. Cheap enough to be called after every epoch.
+    The upper panel shows the mean training loss, of each run its own (a distillation loss is no cross entropy), the
+    lower one the accuracy on the test set. A picture takes a few tenths of a second.
+
+    Raises:
+        OSError: the file cannot be written.
+        KdsnnError: no folder can be written in which matplotlib could keep its caches.
     """
     with atomic_path(path) as temporary:
         temporary.write_text(curves_svg(runs), encoding="utf-8")
 
 
 def curves_svg(runs: Mapping[str, Sequence[EpochRecord]]) -> str:
-    """The picture of `write_curves` as text."""
+    """The picture of `write_curves` as text; the same runs give the same text."""
     runs = {label: records for label, records in runs.items() if records}
-    last = max((records[-1].epoch for records in runs.values()), default=1)
-    width = (_WIDTH - _LEFT - _GAP - _RIGHT) / 2
-    losses = {label: [(r.epoch, r.loss) for r in records] for label, records in runs.items()}
-    accuracies = {label: [(r.epoch, 100 * r.accuracy) for r in records] for label, records in runs.items()}
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" width="{_WIDTH}" height="{_HEIGHT}" '
-        f'role="img"><title>Training loss and test accuracy per epoch</title><style>{_STYLE}</style>'
-        f'<rect class="ground" width="{_WIDTH}" height="{_HEIGHT}"/>',
-        *_legend(runs),
-        *_panel("training loss", _LEFT, width, last, losses),
-        *_panel("test accuracy, %", _LEFT + width + _GAP, width, last, accuracies),
-        "</svg>",
-    ]
-    return "\n".join(parts) + "\n"
+    last = max((len(records) for records in runs.values()), default=1)
+    with _matplotlib() as matplotlib, matplotlib.style.context(_STYLE, after_reset=True):
+        height = 2 * _PANEL + _LEGEND_LINE * len(runs)
+        figure = matplotlib.figure.Figure((_WIDTH / 72, height / 72), layout="constrained")
+        upper, lower = figure.subplots(2, 1, sharex=True)
+        _draw(upper, "loss", {label: [r.loss for r in records] for label, records in runs.items()})
+        _draw(lower, "accuracy", {label: [100 * r.accuracy for r in records] for label, records in runs.items()})
+        upper.set_title("training loss")
+        lower.set_title("test accuracy, %")
+        lower.set_xlabel("epoch")
+        lower.set_xlim(max(0.5, 1 - 0.02 * last), 1.02 * last)
+        lower.xaxis.set_major_locator(
+            matplotlib.ticker.MaxNLocator(8, integer=True, steps=[1, 2, 5, 10], min_n_ticks=1)
+        )
+        # the number first: matplotlib leaves labels out that begin with an underscore
+        names = [f"{100 * records[-1].accuracy:.2f} % {label}" for label, records in runs.items()]
+        figure.legend(upper.lines, names, loc="outside upper left")
+        return _standing_alone(figure, names)
 
 
-def _class(label: str, labels: Sequence[str]) -> str:
-    if label == TEACHER:
-        return "teacher"
-    return f"run{[one for one in labels if one != TEACHER].index(label) % _COLORS}"
+@contextmanager
+def _matplotlib() -> Iterator[Any]:
+    """matplotlib with the modules that draw here; it keeps to itself what is no concern of who trains.
+
+    That is which folder it takes for its caches, and which letters its own font lacks (the picture takes its reader's).
+    """
+    logger = logging.getLogger("matplotlib")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)
+            yield _imported()
+    finally:
+        logger.setLevel(level)
 
 
-def _legend(runs: Mapping[str, Sequence[EpochRecord]]) -> list[str]:
-    """A line in the run's color, its label, and its last accuracy, side by side."""
-    parts, x = [], float(_LEFT)
-    for label, records in runs.items():
-        text = f"{label} {100 * records[-1].accuracy:.2f} %"
-        parts.append(f'<path class="run {_class(label, list(runs))}" d="M{x:.1f} 20h22"/>')
-        parts.append(f'<text x="{x + 28:.1f}" y="24">{escape(text)}</text>')
-        x += 28 + 6.6 * len(text) + 22
-    return parts
+def _imported() -> Any:
+    try:
+        import matplotlib.figure
+        import matplotlib.style
+        import matplotlib.ticker
+    except OSError as error:  # neither a home nor a folder for temporary files
+        raise KdsnnError(
+            "matplotlib, which draws the curves, finds no folder for its caches; set MPLCONFIGDIR to one that can be "
+            "written"
+        ) from error
+    return matplotlib
 
 
-def _panel(
-    title: str, x: float, width: float, epochs: int, curves: Mapping[str, Sequence[tuple[int, float]]]
-) -> list[str]:
-    values = [value for points in curves.values() for _, value in points]
-    ticks = _ticks(min(values, default=0.0), max(values, default=1.0))
-    panel = _Panel(x, width, epochs, ticks[0], ticks[-1])
-    parts = [f'<text class="title" x="{x:.1f}" y="{_TOP - 14}">{escape(title)}</text>']
-    for tick in ticks:
-        _, y = panel.at(1, tick)
-        parts.append(f'<path class="grid" d="M{x:.1f} {y:.1f}h{width:.1f}"/>')
-        parts.append(f'<text x="{x - 8:.1f}" y="{y + 4:.1f}" text-anchor="end">{tick:g}</text>')
-    for epoch in _epoch_ticks(epochs):
-        at, bottom = panel.at(epoch, panel.low)
-        parts.append(f'<text x="{at:.1f}" y="{bottom + 18:.1f}" text-anchor="middle">{epoch}</text>')
-    parts.append(f'<text x="{x + width / 2:.1f}" y="{_HEIGHT - 8}" text-anchor="middle">epoch</text>')
-    for label, points in curves.items():
-        line = " ".join("{:.1f},{:.1f}".format(*panel.at(*point)) for point in points)
-        css = f"run {_class(label, list(curves))}"
-        if len(points) == 1:  # a line of one point is invisible
-            at, y = panel.at(*points[0])
-            parts.append(f'<circle class="{css}" cx="{at:.1f}" cy="{y:.1f}" r="2.5"/>')
+def _draw(axes: Axes, name: str, curves: Mapping[str, Sequence[float]]) -> None:
+    """Every run gets a line, in the SVG a group of the id `NAME-0`, `NAME-1`, …"""
+    students = [label for label in curves if label != TEACHER]
+    for index, (label, values) in enumerate(curves.items()):
+        (line,) = axes.plot(range(1, len(values) + 1), values, gid=f"{name}-{index}")
+        if label == TEACHER:
+            line.set(color=_GRAY, linestyle=(0, (3, 1.7)))
         else:
-            parts.append(f'<polyline class="{css}" points="{line}"/>')
-    return parts
+            line.set_color(_COLORS[students.index(label) % len(_COLORS)])
+        if len(values) == 1:  # a line of one point is invisible
+            line.set(marker="o", markersize=5)
 
 
-def _ticks(low: float, high: float) -> list[float]:
-    """Four to eight round values, the first at most `low` and the last at least `high`."""
-    span = max(high - low, 1e-3 * max(abs(high), 1.0))
-    size = 10.0 ** math.floor(math.log10(span / 4))
-    step = next(factor * size for factor in (1, 2, 5, 10) if span / (factor * size) <= 6)
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [round(n * step, 10) for n in range(first, max(last, first + 1) + 1)]
-
-
-def _epoch_ticks(epochs: int) -> list[int]:
-    """The first epoch, and round ones up to the last."""
-    step = next(s for s in (10**e * f for e in range(10) for f in (1, 2, 5)) if epochs / s <= 8)
-    return sorted({1, *range(step, epochs + 1, step)} - ({2} if step > 2 else set()))
+def _standing_alone(figure: Figure, names: Sequence[str]) -> str:
+    """The figure becomes SVG with a title, a description, the reader's own font, and a dark form beside the light."""
+    out = io.StringIO()
+    figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    body = re.sub(
+        r"font-family: [^;]*",
+        "font-family: system-ui, sans-serif",
+        out.getvalue().partition("<svg")[2].partition(">")[2],
+    )
+    dark = "".join(
+        f'[style*="{part}: {light}"]{{{part}:{color}!important}}'
+        for light, color in _DARK.items()
+        for part in ("fill", "stroke")
+    )
+    width, height = (round(72 * inches) for inches in figure.get_size_inches())
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" role="img" '
+        f'viewBox="0 0 {width} {height}" width="{width}" height="{height}">\n'
+        "<title>Training loss and test accuracy per epoch</title>"
+        f"<desc>After the last epoch: {escape(', '.join(names))}</desc>\n"
+        "<style>svg{color-scheme:light dark;max-width:100%;height:auto}\n"
+        f"@media (prefers-color-scheme:dark){{{dark}}}</style>{body}"
+    )
 
 
 def read_runs(files: Mapping[str, Path]) -> dict[str, tuple[EpochRecord, ...]]:
-    """The histories at `files`, label → CSV. What is missing or no history is left out: a picture is no reason to stop."""
+    """The histories at `files`, label → CSV, are read; what is none is left out: a picture is no reason to stop."""
     found = {}
     for label, path in files.items():
         try:

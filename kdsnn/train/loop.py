@@ -37,6 +37,9 @@ from kdsnn.train.resume import Position, RunFiles
 Augment = Callable[[Tensor, torch.Generator], Tensor]
 """(uint8 images (N, C, H, W) on the device, generator there) → other images of the same shape and type."""
 
+DRAWN_EVERY = 10.0
+"""Seconds between two pictures of the curves: one takes a few tenths of a second, an epoch of a small network no more."""
+
 OnStep = Callable[[int, int], None]
 """Called with (steps done, steps in all) after every optimizer step; it must not read the device."""
 
@@ -100,17 +103,21 @@ class _Loop:
     def run(self) -> Trained:
         """All epochs, from the first or from where the state says."""
         position = self._begin()
-        files = self.job.files
+        files, drawn = self.job.files, -math.inf
         with ExitStack() as stack:
             tell = [self.job.on_epoch] if self.job.on_epoch else []
             if files.tensorboard is not None and self.accelerator.is_main_process:
                 tell.append(stack.enter_context(tensorboard(files.tensorboard, first_epoch=position.epoch + 1)))
             if position.history and self.accelerator.is_main_process:
                 _record(files, position.history)  # what was cut off may have lacked the room for it
+                _draw(files, position.history)
             while position.epoch < self.job.config.epochs:
                 position = self._epoch(position)
                 if self.accelerator.is_main_process:
                     _record(files, position.history)
+                    if position.epoch == self.job.config.epochs or time.perf_counter() - drawn >= DRAWN_EVERY:
+                        _draw(files, position.history)
+                        drawn = time.perf_counter()
                 for callback in tell:
                     callback(position.history[-1])
         if self.average is not None:
@@ -225,9 +232,13 @@ class _Loop:
 
 
 def _record(files: RunFiles, history: tuple[EpochRecord, ...]) -> None:
-    """Write the epochs so far as CSV and as a picture, after each, so that a killed run keeps its curve."""
+    """Write the epochs so far as CSV, after each, so that a killed run keeps its curve."""
     if files.history is not None:
         write_csv(files.history, history)
+
+
+def _draw(files: RunFiles, history: tuple[EpochRecord, ...]) -> None:
+    """Draw the epochs so far, beside those of the other runs."""
     if files.plot is not None:
         write_curves(files.plot, {**read_runs(files.others), files.label: history})
 

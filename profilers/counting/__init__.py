@@ -1,1 +1,1 @@
-"""Counting: spikes, synaptic operations, sizes and dense operations, by every convention in use."""
+"""This package counts spikes, synaptic operations, sizes and dense operations, by every convention in use."""

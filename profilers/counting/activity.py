@@ -1,4 +1,4 @@
-"""Counting what a spiking network does: spikes, synaptic operations, multiply-accumulates.
+"""This module counts what a spiking network does: spikes, synaptic operations, multiply-accumulates.
 
 `ActivityCounter` watches a run and returns `Activity`: exact integers per sample and time step.
 
@@ -26,7 +26,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
-from typing import Literal
+from typing import Literal, assert_never
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -34,7 +34,18 @@ import torch
 from numpy.typing import NDArray
 
 from exporters.errors import DeployError
-from exporters.graph import IF, LIF, MaxPool2d, SpikingGraph
+from exporters.graph import (
+    IF,
+    LIF,
+    AvgPool2d,
+    Conv2d,
+    Flatten,
+    Input,
+    Linear,
+    MaxPool2d,
+    Output,
+    SpikingGraph,
+)
 from profilers.counting.fanout import Connection, connections_into, fan_out, lemaire_fan_out
 from profilers.counting.sizes import LayerShape, layer_shape
 
@@ -50,7 +61,7 @@ _EXACT_IN_FLOAT32 = 1 << 24
 
 @dataclass(frozen=True, eq=False)
 class NeuronActivity:
-    """One neuron layer. spikes: (N, T), per sample and time step. `leaky`: LIF, which multiplies at every update."""
+    """One neuron layer fired `spikes` (N, T), per sample and step. A `leaky` one (LIF) multiplies at every update."""
 
     neurons: int
     spikes: Ints
@@ -58,13 +69,13 @@ class NeuronActivity:
 
     @property
     def rate(self) -> float:
-        """Spikes per neuron and time step, averaged over samples."""
+        """The rate is in spikes per neuron and time step, averaged over samples."""
         return float(self.spikes.mean()) / self.neurons
 
 
 @dataclass(frozen=True, eq=False)
 class SynapseActivity:
-    """One weighted layer; arrays are (N, T), per sample and time step.
+    """One weighted layer did this; arrays are (N, T), per sample and time step.
 
     Attributes:
         role: what feeds the layer.
@@ -91,13 +102,13 @@ class SynapseActivity:
 
     @property
     def macs(self) -> int:
-        """Dense multiply-accumulates of one pass, padding included."""
+        """Dense multiply-accumulates are those of one pass, padding included."""
         return self.shape.macs
 
 
 @dataclass(frozen=True, eq=False)
 class Activity:
-    """What one run of a network did, per layer in topological order. Totals are (N, T) arrays."""
+    """One run of a network did this, per layer in topological order. Totals are (N, T) arrays."""
 
     T: int
     samples: int
@@ -109,27 +120,27 @@ class Activity:
 
     @cached_property
     def spikes(self) -> Ints:
-        """Spikes of all neuron layers, (N, T)."""
+        """All neuron layers together fire so many spikes, (N, T)."""
         return self._sum([n.spikes for n in self.neurons.values()])
 
     @cached_property
     def synops(self) -> Ints:
-        """SynOps over all synapses of the spike-fed layers, (N, T)."""
+        """SynOps go over all synapses of the spike-fed layers, (N, T)."""
         return self._sum([s.operations for s in self.synapses.values() if s.role == "spikes"])
 
     @cached_property
     def synops_nonzero(self) -> Ints:
-        """SynOps over synapses of non-zero weight, (N, T)."""
+        """These SynOps go over synapses of non-zero weight only, (N, T)."""
         return self._sum([s.operations_nonzero for s in self.synapses.values() if s.role == "spikes"])
 
     @cached_property
     def synops_lemaire(self) -> Ints:
-        """SynOps as Lemaire et al. count them, (N, T)."""
+        """These SynOps are counted as Lemaire et al. do, (N, T)."""
         return self._sum([s.operations_lemaire for s in self.synapses.values() if s.role == "spikes"])
 
     @cached_property
     def effective_macs(self) -> Ints:
-        """Operations of the layers not fed by spikes, zero inputs and zero weights skipped, at every step, (N, T).
+        """The layers not fed by spikes do so many operations, zero inputs and weights skipped, at every step, (N, T).
 
         NeuroBench's Effective_MACs, except that NeuroBench takes a layer whose values happen to be binary for spiking.
         """
@@ -137,43 +148,43 @@ class Activity:
 
     @cached_property
     def graded_operations(self) -> Ints:
-        """Operations of the layers not fed by spikes, zero inputs skipped, at every step, (N, T)."""
+        """The layers not fed by spikes do so many operations, zero inputs skipped, at every step, (N, T)."""
         return self._sum([s.operations for s in self.synapses.values() if s.role != "spikes"])
 
     @cached_property
     def rate_macs(self) -> Floats:
-        """Rate × MACs of the spike-fed layers, (N, T)."""
+        """Rate × MACs is summed over the spike-fed layers, (N, T)."""
         parts = [s.rate_macs for s in self.synapses.values() if s.role == "spikes"]
         return sum(parts, np.zeros((self.samples, self.T)))
 
     @property
     def spike_fed_macs(self) -> int:
-        """Dense MACs of one pass through the spike-fed layers: what an ANN of this shape does there."""
+        """One dense pass through the spike-fed layers takes so many MACs: what an ANN of this shape does there."""
         return sum(s.macs for s in self.synapses.values() if s.role == "spikes")
 
     @property
     def macs_once(self) -> int:
-        """MACs per sample if layers with a constant input are computed once and their result is reused."""
+        """A sample takes so many MACs if layers with a constant input are computed once and their result is reused."""
         return sum(s.macs * (1 if s.role == "static" else self.T) for s in self.synapses.values() if s.role != "spikes")
 
     @property
     def macs_repeated(self) -> int:
-        """MACs per sample on a chip that repeats the input at every one of the `T` steps."""
+        """A sample takes so many MACs on a chip that repeats the input at every one of the `T` steps."""
         return sum(s.macs * self.T for s in self.synapses.values() if s.role != "spikes")
 
     @property
     def neuron_updates(self) -> int:
-        """Membrane updates per sample: every neuron at every step."""
+        """A sample takes so many membrane updates: every neuron at every step."""
         return self.T * sum(n.neurons for n in self.neurons.values())
 
     @property
     def rate(self) -> float:
-        """Spikes per neuron and time step over the whole network; 0 without neurons."""
+        """The rate of the whole network is in spikes per neuron and time step; it is 0 without neurons."""
         return float(self.spikes.sum(axis=1).mean()) / max(1, self.neuron_updates)
 
     @property
     def spikes_per_synapse(self) -> float | None:
-        """SynOps per dense MAC and inference, the measure that decides break-even; None without such layers.
+        """SynOps per dense MAC and inference are the measure that decides break-even; None without such layers.
 
         "Spikes per synapse per inference" of Dampfhoffer et al. 2023 (doi 10.1109/TETCI.2022.3214509).
         """
@@ -183,7 +194,7 @@ class Activity:
 
 
 def layer_role(graph: SpikingGraph, layer: str) -> Role:
-    """What feeds a weighted layer, decided by the structure of the graph alone."""
+    """The structure of the graph alone decides what feeds a weighted layer."""
     if graph.in_signal(layer) == "spikes":
         return "spikes"
     waiting = list(graph.sources(layer))
@@ -197,7 +208,7 @@ def layer_role(graph: SpikingGraph, layer: str) -> Role:
 
 @dataclass(frozen=True, eq=False)
 class _Maps:
-    """What is worked out once for a graph.
+    """These maps are worked out once for a graph.
 
     Attributes:
         connections: layer → the ways into it.
@@ -213,7 +224,7 @@ class _Maps:
     _matrices: dict[tuple[str, bool], list[torch.Tensor]] = field(default_factory=dict)
 
     def matrices(self, source: str, channels_last: bool) -> list[torch.Tensor]:
-        """A source's columns as `_blocks`, over its elements in C order or with the channels last."""
+        """A source's columns come as `_blocks`, over its elements in C order or with the channels last."""
         key = (source, channels_last)
         if key not in self._matrices:
             columns = self.fan_out[source]
@@ -239,7 +250,7 @@ def _maps(graph: SpikingGraph) -> _Maps:
 
 
 class ActivityCounter:
-    """Counts while a runner calls it: `counter(name, values)` for every node, batch by batch.
+    """A counter counts while a runner calls it: `counter(name, values)` for every node, batch by batch.
 
     Fan-out maps are worked out once per graph; counting a batch is one product of the events with these maps
     per event source. Nodes that send no counted events are ignored, so a runner may simply report everything.
@@ -277,7 +288,7 @@ class ActivityCounter:
         self._seen[name].append(np.broadcast_to(by_sample, (samples, self._graph.T, by_sample.shape[2])))
 
     def result(self) -> Activity:
-        """Everything counted so far.
+        """The activity is everything counted so far.
 
         Raises:
             DeployError: nothing was run, or some layers saw more samples than others.
@@ -291,7 +302,7 @@ class ActivityCounter:
             raise DeployError(f"the layers saw different numbers of samples ({sizes}); count whole batches")
         graph = self._graph
         neurons = {
-            name: NeuronActivity(int(np.prod(graph.shapes[name])), seen[name][:, :, 0], isinstance(node, LIF))
+            name: NeuronActivity(int(np.prod(graph.shapes[name])), seen[name][:, :, 0], _leaks(node))
             for name, node in graph.neurons.items()
         }
         synapses = {layer: self._synapse(layer, seen) for layer in graph.synapses}
@@ -334,18 +345,36 @@ def _products(parts: Sequence[torch.Tensor], blocks: Sequence[torch.Tensor]) -> 
     return sum(others, first)
 
 
+def _leaks(node: IF | LIF) -> bool:
+    match node:
+        case IF():
+            return False
+        case LIF():
+            return True
+        case _:
+            assert_never(node)
+
+
 def _binary(graph: SpikingGraph) -> set[str]:
-    """Nodes whose values can only be zero or one: neurons, and maxima of such values (but not of their sums)."""
+    """These nodes can only have values of zero or one: neurons, and maxima of such values (but not of their sums)."""
     found: set[str] = set()
     for name, node in graph.nodes.items():
-        sources = graph.sources(name)
-        if isinstance(node, IF | LIF) or (isinstance(node, MaxPool2d) and len(sources) == 1 and sources[0] in found):
-            found.add(name)
+        match node:
+            case IF() | LIF():
+                found.add(name)
+            case MaxPool2d():
+                sources = graph.sources(name)
+                if len(sources) == 1 and sources[0] in found:
+                    found.add(name)
+            case Input() | Conv2d() | Linear() | AvgPool2d() | Flatten() | Output():
+                pass
+            case _:
+                assert_never(node)
     return found
 
 
 def _blocks(columns: list[Floats]) -> list[torch.Tensor]:
-    """The (K, F) matrix of the columns, cut along F into blocks so that sums of whole numbers stay exact.
+    """The (K, F) matrix of the columns is cut along F into blocks, so that sums of whole numbers stay exact.
 
     That is below 2²⁴ in float32. It is several times faster than float64 (2⁵³), which takes over where eight
     blocks are not enough.

@@ -1,4 +1,4 @@
-"""How many synapses every spike reaches: fan-out maps, exact at every border.
+"""Fan-out maps say how many synapses every spike reaches, exact at every border.
 
 A layer receives *events*: values that are not zero, sent by a neuron layer, a max-pool (an OR neuron on a
 chip), the input, or another weighted layer. `Flatten` and `AvgPool2d` send nothing of their own: hardware
@@ -15,12 +15,24 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, assert_never
 
 import numpy as np
 from numpy.typing import NDArray
 
-from exporters.graph import AvgPool2d, Conv2d, Flatten, Linear, SpikingGraph, window_positions
+from exporters.graph import (
+    IF,
+    LIF,
+    AvgPool2d,
+    Conv2d,
+    Flatten,
+    Input,
+    Linear,
+    MaxPool2d,
+    Output,
+    SpikingGraph,
+    window_positions,
+)
 
 Floats = NDArray[np.float64]
 
@@ -29,7 +41,7 @@ _BLOCK = 1 << 22  # weights looked at in one go: 32 MiB as float64
 
 @dataclass(frozen=True)
 class Connection:
-    """One way for events into a weighted layer: from `source`, through average pools, into `layer`."""
+    """A connection is one way for events into a weighted layer: from `source`, through average pools, into `layer`."""
 
     source: str
     layer: str
@@ -37,65 +49,76 @@ class Connection:
 
 
 def connections_into(graph: SpikingGraph, layer: str) -> list[Connection]:
-    """Every way into `layer`, one per edge: summed inputs (residuals) are connections of their own."""
+    """Every edge is a way into `layer`: summed inputs (residuals) are connections of their own."""
 
     def walk(name: str, pools: tuple[AvgPool2d, ...]) -> Iterator[Connection]:
         for source in graph.sources(name):
             node = graph.nodes[source]
-            if isinstance(node, AvgPool2d):
-                yield from walk(source, (node, *pools))
-            elif isinstance(node, Flatten):
-                yield from walk(source, pools)
-            else:
-                yield Connection(source, layer, pools)
+            match node:
+                case AvgPool2d():
+                    yield from walk(source, (node, *pools))
+                case Flatten():
+                    yield from walk(source, pools)
+                case Input() | IF() | LIF() | MaxPool2d() | Conv2d() | Linear():
+                    yield Connection(source, layer, pools)
+                case Output():
+                    raise AssertionError("nothing comes out of the output")
+                case _:
+                    assert_never(node)
 
     return list(walk(layer, ()))
 
 
 def fan_out(graph: SpikingGraph, connection: Connection) -> tuple[Floats, Floats]:
-    """Synapses reached from each element of the connection's source: all of them, and those of non-zero weight.
+    """Each element of the connection's source reaches so many synapses: all of them, and those of non-zero weight.
 
     Returns two arrays of the source's shape. They hold whole numbers, as float64 (exact up to 2⁵³).
     """
     shape = graph.shapes[connection.source]
     channels, *size = shape if len(shape) == 3 else (shape[0], 1, 1)
     cells = [_pool_cells(size[axis], connection.pools, axis) for axis in (0, 1)]
-    node = graph.nodes[connection.layer]
-    assert isinstance(node, Conv2d | Linear)
-    if isinstance(node, Linear):
-        # a linear layer on a flattened (C, H, W) is a convolution whose kernel covers the whole frame
-        node = Conv2d(node.weight.reshape(node.weight.shape[0], channels, *(len(c) for c in cells)))
-    rows, columns = (_tap_patterns(cells[axis], node, axis) for axis in (0, 1))
+    node = graph.synapses[connection.layer]
+    match node:
+        case Conv2d():
+            conv = node
+        case Linear():  # on a flattened (C, H, W) it is a convolution whose kernel covers the whole frame
+            conv = Conv2d(node.weight.reshape(node.weight.shape[0], channels, *(len(c) for c in cells)))
+        case _:
+            assert_never(node)
+    rows, columns = (_tap_patterns(cells[axis], conv, axis) for axis in (0, 1))
 
-    outputs = node.weight.shape[0] // node.groups
+    outputs = conv.weight.shape[0] // conv.groups
     every = np.full((channels, len(rows.taps), len(columns.taps)), float(outputs))
     return (
         _spread(every, rows, columns).reshape(shape),
-        _spread(_nonzero_synapses(node, rows.taps, columns.taps), rows, columns).reshape(shape),
+        _spread(_nonzero_synapses(conv, rows.taps, columns.taps), rows, columns).reshape(shape),
     )
 
 
 def lemaire_fan_out(graph: SpikingGraph, connection: Connection) -> tuple[int, int]:
-    """Operations and weight reads per spike in Lemaire et al. 2022 (arXiv 2210.13107), the same for every element.
+    """Lemaire et al. 2022 (arXiv 2210.13107) give every spike of a layer the same operations and weight reads.
 
     Convolution: output channels × ⌈kernel / stride⌉ along both axes, but every weight of the kernel is read.
     An average pool on the way multiplies both by the cells that see a spike, ⌈kernel / stride⌉ along both axes.
     """
-    node = graph.nodes[connection.layer]
-    if isinstance(node, Linear):
-        return node.weight.shape[0], node.weight.shape[0]
-    assert isinstance(node, Conv2d)
-    cells = math.prod(
-        math.ceil(k / s) for pool in connection.pools for k, s in zip(pool.kernel, pool.stride, strict=True)
-    )
-    channels, kernel = node.weight.shape[0] // node.groups, node.weight.shape[2:]
-    windows = math.prod(math.ceil(k / s) for k, s in zip(kernel, node.stride, strict=True))
-    return cells * channels * windows, cells * channels * math.prod(kernel)
+    node = graph.synapses[connection.layer]
+    match node:
+        case Linear():
+            return node.weight.shape[0], node.weight.shape[0]
+        case Conv2d():
+            cells = math.prod(
+                math.ceil(k / s) for pool in connection.pools for k, s in zip(pool.kernel, pool.stride, strict=True)
+            )
+            channels, kernel = node.weight.shape[0] // node.groups, node.weight.shape[2:]
+            windows = math.prod(math.ceil(k / s) for k, s in zip(kernel, node.stride, strict=True))
+            return cells * channels * windows, cells * channels * math.prod(kernel)
+        case _:
+            assert_never(node)
 
 
 @dataclass(frozen=True, eq=False)
 class _Patterns:
-    """Along one axis, how an element reaches outputs.
+    """Along one axis, these patterns say how an element reaches outputs.
 
     taps (P, kernel): the distinct ways, each a vector of how often every kernel tap sees the element;
     outputs (P, n): for each element, the number of output positions that it reaches in that way.

@@ -1,16 +1,24 @@
-"""Sizes: of weighted layers, from a `SpikingGraph` or a torch module, as memory and address models count; of samples in memory."""
+"""A network at rest has sizes: of its weighted layers, of their memory, and of the samples that a machine holds."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import assert_never
 
-from exporters.graph import Conv2d, SpikingGraph
+import numpy as np
+
+from exporters.graph import Array, Conv2d, Linear, SpikingGraph
+
+MEMBRANE_BITS = 24
+"""Membrane word of an integer neuron: Loihi keeps 23 bits and a sign (Davies et al. 2018, IEEE Micro 38(1))."""
 
 
 @dataclass(frozen=True)
 class LayerShape:
-    """One weighted layer, one sample, one pass.
+    """One weighted layer that a sample passes once has these sizes, as models of memory and addresses count them.
 
     Attributes:
         convolution: a convolution, else a linear layer.
@@ -30,22 +38,88 @@ class LayerShape:
 
 
 def layer_shape(graph: SpikingGraph, layer: str) -> LayerShape:
-    """The shape of a weighted layer of a graph; it reads its input behind pools, as an ANN of this shape would."""
+    """A weighted layer of a graph has this shape; it reads its input behind pools, as an ANN of this shape would."""
     node = graph.synapses[layer]
-    shape, is_convolution = graph.shapes[layer], isinstance(node, Conv2d)
-    weights = int(node.weight.size)
-    return LayerShape(
-        convolution=is_convolution,
-        inputs=math.prod(graph.in_shape(layer)),
-        outputs=math.prod(shape),
-        weights=weights,
-        biases=0 if node.bias is None else int(node.bias.size),
-        macs=weights * (math.prod(shape[1:]) if is_convolution else 1),
-        kernel_words=weights // int(node.weight.shape[1]) if is_convolution else 0,
-    )
+    outputs, inputs = math.prod(graph.shapes[layer]), math.prod(graph.in_shape(layer))
+    weights, biases = int(node.weight.size), 0 if node.bias is None else int(node.bias.size)
+    match node:
+        case Conv2d():
+            places = math.prod(graph.shapes[layer][1:])
+            kernel_words = weights // int(node.weight.shape[1])
+            return LayerShape(True, inputs, outputs, weights, biases, macs=weights * places, kernel_words=kernel_words)
+        case Linear():
+            return LayerShape(False, inputs, outputs, weights, biases, macs=weights, kernel_words=0)
+        case _:
+            assert_never(node)
+
+
+@dataclass(frozen=True)
+class LayerSize:
+    """One weighted layer takes this memory. `macs` are those of a dense pass; `graph_size` tells `bits_per_weight`."""
+
+    weights: int
+    biases: int
+    macs: int
+    bits_per_weight: int
+
+    @property
+    def parameters(self) -> int:
+        """Parameters are weights and biases."""
+        return self.weights + self.biases
+
+    @property
+    def weight_bits(self) -> int:
+        """The weights, each stored once, take so many bits."""
+        return self.weights * self.bits_per_weight
+
+
+@dataclass(frozen=True)
+class GraphSize:
+    """A whole network takes this memory. `layers` are in topological order; `state_bits` are those of all membranes."""
+
+    layers: Mapping[str, LayerSize]
+    neurons: int
+    state_bits: int
+
+    @property
+    def parameters(self) -> int:
+        """Parameters are weights and biases, BatchNorm folded in."""
+        return sum(layer.parameters for layer in self.layers.values())
+
+    @property
+    def weight_bits(self) -> int:
+        """All weights take so many bits."""
+        return sum(layer.weight_bits for layer in self.layers.values())
+
+    @property
+    def macs(self) -> int:
+        """One pass through all layers takes so many dense multiply-accumulates."""
+        return sum(layer.macs for layer in self.layers.values())
+
+
+def graph_size(graph: SpikingGraph) -> GraphSize:
+    """A graph has parameters, memory and dense MACs before it runs.
+
+    A float graph stores weights as they are (32 bits for float32) and 32-bit membranes. An integer graph stores
+    each layer's weights in the narrowest two's complement word that holds them all, and 24-bit membranes.
+    """
+    layers = {}
+    for name, node in graph.synapses.items():
+        biases = 0 if node.bias is None else node.bias.size
+        layers[name] = LayerSize(node.weight.size, biases, layer_shape(graph, name).macs, _bits(node.weight))
+    neurons = sum(math.prod(graph.shapes[name]) for name in graph.neurons)
+    membrane = MEMBRANE_BITS if graph.is_integer else 32
+    return GraphSize(MappingProxyType(layers), neurons, neurons * membrane)
+
+
+def _bits(weight: Array) -> int:
+    if not np.issubdtype(weight.dtype, np.integer):
+        return int(weight.dtype.itemsize) * 8
+    low, high = int(weight.min()), int(weight.max())
+    return 1 + max((~low if low < 0 else low).bit_length(), (high if high >= 0 else ~high).bit_length())
 
 
 def samples_within(room: int, graph: SpikingGraph) -> int:
-    """How many samples, and their spikes of all layers at one byte each, take about `room` bytes; at least one."""
+    """So many samples, and their spikes of all layers at one byte each, take about `room` bytes; at least one."""
     neurons = sum(math.prod(graph.shapes[name]) for name in graph.neurons)
     return max(1, room // (graph.T * neurons + 8 * math.prod(graph.input.shape)))

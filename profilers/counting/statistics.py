@@ -1,4 +1,4 @@
-"""Mean, spread and confidence of what was counted, over samples."""
+"""What was counted has a mean, a spread and a confidence interval over samples."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _DRAWS = 1 << 21  # indices drawn in one go
 
 @dataclass(frozen=True)
 class Statistic:
-    """One number per sample, summed up.
+    """A statistic sums up one number per sample.
 
     Attributes:
         mean, std: over the samples; std is that of these samples (divided by N).
@@ -33,7 +33,7 @@ class Statistic:
 
 
 def statistic(values: NDArray[Any], *, resamples: int = RESAMPLES, seed: int = 0) -> Statistic:
-    """One number per sample, shape (N,); a second axis, the time steps of a count, is summed up first.
+    """The values are one number per sample, shape (N,); a second axis, the time steps of a count, is summed up first.
 
     The interval is the 2.5th to 97.5th percentile of the means of `resamples` draws of N samples with
     replacement (Efron & Tibshirani 1993, chapter 13). The same seed gives the same interval.
@@ -46,7 +46,7 @@ def statistic(values: NDArray[Any], *, resamples: int = RESAMPLES, seed: int = 0
 
 
 def share_interval(share: float, samples: int) -> tuple[float, float]:
-    """95 % confidence interval of a share of samples, 0 to 1, such as accuracy: Wilson's score interval (1927).
+    """Wilson's score interval (1927) is the 95 % confidence interval of a share of samples, 0 to 1, such as accuracy.
 
     Unlike a bootstrap it has a width where all samples agree, or where there is only one.
     """
@@ -58,12 +58,12 @@ def share_interval(share: float, samples: int) -> tuple[float, float]:
 
 
 def by_step(values: NDArray[Any], *, resamples: int = RESAMPLES, seed: int = 0) -> tuple[Statistic, ...]:
-    """What stopping after t = 1 … T steps costs: statistics of (N, T) counts, added up to each step."""
+    """Counts (N, T) are added up to each step, which tells what stopping after t = 1 … T steps costs."""
     return columns(np.cumsum(values, axis=1), resamples=resamples, seed=seed)
 
 
 def columns(values: NDArray[Any], *, resamples: int = RESAMPLES, seed: int = 0) -> tuple[Statistic, ...]:
-    """One statistic per column of (N, K) values; all columns share the draws.
+    """Every column of (N, K) values has a statistic of its own; all columns share the draws.
 
     Raises:
         DeployError: no samples.

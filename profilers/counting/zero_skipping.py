@@ -1,4 +1,4 @@
-"""Multiply-accumulates of an ANN that a zero-skipping accelerator still does: those whose activation is not zero.
+"""A zero-skipping accelerator does only those multiply-accumulates of an ANN whose activation is not zero.
 
 ReLU networks are sparse too. An SNN that is set beside a dense ANN only gets the credit for that sparsity.
 """
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from exporters.errors import DeployError
-from profilers.counting.dense import count_module
+from profilers.counting.flops import count_module
 from profilers.counting.sizes import LayerShape
 
 Weighted = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear
@@ -25,7 +25,7 @@ Weighted = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear
 
 @dataclass(frozen=True, eq=False)
 class ActiveMacs:
-    """What a torch module multiplied, over N samples.
+    """A torch module multiplied this, over N samples.
 
     Attributes:
         shapes: its convolutions and linear layers, in the order in which they first ran.
@@ -42,12 +42,12 @@ class ActiveMacs:
 
     @property
     def active(self) -> NDArray[np.int64]:
-        """(N,) multiply-accumulates per sample that are done."""
+        """So many multiply-accumulates per sample are done, (N,)."""
         return sum(self.layers.values(), np.full_like(next(iter(self.layers.values())), self.other))
 
     @property
     def mean_by_layer(self) -> dict[str, float]:
-        """Mean over samples of `layers`: what `operations.zero_skipping_ann` takes."""
+        """The mean over samples of each of `layers` is what `operations.zero_skipping_ann` takes."""
         return {name: float(counts.mean()) for name, counts in self.layers.items()}
 
 
@@ -77,7 +77,7 @@ def active_macs(module: nn.Module, samples: torch.Tensor, *, batch_size: int = 6
 
 
 class _Counter:
-    """Hooks that look at what arrives at every weighted layer."""
+    """The counter's hooks look at what arrives at every weighted layer."""
 
     def __init__(self, module: nn.Module) -> None:
         self._layers = {n: m for n, m in module.named_modules() if isinstance(m, Weighted)}

@@ -1,4 +1,4 @@
-"""Energy of counted operations under named models, each a data file with the source of every constant.
+"""Counted operations get their energy under named models, each a data file with the source of every constant.
 
 A model is a list of terms (a count × the sum of some constants) for an ANN and one for an SNN; both go through
 the same model or neither does. An estimate is a range with its breakdown, in joules per sample. Absolute
@@ -11,15 +11,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from exporters.errors import DeployError
-from profilers.energy.models import EnergyModel, Range, Term
+from profilers.energy.count_names import PER_SPIKE
+from profilers.energy.models import EnergyModel, EnergyTerm, Range
 from profilers.energy.operations import Counts, Kind, ann_counts, snn_counts
-from profilers.energy.priced import PER_SPIKE
 
 __all__ = [
+    "BreakdownLine",
     "Counts",
     "EnergyEstimate",
     "Kind",
-    "TermEnergy",
     "ann_counts",
     "baseline",
     "break_even",
@@ -29,8 +29,8 @@ __all__ = [
 
 
 @dataclass(frozen=True)
-class TermEnergy:
-    """One line of a breakdown. `counted`: key of `count_names.COUNTS`; `count`: how many; `joules`: their energy."""
+class BreakdownLine:
+    """A line says how many operations of a kind (`counted`, a key of `count_names.COUNTS`) take how many joules."""
 
     name: str
     counted: str
@@ -40,7 +40,7 @@ class TermEnergy:
 
 @dataclass(frozen=True)
 class EnergyEstimate:
-    """Joules per sample under one model.
+    """An estimate is in joules per sample under one model.
 
     `left_out` names the terms of the model that nobody counted (say hops, without a placement): they are
     missing from the sums, not zero.
@@ -51,18 +51,18 @@ class EnergyEstimate:
     low: float
     nominal: float
     high: float
-    breakdown: tuple[TermEnergy, ...]
+    breakdown: tuple[BreakdownLine, ...]
     left_out: tuple[str, ...] = ()
 
     @property
     def static(self) -> Range | None:
-        """Static power × run time, part of the sum; None where the model has none or it was left out."""
+        """Static power × run time is part of the sum; None where the model has none or it was left out."""
         lines = [line.joules for line in self.breakdown if line.counted == "chip_seconds"]
         return sum(lines, Range.exactly(0)) if lines else None
 
 
 def energy(model: EnergyModel, counts: Counts) -> EnergyEstimate:
-    """Evaluate a model.
+    """A model prices counts, term by term.
 
     Raises:
         DeployError: the model has no entry for this kind of network; the message says why.
@@ -77,7 +77,7 @@ def energy(model: EnergyModel, counts: Counts) -> EnergyEstimate:
 
 
 def baseline(model: EnergyModel, counts: Counts) -> EnergyEstimate | None:
-    """What something to compare with costs; None where the model has no entry, or one that was not counted in full."""
+    """A baseline costs this; None where the model has no entry, or one that was not counted in full."""
     if isinstance(model.ann if counts.kind == "ann" else model.snn, str):
         return None
     estimate = energy(model, counts)
@@ -85,7 +85,7 @@ def baseline(model: EnergyModel, counts: Counts) -> EnergyEstimate | None:
 
 
 def break_even(model: EnergyModel, ann: Counts, snn: Counts) -> Range | None:
-    """Spikes per synapse per inference at which the SNN would cost exactly as much as the dense ANN.
+    """At so many spikes per synapse per inference the SNN would cost exactly as much as the dense ANN.
 
     Everything that happens per spike is scaled; multiply-accumulates of the analog input are not. The range
     comes from evaluating the model three times, with every constant and count at its low, nominal and high
@@ -109,23 +109,23 @@ def break_even(model: EnergyModel, ann: Counts, snn: Counts) -> Range | None:
     return Range(min(rates), rates[1], max(rates))
 
 
-def _is_counted(term: Term, counts: Counts) -> bool:
+def _is_counted(term: EnergyTerm, counts: Counts) -> bool:
     return term.count in counts.values or term.count in counts.accesses
 
 
-def _evaluate(model: EnergyModel, term: Term, counts: Counts) -> TermEnergy:
+def _evaluate(model: EnergyModel, term: EnergyTerm, counts: Counts) -> BreakdownLine:
     constants = [model.constants[name] for name in term.constants]
     nothing = Range.exactly(0)
     if term.count in counts.values:
         count = counts.values[term.count]
-        return TermEnergy(term.name, term.count, count, sum((count * c.joules for c in constants), nothing))
+        return BreakdownLine(term.name, term.count, count, sum((count * c.joules for c in constants), nothing))
     accesses, word_bits = counts.accesses[term.count], model.word_bits or 0
     joules = (a.count * c.at(a.words * word_bits) for a in accesses for c in constants)
-    return TermEnergy(term.name, term.count, sum((a.count for a in accesses), nothing), sum(joules, nothing))
+    return BreakdownLine(term.name, term.count, sum((a.count for a in accesses), nothing), sum(joules, nothing))
 
 
 def _silent(counts: Counts) -> Counts:
-    """The same network if no neuron ever spiked."""
+    """The same network would do this if no neuron ever spiked."""
     values = {name: Range.exactly(0) if name in PER_SPIKE else count for name, count in counts.values.items()}
     if "active_updates" in values and "inactive_updates" in values:
         values["inactive_updates"] += values["active_updates"]

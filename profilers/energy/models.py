@@ -1,4 +1,4 @@
-"""Energy models as data: the file format, its validation, and the models that come with the package.
+"""Energy models are data: this module has the file format, its validation, and the models that come with the package.
 
 A model is one JSON file (`profilers/energy/data/*.json` are examples):
 
@@ -19,13 +19,14 @@ A model is one JSON file (`profilers/energy/data/*.json` are examples):
                      why such a network has no entry
     remarks          optional list of {text, source}: stated beside the numbers, never added to them
 
-`profilers.energy.priced.COUNTS` lists what a term may count. docs/energy-models.md explains the format with an example.
+`profilers.energy.count_names.COUNTS` lists what a term may count. docs/energy-models.md explains the format with an
+example.
 """
 
 from __future__ import annotations
 
 import json
-import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +36,7 @@ from typing import Any, Literal, cast
 import numpy as np
 
 from exporters.errors import DeployError
-from profilers.energy.priced import COUNTS, FROM_PLACEMENT, SIZED
+from profilers.energy.count_names import COUNTS, FROM_PLACEMENT, SIZED
 
 _UNITS = {"J": 1.0, "mJ": 1e-3, "uJ": 1e-6, "µJ": 1e-6, "nJ": 1e-9, "pJ": 1e-12, "fJ": 1e-15, "aJ": 1e-18}
 _DATA = Path(__file__).parent / "data"
@@ -43,7 +44,7 @@ _DATA = Path(__file__).parent / "data"
 
 @dataclass(frozen=True)
 class Range:
-    """A number with its bounds."""
+    """A range is a number with its bounds."""
 
     low: float
     nominal: float
@@ -51,22 +52,22 @@ class Range:
 
     @classmethod
     def exactly(cls, value: float) -> Range:
-        """A range without width."""
+        """A number without bounds of its own is a range without width."""
         return cls(float(value), float(value), float(value))
 
     def __add__(self, other: Range) -> Range:
         return Range(self.low + other.low, self.nominal + other.nominal, self.high + other.high)
 
     def __mul__(self, other: Range | float) -> Range:
-        """Bound by bound; both must be of numbers that are not negative."""
+        """Ranges multiply bound by bound; both must be of numbers that are not negative."""
         if not isinstance(other, Range):
             other = Range.exactly(other)
         return Range(self.low * other.low, self.nominal * other.nominal, self.high * other.high)
 
 
 @dataclass(frozen=True)
-class Source:
-    """Where a number comes from."""
+class Citation:
+    """A citation says where a number comes from."""
 
     citation: str
     url: str
@@ -74,7 +75,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Point:
-    """Energy of one access to a memory of `bits` bits."""
+    """One access to a memory of `bits` bits takes so many joules."""
 
     bits: float
     joules: Range
@@ -82,19 +83,19 @@ class Point:
 
 @dataclass(frozen=True)
 class Constant:
-    """Energy of one operation.
+    """One operation takes so many joules.
 
     With `points`, sorted by size, it depends on the size of the memory; `joules` then spans all of them, its
     nominal value is that of the smallest memory.
     """
 
     joules: Range
-    source: Source
+    source: Citation
     note: str = ""
     points: tuple[Point, ...] = ()
 
     def at(self, bits: float) -> Range:
-        """Energy at a memory of this size: straight lines between the points, constant outside them."""
+        """At a memory of this size an access takes so much: on straight lines between the points, constant outside."""
         if not self.points:
             return self.joules
         sizes = [point.bits for point in self.points]
@@ -106,8 +107,8 @@ class Constant:
 
 
 @dataclass(frozen=True)
-class Term:
-    """`count` (a key of `count_names.COUNTS`) × the sum of `constants`."""
+class EnergyTerm:
+    """A term is `count` (a key of `count_names.COUNTS`) × the sum of `constants`."""
 
     name: str
     count: str
@@ -116,15 +117,15 @@ class Term:
 
 @dataclass(frozen=True)
 class Remark:
-    """Something to know beside the numbers."""
+    """A remark is to be known beside the numbers."""
 
     text: str
-    source: Source
+    source: Citation
 
 
 @dataclass(frozen=True)
 class EnergyModel:
-    """One model; the fields are those of the file, see the module's description."""
+    """A model has the fields of its file, which the module's description tells."""
 
     name: str
     title: str
@@ -133,17 +134,17 @@ class EnergyModel:
     arithmetic: Literal["float", "integer"]
     basis: Literal["measured", "simulated", "estimated"]
     boundary: str
-    sources: Mapping[str, Source]
+    sources: Mapping[str, Citation]
     constants: Mapping[str, Constant]
-    ann: tuple[Term, ...] | str
-    snn: tuple[Term, ...] | str
+    ann: tuple[EnergyTerm, ...] | str
+    snn: tuple[EnergyTerm, ...] | str
     remarks: tuple[Remark, ...] = ()
     word_bits: int | None = None
     target: str = ""
 
 
 def built_in() -> dict[str, EnergyModel]:
-    """The models that come with the package by name, in the order of their files' numbers."""
+    """These models come with the package, by name, in the order of their files' numbers."""
     models = [load(path) for path in sorted(_DATA.glob("*.json"))]
     return {model.name: model for model in models}
 
@@ -211,7 +212,7 @@ def _model(data: Any) -> EnergyModel:
     )
 
 
-def _target(value: Any, arithmetic: str, ann: tuple[Term, ...] | str, snn: tuple[Term, ...] | str) -> str:
+def _target(value: Any, arithmetic: str, ann: tuple[EnergyTerm, ...] | str, snn: tuple[EnergyTerm, ...] | str) -> str:
     if not isinstance(ann, str) and (placed := [term.count for term in ann if term.count in FROM_PLACEMENT]):
         raise _MalformedError(f"ann counts {placed[0]}, which only the placement of a spiking network gives")
     if value is None:
@@ -223,18 +224,20 @@ def _target(value: Any, arithmetic: str, ann: tuple[Term, ...] | str, snn: tuple
     return _text(value, "target")
 
 
-def _source(value: Any, place: str) -> Source:
+def _source(value: Any, place: str) -> Citation:
     source = _object(value, place, ("citation", "url"))
     url = _text(source["url"], f"{place}.url")
     if not url.startswith(("https://", "http://")):
         raise _MalformedError(f"{place}.url is {url!r}; give a link that starts with https://")
-    return Source(_text(source["citation"], f"{place}.citation"), url)
+    return Citation(_text(source["citation"], f"{place}.citation"), url)
 
 
-def _constant(value: Any, place: str, sources: Mapping[str, Source]) -> Constant:
+def _constant(value: Any, place: str, sources: Mapping[str, Citation]) -> Constant:
     constant = _object(value, place, ("value", "unit", "source"), ("low", "high", "note"))
     factor = _UNITS[_choice(constant["unit"], f"{place}.unit", tuple(_UNITS))]
-    lines = {key: _by_size(constant.get(key, constant["value"]), f"{place}.{key}") for key in ("low", "value", "high")}
+    # a bound that is not given is the value, and so are its mistakes
+    given = {key: key if key in constant else "value" for key in ("low", "value", "high")}
+    lines = {key: _by_size(constant[name], f"{place}.{name}") for key, name in given.items()}
     points = []
     for bits in sorted({bits for sizes, _ in lines.values() for bits in sizes}):
         low, nominal, high = (float(np.interp(bits, *line)) for line in lines.values())
@@ -253,7 +256,7 @@ def _constant(value: Any, place: str, sources: Mapping[str, Source]) -> Constant
 
 
 def _by_size(value: Any, place: str) -> tuple[list[float], list[float]]:
-    """A number, or [[bits, number], …], as sizes in bits and the numbers there."""
+    """A number, or [[bits, number], …], becomes sizes in bits and the numbers there."""
     if not isinstance(value, list):
         return [0.0], [_number(value, place)]
     if not value:
@@ -279,12 +282,12 @@ def _word_bits(value: Any, constants: Mapping[str, Constant]) -> int | None:
                 f"constants.{sized[0]} depends on the size of a memory; give word_bits, the bits per word"
             )
         return None
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= sys.float_info.max:
         raise _MalformedError(f"word_bits is {value!r}; it must be a whole number of at least 1")
     return value
 
 
-def _terms(value: Any, place: str, constants: Mapping[str, Constant]) -> tuple[Term, ...] | str:
+def _terms(value: Any, place: str, constants: Mapping[str, Constant]) -> tuple[EnergyTerm, ...] | str:
     if isinstance(value, str):
         return _text(value, place)
     terms = []
@@ -299,7 +302,7 @@ def _terms(value: Any, place: str, constants: Mapping[str, Constant]) -> tuple[T
                 f"{where} counts {count}, which has no memory size, but {by_size[0]} depends on one; "
                 f"use it with {', '.join(sorted(SIZED))}"
             )
-        terms.append(Term(_text(term["name"], f"{where}.name"), count, names))
+        terms.append(EnergyTerm(_text(term["name"], f"{where}.name"), count, names))
     if not terms:
         raise _MalformedError(f"{place} is empty; list its terms, or write a sentence that says why there are none")
     return tuple(terms)
@@ -335,7 +338,7 @@ def _text(value: Any, place: str) -> str:
 
 
 def _number(value: Any, place: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= sys.float_info.max:
         raise _MalformedError(f"{place} is {value!r}; it must be a number of at least 0")
     return float(value)
 

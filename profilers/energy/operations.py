@@ -1,4 +1,4 @@
-"""What energy models multiply: mean operations per sample, of a spiking run and of the ANNs it is set beside.
+"""Energy models multiply these counts: mean operations per sample of a spiking run, and of the ANNs beside it.
 
 Names are those of `count_names.COUNTS`. Memory accesses carry the size of the memory they go to. What is read,
 written and addressed follows Lemaire et al. 2022 (arXiv 2210.13107, equations 1 to 16): an ANN reads one input and
@@ -17,15 +17,15 @@ import numpy as np
 from exporters.errors import DeployError
 from profilers.counting.activity import Activity, NeuronActivity, SynapseActivity
 from profilers.counting.sizes import LayerShape
+from profilers.energy.count_names import SIZED
 from profilers.energy.models import Range
-from profilers.energy.priced import SIZED
 
 Kind = Literal["ann", "snn"]
 
 
 @dataclass(frozen=True)
 class Access:
-    """Accesses to one memory of `words` words."""
+    """One memory of `words` words is accessed so often."""
 
     words: int
     count: Range
@@ -33,7 +33,7 @@ class Access:
 
 @dataclass(frozen=True)
 class Counts:
-    """Mean operations per sample, by the names of `count_names.COUNTS`.
+    """Counts are mean operations per sample, by the names of `count_names.COUNTS`.
 
     spikes_per_synapse: SynOps per dense MAC of the spike-fed layers, see `Activity.spikes_per_synapse`.
     accesses: those of `count_names.SIZED`, memory by memory.
@@ -58,12 +58,12 @@ _SPIKING = (
 
 
 def ann_counts(macs: int) -> Counts:
-    """A dense ANN of which nothing but its multiply-accumulates is known (`flops.ModuleCounts.macs`)."""
+    """A dense ANN may be known by its multiply-accumulates (`flops.ModuleCounts.macs`) and nothing else."""
     return Counts("ann", {"macs": Range.exactly(macs)})
 
 
 def dense_ann(shapes: Iterable[LayerShape]) -> Counts:
-    """A dense ANN of these weighted layers: every multiply-accumulate is done.
+    """A dense ANN of these weighted layers does every multiply-accumulate.
 
     For the ANN of a student's own shape pass `[s.shape for s in activity.synapses.values()]`.
     """
@@ -71,7 +71,7 @@ def dense_ann(shapes: Iterable[LayerShape]) -> Counts:
 
 
 def zero_skipping_ann(shapes: Mapping[str, LayerShape], active: Mapping[str, float]) -> Counts:
-    """An ANN whose hardware skips multiplications by zero activations.
+    """Hardware that skips zero activations does fewer of an ANN's multiplications.
 
     Inputs are read all the same (how else to know that they are zero), weights only where needed.
 
@@ -88,7 +88,7 @@ def zero_skipping_ann(shapes: Mapping[str, LayerShape], active: Mapping[str, flo
 
 
 def quantized_twin(activity: Activity) -> Counts:
-    """The same network as an ANN, its ReLUs quantized to ⌈log2(T + 1)⌉ bits, one pass, bit by bit.
+    """The twin is the same network as an ANN, its ReLUs quantized to ⌈log2(T + 1)⌉ bits, one pass, bit by bit.
 
     T spikes carry T + 1 levels, and so do that many bits (Yan, Bai & Wong 2024, arXiv 2409.08290). A bit-serial
     multiply-accumulate is one accumulate per bit; the analog input is multiplied as in the SNN, once. Dense, twin
@@ -103,12 +103,12 @@ def quantized_twin(activity: Activity) -> Counts:
 
 
 def twin_bits(T: int) -> int:
-    """Bits of an activation with as many levels as T spikes have: ⌈log2(T + 1)⌉."""
+    """An activation with as many levels as T spikes have takes ⌈log2(T + 1)⌉ bits."""
     return T.bit_length()
 
 
 def snn_counts(activity: Activity) -> Counts:
-    """Mean counts per sample of a spiking run.
+    """A spiking run does this much per sample, on the mean.
 
     SynOps are those over all synapses. Multiply-accumulates of the analog input, and what goes with them, range
     from once per sample (a chip that reuses them) to every step; the latter, what the deployed network does, is
@@ -130,7 +130,7 @@ def placed(
     seconds: Range | float | None = None,
     extra_updates: float = 0.0,
 ) -> Counts:
-    """Add what only a placement or a stopwatch knows; what stays None is named in `EnergyEstimate.left_out`.
+    """A placement or a stopwatch adds what only it knows; what stays None is named in `EnergyEstimate.left_out`.
 
     Args:
         counts: of an SNN.
@@ -183,7 +183,7 @@ def _ann_layer(shape: LayerShape, macs: float) -> Iterator[_Entry]:
 
 
 def _dense(shape: LayerShape, passes: Range, macs: float) -> Iterator[_Entry]:
-    """A layer that multiplies. Lemaire table of counts, column FNN; `macs`: those of one pass that are done."""
+    """A layer that multiplies counts as in Lemaire's table, column FNN; `macs` are those of one pass that are done."""
     yield "macs", passes * macs, 0
     yield "weight_reads", passes * macs, shape.weights
     yield "input_reads", passes * (shape.macs if shape.convolution else shape.inputs), shape.inputs

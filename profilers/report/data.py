@@ -1,4 +1,4 @@
-"""What a report holds: plain frozen numbers that travel through JSON and back."""
+"""A report holds plain frozen numbers that travel through JSON and back."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ import types
 import typing
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from exporters.errors import DeployError
 from profilers.counting.activity import Role
 from profilers.counting.conventions import Convention
-from profilers.counting.dense import ModuleCounts
+from profilers.counting.flops import ModuleCounts
 from profilers.counting.statistics import Statistic
 from profilers.energy.evaluation import Counts, EnergyEstimate
-from profilers.energy.models import Constant, Range, Remark, Source
+from profilers.energy.models import Citation, Constant, Range, Remark
 
 VERSION = 4
 """Version of `report.json`; raised when a field changes its meaning, appears or disappears."""
 
 
 @dataclass(frozen=True)
-class Layer:
-    """One layer of one run; numbers are means per sample over all T steps. A neuron layer has no synapses' fields.
+class LayerReport:
+    """A layer of one run has these numbers, means per sample over all T steps. A neuron layer has no synapses' fields.
 
     `operations` are SynOps where `role` is "spikes", else multiply-accumulates with zero inputs skipped.
     `differing`: spikes of a quantized run that the float run does not have, and the other way round, neuron by
@@ -50,13 +50,14 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Run:
-    """One network's run over some samples, in float or quantized to integers; see `Activity` for conventions.
+class NetworkRun:
+    """One network ran over some samples, in float or quantized to integers; `Activity` tells the conventions.
 
     `dense_macs` are those of an ANN of the same shape. `spikes_by_step` and `synops_by_step` are means per sample
     for each of the T steps; `accuracy_by_step` is the accuracy after the first 1, 2, … T steps, empty without labels.
-    `conventions` has every way to count, by name. `counts` are what energy models read, `dense_counts` those of a dense ANN of the same shape, `twin_counts` those
-    of the same network with quantized ReLUs (`operations.quantized_twin`). Memory in bits.
+    `conventions` has every way to count, by name. `counts` are what energy models read, `dense_counts` those of a dense
+    ANN of the same shape, `twin_counts` those of the same network with quantized ReLUs (`operations.quantized_twin`).
+    Memory is in bits.
     """
 
     arithmetic: Literal["float", "integer"]
@@ -80,7 +81,7 @@ class Run:
     synops_by_step: tuple[float, ...]
     accuracy_by_step: tuple[float, ...]
     conventions: tuple[Convention, ...]
-    layers: tuple[Layer, ...]
+    layers: tuple[LayerReport, ...]
     counts: Counts
     dense_counts: Counts
     twin_counts: Counts
@@ -88,7 +89,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Deployment:
-    """A student placed on a chip: what energy models of this chip count instead of its run.
+    """A student is placed on a chip, and this is what energy models of the chip count instead of its run.
 
     Placed is the chain of layers that a chip runs: OR neurons of max-pools and relays of skip connections do work there
     that the network before it does not have. `target` is the chip's name, `title` what people call it; `neurons`:
@@ -109,34 +110,34 @@ class Deployment:
 
 @dataclass(frozen=True)
 class Student:
-    """A spiking network: its float run and, once quantized, its integer run. A "twin" is trained without a teacher.
+    """A student is a spiking network with its float run and, once quantized, its integer run.
 
-    `deployments`: one per chip that it was placed on.
+    A "twin" is trained without a teacher. There is one of `deployments` per chip that it was placed on.
     """
 
     name: str
-    float_run: Run
-    quantized_run: Run | None = None
+    float_run: NetworkRun
+    quantized_run: NetworkRun | None = None
     role: Literal["student", "twin"] = "student"
     deployments: tuple[Deployment, ...] = ()
 
     @property
-    def deployed(self) -> Run:
-        """The run closest to the chip: quantized if there is one."""
+    def deployed(self) -> NetworkRun:
+        """The deployed run is the one closest to the chip: quantized if there is one."""
         return self.quantized_run or self.float_run
 
     def on(self, target: str) -> Deployment | None:
-        """The deployment on a chip, None where there is none."""
+        """A student has at most one deployment on a chip; None where there is none."""
         return next((d for d in self.deployments if d.target == target), None)
 
-    def run_for(self, arithmetic: Literal["float", "integer"]) -> Run:
-        """The run in this arithmetic, or the other one if it was not run."""
+    def run_for(self, arithmetic: Literal["float", "integer"]) -> NetworkRun:
+        """The run is the one in this arithmetic, or the other one if it was not run."""
         return self.float_run if arithmetic == "float" else self.deployed
 
 
 @dataclass(frozen=True)
 class Teacher:
-    """The ANN.
+    """The teacher is an ANN.
 
     `dense` and `zero_skipping` are what energy models read (`operations.dense_ann`, `operations.zero_skipping_ann`);
     without `dense` they know its multiply-accumulates only, and models that count more have no estimate.
@@ -150,8 +151,8 @@ class Teacher:
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """One backend against a reference, spike for spike. `mismatching_spikes` is None for the reference itself.
+class ComparisonReport:
+    """One backend is compared with a reference, spike for spike. `mismatching_spikes` is None for the reference itself.
 
     `compared_spikes` is out of how many; `must_agree` is False where a difference is expected, as that of quantization.
     """
@@ -168,7 +169,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class StudentEnergy:
-    """One student under one model.
+    """One student goes through one model.
 
     `arithmetic`: the run that was counted; `placed_on`: the title of the chip where the estimate is of a `Deployment`,
     empty where it is of the run. `as_ann`: a dense ANN of the student's own shape. `as_twin`: the same
@@ -191,7 +192,7 @@ class StudentEnergy:
 
 @dataclass(frozen=True)
 class ModelEnergies:
-    """One energy model applied to everyone. Without an estimate, `no_ann` or `no_snn` says why.
+    """One energy model is applied to everyone. Without an estimate, `no_ann` or `no_snn` says why.
 
     `ann` is the teacher, `ann_zero_skipping` the teacher where zero activations are skipped. `target`: the chip of
     which the model prices deployments, empty where it prices runs.
@@ -210,13 +211,13 @@ class ModelEnergies:
     students: tuple[StudentEnergy, ...]
     no_snn: str
     constants: Mapping[str, Constant]
-    sources: tuple[Source, ...]
+    sources: tuple[Citation, ...]
     remarks: tuple[Remark, ...]
 
 
 @dataclass(frozen=True)
 class LayerCores:
-    """The cores of one layer. `limit`: the resource that decides how many; `utilization`: its use, 0 to 1."""
+    """A layer takes so many cores. `limit` is the resource that decides how many, `utilization` its use, 0 to 1."""
 
     layer: str
     cores: int
@@ -225,8 +226,8 @@ class LayerCores:
 
 
 @dataclass(frozen=True)
-class Placement:
-    """The cores that the first student needs on a chip, layer after layer.
+class PlacementReport:
+    """The first student needs these cores on a chip, layer after layer.
 
     `target` names the chip; `chips` of `cores_per_chip` cores each. `note`: what the placement leaves out.
     """
@@ -239,15 +240,16 @@ class Placement:
 
     @property
     def cores(self) -> int:
-        """Cores of all layers."""
+        """All layers together take so many cores."""
         return sum(row.cores for row in self.rows)
 
 
 @dataclass(frozen=True)
-class Report:
-    """Everything `write` prints. The first student is the one that the verdict is about.
+class ReportData:
+    """A report says this and nothing else. The first student is the one that the verdict is about.
 
-    A report has a teacher, students, or both; `energies` are in the order of the models.
+    It has a teacher, students, or both; `energies` are in the order of the models. `profilers.report.result.Report`
+    has what a user does with it.
     """
 
     version: int
@@ -257,22 +259,26 @@ class Report:
     data: str
     teacher: Teacher | None
     students: tuple[Student, ...]
-    comparisons: tuple[Comparison, ...]
+    comparisons: tuple[ComparisonReport, ...]
     energies: tuple[ModelEnergies, ...]
-    placements: tuple[Placement, ...]
+    placements: tuple[PlacementReport, ...]
     notes: tuple[str, ...]
 
     @property
     def head(self) -> Student | None:
-        """The student that the verdict is about."""
+        """The verdict is about the first student; None without students."""
         return self.students[0] if self.students else None
 
     def to_json(self) -> str:
-        """The report as JSON text."""
+        """The JSON text has every number of the report."""
         return json.dumps(asdict(self), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
+    def to_dict(self) -> dict[str, Any]:
+        """The report becomes what JSON would give back: dictionaries, lists, texts and numbers."""
+        return typing.cast(dict[str, Any], json.loads(self.to_json()))
+
     @classmethod
-    def from_json(cls, text: str) -> Report:
+    def from_json(cls, text: str) -> Self:
         """Read back what `to_json` wrote.
 
         Raises:
@@ -286,13 +292,13 @@ class Report:
         if version != VERSION:
             raise DeployError(f"the report has version {version}, this program reads {VERSION}; write it again")
         try:
-            return typing.cast(Report, _decode(cls, data))
+            return typing.cast(Self, _decode(cls, data))
         except (TypeError, KeyError, AttributeError) as error:
             raise DeployError(f"the report is damaged ({type(error).__name__}: {error}); write it again") from error
 
 
 def _decode(kind: Any, value: Any) -> Any:
-    """JSON values back into the dataclasses, by their type hints."""
+    """JSON values become the dataclasses again, by their type hints."""
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
         hints = typing.get_type_hints(kind)
         return kind(**{f.name: _decode(hints[f.name], value[f.name]) for f in fields(kind)})

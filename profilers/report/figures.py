@@ -1,4 +1,4 @@
-"""The charts of the page, each from a report."""
+"""The figures of the page decide which numbers of a report each chart shows."""
 
 from __future__ import annotations
 
@@ -7,22 +7,23 @@ from typing import Any
 from markupsafe import Markup
 
 from profilers.energy.models import Range
-from profilers.report.charts import (
-    Bars,
-    Dots,
+from profilers.report.data import NetworkRun, PlacementReport, ReportData, Student, StudentEnergy
+from profilers.report.energy_tables import share
+from profilers.report.literature import THRESHOLDS
+from profilers.report.numbers import SPACE, number, percent, quantity, spread
+from profilers.report.svg_charts import (
+    BarRow,
+    DotRow,
     Line,
     Patch,
-    Span,
+    RangeRow,
     bar_chart,
     dot_chart,
     grid_map,
     line_chart,
-    span_chart,
+    range_chart,
 )
-from profilers.report.data import Placement, Report, Run, Student, StudentEnergy
-from profilers.report.numbers import SPACE, number, percent, quantity, spread
-from profilers.report.tables import drift, share
-from profilers.report.wording import THRESHOLDS
+from profilers.report.tables import drift
 
 CHIPS_DRAWN = 8
 COLORS = 8
@@ -32,18 +33,18 @@ _LINES = ("quantized", "float", "line2", "line3", "line4", "line5")
 
 
 def rates(student: Student) -> Markup:
-    """Firing rate of every neuron layer, float and quantized."""
+    """The bars are the firing rate of every neuron layer, float and quantized."""
     rows = [
-        Bars(name, percent(layers[-1][1].rate), tuple((css, layer.rate) for css, layer in layers))
+        BarRow(name, percent(layers[-1][1].rate), tuple((css, layer.rate) for css, layer in layers))
         for name, layers in _pairs(student, neurons=True)
     ]
     return bar_chart(rows, "Firing rate per neuron and time step of every neuron layer")
 
 
 def operations(student: Student) -> Markup:
-    """SynOps of every layer fed by spikes, float and quantized."""
+    """The bars are the SynOps of every layer fed by spikes, float and quantized."""
     rows = [
-        Bars(name, quantity(layers[-1][1].operations), tuple((css, layer.operations) for css, layer in layers))
+        BarRow(name, quantity(layers[-1][1].operations), tuple((css, layer.operations) for css, layer in layers))
         for name, layers in _pairs(student, neurons=False)
         if layers[-1][1].role == "spikes"
     ]
@@ -51,10 +52,10 @@ def operations(student: Student) -> Markup:
 
 
 def drifts(student: Student) -> Markup | None:
-    """How far each layer's spikes drift from float to quantized; None where nobody compared."""
+    """The bars say how far each layer's spikes drift from float to quantized; None where nobody compared."""
     run = student.deployed
     found = [(layer.name, drift(layer.differing, layer.neurons, run.T)) for layer in run.layers]
-    rows = [Bars(name, percent(value, 2), (("quantized", value),)) for name, value in found if value is not None]
+    rows = [BarRow(name, percent(value, 2), (("quantized", value),)) for name, value in found if value is not None]
     return (
         bar_chart(rows, "Share of neurons and steps that differ between the float and the quantized run")
         if rows
@@ -62,8 +63,8 @@ def drifts(student: Student) -> Markup | None:
     )
 
 
-def energy_shares(report: Report) -> Markup | None:
-    """Share of each layer in the first student's energy, one dot per model."""
+def energy_shares(report: ReportData) -> Markup | None:
+    """The dots are the share of each layer in the first student's energy, one per model."""
     head = report.head
     models = [m for m in report.energies if m.students and sum(m.students[0].layers.values()) > 0]
     if head is None or not models:
@@ -74,13 +75,13 @@ def energy_shares(report: Report) -> Markup | None:
         low, high = min(v for _, v in values), max(v for _, v in values)
         if high > 0:
             text = percent(low, 0) if f"{low:.2f}" == f"{high:.2f}" else f"{100 * low:.0f}–{percent(high, 0)}"
-            rows.append(Dots(layer.name, text, tuple(values)))
+            rows.append(DotRow(layer.name, text, tuple(values)))
     return dot_chart(rows, "Share of each layer in the energy, one dot per energy model")
 
 
-def over_time(report: Report) -> tuple[Markup, list[tuple[str, str]]] | None:
-    """Accuracy against SynOps for every t, and the (CSS class, name) of its lines; None without labels."""
-    runs: list[tuple[str, Run]] = []
+def over_time(report: ReportData) -> tuple[Markup, list[tuple[str, str]]] | None:
+    """The lines are accuracy against SynOps for every t, with their (CSS class, name); None without labels."""
+    runs: list[tuple[str, NetworkRun]] = []
     for student in report.students:
         name = f"{student.name}, quantized" if student.quantized_run else student.name
         runs.append((name, student.deployed))
@@ -101,8 +102,8 @@ def over_time(report: Report) -> tuple[Markup, list[tuple[str, str]]] | None:
     return chart, [(css, name) for css, name, _ in chosen]
 
 
-def relative(report: Report) -> Markup | None:
-    """The first student's energy ÷ that of a dense ANN of its shape, model by model; None without such a model."""
+def relative(report: ReportData) -> Markup | None:
+    """The ranges are the first student's energy ÷ that of a dense ANN of its shape, model by model, if there is any."""
     if report.head is None:
         return None
     rows = []
@@ -116,28 +117,28 @@ def relative(report: Report) -> Markup | None:
             nominal = student.as_twin.nominal / student.as_ann.nominal
             other = (nominal, f"with quantized ReLUs {number(nominal)}×")
         text = f"{spread(Range(min(found), found[1], max(found)))}×"
-        rows.append(Span(model.title, text, min(found), max(found), found[1], "quantized", other))
+        rows.append(RangeRow(model.title, text, min(found), max(found), found[1], "quantized", other))
     if not rows:
         return None
-    return span_chart(
+    return range_chart(
         rows,
         (f"dense{SPACE}ANN{SPACE}1×", 1.0),
         "Energy of the student divided by that of a dense ANN of its shape under the same model, on a logarithmic axis",
     )
 
 
-def break_even(report: Report) -> Markup | None:
-    """Where every model breaks even, beside the first student's own rate and thresholds of other studies."""
+def break_even(report: ReportData) -> Markup | None:
+    """The ranges say where each model breaks even, beside the first student's rate and other studies' thresholds."""
     own = report.head.deployed.spikes_per_synapse if report.head else None
     rows = [
-        Span(model.title, spread(rate), rate.low, rate.high, rate.nominal, "quantized")
+        RangeRow(model.title, spread(rate), rate.low, rate.high, rate.nominal, "quantized")
         for model in report.energies
         if model.students and (rate := model.students[0].break_even)
     ]
     if not own or not rows:
         return None
     rows += [
-        Span(
+        RangeRow(
             t.label,
             number(t.low) if t.low == t.high else f"{number(t.low)}–{number(t.high)}",
             t.low,
@@ -147,7 +148,7 @@ def break_even(report: Report) -> Markup | None:
         )
         for t in THRESHOLDS
     ]
-    return span_chart(
+    return range_chart(
         rows,
         (f"student{SPACE}{number(own)}", own),
         "Break-even of every energy model, in spikes per synapse and inference, on a logarithmic axis",
@@ -155,12 +156,12 @@ def break_even(report: Report) -> Markup | None:
 
 
 def color(index: int) -> str:
-    """CSS class of a placement's row."""
+    """A placement's row has this CSS class."""
     return f"c{index % COLORS}"
 
 
-def chips(placement: Placement) -> list[Markup]:
-    """A map of every chip, of at most `CHIPS_DRAWN`."""
+def chips(placement: PlacementReport) -> list[Markup]:
+    """Every chip has a map, up to `CHIPS_DRAWN` of them."""
     size = placement.cores_per_chip
     left = [
         Patch(color(i), f"{row.layer}: {row.limit}, {percent(row.utilization)}", row.cores)
@@ -180,7 +181,7 @@ def chips(placement: Placement) -> list[Markup]:
 
 
 def ratios(student: StudentEnergy) -> tuple[float, float, float] | None:
-    """The student ÷ a dense ANN of its shape at low, nominal and high constants and counts, the same on both sides.
+    """The ratios are student ÷ dense ANN of its shape, at the same low, nominal and high constants and counts.
 
     None where the model lacks one of the two, or the ANN costs nothing.
     """
@@ -190,7 +191,7 @@ def ratios(student: StudentEnergy) -> tuple[float, float, float] | None:
     return snn.low / ann.low, snn.nominal / ann.nominal, snn.high / ann.high
 
 
-def _points(name: str, run: Run) -> tuple[tuple[float, float, str], ...]:
+def _points(name: str, run: NetworkRun) -> tuple[tuple[float, float, str], ...]:
     done, points = 0.0, []
     for t, (synops, accuracy) in enumerate(zip(run.synops_by_step, run.accuracy_by_step, strict=True), start=1):
         done += synops

@@ -1,4 +1,4 @@
-"""`report.html`: one self-contained page, no script, no external fetch; everything a user wrote is escaped."""
+"""`report.html` is one page that stands alone, without script or fetch; everything that a user wrote is escaped."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from profilers.energy.models import Range
-from profilers.report import figures, tables
-from profilers.report.data import Report, Student
+from profilers.report import cells, energy_tables, figures, tables
+from profilers.report.data import ReportData, Student
+from profilers.report.glossary import GLOSSARY
+from profilers.report.literature import sources
 from profilers.report.numbers import number, percent, quantity, spread
-from profilers.report.tables import NONE
-from profilers.report.wording import CONVENTIONS, sources
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _OTHERS = 2  # students named beside the first one in the verdict
 
 
-def render(report: Report) -> str:
-    """The page as HTML text."""
+def render(report: ReportData) -> str:
+    """The report becomes the page's HTML text."""
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES),
         autoescape=True,
@@ -29,21 +29,22 @@ def render(report: Report) -> str:
         lstrip_blocks=True,
     )
     environment.filters["unbroken"] = _unbroken
-    environment.globals.update(number=number, percent=percent, quantity=quantity, spread=spread, none=NONE)
+    environment.globals.update(number=number, percent=percent, quantity=quantity, spread=spread)
     return environment.get_template("report.html.j2").render(
         report=report,
         head=report.head,
         lead=_student_lead(report.head) if report.head else _teacher_lead(report),
         tiles=_student_tiles(report, report.head) if report.head else _teacher_tiles(report),
         tables=tables,
+        energy_tables=energy_tables,
         figures=figures,
-        conventions=CONVENTIONS,
+        glossary=GLOSSARY,
         sources=sources(report),
     )
 
 
 def _unbroken(text: str) -> Markup:
-    """Text in which no line breaks within a range such as 3.1–9.4."""
+    """No line of the text breaks within a range such as 3.1–9.4."""
     return Markup(re.sub(r"\S+–\S+", r'<span class="unbroken">\g<0></span>', str(escape(text))))
 
 
@@ -58,7 +59,7 @@ def _student_lead(head: Student) -> str:
     )
 
 
-def _teacher_lead(report: Report) -> str:
+def _teacher_lead(report: ReportData) -> str:
     teacher = report.teacher
     assert teacher is not None  # build makes no report about nobody
     accuracy = "" if teacher.accuracy is None else f", {percent(teacher.accuracy)} accurate,"
@@ -69,12 +70,12 @@ Tile = tuple[str, str, str, str]
 """Label, value, a smaller value beside it, explanation."""
 
 
-def _teacher_tiles(report: Report) -> list[Tile]:
+def _teacher_tiles(report: ReportData) -> list[Tile]:
     teacher = report.teacher
     assert teacher is not None
     counts = teacher.counts
     tiles = [
-        ("Accuracy", NONE if teacher.accuracy is None else percent(teacher.accuracy), "", ""),
+        ("Accuracy", cells.NONE if teacher.accuracy is None else percent(teacher.accuracy), "", ""),
         ("MACs", quantity(counts.macs), "", "convolutions and dense layers, per sample"),
         ("FLOPs (thop)", quantity(counts.thop, digits=5), "", "MACs + 4 per BatchNorm element"),
         (
@@ -97,9 +98,9 @@ def _teacher_tiles(report: Report) -> list[Tile]:
     return tiles
 
 
-def _student_tiles(report: Report, head: Student) -> list[Tile]:
+def _student_tiles(report: ReportData, head: Student) -> list[Tile]:
     run, teacher = head.deployed, report.teacher
-    others = list(tables.accuracy_interval(run))
+    others = list(cells.accuracy_interval(run))
     if head.quantized_run and head.float_run.accuracy is not None:
         others.append(f"float {percent(head.float_run.accuracy)}")
     if teacher and teacher.accuracy is not None:
@@ -111,13 +112,13 @@ def _student_tiles(report: Report, head: Student) -> list[Tile]:
         others.append(f"{len(report.students) - 1 - _OTHERS} more below")
     spread_of_samples = f"± {quantity(run.synops.std)} over samples; all synapses, all steps"
     tiles = [
-        ("Accuracy", NONE if run.accuracy is None else percent(run.accuracy), "", " · ".join(others)),
+        ("Accuracy", cells.NONE if run.accuracy is None else percent(run.accuracy), "", " · ".join(others)),
         ("Time steps", str(run.T), "", f"firing rate {percent(run.rate)} per neuron and step"),
         (
             "SynOps",
             quantity(run.synops.mean),
             "",
-            "; ".join([*tables.confidence(run.synops), spread_of_samples]),
+            "; ".join([*cells.confidence(run.synops), spread_of_samples]),
         ),
         (
             "Spikes",
@@ -141,8 +142,8 @@ def _several(models: int) -> str:
     return f"per sample; {models} models of different boundaries" if models > 1 else "per sample"
 
 
-def _against_own_shape(report: Report) -> str:
-    """In how many models the student costs less than an ANN of its own shape, whatever the constants' values."""
+def _against_own_shape(report: ReportData) -> str:
+    """The student costs less than an ANN of its own shape in so many models, whatever the constants' values."""
     ratios = [found for model in report.energies if (found := figures.ratios(model.students[0]))]
     below = len([found for found in ratios if max(found) < 1])
     return f"; below a dense ANN of its shape in {below} of {len(ratios)}" if ratios else ""

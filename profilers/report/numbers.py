@@ -1,4 +1,4 @@
-"""Numbers as people read them: three digits, engineering prefixes, thousands separators, units."""
+"""Numbers are written as people read them: three digits, engineering prefixes, thousands separators, units."""
 
 from __future__ import annotations
 
@@ -10,30 +10,50 @@ _PREFIXES = {-18: "a", -15: "f", -12: "p", -9: "n", -6: "µ", -3: "m", 0: "", 3:
 SPACE = "\u00a0"  # a number and its unit stay on one line
 
 
-def quantity(value: float, unit: str = "", digits: int = 3) -> str:
-    """`4.12e-6, "J"` → "4.12 µJ". Values without a unit stay plain below 10,000."""
-    if not unit and abs(value) < 10_000:
+def quantity(
+    value: float,
+    unit: str = "",
+    digits: int = 3,
+    *,
+    plain_below: float = 10_000,
+    trim: bool = False,
+    space: str = SPACE,
+) -> str:
+    """A quantity has `digits` significant digits and an engineering prefix: `4.12e-6, "J"` is "4.12 µJ".
+
+    Args:
+        value: what is written.
+        unit: with one there is always a prefix; without one, values below `plain_below` are written by `number`.
+        digits: how many are significant.
+        plain_below: 0 gives every number a prefix.
+        trim: leave out zeros at the end, "1.2 M" for "1.20 M".
+        space: what stands between number and unit; by default a line does not break there.
+    """
+    if not unit and abs(value) < plain_below:
         return number(value, digits)
     scaled, prefix = _engineering(value, value, digits)
-    return f"{_significant(scaled, digits)}{SPACE}{prefix}{unit}".rstrip(SPACE)
+    text = _significant(scaled, digits)
+    if trim and "." in text:
+        text = text.rstrip("0").rstrip(".")
+    return f"{text}{space}{prefix}{unit}".removesuffix(space)
 
 
 def number(value: float, digits: int = 3) -> str:
-    """At least `digits` significant digits, no digit of a whole number lost, with thousands separators."""
+    """A number has at least `digits` significant digits, and thousands separators; whole numbers keep every digit."""
     if float(value).is_integer():
         return f"{int(value):,}"
     return _significant(value, digits)
 
 
 def spread(bounds: Range, unit: str = "") -> str:
-    """ "3.1–9.4 nJ": both ends with the prefix of the larger one; a single number if they read the same."""
+    """A range has the prefix of its larger end, "3.1–9.4 nJ"; it is a single number if both ends read the same."""
     if not unit:
         return _span(_significant(bounds.low, 3), _significant(bounds.high, 3))
     return _scaled_span(bounds.low, bounds.high, unit)
 
 
 def interval(low: float, high: float) -> str:
-    """ "84.4–85.6 k": an interval of counts, plain below 10,000; more digits where three do not tell its ends apart."""
+    """An interval of counts, "84.4–85.6 k", is plain below 10,000, and has the digits that tell its ends apart."""
     for digits in (3, 4, 5, 6):
         text = _span(number(low, digits), number(high, digits)) if abs(high) < 10_000 else ""
         text = text or _scaled_span(low, high, "", digits)
@@ -52,13 +72,13 @@ def _span(low: str, high: str) -> str:
     return low if low == high else f"{low}–{high}"
 
 
-def percent(fraction: float, digits: int = 1) -> str:
-    """0.9722 → "97.2 %"."""
-    return f"{100 * fraction:.{digits}f}{SPACE}%"
+def percent(fraction: float, digits: int = 1, *, space: str = SPACE) -> str:
+    """A fraction 0.9722 is "97.2 %", with `digits` behind the point and `space` before the sign."""
+    return f"{100 * fraction:.{digits}f}{space}%"
 
 
 def memory(bits: float) -> str:
-    """Bits as bytes: "12.3 kB"."""
+    """Bits are written as bytes: "12.3 kB"."""
     return quantity(bits / 8, "B")
 
 

@@ -1,7 +1,7 @@
-"""JSON Schema (draft 2020-12) of `report.json`, made from the dataclasses that the report consists of.
+"""The JSON Schema (draft 2020-12) of `report.json` is made from the dataclasses that the report consists of.
 
-The file that ships is `profilers/report/templates/report.schema.json`; after a change of the dataclasses write it anew with
-`python -m profilers.report.schema`.
+The file that ships is `profilers/report/templates/report.schema.json`; after a change of the dataclasses write it anew
+with `python -m profilers.report.schema`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from exporters.files import atomic_path
-from profilers.report.data import VERSION, Report
+from profilers.report.data import VERSION, ReportData
 
 FILE = Path(__file__).parent / "templates" / "report.schema.json"
 
@@ -24,10 +24,10 @@ _PLAIN = {int: "integer", float: "number", str: "string", bool: "boolean", type(
 
 
 def report_schema() -> dict[str, Any]:
-    """The schema as JSON data."""
+    """The schema is JSON data."""
     definitions: dict[str, Any] = {}
-    reference = _schema(Report, definitions)
-    definitions["Report"]["properties"]["version"] = {"const": VERSION}
+    reference = _schema(ReportData, definitions)
+    definitions["ReportData"]["properties"]["version"] = {"const": VERSION}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "kdsnn-deploy report",
@@ -37,7 +37,7 @@ def report_schema() -> dict[str, Any]:
 
 
 def schema_text() -> str:
-    """What the file holds."""
+    """The file holds this text."""
     return json.dumps(report_schema(), indent=1, ensure_ascii=False) + "\n"
 
 

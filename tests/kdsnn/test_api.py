@@ -23,8 +23,9 @@ from kdsnn.cli import console
 from kdsnn.cli.app import app
 from kdsnn.cli.options import spelled
 from kdsnn.data import DataSet
-from kdsnn.deploy.tables import Result, Table, table
+from kdsnn.deploy.tables import Result
 from kdsnn.errors import Notice, OptionError
+from profilers.text_table import TextTable, table
 
 SMALL = {"channels": (4, 4), "hidden": 16}
 
@@ -188,7 +189,7 @@ cells = st.text(st.characters(codec="ascii", exclude_categories=("C",)), max_siz
 def test_tables_are_drawn_alike_by_print_and_on_the_terminal(drawn: st.DataObject) -> None:
     columns = drawn.draw(st.lists(cells, min_size=1, max_size=5))
     rows = drawn.draw(st.lists(st.lists(cells, min_size=len(columns), max_size=len(columns)), max_size=5))
-    one: Table = table("title", columns, rows)
+    one: TextTable = table("title", columns, rows)
     shown = io.StringIO()
     with redirect_stdout(shown):
         console.draw(one)

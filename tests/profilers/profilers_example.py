@@ -13,7 +13,7 @@ from torch import nn
 from exporters.graph import IF, AvgPool2d, Conv2d, Flatten, Input, Linear, MaxPool2d, Output, SpikingGraph, chain
 from profilers import report
 from profilers.counting.activity import ActivityCounter
-from profilers.counting.dense import count_module
+from profilers.counting.flops import count_module
 from profilers.counting.zero_skipping import active_macs
 from profilers.energy import operations
 
@@ -50,7 +50,7 @@ def network(seed: int = 0, integer: bool = False) -> SpikingGraph:
     )
 
 
-def run(graph: SpikingGraph, accuracy: float | None, samples: int = 20, drift: bool = False) -> report.Run:
+def run(graph: SpikingGraph, accuracy: float | None, samples: int = 20, drift: bool = False) -> report.NetworkRun:
     images = np.random.default_rng(7).random((samples, 1, 8, 8))
     counter = ActivityCounter(graph)
     brute.run(graph, torch.from_numpy(graph.encode(images)).double(), counter)
@@ -91,12 +91,12 @@ def example(title: str = "cnn2 on digits: a distilled spiking student") -> repor
         [student, twin],
         teacher=teacher(),
         comparisons=[
-            report.Comparison("emulator", 360, 0.9667),
-            report.Comparison("ONNX Runtime", 360, 0.9694, 0, "torch", "float network, whole sequence"),
-            report.Comparison("Lava 0.10.0", 20, 1.0, 0, "emulator", "every layer, every step"),
+            report.ComparisonReport("emulator", 360, 0.9667),
+            report.ComparisonReport("ONNX Runtime", 360, 0.9694, 0, "torch", "float network, whole sequence"),
+            report.ComparisonReport("Lava 0.10.0", 20, 1.0, 0, "emulator", "every layer, every step"),
         ],
         placements=[
-            report.Placement(
+            report.PlacementReport(
                 "Loihi 1",
                 128,
                 2,
@@ -120,7 +120,7 @@ def wide() -> report.Report:
     first, twin = made.students
     name = "networks.body.stages.0.blocks.1.convolution_with_a_very_long_name"
 
-    def renamed(run: report.Run) -> report.Run:
+    def renamed(run: report.NetworkRun) -> report.NetworkRun:
         return replace(run, layers=tuple(replace(layer, name=f"{name}.{layer.name}") for layer in run.layers))
 
     students = [

@@ -19,10 +19,9 @@ from profilers.counting.activity import ActivityCounter
 from profilers.counting.statistics import share_interval, statistic
 from profilers.energy import models, operations
 from profilers.energy.models import Range, load
-from profilers.report import figures, tables
+from profilers.report import cells, energy_tables, figures, markdown, tables
 from profilers.report.html import render
 from profilers.report.numbers import SPACE, interval
-from profilers.report.paper import markdown
 
 PICO = 1e-12
 EVENTS = "loihi1-events"
@@ -90,8 +89,8 @@ def test_what_a_placement_adds_by_hand(student: report.Student) -> None:
         (before,), (after,) = estimates(bare, name), estimates(placed, name)
         assert after.nominal - before.nominal == pytest.approx(added * PICO)
     assert bare.energies[0] == placed.energies[0]
-    assert any("message to a core" in text for m in bare.energies for text in tables.left_out(m))
-    assert not any("message to a core" in text for m in placed.energies for text in tables.left_out(m))
+    assert any("message to a core" in text for m in bare.energies for text in energy_tables.left_out(m))
+    assert not any("message to a core" in text for m in placed.energies for text in energy_tables.left_out(m))
 
 
 def test_the_page_says_what_was_priced(student: report.Student) -> None:
@@ -107,11 +106,11 @@ def test_the_page_says_what_was_priced(student: report.Student) -> None:
 
 def test_a_student_without_a_placement_beside_one_that_has_it(student: report.Student) -> None:
     made = report.build("t", "", [deployed(student, None), replace(student, name="bare")])
-    row = next(r for r in tables.energies(made).rows if "event model" in r.label)
+    row = next(r for r in energy_tables.energies(made).rows if "event model" in r.label)
     assert row.hint.endswith("as placed") and row.cells[0].small == () and row.cells[1].small == ("quantized run",)
-    assert tables.energies(made).columns[-1].small == ("of s", "spikes per synapse")
+    assert energy_tables.energies(made).columns[-1].small == ("of s", "spikes per synapse")
     model = next(m for m in made.energies if m.name == EVENTS)
-    assert tables.left_out(model) == [
+    assert energy_tables.left_out(model) == [
         "not counted, so missing from the sum of s: static power × run time of all chips.",
         "not counted, so missing from the sum of bare: hop between tiles, east-west; hop between tiles, north-south; "
         "static power × run time of all chips.",
@@ -120,7 +119,7 @@ def test_a_student_without_a_placement_beside_one_that_has_it(student: report.St
 
 def test_an_integer_network_without_a_float_form_is_called_quantized() -> None:
     made = report.build("t", "", [report.Student("net", example.run(example.network(integer=True), 0.9))])
-    assert all("float run" not in row.hint for row in tables.energies(made).rows)
+    assert all("float run" not in row.hint for row in energy_tables.energies(made).rows)
     assert "quantized run" in tables.layers(made.students[0]).caption
     assert set(report.layer_table(made)["run"]) == {"quantized"}
 
@@ -190,10 +189,10 @@ def test_wilson_interval_against_published_values(share: float, samples: int, lo
 
 def test_a_handful_of_samples_has_no_bootstrap_interval() -> None:
     counts = np.arange(12)[:, None]
-    assert tables.confidence(statistic(counts[:9])) == (f"9{SPACE}samples, too few for an interval",)
-    assert tables.confidence(statistic(counts[:1])) == (f"1{SPACE}sample, too few for an interval",)
-    assert tables.confidence(statistic(counts))[0].startswith(f"95{SPACE}%{SPACE}CI ")
-    assert tables.confidence(statistic(np.full((12, 1), 7))) == ()
+    assert cells.confidence(statistic(counts[:9])) == (f"9{SPACE}samples, too few for an interval",)
+    assert cells.confidence(statistic(counts[:1])) == (f"1{SPACE}sample, too few for an interval",)
+    assert cells.confidence(statistic(counts))[0].startswith(f"95{SPACE}%{SPACE}CI ")
+    assert cells.confidence(statistic(np.full((12, 1), 7))) == ()
 
 
 @pytest.mark.parametrize(
@@ -233,7 +232,7 @@ def test_silence_one_step_and_one_sample_have_a_report(T: int, samples: int, pix
     run = report.summarize(graph, counter.result(), (1.0,) * T)
     made = report.build("t", "", [report.Student("s", run)], teacher=example.teacher())
     assert run.synops.mean == T * 12 * spikes and run.spikes_per_synapse == T * spikes
-    for text in (render(made), markdown(made), made.to_json()):
+    for text in (render(made), markdown.render(made), made.to_json()):
         assert not re.search(r"\b(nan|inf|NaN|Infinity)\b", text)
     for model in made.energies:
         assert (model.students[0].break_even is None) or spikes

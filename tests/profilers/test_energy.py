@@ -16,10 +16,10 @@ from exporters.graph import IF, Conv2d, Flatten, Input, Linear, Output, chain
 from profilers.counting.activity import Activity, ActivityCounter
 from profilers.counting.sizes import LayerShape
 from profilers.energy import models as energy_models
+from profilers.energy.count_names import COUNTS, SIZED
 from profilers.energy.evaluation import Counts, ann_counts, baseline, break_even, energy, snn_counts
 from profilers.energy.models import Range, built_in, load
 from profilers.energy.operations import Access, dense_ann, placed, quantized_twin, twin_bits, zero_skipping_ann
-from profilers.energy.priced import COUNTS, SIZED
 
 MODELS = built_in()
 PICO = 1e-12

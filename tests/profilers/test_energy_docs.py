@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from exporters.errors import DeployError
+from profilers.energy.count_names import COUNTS, PER_SPIKE, SIZED
 from profilers.energy.evaluation import energy
 from profilers.energy.models import Range, built_in, load
 from profilers.energy.operations import Access, Counts
-from profilers.energy.priced import COUNTS, PER_SPIKE, SIZED
 
 TEXT = (Path(__file__).parents[2] / "docs" / "energy-models.md").read_text(encoding="utf-8")
+(EXAMPLE,) = re.findall(r"```json\n(.*?)```", TEXT, re.DOTALL)
 
 
 def test_the_example_loads_and_prices(tmp_path: Path) -> None:
     path = tmp_path / "mine.json"
-    (example,) = re.findall(r"```json\n(.*?)```", TEXT, re.DOTALL)
-    path.write_text(example, encoding="utf-8")
+    path.write_text(EXAMPLE, encoding="utf-8")
     model = load(path)
     counts = Counts(
         "snn",
@@ -47,3 +50,40 @@ def test_every_count_is_listed() -> None:
     for name, text in COUNTS.items():
         assert f"| `{name}` | {text} | {'yes' if name in SIZED else ''} |" in TEXT
     assert set(COUNTS) >= SIZED | PER_SPIKE
+
+
+def places(value: object, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+    entries = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in entries:
+        yield (*path, key)
+        yield from places(inner, (*path, key))
+
+
+def dotted(path: tuple[str | int, ...]) -> str:
+    return "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in path).removeprefix(".")
+
+
+MISTAKES: tuple[object, ...] = (
+    *(None, True, 1, -1, 10**400, float("nan"), "", "x", [], ["a"], [[2, 3]], [[1, 2], [1, 2]], {}, {"a": 1}),
+)
+
+
+@pytest.mark.parametrize("path", list(places(json.loads(EXAMPLE))), ids=dotted)
+def test_a_mistake_anywhere_names_its_place(path: tuple[str | int, ...], tmp_path: Path) -> None:
+    """Every field of the example, replaced by every mistake: the file is read, or the message says which field."""
+    refused = 0
+    for mistake in MISTAKES:
+        data = json.loads(EXAMPLE)
+        place = data
+        for key in path[:-1]:
+            place = place[key]
+        place[path[-1]] = mistake
+        (tmp_path / "mine.json").write_text(json.dumps(data), encoding="utf-8")
+        try:
+            load(tmp_path / "mine.json")
+        except DeployError as error:
+            refused += 1
+            # a conflict of two fields names both, or the constant and its kind of value
+            named = (dotted(path), f"{dotted(path[:-1])}: ", f"but {path[1]} depends on one" if len(path) > 1 else "")
+            assert any(name in str(error) for name in named if name), (mistake, str(error))
+    assert refused >= 8

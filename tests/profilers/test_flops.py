@@ -9,7 +9,8 @@ from torch import nn
 
 from exporters.errors import DeployError
 from exporters.graph import IF, Conv2d, Flatten, Input, Linear, Output, chain
-from profilers.counting.dense import MEMBRANE_BITS, ModuleCounts, count_module, graph_size
+from profilers.counting.flops import ModuleCounts, count_module
+from profilers.counting.sizes import MEMBRANE_BITS, graph_size
 
 
 def small_net() -> nn.Sequential:

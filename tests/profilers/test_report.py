@@ -126,7 +126,7 @@ def test_everything_a_user_wrote_is_escaped(made: report.Report) -> None:
         evil,
         [student],
         teacher=dataclasses.replace(made.teacher, name=evil),
-        comparisons=[report.Comparison(evil, 1, None, 2, evil, evil)],
+        comparisons=[report.ComparisonReport(evil, 1, None, 2, evil, evil)],
         data=evil,
         notes=[evil],
     )
@@ -162,7 +162,7 @@ def test_the_page_says_what_it_must(made: report.Report) -> None:
 
 
 def test_a_mismatch_is_not_hidden(made: report.Report) -> None:
-    bad = dataclasses.replace(made, comparisons=(report.Comparison("Lava", 20, 0.9, 1234, "emulator"),))
+    bad = dataclasses.replace(made, comparisons=(report.ComparisonReport("Lava", 20, 0.9, 1234, "emulator"),))
     page = Page(render(bad))
     assert "✗ Lava: 1,234 spikes differ from emulator, 20 samples" in page.text
     assert any(a.get("class") == "check bad" for _, a in page.found)

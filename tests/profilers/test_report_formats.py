@@ -16,7 +16,7 @@ from markdown_it.token import Token
 from exporters.errors import DeployError
 from profilers import report
 from profilers.energy.models import Range
-from profilers.report import paper
+from profilers.report import latex, markdown
 from profilers.report import schema as json_schema
 from profilers.report.numbers import SPACE, interval, percent, quantity, spread
 
@@ -93,7 +93,7 @@ def unlatex(text: str) -> str:
 
 
 def test_markdown_has_the_numbers_of_the_report(made: report.Report) -> None:
-    networks, layers, steps, energies, placed, compared = tables(paper.markdown(made))
+    networks, layers, steps, energies, placed, compared = tables(markdown.render(made))
     assert networks[0] == [
         "",
         "cnn2 (32, 64) (ANN teacher)",
@@ -134,31 +134,31 @@ def test_markdown_has_the_numbers_of_the_report(made: report.Report) -> None:
 
 def test_latex_prints_what_markdown_shows(made: report.Report, three: report.Report) -> None:
     for some in (made, three, example.wide()):
-        text = paper.latex(some)
+        text = latex.render(some)
         assert [[[unlatex(c) for c in row] for row in table] for table in latex_tables(text)] == tables(
-            paper.markdown(some)
+            markdown.render(some)
         )
         labels = re.findall(r"\\label\{(.*)\}", text)
         assert len(set(labels)) == len(labels) == text.count(r"\begin{table}")
 
 
 def test_captions_say_what_the_numbers_are_not(made: report.Report) -> None:
-    captions = [unlatex(c) for c in re.findall(r"\\caption\{(.*)\}", paper.latex(made))]
+    captions = [unlatex(c) for c in re.findall(r"\\caption\{(.*)\}", latex.render(made))]
     energies = next(c for c in captions if c.startswith("Energy"))
     assert "compare along a row, never down a column" in energies
     assert "No per-operation" not in energies and "not counted, so missing from the sum: " in energies
-    for text in (paper.markdown(made), paper.latex(made)):
+    for text in (markdown.render(made), latex.render(made)):
         for source in {s.url for m in made.energies for s in m.sources}:
             assert source in text
 
 
 def test_hostile_names_come_out_as_they_are(three: report.Report) -> None:
-    names = tables(paper.markdown(three))[0][0]
+    names = tables(markdown.render(three))[0][0]
     assert names[-1] == f"{HOSTILE} (SNN student)"
     evil = dataclasses.replace(
         three, title=f"1. {HOSTILE}", data="# no heading", notes=("- no list", "2) neither"), command="a ``` b"
     )
-    tokens = MarkdownIt("commonmark").enable("table").parse(paper.markdown(evil))
+    tokens = MarkdownIt("commonmark").enable("table").parse(markdown.render(evil))
     shown = [plain(t) for t in tokens if t.type == "inline"]
     assert shown[:4] == [f"1. {HOSTILE}", "# no heading", "- no list", "2) neither"]
     assert not any(t.type == "html_block" for t in tokens)
@@ -170,14 +170,14 @@ def test_hostile_names_come_out_as_they_are(three: report.Report) -> None:
 
 def test_latex_comments_stay_comments(made: report.Report) -> None:
     evil = dataclasses.replace(made, title="a\n\\input{x}", data="b\r\\c", command="d\u2028\\e", notes=("\n\\f",))
-    for line in paper.latex(evil).splitlines():
+    for line in latex.render(evil).splitlines():
         assert re.match(r"%|\s*\\(begin|end|centering|caption|label|toprule|midrule|bottomrule)|\s+.*\\\\$|$", line), (
             line
         )
 
 
 def test_three_networks_in_one_table(three: report.Report) -> None:
-    networks = tables(paper.markdown(three))[0]
+    networks = tables(markdown.render(three))[0]
     synops = next(row for row in networks if row[0] == "SynOps (all synapses)")
     assert [cell.split(" (")[0] for cell in synops[2:]] == [quantity(s.deployed.synops.mean) for s in three.students]
     assert all(len(m.students) == 3 for m in three.energies)
@@ -190,7 +190,7 @@ def test_unknown_formats_are_refused_and_none_is_written(made: report.Report, tm
     assert not (tmp_path / "x").exists()
     written = report.write(made, tmp_path, ["latex", "markdown", "latex"])
     assert list(written) == ["report.tex", "report.md"] == [p.name for p in written.values()]
-    assert written["report.tex"].read_text(encoding="utf-8") == paper.latex(made)
+    assert written["report.tex"].read_text(encoding="utf-8") == latex.render(made)
 
 
 # -- schema --------------------------------------------------------------------------------------------

@@ -1,15 +1,11 @@
-"""Sizes and dense operation counts: of a torch module (the ANN teacher) and of a `SpikingGraph`."""
+"""A torch module has FLOPs, multiply-accumulates and parameters whatever it is shown: this is what an ANN costs."""
 
 from __future__ import annotations
 
 import copy
-import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 
-import numpy as np
 import thop
 import torch
 from thop.profile import register_hooks
@@ -17,16 +13,12 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from exporters.errors import DeployError
-from exporters.graph import Array, Shape, SpikingGraph
-from profilers.counting.sizes import layer_shape
-
-MEMBRANE_BITS = 24
-"""Membrane word of an integer neuron: Loihi keeps 23 bits and a sign (Davies et al. 2018, IEEE Micro 38(1))."""
+from exporters.graph import Shape
 
 
 @dataclass(frozen=True)
 class ModuleCounts:
-    """One sample through a torch module.
+    """One sample costs this on its way through a torch module.
 
     Attributes:
         thop: what `thop.profile` returns. It is called FLOPs in papers (KDSNN's among them) but counts
@@ -46,7 +38,7 @@ class ModuleCounts:
 def count_module(module: nn.Module, input_shape: Shape) -> ModuleCounts:
     """Count one sample of `input_shape` (without batch) through `module`, in evaluation mode, on the CPU.
 
-    Works on a deep copy: thop leaves hooks and buffers behind. Layers that subclass torch's own
+    A deep copy is counted, because thop leaves hooks and buffers behind. Layers that subclass torch's own
     (SpikingJelly's do, and thop would take them for zero) count as the layer they extend.
 
     Raises:
@@ -79,69 +71,3 @@ def _inherited_hooks(module: nn.Module) -> dict[type, Any]:
     unknown = [kind for kind in leaves if kind not in register_hooks]
     found = {kind: next((register_hooks[b] for b in kind.__mro__ if b in register_hooks), None) for kind in unknown}
     return {kind: hook for kind, hook in found.items() if hook is not None}
-
-
-@dataclass(frozen=True)
-class LayerSize:
-    """One weighted layer. `macs`: dense, of one pass. `bits_per_weight`: see `graph_size`."""
-
-    weights: int
-    biases: int
-    macs: int
-    bits_per_weight: int
-
-    @property
-    def parameters(self) -> int:
-        """Weights and biases."""
-        return self.weights + self.biases
-
-    @property
-    def weight_bits(self) -> int:
-        """Memory of the weights, each stored once, in bits."""
-        return self.weights * self.bits_per_weight
-
-
-@dataclass(frozen=True)
-class GraphSize:
-    """A `SpikingGraph` at rest. `layers`: weighted layers in topological order. `state_bits`: all membranes."""
-
-    layers: Mapping[str, LayerSize]
-    neurons: int
-    state_bits: int
-
-    @property
-    def parameters(self) -> int:
-        """Weights and biases, BatchNorm folded in."""
-        return sum(layer.parameters for layer in self.layers.values())
-
-    @property
-    def weight_bits(self) -> int:
-        """Memory of the weights in bits."""
-        return sum(layer.weight_bits for layer in self.layers.values())
-
-    @property
-    def macs(self) -> int:
-        """Dense multiply-accumulates of one pass through all layers."""
-        return sum(layer.macs for layer in self.layers.values())
-
-
-def graph_size(graph: SpikingGraph) -> GraphSize:
-    """Parameters, memory and dense MACs.
-
-    A float graph stores weights as they are (32 bits for float32) and 32-bit membranes. An integer graph stores
-    each layer's weights in the narrowest two's complement word that holds them all, and 24-bit membranes.
-    """
-    layers = {}
-    for name, node in graph.synapses.items():
-        biases = 0 if node.bias is None else node.bias.size
-        layers[name] = LayerSize(node.weight.size, biases, layer_shape(graph, name).macs, _bits(node.weight))
-    neurons = sum(math.prod(graph.shapes[name]) for name in graph.neurons)
-    membrane = MEMBRANE_BITS if graph.is_integer else 32
-    return GraphSize(MappingProxyType(layers), neurons, neurons * membrane)
-
-
-def _bits(weight: Array) -> int:
-    if not np.issubdtype(weight.dtype, np.integer):
-        return int(weight.dtype.itemsize) * 8
-    low, high = int(weight.min()), int(weight.max())
-    return 1 + max((~low if low < 0 else low).bit_length(), (high if high >= 0 else ~high).bit_length())

@@ -1,6 +1,14 @@
-"""Inline SVG charts. Positions along the page are percentages, so they fit any width and text keeps its size.
+"""Five kinds of chart are written as inline SVG without a library: bars, ranges, dots, lines and maps of cells.
 
-Colors come from CSS classes of the page (`float`, `quantized`, `track`, …), so that light and dark both work.
+Positions along the page are percentages, so a chart fits any width and its text keeps its size. Colors are CSS classes
+of the page (`float`, `quantized`, `track`, …), so light and dark both work.
+
+matplotlib was tried for all five kinds, its colors mapped to the page's variables, and made the report worse. Its SVG
+scales as a whole: charts with a row per energy model, 990 px wide, had text of under 5 px on a phone of 390 px; drawn
+for the phone they filled half of a desktop's page, long names ran into their values, and no text could be clipped to
+the room that a narrow page leaves it. What a dot says under the pointer was lost, the page grew by 40 %, and writing it
+took 1.5 to 2.5 s instead of 0.2 s. Nothing became shorter: rows with their labels above them are laid out by hand there
+too. The curves of a training run are plain axes, and matplotlib draws them (`kdsnn.train.curves`).
 """
 
 from __future__ import annotations
@@ -18,8 +26,8 @@ _PLOT_TOP, _PLOT = 16, 220
 
 
 @dataclass(frozen=True)
-class Bars:
-    """One row of `bar_chart`: a label, the value as text, and (CSS class, value) per bar, top to bottom."""
+class BarRow:
+    """One row of `bar_chart` is a label, the value as text, and (CSS class, value) per bar, top to bottom."""
 
     label: str
     text: str
@@ -27,10 +35,10 @@ class Bars:
 
 
 @dataclass(frozen=True)
-class Span:
-    """One row of `span_chart`: a label, the value as text, a range, a point in it, and the CSS class of both.
+class RangeRow:
+    """One row of `range_chart` is a label, the value as text, a range, a point in it, and the CSS class of both.
 
-    `other`: a second point, of the class `literature`, and what it is.
+    `other` is a second point, of the class `literature`, and what it is.
     """
 
     label: str
@@ -43,8 +51,8 @@ class Span:
 
 
 @dataclass(frozen=True)
-class Dots:
-    """One row of `dot_chart`: a label, the value as text, and (name, fraction) per dot."""
+class DotRow:
+    """One row of `dot_chart` is a label, the value as text, and (name, fraction) per dot."""
 
     label: str
     text: str
@@ -53,7 +61,7 @@ class Dots:
 
 @dataclass(frozen=True)
 class Line:
-    """One line of `line_chart`: its CSS class and (x, y, description) of its points, from left to right."""
+    """One line of `line_chart` is its CSS class and (x, y, description) of its points, from left to right."""
 
     css: str
     points: tuple[tuple[float, float, str], ...]
@@ -61,15 +69,15 @@ class Line:
 
 @dataclass(frozen=True)
 class Patch:
-    """A run of cells of `grid_map`: its CSS class, what it is, and how many cells."""
+    """A patch is a run of cells of `grid_map`: its CSS class, what it is, and how many cells."""
 
     css: str
     label: str
     cells: int
 
 
-def bar_chart(rows: Sequence[Bars], description: str) -> Markup:
-    """Horizontal bars from zero, a label above each group; all rows share one scale."""
+def bar_chart(rows: Sequence[BarRow], description: str) -> Markup:
+    """The bars are horizontal, from zero, with a label above each group; all rows share one scale."""
     longest = max((value for row in rows for _, value in row.values), default=0) or 1
     parts = []
     for index, row in enumerate(rows):
@@ -82,8 +90,8 @@ def bar_chart(rows: Sequence[Bars], description: str) -> Markup:
     return _svg(parts, len(rows) * _ROW, description)
 
 
-def span_chart(rows: Sequence[Span], marker: tuple[str, float], description: str) -> Markup:
-    """Ranges on a logarithmic axis, with one vertical line (label, value) through all of them."""
+def range_chart(rows: Sequence[RangeRow], marker: tuple[str, float], description: str) -> Markup:
+    """The ranges lie on a logarithmic axis, with one vertical line (label, value) through all of them."""
     ends = [end for row in rows for end in (row.low, row.high, *([row.other[0]] if row.other else []))]
     positive = [v for v in (marker[1], *ends) if v > 0] or [1.0]
     first = max(-4, math.floor(math.log10(min(positive))))
@@ -114,8 +122,8 @@ def span_chart(rows: Sequence[Span], marker: tuple[str, float], description: str
     return _svg(parts, bottom + _TICK_ROW, description)
 
 
-def dot_chart(rows: Sequence[Dots], description: str) -> Markup:
-    """Fractions as dots on an axis from 0 to 1, with a bar from the lowest to the highest."""
+def dot_chart(rows: Sequence[DotRow], description: str) -> Markup:
+    """Fractions are dots on an axis from 0 to 1, with a bar from the lowest to the highest."""
     parts = []
     for index, row in enumerate(rows):
         top = index * _ROW
@@ -131,7 +139,7 @@ def dot_chart(rows: Sequence[Dots], description: str) -> Markup:
 def line_chart(
     lines: Sequence[Line], x_text: Callable[[float], str], y_text: Callable[[float], str], description: str
 ) -> Markup:
-    """Lines with dots over linear axes; x starts at 0, y spans the values. The first line's dots carry their text."""
+    """Lines with dots go over linear axes; x starts at 0, y spans the values. The dots carry their text."""
     xs = [x for line in lines for x, _, _ in line.points]
     ys = [y for line in lines for _, y, _ in line.points]
     right = max(xs, default=0) * 1.04 or 1.0
@@ -159,7 +167,7 @@ def line_chart(
 
 
 def grid_map(patches: Sequence[Patch], cells: int, columns: int, description: str) -> Markup:
-    """A chip of `cells` squares in rows of `columns`: the patches one after the other, the rest empty."""
+    """A chip has `cells` squares in rows of `columns`: the patches one after the other, the rest empty."""
     width, height = 100 / columns, 20
     parts = []
     filled = [(patch.css, patch.label) for patch in patches for _ in range(patch.cells)]
@@ -175,7 +183,7 @@ def grid_map(patches: Sequence[Patch], cells: int, columns: int, description: st
 
 
 def _ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """About `count` round numbers that enclose the two."""
+    """About `count` round numbers enclose the two."""
     if high <= low:
         low, high = low - 0.05 * (abs(low) or 1), high + 0.05 * (abs(high) or 1)
     rough = (high - low) / count

@@ -1,4 +1,4 @@
-"""The names of everything that an energy model may count."""
+"""An energy model may count these operations, and calls them by these names."""
 
 from __future__ import annotations
 

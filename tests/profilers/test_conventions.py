@@ -12,7 +12,7 @@ import profilers
 from exporters.graph import IF, Conv2d, Input, Output, chain
 from hardware import emulator
 from profilers.counting.activity import ActivityCounter
-from profilers.counting.conventions import side_by_side
+from profilers.counting.conventions import by_every_convention
 
 
 def test_every_convention_by_hand() -> None:
@@ -37,7 +37,7 @@ def test_every_convention_by_hand() -> None:
     spikes[1, 1, 0, 1, 1] = 1  # between the windows: seen by four, through their corners
     counter("in", image)
     counter("n", spikes)
-    found = {row.key: row.statistic for row in side_by_side(counter.result())}
+    found = {row.key: row.statistic for row in by_every_convention(counter.result())}
     assert {key: statistic.mean for key, statistic in found.items()} == pytest.approx(
         {
             "synops": (2 + (2 + 8)) / 2,

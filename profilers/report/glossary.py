@@ -1,24 +1,8 @@
-"""What the words of a report mean, and where its conventions and thresholds come from."""
+"""The glossary says what the words of a report mean, as its section on conventions prints them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from profilers.energy.models import Source
-from profilers.report.data import Report
-
-
-@dataclass(frozen=True)
-class Threshold:
-    """What another study found to decide between SNN and ANN, in spikes per synapse per inference."""
-
-    label: str
-    low: float
-    high: float
-    source: Source
-
-
-CONVENTIONS = (
+GLOSSARY = (
     (
         "SynOps",
         "Every spike × the synapses that it reaches, exact at borders, summed over layers and all T steps, per sample. "
@@ -79,59 +63,4 @@ CONVENTIONS = (
         "membranes of 32 bits in float, 24 bits in integers.",
     ),
 )
-
-_SOURCES = (
-    Source(
-        "J. Yik et al., “The NeuroBench framework for benchmarking neuromorphic computing algorithms and systems”, "
-        "Nat. Commun. 16:1545, 2025",
-        "https://doi.org/10.1038/s41467-025-56739-4",
-    ),
-    Source(
-        "Q. Xu et al., “Constructing deep spiking neural networks from artificial neural networks with knowledge "
-        "distillation” (KDSNN), CVPR 2023",
-        "https://arxiv.org/abs/2304.05627",
-    ),
-    Source("thop: PyTorch-OpCounter", "https://github.com/Lyken17/pytorch-OpCounter"),
-)
-
-THRESHOLDS = (
-    Threshold(
-        "Dampfhoffer et al. 2023",
-        0.15,
-        1.38,
-        Source(
-            "M. Dampfhoffer et al., “Are SNNs really more energy-efficient than ANNs?”, IEEE TETCI 7(3):731–741, 2023",
-            "https://doi.org/10.1109/TETCI.2022.3214509",
-        ),
-    ),
-    Threshold(
-        "Davidson & Furber 2021",
-        1.72,
-        1.72,
-        Source(
-            "S. Davidson, S. B. Furber, “Comparison of artificial and spiking neural networks on digital hardware”, "
-            "Front. Neurosci. 15:651141, 2021",
-            "https://doi.org/10.3389/fnins.2021.651141",
-        ),
-    ),
-    Threshold(
-        "Yan et al. 2026, 5.7 % at T = 5",
-        0.285,
-        0.285,
-        Source(
-            "Z. Yan et al., “Reconsidering the energy efficiency of spiking neural networks inference from analytical "
-            "perspectives”, arXiv 2409.08290 version 4, 2026",
-            "https://arxiv.org/abs/2409.08290v4",
-        ),
-    ),
-)
-
-
-def sources(report: Report) -> list[Source]:
-    """Every source (by its link) once, in order of appearance: of energy models, thresholds, conventions."""
-    found = [source for model in report.energies for source in model.sources]
-    found += [threshold.source for threshold in THRESHOLDS]
-    once: dict[str, Source] = {}
-    for source in (*found, *_SOURCES):
-        once.setdefault(source.url, source)
-    return list(once.values())
+"""Word and explanation."""

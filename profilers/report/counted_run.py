@@ -1,0 +1,121 @@
+"""The counts of one run become the plain numbers that a report holds of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from exporters.errors import DeployError
+from exporters.graph import SpikingGraph
+from profilers.counting.activity import Activity, NeuronActivity, SynapseActivity
+from profilers.counting.conventions import by_every_convention
+from profilers.counting.sizes import GraphSize, LayerSize, graph_size
+from profilers.counting.statistics import statistic
+from profilers.energy.operations import Counts, dense_ann, quantized_twin, snn_counts
+from profilers.report.data import LayerReport, NetworkRun
+
+
+def summarize(
+    graph: SpikingGraph,
+    activity: Activity,
+    accuracy_by_step: Sequence[float] = (),
+    differing: Mapping[str, float] | None = None,
+) -> NetworkRun:
+    """Sum up one counted run of `graph`.
+
+    Args:
+        graph: what ran.
+        activity: what was counted.
+        accuracy_by_step: fraction of right answers after the first 1, 2, … T steps, if there were labels.
+        differing: neuron layer → spikes per sample that differ from those of another run.
+
+    Raises:
+        DeployError: accuracies for another number of steps.
+    """
+    if len(accuracy_by_step) not in (0, activity.T):
+        raise DeployError(f"{len(accuracy_by_step)} accuracies for T = {activity.T} steps; give one per step, or none")
+    size = graph_size(graph)
+    return NetworkRun(
+        arithmetic="integer" if graph.is_integer else "float",
+        T=activity.T,
+        samples=activity.samples,
+        accuracy=float(accuracy_by_step[-1]) if len(accuracy_by_step) else None,
+        spikes=statistic(activity.spikes),
+        synops=statistic(activity.synops),
+        synops_nonzero=statistic(activity.synops_nonzero),
+        rate_macs=statistic(activity.rate_macs),
+        rate=activity.rate,
+        spikes_per_synapse=activity.spikes_per_synapse,
+        macs_once=activity.macs_once,
+        macs_repeated=activity.macs_repeated,
+        dense_macs=size.macs,
+        neurons=size.neurons,
+        parameters=size.parameters,
+        weight_bits=size.weight_bits,
+        state_bits=size.state_bits,
+        spikes_by_step=tuple(activity.spikes.mean(axis=0).tolist()),
+        synops_by_step=tuple(activity.synops.mean(axis=0).tolist()),
+        accuracy_by_step=tuple(map(float, accuracy_by_step)),
+        conventions=by_every_convention(activity),
+        layers=tuple(_layers(graph, activity, size, differing or {})),
+        counts=snn_counts(activity),
+        dense_counts=dense_ann(synapse.shape for synapse in activity.synapses.values()),
+        twin_counts=quantized_twin(activity),
+    )
+
+
+def _layers(
+    graph: SpikingGraph, activity: Activity, size: GraphSize, differing: Mapping[str, float]
+) -> Iterator[LayerReport]:
+    for name, node in graph.nodes.items():
+        kind = type(node).__name__
+        if name in activity.neurons:
+            counts = _counts(activity, neurons={name: activity.neurons[name]})
+            yield _neurons(name, kind, counts, activity.neurons[name], differing.get(name))
+        elif name in activity.synapses:
+            counts = _counts(activity, synapses={name: activity.synapses[name]})
+            yield _synapses(name, kind, counts, activity.synapses[name], size.layers[name])
+
+
+def _neurons(name: str, kind: str, counts: Counts, activity: NeuronActivity, differing: float | None) -> LayerReport:
+    return LayerReport(
+        name,
+        kind,
+        counts,
+        neurons=activity.neurons,
+        spikes=_mean(activity.spikes),
+        rate=activity.rate,
+        differing=differing,
+    )
+
+
+def _synapses(name: str, kind: str, counts: Counts, activity: SynapseActivity, size: LayerSize) -> LayerReport:
+    return LayerReport(
+        name,
+        kind,
+        counts,
+        role=activity.role,
+        macs=activity.macs,
+        connections=activity.connections,
+        events=_mean(activity.events),
+        operations=_mean(activity.operations),
+        operations_nonzero=_mean(activity.operations_nonzero),
+        rate_macs=_mean(activity.rate_macs),
+        parameters=size.parameters,
+        weight_bits=size.weight_bits,
+    )
+
+
+def _counts(
+    activity: Activity,
+    neurons: Mapping[str, NeuronActivity] | None = None,
+    synapses: Mapping[str, SynapseActivity] | None = None,
+) -> Counts:
+    """These are the counts of a network of which only these layers do anything."""
+    return snn_counts(Activity(activity.T, activity.samples, neurons or {}, synapses or {}))
+
+
+def _mean(values: np.ndarray[Any, Any]) -> float:
+    return float(values.sum(axis=1).mean())

@@ -1,0 +1,48 @@
+"""A profile gives back a `Report`, to be printed, shown in a notebook, taken apart or written to files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from profilers.report.closing_table import closing_table, frame
+from profilers.report.data import ReportData
+from profilers.report.writing import DEFAULT_FORMATS, write
+from profilers.text_table import TextTable
+
+
+@dataclass(frozen=True, repr=False)
+class Report(ReportData):
+    """A report prints as the closing table of the command does, and has a method for what else readers do with it.
+
+    The numbers are the fields of `ReportData`; `Report.from_json` reads back what `to_json` or `report.json` holds.
+    """
+
+    def closing_table(self) -> TextTable:
+        """The table that the command ends with."""
+        return closing_table(self)
+
+    def __str__(self) -> str:
+        return str(self.closing_table())
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        """A notebook shows the closing table."""
+        return self.closing_table().to_html()
+
+    def to_frame(self) -> pd.DataFrame:
+        """The frame has one row per network and run; `profilers.report.closing_table.frame` tells its columns."""
+        return frame(self)
+
+    def write(self, folder: Path | str, formats: Iterable[str] = DEFAULT_FORMATS) -> dict[str, Path]:
+        """The report is written into a folder, as html, json, csv, markdown or latex; returns the paths by file name.
+
+        Raises:
+            DeployError: an unknown format.
+            OSError: the folder cannot be written; then a report that was there is still there, whole.
+        """
+        return write(self, Path(folder), formats)

@@ -7,8 +7,11 @@ With a `SpikingGraph`, samples x (N, *shape) and their labels:
 
     report = profile(graph, x, labels, run=emulator.run)
 
-The result is made of frozen dataclasses:
+The result is made of frozen dataclasses. It prints as the table that `kdsnn-deploy profile` ends with, gives it as a pandas
+frame, and writes itself (`report.write(folder)`):
 
+    print(report)
+    frame = report.to_frame()
     run = report.students[0].deployed
     print(run.accuracy, run.spikes.mean, run.synops.mean)
     for model in report.energies:

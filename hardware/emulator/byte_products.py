@@ -9,7 +9,8 @@ tried: with its own sizes, frames and threads, and the largest numbers that it c
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
@@ -146,17 +147,23 @@ def _convolves_exactly(
 ) -> bool:
     """Whether torch's convolution of bytes is exact here for this geometry and this many frames on as many threads."""
     geometry = (stride, padding, dilation, groups)
-    weight, x, bias = _trial(weight_shape, in_shape, largest)
-    expected = F.conv2d(x.double(), 2 * weight.double(), bias.double(), *geometry)
-    return _agrees(lambda many: _convolution(weight, 2, in_shape, *geometry)(many, bias), x, expected, frames)
+
+    def is_exact(weight: Tensor, x: Tensor, bias: Tensor) -> bool:
+        expected = F.conv2d(x.double(), 2 * weight.double(), bias.double(), *geometry)
+        return _agrees(lambda many: _convolution(weight, 2, in_shape, *geometry)(many, bias), x, expected, frames)
+
+    return all(is_exact(*trial) for trial in _trials(weight_shape, in_shape, largest))
 
 
 @functools.cache
 def _multiplies_exactly(weight_shape: Shape, largest: int, frames: int, threads: int) -> bool:
     """Whether torch's matrix product of bytes is exact here for a layer of this size and this many frames."""
-    weight, x, bias = _trial(weight_shape, weight_shape[1:], largest)
-    expected = F.linear(x.double(), 2 * weight.double(), bias.double())
-    return _agrees(lambda many: _dense(weight, 2)(many, bias), x, expected, frames)
+
+    def is_exact(weight: Tensor, x: Tensor, bias: Tensor) -> bool:
+        expected = F.linear(x.double(), 2 * weight.double(), bias.double())
+        return _agrees(lambda many: _dense(weight, 2)(many, bias), x, expected, frames)
+
+    return all(is_exact(*trial) for trial in _trials(weight_shape, weight_shape[1:], largest))
 
 
 def _agrees(layer: Callable[[Tensor], Tensor], x: Tensor, expected: Tensor, frames: int) -> bool:
@@ -168,13 +175,18 @@ def _agrees(layer: Callable[[Tensor], Tensor], x: Tensor, expected: Tensor, fram
         return False
 
 
-def _trial(weight_shape: Shape, in_shape: Shape, largest: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Weights, three frames and biases: the largest numbers at random places and of random signs.
+def _trials(weight_shape: Shape, in_shape: Shape, largest: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Weights, frames and biases in which neighboring products add up to the most they can, and whole sums stay exact in float32.
 
-    Neighboring products then add up to the most they can, and whole sums stay small enough for float32.
+    The largest numbers are at random places and of random signs. Among a few inputs none might then have a neighbor of its own sign,
+    so for these all weights are also of one sign.
     """
     generator = torch.Generator().manual_seed(0)
-    weight = torch.randint(0, 2, weight_shape, dtype=torch.int8, generator=generator).mul_(2).sub_(1).mul_(127)
+    sign = torch.randint(0, 2, weight_shape, dtype=torch.int8, generator=generator).mul_(2).sub_(1)
     x = torch.randint(0, 2, (3, *in_shape), dtype=torch.uint8, generator=generator).mul_(largest)
     bias = torch.randint(-999, 1000, weight_shape[:1], generator=generator).float()
-    return weight, x, bias
+    yield 127 * sign, x, bias
+    if math.prod(weight_shape[1:]) <= 128:  # 2 · 127 · 255 · 128 < 2²³
+        everywhere = torch.full((1, *in_shape), largest, dtype=torch.uint8)
+        for one_sign in (torch.ones_like(sign), -torch.ones_like(sign)):
+            yield 127 * one_sign, everywhere, bias

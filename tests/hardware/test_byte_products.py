@@ -273,6 +273,13 @@ def test_inexact_kernels_are_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
             (Conv2d(weight[:, :, None, None], None), (64, 2, 2), 255, False),
             (Conv2d(weight[:, :, None, None], None), (64, 2, 2), 1, True),  # spikes: 2 · 127 fits
             (Linear(weight), (64,), 1, True),
+            # a single pair of weights, which a trial of random signs may give two
+            *(
+                (Conv2d(np.full((1, 2, 1, 1), w), None), (2, n, n), 255, False)
+                for w in (127, -127)
+                for n in (2, 3, 4, 5)
+            ),
+            (Conv2d(np.full((1, 2, 1, 1), 127), None), (2, 5, 5), 129, True),  # 2 · 127 · 129 < 2¹⁵
         ]:
             product = byte_product(layer, shape, largest)
             assert product is not None and product.is_exact(3) == exact

@@ -78,7 +78,8 @@ def test_imports_point_one_way(package: str) -> None:
             if top not in PACKAGES:
                 continue
             assert top == dotted.split(".")[0] or top in ALLOWED[package], f"{module} imports {name}"
-            assert name != "kdsnn", f"{module} imports the verbs, which import it"
+            if dotted != "kdsnn.cli":
+                assert name != "kdsnn", f"{module} imports the verbs, which import it"
             if dotted != "kdsnn.cli":
                 assert not within(name, "kdsnn.cli"), f"{module} imports {name}"
             if dotted == "kdsnn":

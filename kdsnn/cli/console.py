@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from kdsnn.deploy.progress import Progress, silent
-from kdsnn.deploy.tables import Result
+from kdsnn.deploy.tables import Result, TextTable
 
 PLAIN_INTERVAL = 5.0
 """Seconds between progress lines where no terminal shows a bar."""

@@ -27,12 +27,13 @@ def made() -> report.Report:
 def cells(text: str) -> list[list[str]]:
     """The rows of a printed table, headings first."""
     _, _, head, rule, *rows = text.splitlines()
-    assert set(rule) == {"─"}
+    assert set(rule.strip()) == {"─"}
     return [[cell.strip() for cell in line.split("   ") if cell.strip()] for line in (head, *rows)]
 
 
 def test_it_prints_as_the_closing_table(made: report.Report) -> None:
-    title, headings, rows = report.closing_table(made)
+    drawn = report.closing_table(made)
+    title, headings, rows = drawn.title, list(drawn.columns), [list(row) for row in drawn.rows]
     text = str(made)
     assert repr(made) == text and text.splitlines()[0] == title
     assert cells(text) == [headings, *rows]
@@ -111,10 +112,10 @@ def test_a_notebook_shows_the_same_table(made: report.Report, name: str) -> None
     made = dataclasses.replace(made, students=(dataclasses.replace(made.students[0], name=name), made.students[1]))
     html = made._repr_html_()
     root = ElementTree.fromstring(f"<div>{html}</div>")
-    title, headings, rows = report.closing_table(made)
-    assert root.findtext("p") == title
-    assert [cell.text for cell in root.iter("th")] == headings
-    assert [[cell.text for cell in row.iter("td")] for row in root.iter("tr")][1:] == rows
+    drawn = report.closing_table(made)
+    assert root.findtext("table/caption") == drawn.title
+    assert tuple(cell.text for cell in root.iter("th")) == drawn.columns
+    assert tuple(tuple(cell.text for cell in row.iter("td")) for row in root.iter("tr"))[1:] == drawn.rows
     evil = dataclasses.replace(made, title="<script>", students=(dataclasses.replace(made.students[0], name="<b>&"),))
     assert (
         "<script>" not in evil._repr_html_()

@@ -44,8 +44,8 @@ def test_it_prints_as_the_closing_table(made: report.Report) -> None:
     assert len(headings) == 10 and headings[-1].startswith("Loihi 1 event model")
     run = made.students[0].deployed
     assert rows[2][1:7] == [
-        percent(0.9667), f"{run.parameters:,}", "–", quantity(run.macs_repeated), quantity(run.synops.mean),
-        quantity(run.spikes.mean),
+        percent(0.9667, space=" "), f"{run.parameters:,}", "–",
+        *(quantity(count, space=" ") for count in (run.macs_repeated, run.synops.mean, run.spikes.mean)),
     ]  # fmt: skip
     assert rows[1][7] != "–" and rows[1][8] == rows[1][9] == "–"  # float models price the float run
     assert rows[2][7] == "–" and rows[2][8] != "–" and rows[2][9] != "–"

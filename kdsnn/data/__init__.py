@@ -1,4 +1,4 @@
-"""Data sets by name: `load("digits")`, `load("cifar10")`, `load("npz:FILE")`, `load("mnist+rot")`, …
+"""Data sets by name: `load("digits")`, `load("cifar10")`, `load("npz:FILE")`, `load("mnist+rot")`, …; of arrays: `as_data`.
 
 numpy only; scikit-learn, Pillow, `datasets` and torch are imported where they are needed, so that the
 command line starts fast.
@@ -16,13 +16,14 @@ from kdsnn.data.augment import Augmentation
 from kdsnn.data.dataset import DataSet
 from kdsnn.data.digits import load_digits
 from kdsnn.data.folder import load_folder
+from kdsnn.data.given import as_data
 from kdsnn.data.hub import HUB, load_hub
 from kdsnn.data.noise import Noise
 from kdsnn.data.npz import load_npy, load_npz
 from kdsnn.data.variants import VARIANTS
 from kdsnn.errors import KdsnnError
 
-__all__ = ["DESCRIPTIONS", "SPLIT_SEED", "Augmentation", "DataSet", "Noise", "load"]
+__all__ = ["DESCRIPTIONS", "SPLIT_SEED", "Augmentation", "DataSet", "Noise", "as_data", "load"]
 
 SPLIT_SEED = 0
 """Seed of the train/test split where the source has none, and of the variants. It is not the training

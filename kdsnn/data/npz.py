@@ -28,11 +28,11 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from kdsnn.data.dataset import DataSet, brief
+from kdsnn.data.pixels import EXACT, Layout, are_numbered, channels_first, layout_of, nearest_levels
 from kdsnn.data.storage import CHUNK, empty
 from kdsnn.errors import KdsnnError
 
 KEYS = ("x_train", "y_train", "x_test", "y_test")
-CHANNELS = range(1, 5)
 
 
 def load_npz(path: Path) -> DataSet:
@@ -207,10 +207,10 @@ def _data_set(name: str, path: Path, arrays: Mapping[str, _Array]) -> DataSet:
                 "for each image."
             )
     y_train, y_test = (arrays[key].whole().astype(np.int64) for key in ("y_train", "y_test"))
-    classes = np.unique(y_train)
-    if len(classes) == 0 or classes[0] != 0 or classes[-1] != len(classes) - 1:
+    if not are_numbered(y_train):
         raise KdsnnError(
-            f"{path}: y_train must hold every label from 0 to K-1; it holds {brief(classes)}: renumber the labels from 0."
+            f"{path}: y_train must hold every label from 0 to K-1; it holds {brief(np.unique(y_train))}: renumber the "
+            "labels from 0."
         )
     return DataSet(
         name=name,
@@ -218,11 +218,11 @@ def _data_set(name: str, path: Path, arrays: Mapping[str, _Array]) -> DataSet:
         y_train=y_train,
         x_test=_images(arrays["x_test"], layout),
         y_test=y_test,
-        classes=len(classes),
+        classes=int(y_train.max()) + 1,
     )
 
 
-def _layout(path: Path, arrays: Mapping[str, _Array]) -> str:
+def _layout(path: Path, arrays: Mapping[str, _Array]) -> Layout:
     shape = arrays["x_train"].shape
     if "layout" in arrays:
         given = arrays["layout"]
@@ -230,16 +230,14 @@ def _layout(path: Path, arrays: Mapping[str, _Array]) -> str:
         layout = str(given.whole()) if one else f"{given.dtype} of shape {given.shape}"
         if layout not in ("NCHW", "NHWC"):
             raise KdsnnError(f"{path}: layout is '{brief(layout)}': use NCHW or NHWC.")
-        return layout
-    if len(shape) != 4:
-        return "NHW"
-    first, last = shape[1] in CHANNELS, shape[3] in CHANNELS
-    if first == last:
+        return "NCHW" if layout == "NCHW" else "NHWC"
+    found = layout_of(shape)
+    if found is None:
         raise KdsnnError(
             f"{path}: x_train of shape {shape} could be NCHW or NHWC: "
             f"add a string array layout='NCHW' or 'NHWC' beside it."
         )
-    return "NCHW" if first else "NHWC"
+    return found
 
 
 def _require_images(path: Path, key: str, x: _Array) -> None:
@@ -256,13 +254,10 @@ def _require_labels(path: Path, key: str, y: _Array) -> None:
         raise KdsnnError(f"{path}: {key} has shape {y.shape}: expected (N,), one class number per image.")
 
 
-def _images(x: _Array, layout: str) -> NDArray[np.uint8]:
+def _images(x: _Array, layout: Layout) -> NDArray[np.uint8]:
     """uint8 (N, C, H, W)."""
     pixels = x.pixels()
-    if pixels.ndim == 3:
-        pixels = pixels[:, None]
-    elif layout == "NHWC":
-        pixels = pixels.transpose(0, 3, 1, 2)
+    pixels = channels_first(pixels, "NHW" if pixels.ndim == 3 else "NHWC" if layout == "NHWC" else "NCHW")
     return pixels if isinstance(pixels, np.memmap) else np.ascontiguousarray(pixels)
 
 
@@ -277,11 +272,9 @@ def _levels(path: Path, key: str, values: NDArray[Any]) -> NDArray[np.uint8]:
             f"{path}: {key} holds floats from {values.min():g} to {values.max():g}: store pixels as uint8 0 to 255, or as "
             "floats in 0 to 1."
         )
-    levels = values.astype(np.float64) * 255
-    rounded = np.rint(levels)
-    # an eighth of a level: even float16 carries 8-bit pixels to a sixteenth
-    if np.abs(levels - rounded).max() > 1 / 8:
+    levels, missed = nearest_levels(values)
+    if missed > EXACT:
         raise KdsnnError(
             f"{path}: {key} holds floats that are not multiples of 1/255: store np.rint(255 * x).astype(np.uint8) instead."
         )
-    return rounded.astype(np.uint8)
+    return levels

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import itertools
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -21,7 +23,8 @@ from kdsnn.checkpoint import CheckpointInfo
 from kdsnn.data import load
 from kdsnn.errors import KdsnnError
 from kdsnn.models import Network, build
-from kdsnn.models.folded import FoldedNetwork
+from kdsnn.models.folded import FoldedNetwork, _module_of, described
+from kdsnn.models.layer_list import graph_of, layer_list
 from kdsnn.train import DivergedError, RunFiles, TrainConfig, distill
 from kdsnn.train.grid import QuantizedNetwork, Rounded, deviations, quantized
 
@@ -168,6 +171,91 @@ def test_folding_changes_nothing(name, kinds):
         reset_net(folded)
         torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
         assert torch.equal(folded(x.expand(4, *x.shape)), found)
+
+
+def every_kind() -> SpikingGraph:
+    """All nodes that a folded network knows, a sum among them."""
+    rng = np.random.default_rng(0)
+    nodes = {
+        "image": Input((2, 8, 8)),
+        "a": Conv2d(rng.normal(size=(4, 1, 3, 3)), rng.normal(size=4), (2, 1), (1, 0), (1, 2), groups=2),
+        "b": Conv2d(rng.normal(size=(4, 2, 3, 5)), None, (2, 1), (1, 0)),
+        "a.sum": LIF(0.7, 1 - 1 / 3),
+        "average": AvgPool2d((2, 2), (2, 2), divisor=4),
+        "maximum": MaxPool2d((2, 1), (1, 1), (1, 0)),
+        "flat": Flatten(),
+        "fc": Linear(rng.normal(size=(5, 24)), rng.normal(size=5)),
+        "out": IF(0.3),
+        "output": Output("rate"),
+    }
+    edges = [
+        ("image", "a"),
+        ("image", "b"),
+        ("a", "a.sum"),
+        ("b", "a.sum"),
+        ("a.sum", "average"),
+        ("average", "maximum"),
+    ]
+    edges += itertools.pairwise(["maximum", "flat", "fc", "out", "output"])
+    return SpikingGraph(nodes, tuple(edges), 4)
+
+
+def test_a_graph_of_every_kind_of_node_runs_as_the_emulator_does_and_comes_back_from_json():
+    graph = every_kind()
+    folded = FoldedNetwork(graph).double().eval()
+    for name, synapse in graph.synapses.items():
+        folded.get_submodule(name).weight.data = torch.from_numpy(synapse.weight)
+        if synapse.bias is not None:
+            folded.get_submodule(name).bias.data = torch.from_numpy(synapse.bias)
+    x = torch.rand(7, 2, 8, 8, dtype=torch.float64)
+    recorder = emulator.Recorder(graph)
+    emulator.run(graph, x.numpy(), observe=recorder)
+    _, spikes = spikes_of(folded, x, list(graph.neurons))
+    for name, expected in recorder.spikes.items():
+        assert 0 < expected.mean() < 1
+        np.testing.assert_array_equal(spikes[name], expected)
+    layers = json.loads(json.dumps(folded.description()))
+    again = described(checkpoint._tuples(layers), (), (2, 8, 8), 5)
+    again.double().load_state_dict(folded.state_dict())
+    reset_net(folded)
+    with torch.no_grad():
+        assert torch.equal(again.forward_static(x, 4), folded.forward_static(x, 4))
+    assert again.description() == folded.description() and copy.deepcopy(again).description() == folded.description()
+
+
+def test_leaky_neurons_of_earlier_files_have_a_time_constant():
+    layers = [dict(one) for one in layer_list(every_kind())]
+    leaky = next(one for one in layers if one["kind"] == "lif")
+    assert leaky["arguments"] == {"v_threshold": 0.7, "leak": 1 - 1 / 3}
+    leaky["arguments"] = {"v_threshold": 0.7, "tau": 2.0}
+    graph = graph_of(layers, (2, 8, 8), 4)
+    assert graph.neurons["a.sum"].leak == 0.5 and graph.output.readout == "rate"
+    assert described(layers, (), (2, 8, 8), 5).get_submodule("a.sum").tau == 2.0
+    leaky["arguments"] = {"v_threshold": 0.7}
+    with pytest.raises(TypeError, match="a leak, or a time constant"):
+        graph_of(layers, (2, 8, 8), 4)
+
+
+def test_a_bias_may_be_a_whole_map():
+    weight, bias = np.ones((2, 1, 3, 3)), np.arange(32.0).reshape(2, 4, 4)
+    made = _module_of("conv", Conv2d(weight, bias, padding=(1, 1)))
+    x = torch.rand(3, 5, 1, 4, 4)
+    expected = nn.functional.conv2d(x.flatten(0, 1), torch.ones(2, 1, 3, 3), padding=1) + torch.from_numpy(bias).float()
+    torch.testing.assert_close(made(x).flatten(0, 1), expected)
+    assert made.bias.requires_grad
+
+
+def test_what_a_folded_network_cannot_be():
+    graph = every_kind()
+    for node, message in (
+        (IF(1.0, "soft"), "reset by subtraction"),
+        (LIF(1.0, 0.5, current_leak=0.5), "current persists"),
+    ):
+        with pytest.raises(KdsnnError, match=f"out: .*{message}"):
+            FoldedNetwork(graph.with_nodes({"out": node}))
+    nodes = [("image", Input((4,))), ("a.b", Linear(np.ones((4, 4)))), ("a", IF(1.0)), ("output", Output())]
+    with pytest.raises(ValueError, match="layer a does not follow from those before it"):
+        FoldedNetwork(chain(nodes, 1))
 
 
 @pytest.mark.parametrize(("name", "kinds"), [(name, KINDS[i % 2]) for i, name in enumerate(SMALL)])

@@ -185,11 +185,13 @@ def _start(
     from exporters.passes.quantize import require_bits
 
     if bits is None or start is None:
-        raise OptionError("{quantize} and {start} go together: give both, or neither", quantize=None, start=None)
+        raise OptionError(
+            "{quantize} BITS and {start} STUDENT go together: give both, or neither", quantize=None, start=None
+        )
     try:
         require_bits(bits)
     except DeployError as error:
-        raise OptionError(f"{{quantize}}: {error}", quantize=bits) from None
+        raise OptionError("{quantize}: weights have 2 to 8 bits", quantize=bits) from error
     found = start if isinstance(start, TrainedNetwork) else load(start)
     info, called = found.info, found.path or found.info.model
     if not info.spiking:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from exporters.graph import unique_name
 from kdsnn.deploy.counting import count, count_ann
 from kdsnn.deploy.images import load_data, require_fit
 from kdsnn.deploy.load import ann_of, load
@@ -74,9 +75,7 @@ def profile(
         ann, sources = alone, []
     given = [*sources, *([] if twin is None else [twin])]
     networks = [_lowered(one, lowering, progress) for one in given]
-    names = distinct(
-        [str(one) if isinstance(one, str | Path) else n.name for one, n in zip(given, networks, strict=True)]
-    )
+    names = _names(given, networks, len(sources))
     images = load_data(data)
     for name, network in zip(names, networks, strict=True):
         require_pixels(network)
@@ -98,6 +97,16 @@ def profile(
         data=f"{len(x):,} test {'image' if len(x) == 1 else 'images'} of {images.name}",
         notes=[*notes, *misfits],
     )
+
+
+def _names(given: Sequence[NetworkSource], networks: Sequence[Lowered], students: int) -> list[str]:
+    """What the networks are called in a report: by their files, and what has none by its own name, or as the twin it is."""
+    files = {i: str(one) for i, one in enumerate(given) if isinstance(one, str | Path)}
+    names = dict(zip(files, distinct(list(files.values())), strict=True))
+    for i, network in enumerate(networks):
+        if i not in names:
+            names[i] = unique_name(network.name if i < students else "twin", names.values())
+    return [names[i] for i in range(len(networks))]
 
 
 def _lowered(source: NetworkSource, lowering: dict[str, Any], progress: Progress) -> Lowered:

@@ -15,7 +15,7 @@ from torch import nn
 
 from exporters.errors import DeployError
 from exporters.from_torch import from_torch
-from exporters.graph import IF, AvgPool2d, Conv2d, Flatten, Input, Linear, Output, chain
+from exporters.graph import IF, LIF, AvgPool2d, Conv2d, Flatten, Input, Linear, MaxPool2d, Output, SpikingGraph, chain
 from exporters.passes.quantize import quantize
 from hardware import emulator
 from kdsnn import checkpoint

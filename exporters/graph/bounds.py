@@ -64,8 +64,10 @@ def channel_bounds(synapse: Synapse, arriving: float, *, bias: bool = True, sign
     if signed:
         positive = negative = positive + negative
     if bias and synapse.bias is not None:
-        b = synapse.bias.astype(np.float64)
-        positive, negative = positive + np.maximum(b, 0), negative + np.maximum(-b, 0)
+        b = synapse.bias.astype(np.float64).reshape(
+            len(synapse.bias), -1
+        )  # of a whole map, the extremes of each channel
+        positive, negative = positive + np.maximum(b.max(axis=1), 0), negative + np.maximum(-b.min(axis=1), 0)
     return np.asarray(np.maximum(positive, negative))
 
 

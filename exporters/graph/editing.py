@@ -6,7 +6,7 @@ from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 
 from exporters.graph.errors import GraphError
-from exporters.graph.nodes import Node, Pair, Shape
+from exporters.graph.nodes import Array, Node, Pair, Shape
 
 Edge = tuple[str, str]
 
@@ -57,6 +57,11 @@ def topological_order(names: Iterable[str], edges: Iterable[Edge]) -> list[str]:
             if waiting[target] == 0:
                 order.append(target)
     return order
+
+
+def over_positions(bias: Array, shape: Shape) -> Array:
+    """A bias so that it adds to currents of a layer's output shape: (Cout,) before maps as (Cout, 1, 1), whole maps as they are."""
+    return bias.reshape(-1, *[1] * (len(shape) - 1)) if bias.ndim == 1 else bias
 
 
 def window_positions(size: int, kernel: int, stride: int, padding: int, dilation: int = 1) -> int:

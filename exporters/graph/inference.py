@@ -95,10 +95,12 @@ def _convolution_shape(name: str, node: Conv2d, shape: Shape) -> Shape:
         f"{cout} output channels cannot be split into {node.groups} groups",
     )
     require(cin == shape[0], name, f"the weight expects {cin} input channels, but {shape[0]} arrive")
-    require(node.bias is None or node.bias.shape == (cout,), name, f"the bias must have shape ({cout},)")
     kernel = (int(w.shape[2]), int(w.shape[3]))
     _check_window(name, kernel=kernel, stride=node.stride, padding=node.padding, dilation=node.dilation)
-    return (cout, *_grid(name, shape[1:], kernel, node.stride, node.padding, node.dilation))
+    output = (cout, *_grid(name, shape[1:], kernel, node.stride, node.padding, node.dilation))
+    ok = node.bias is None or node.bias.shape in ((cout,), output)
+    require(ok, name, f"the bias must have shape ({cout},), or {output} for a value at every position")
+    return output
 
 
 def _linear_shape(name: str, node: Linear, shape: Shape) -> Shape:

@@ -45,7 +45,11 @@ class Synapse:
 
 @dataclass(frozen=True, eq=False)
 class Conv2d(Synapse):
-    """A convolution is the cross-correlation of `torch.nn.Conv2d`: weight (Cout, Cin/groups, kH, kW), bias (Cout,)."""
+    """A convolution is the cross-correlation of `torch.nn.Conv2d`: weight (Cout, Cin/groups, kH, kW), bias (Cout,).
+
+    Its bias may also be a whole map, of the output's shape (Cout, H, W). What adds a constant to a padded input (a BatchNorm before
+    the convolution, the mean of normalized images) adds less at the border than inside, and folds into such a map exactly.
+    """
 
     stride: Pair = (1, 1)
     padding: Pair = (0, 0)

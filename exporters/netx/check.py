@@ -148,8 +148,10 @@ def _layer_problems(kind: str, group: h5py.Group, *, last: bool) -> Iterator[str
         yield from _number_problems("bias", bias)
         if np.abs(bias).max(initial=0) > BIAS_LIMIT:
             yield f"a bias of {np.abs(bias).max():g}; Lava keeps it in 16 bits (±{BIAS_LIMIT})"
-        if bias.shape != weight.shape[:1]:
-            yield f"the bias has shape {bias.shape}, expected {weight.shape[:1]}"
+        whole = tuple(np.asarray(group["shape"][()]).reshape(-1).tolist())[::-1]
+        if bias.shape != weight.shape[:1] and (kind == "dense" or bias.shape != whole):
+            instead = "" if kind == "dense" else f" or {whole}, width before height before channels"
+            yield f"the bias has shape {bias.shape}, expected {weight.shape[:1]}{instead}"
     if "delay" in group and np.any(np.asarray(group["delay"][()])):
         lost = "which Lava ignores in convolutions" if kind == "conv" else "which this program does not run"
         yield f"it has synaptic delays, {lost}; train without delays"

@@ -87,7 +87,7 @@ def _to_graph(file: h5py.File, T: int, extra: dict[str, Any]) -> SpikingGraph:
         else:
             synapse, neuron, unit = names[k] if k < len(names) else (f"layer{index}", f"layer{index}.neuron", 1.0)
             weight = np.asarray(group["weight"][()]).astype(np.int32)
-            bias = np.asarray(group["bias"][()]).astype(np.int32) if "bias" in group else None
+            bias = np.asarray(group["bias"][()]).T.astype(np.int32) if "bias" in group else None  # a map is (W, H, C)
             node: Node = Linear(weight, bias)
             if kind == "conv":
                 stride, padding, dilation = (_pair(group[key]) for key in ("stride", "padding", "dilation"))

@@ -88,7 +88,9 @@ def _synapses(synapse: AnySynapse) -> dict[str, Any]:
         case _:
             assert_never(synapse)
     if synapse.bias is not None:
-        found["bias"] = synapse.bias.astype(np.float32)
+        found["bias"] = synapse.bias.T.astype(
+            np.float32
+        )  # a whole map in Lava's order (W, H, C), which netx leaves as it is
     return found
 
 

@@ -296,25 +296,28 @@ def _integers_at(setting: _Setting, membrane: Membrane, scale: float) -> tuple[d
     """
     rounded: dict[str, AnySynapse] = {}
     error = 0.0
-    remaining = np.zeros(1)  # shift of the membrane's mean current, per output channel
+    remaining = np.zeros((1, 1))  # shift of the membrane's mean current, (output channel, position)
     # where the current persists the bias passes it by, and cannot make up for it
     corrects = not any(_current_leaks(setting.graph, membrane))
     for name in membrane.synapses:
         synapse = setting.graph.synapses[name]
         whole = np.rint(synapse.weight * np.float64(scale))
         np.clip(whole, -setting.largest, setting.largest, out=whole)
-        wanted = np.zeros(len(whole)) if synapse.bias is None else synapse.bias.astype(np.float64)
-        shift = np.zeros(len(whole))
+        # (output channel, position); one position stands for all where the bias is the same at each
+        wanted = np.zeros((len(whole), 1)) if synapse.bias is None else synapse.bias.astype(np.float64)
+        wanted = wanted.reshape(len(whole), -1)
+        shift = np.zeros((len(whole), 1))
         if setting.moments is not None:
             moments, change = setting.moments[name], whole / scale - synapse.weight
-            shift = mean_change(change, synapse, moments) + mean_drift(whole / scale, synapse, moments)
+            shift[:, 0] = mean_change(change, synapse, moments) + mean_drift(whole / scale, synapse, moments)
             error += weighted_squares(change, synapse, moments)
         bias = np.rint(np.clip((wanted - shift if corrects else wanted) * scale, -BIAS_LIMIT, BIAS_LIMIT))
         if setting.moments is not None:
             remaining = remaining + shift + bias / scale - wanted
-        integers = bias.astype(np.int32) if bias.any() else None
+        shape = len(whole) if synapse.bias is None else synapse.bias.shape
+        integers = bias.astype(np.int32).reshape(shape) if bias.any() else None
         rounded[name] = replace(synapse, weight=whole.astype(np.int32), bias=integers)
-    return rounded, (error + float(np.sum(remaining**2))) / _unit(setting.graph, membrane) ** 2
+    return rounded, (error + float((remaining**2).mean(axis=1).sum())) / _unit(setting.graph, membrane) ** 2
 
 
 def _integer_threshold(value: float) -> int:

@@ -23,7 +23,7 @@ import numpy as np
 from exporters.errors import DeployError
 from exporters.graph import AnySynapse, Array, Conv2d, Flatten, Linear, Neuron, Node, Output, Pair, SpikingGraph, chain
 from exporters.graph.bounds import sum_bound
-from exporters.graph.editing import window_positions
+from exporters.graph.editing import over_positions, window_positions
 from exporters.graph.registers import BIAS_LIMIT, CURRENT_LIMIT, DENSE_WEIGHTS, THRESHOLD_LIMIT
 from exporters.passes.levels import Level, Levels, Link, Slot, depths_of, leaks, links_of
 
@@ -139,15 +139,16 @@ def _synapse_into(plan: Levels, d: int, factors: Mapping[str, int], threshold: i
 
 
 def _bias(plan: Levels, d: int, into: Sequence[Link], factors: Mapping[str, int]) -> Array | None:
-    """The biases of all members side by side, none for relays."""
-    level = plan.levels[d]
+    """The biases of all members side by side, none for relays: a whole map if any of them is one."""
+    level, shape = plan.levels[d], plan.shape(d)
     starts = _starts(plan, level.slots)
-    bias: Array = np.zeros(sum(map(plan.width, level.slots)), np.int64)
-    for link in into:
-        if link.synapse.bias is not None:
-            start = starts[link.target, 0, 0]
-            bias[start : start + len(link.synapse.bias)] += link.synapse.bias.astype(np.int64) * factors[link.target]
-    return bias.astype(np.int32) if bias.any() else None
+    biases = [(starts[link.target, 0, 0], link.synapse.bias, factors[link.target]) for link in into]
+    is_map = any(b is not None and b.ndim > 1 for _, b, _ in biases)
+    total: Array = np.zeros((sum(map(plan.width, level.slots)), *(shape[1:] if is_map else ())), np.int64)
+    for start, bias, factor in biases:
+        if bias is not None:
+            total[start : start + len(bias)] += over_positions(bias.astype(np.int64), total.shape) * factor
+    return total.astype(np.int32) if total.any() else None
 
 
 def _merged_taps(

@@ -1,4 +1,5 @@
-"""Which shape and which kind of signal leave a node, given what arrives, and what is wrong with the node itself."""
+"""Inference says which shape and which kind of signal leave a node, given what arrives, and what is wrong with the node
+itself."""
 
 from __future__ import annotations
 
@@ -30,7 +31,8 @@ from exporters.graph.nodes import (
 
 
 def infer_signal(name: str, node: Node, incoming: SignalKind) -> SignalKind:
-    """What a node's output carries, given what arrives. Raises GraphError where a read-out gets the wrong kind."""
+    """The signal is what a node's output carries, given what arrives. Raises GraphError where a read-out gets the wrong
+    kind."""
     match node:
         case Input():
             return "analog" if node.encoding == "direct" else "spikes"
@@ -51,7 +53,8 @@ def infer_signal(name: str, node: Node, incoming: SignalKind) -> SignalKind:
 
 
 def infer_shape(name: str, node: Node, shape: Shape) -> Shape:
-    """Shape of a node's output, given that of its input. Raises GraphError for what is wrong with the node itself."""
+    """The shape is that of a node's output, given that of its input. Raises GraphError for what is wrong with the node
+    itself."""
     match node:
         case Input():
             return _input_shape(name, node)

@@ -1,4 +1,4 @@
-"""Reading a `.net` file, of this program or of lava-dl's slayer, as a chain."""
+"""A `.net` file, of this program or of lava-dl's slayer, is read as a chain."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from exporters.netx.sidecar import digest, read_sidecar, sidecar_path
 
 
 def read(path: Path, *, T: int | None = None, encoding: Literal["direct", "spikes"] = "direct") -> SpikingGraph:
-    """A `.net` file as an integer chain.
+    """A `.net` file becomes an integer chain.
 
     T, the input encoding and the scales come from the JSON file beside it; without one (slayer writes none),
     pass T and the encoding: graded 8-bit pixels ("direct") or "spikes".
@@ -104,7 +104,7 @@ def _to_graph(file: h5py.File, T: int, extra: dict[str, Any]) -> SpikingGraph:
 
 
 def _neuron(group: h5py.Group, unit: float) -> AnyNeuron:
-    """A layer's neurons; netx gives a dense layer without any some that sum its current and never fire."""
+    """A dense layer without neurons gets, from netx and here, some that sum its current and never fire."""
     if "neuron" not in group:
         return IF(SILENT, scale=unit)
     voltage, current, threshold = (
@@ -117,7 +117,7 @@ def _neuron(group: h5py.Group, unit: float) -> AnyNeuron:
 
 
 def _driven_neurons(group: h5py.Group, shape: tuple[int, ...]) -> list[tuple[str, Node]]:
-    """slayer's `Input` block: neurons that weight·pixel + bias drives; their current decay has nothing to decay."""
+    """slayer's `Input` block is neurons that weight·pixel + bias drives; their current decay has nothing to decay."""
     weight, bias = (
         int(np.asarray(group[key][()]).flat[0]) if key in group else default
         for key, default in (("weight", 1), ("bias", 0))

@@ -59,11 +59,16 @@ def add_synapses(model: ModelBuilder, name: str, node: AnySynapse, x: ModelTenso
 
 def _float_synapses(model: ModelBuilder, name: str, node: AnySynapse, x: ModelTensor) -> ModelTensor:
     inputs = [x.tensor, model.constant(f"{name}/weight", node.weight.astype(np.float32))]
+    output, whole_map = f"{name}/current", False
     if node.bias is not None and name not in model.late:
-        inputs.append(model.constant(f"{name}/bias", node.bias.astype(np.float32)))
+        bias, whole_map = model.constant(f"{name}/bias", node.bias.astype(np.float32)), node.bias.ndim > 1
+        inputs += [] if whole_map else [bias]
     operator = "Conv" if isinstance(node, Conv2d) else "Gemm"
     geometry = _geometry(node) if isinstance(node, Conv2d) else {"transB": 1}
-    return replace(x, tensor=model.op(operator, inputs, f"{name}/current", static=x.static, **geometry))
+    found = model.op(operator, inputs, f"{name}/products" if whole_map else output, static=x.static, **geometry)
+    if whole_map:  # the operators take one bias per channel
+        found = model.op("Add", [found, bias], output, static=x.static)
+    return replace(x, tensor=found)
 
 
 def _integer_synapses(model: ModelBuilder, name: str, node: AnySynapse, x: ModelTensor) -> ModelTensor:

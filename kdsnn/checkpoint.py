@@ -1,8 +1,7 @@
 """Checkpoints: one `.safetensors` file that holds a network's weights and all that is needed to use it.
 
-The file is plain safetensors, without any pickle. Reading it runs no code; `load` of a network that the user's own code
-makes imports the factory that the file names, from this machine, and calls it. The metadata has a single entry,
-`kdsnn-deploy`, a JSON object:
+The file is plain safetensors (no pickle, so opening one never runs code, not that of a factory that it names either); its
+metadata has a single entry, `kdsnn-deploy`, a JSON object:
 
     {"format": 1, "info": {…CheckpointInfo…}, "info_sha256": …, "weights_sha256": …}
 
@@ -14,7 +13,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -26,7 +24,7 @@ from exporters.files import atomic_path
 from kdsnn.digest import digest_json as _digest_json
 from kdsnn.digest import digest_weights as _digest_weights
 from kdsnn.errors import KdsnnError, UserError
-from kdsnn.factory import is_factory, made_by
+from kdsnn.factory import is_factory
 from kdsnn.train.config import LARGEST_T
 
 if TYPE_CHECKING:
@@ -74,10 +72,10 @@ class CheckpointInfo:
     quantized: Mapping[str, Any] | None = None
 
     def build(self) -> nn.Module:
-        """The network described, with fresh weights; a factory is imported and called.
+        """The network described, with fresh weights.
 
-        Raises KdsnnError as `kdsnn.models.build` does, for a factory as `kdsnn.factory.made_by`, and for a module that
-        names none; `layers` that make no network, errors as `kdsnn.models.folded.described`.
+        Raises KdsnnError as `kdsnn.models.build` does, and for a network of the user's own; `layers` that make no network,
+        errors as `kdsnn.models.folded.described`.
         """
         from kdsnn.models import MODELS, build
         from kdsnn.models.folded import described
@@ -91,14 +89,15 @@ class CheckpointInfo:
             return described(self.quantized["layers"], network.taps, self.input_shape, self.classes)
         if self.quantized is not None:
             return described(self.quantized["layers"], (), self.input_shape, self.classes)
-        if not is_factory(self.model):
+        if is_factory(self.model):
             raise KdsnnError(
-                "it is no architecture of this version and names no factory: give the module itself, "
-                "kdsnn.checkpoint.load(path, module=…)"
+                f"{self.model} makes it, code of yours that reading a file does not run: "
+                f"give {self.model} as the network and this file as its weights"
             )
-        if self.model.split(":")[0].split(".")[0] in sys.stdlib_module_names:  # a file may name anything: os:abort
-            raise KdsnnError("it names no user's own code")
-        return made_by(self.model)
+        raise KdsnnError(
+            "it is no architecture of this version and names no factory: give the module itself, "
+            "kdsnn.checkpoint.load(path, module=…)"
+        )
 
 
 def model_text(module: nn.Module, factory: str | None = None) -> str:
@@ -148,7 +147,7 @@ def read_info(path: str | Path) -> CheckpointInfo:
 def load(path: str | Path, module: nn.Module | None = None) -> tuple[nn.Module, CheckpointInfo]:
     """Rebuild the network of `path` on the CPU, in eval mode; or load its weights into `module`, in place.
 
-    A module that is not of `kdsnn.models` and that no factory makes has to be given.
+    A module that is not of `kdsnn.models` has to be given: a file never says which code is run.
 
     Raises KdsnnError, naming the file and what to do, when it is missing, is not a checkpoint of
     this project, is damaged or cut short, or holds weights that do not fit the network or are not finite; and when

@@ -23,7 +23,7 @@ Form = Literal["static", "multi-step", "single-step", "own steps"]
 
 
 @dataclass(frozen=True)
-class Convention:
+class CallingConvention:
     """How a module is called for T steps; `averaged`: it returns the mean over time (N, K) and no step by itself."""
 
     form: Form
@@ -56,7 +56,7 @@ class Convention:
         return output.unsqueeze(0) if self.averaged else output
 
 
-def convention_of(module: nn.Module, input_shape: tuple[int, ...], T: int) -> Convention:
+def convention_of(module: nn.Module, input_shape: tuple[int, ...], T: int) -> CallingConvention:
     """How a spiking module is called, by trying it on a small batch of black images; it is left as it was, at rest.
 
     What the step mode of its neurons suggests is tried first. Every neuron layer that is called must see exactly T
@@ -66,7 +66,7 @@ def convention_of(module: nn.Module, input_shape: tuple[int, ...], T: int) -> Co
         KdsnnError: no form fits, with what was tried.
     """
     if hasattr(module, "forward_static"):
-        return Convention("static")
+        return CallingConvention("static")
     modes = {getattr(node, "step_mode", "s") for _, node in neuron_layers(module)}
     forms: tuple[Form, ...] = ("multi-step", "own steps", "single-step")
     if modes == {"s"}:
@@ -75,7 +75,7 @@ def convention_of(module: nn.Module, input_shape: tuple[int, ...], T: int) -> Co
     with trial(module):
         for form in forms:
             found = _tried(module, form, input_shape, T)
-            if isinstance(found, Convention):
+            if isinstance(found, CallingConvention):
                 return found
             refusals.append(f"{form}: it {found}")
     raise KdsnnError(
@@ -119,13 +119,13 @@ def black(module: nn.Module, input_shape: tuple[int, ...], T: int) -> Tensor:
     return torch.zeros(3 if T == 2 else 2, *input_shape, device=device_of(module))
 
 
-def _tried(module: nn.Module, form: Form, input_shape: tuple[int, ...], T: int) -> Convention | str:
+def _tried(module: nn.Module, form: Form, input_shape: tuple[int, ...], T: int) -> CallingConvention | str:
     """The convention if this form fits, else what speaks against it: "it …"."""
     images = black(module, input_shape, T)
     reset_net(module)
     with _steps_counted(module) as steps:
         try:
-            output = Convention(form).run(module, images, T)
+            output = CallingConvention(form).run(module, images, T)
         except Exception as error:  # whatever the user's forward raises
             return f"raises {type(error).__name__} ({brief(error)})"
     if not isinstance(output, Tensor):
@@ -139,7 +139,7 @@ def _tried(module: nn.Module, form: Form, input_shape: tuple[int, ...], T: int) 
         return f"returns {len(output)} steps"
     if not steps and (averaged or form == "single-step"):
         return "has no neurons of SpikingJelly and returns no time axis, so that nothing shows that it spikes"
-    return Convention(form, averaged)
+    return CallingConvention(form, averaged)
 
 
 def _per_call(form: Form, output: Tensor) -> str:

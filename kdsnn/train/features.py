@@ -22,7 +22,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 from kdsnn.data.dataset import brief
 from kdsnn.errors import KdsnnError
 from kdsnn.models import StagedNetwork, Tap, stage_taps
-from kdsnn.train.calling import Convention, black, neuron_layers, trial
+from kdsnn.train.calling import CallingConvention, black, neuron_layers, trial
 
 TAIL = 0.001
 """Below this probability of a negative feature its mean is not worth computing: the margin is -3 standard deviations."""
@@ -87,7 +87,12 @@ def parse_taps(text: str) -> tuple[tuple[str, str], ...]:
 
 
 def feature_pairs(
-    teacher: nn.Module, student: nn.Module, taps: Taps, convention: Convention, input_shape: tuple[int, ...], T: int
+    teacher: nn.Module,
+    student: nn.Module,
+    taps: Taps,
+    convention: CallingConvention,
+    input_shape: tuple[int, ...],
+    T: int,
 ) -> tuple[FeaturePair, ...]:
     """Which features of `teacher` guide which of `student`, called by `convention` on images (C, H, W).
 

@@ -12,7 +12,7 @@ from kdsnn.data import DataSet
 from kdsnn.data.device import Streamed, floats, pick, placed
 from kdsnn.errors import KdsnnError
 from kdsnn.models import StagedNetwork
-from kdsnn.train.calling import Convention, convention_of, device_of
+from kdsnn.train.calling import CallingConvention, convention_of, device_of
 from kdsnn.train.fast_neurons import fused
 from kdsnn.train.features import Guided, recorded
 from kdsnn.train.host import few_threads
@@ -30,12 +30,12 @@ class Learner(nn.Module):
     """
 
     def __init__(
-        self, network: nn.Module, T: int | None = None, convention: Convention | None = None, guided: Guided | None = None
+        self, network: nn.Module, T: int | None = None, convention: CallingConvention | None = None, guided: Guided | None = None
     ) -> None:  # fmt: skip
         super().__init__()
         self.network: Any = network
         self.T = T
-        self.convention = convention or Convention("static")
+        self.convention = convention or CallingConvention("static")
         self.pairs = () if guided is None else guided.pairs
         self.regressors = None if guided is None else guided.regressors
 

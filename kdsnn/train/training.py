@@ -97,7 +97,9 @@ def distill(
     objective, guided = objective_of(
         method, learner, teacher, data, config, accelerator.device, augmented=augmented, taps=taps
     )
-    job = Job(data, config, _run(data, config, method, about), augment, files or RunFiles(), on_epoch, on_step)
+    named = {"taps": [list(pair) for pair in taps]} if taps else {}
+    run = _run(data, config, method, {**named, **(about or {})})
+    job = Job(data, config, run, augment, files or RunFiles(), on_epoch, on_step)
     try:
         return fit(Learner(student, config.T, learner.convention, guided), objective, job, accelerator)
     finally:

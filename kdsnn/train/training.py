@@ -30,7 +30,7 @@ from kdsnn.train.resume import RunFiles
 
 @dataclass(frozen=True, eq=False)
 class Twins:
-    """A distilled student and the same network trained without a teacher."""
+    """Twins are a distilled student and the same network trained without a teacher."""
 
     student: Trained
     alone: Trained
@@ -130,6 +130,6 @@ def distill_with_twin(
 
 
 def _run(data: DataSet, config: TrainConfig, method: str, about: Mapping[str, Any] | None) -> dict[str, Any]:
-    """What a resumed run must have in common with the one that was killed."""
+    """List what a resumed run must have in common with the one that was killed."""
     shapes = {"train": data.x_train.shape, "test": data.x_test.shape}
     return {"method": method, "data": data.name, "images": shapes, **asdict(config), **(about or {})}

@@ -12,12 +12,12 @@ if TYPE_CHECKING:
 
 
 def digest_json(value: Any) -> str:
-    """SHA-256 of `value` as JSON with sorted keys."""
+    """Compute the SHA-256 of `value` as JSON with sorted keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
 def digest_weights(weights: Mapping[str, Tensor]) -> str:
-    """SHA-256 over name, type, shape and bytes of every tensor, in the order of the names."""
+    """Compute the SHA-256 over name, type, shape and bytes of every tensor, in the order of the names."""
     import torch
 
     digest = hashlib.sha256()

@@ -17,12 +17,12 @@ _FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
 def is_factory(source: str) -> bool:
-    """Whether a text reads `package.module:factory`."""
+    """Say whether a text reads `package.module:factory`."""
     return _FACTORY.fullmatch(source) is not None
 
 
 def made_by(source: str) -> nn.Module:
-    """The module that `package.module:factory` makes, in eval mode; the package is looked for in the current folder too.
+    """Call `package.module:factory` for its module, in eval mode; the package is looked for in the current folder too.
 
     What that code prints goes to standard error.
 

@@ -1,4 +1,5 @@
-"""Data sets by name: `load("digits")`, `load("cifar10")`, `load("npz:FILE")`, `load("mnist+rot")`, …; of arrays: `as_data`.
+"""Data sets by name: `load("digits")`, `load("cifar10")`, `load("npz:FILE")`, `load("mnist+rot")`, …; of arrays:
+`as_data`.
 
 numpy only; scikit-learn, Pillow, `datasets` and torch are imported where they are needed, so that the
 command line starts fast.
@@ -76,7 +77,7 @@ def load(spec: str, *, seed: int = SPLIT_SEED, noise: Noise | None = None) -> Da
 
 
 def _parse(spec: str) -> tuple[str, list[str]]:
-    """("mnist+12k-50k+rot") → ("mnist", ["12k-50k", "rot"])."""
+    """Split a spec: "mnist+12k-50k+rot" gives ("mnist", ["12k-50k", "rot"])."""
     source = spec
     variants: list[str] = []
     while "+" in source and not _exists(source):

@@ -16,7 +16,7 @@ LARGEST = {"crop": 256, "cutout": 1 << 15}
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Random changes of training images, drawn for each image on its own and applied in this order.
+    """An augmentation changes training images at random, each on its own and in this order.
 
     * `auto`: one operation of `kdsnn.data.policy`, of AutoAugment's strength.
     * `crop`: moved by up to that many pixels each way, black moving in (padding and random crop).
@@ -37,11 +37,11 @@ class Augmentation:
                 raise KdsnnError(f"{name} is {getattr(self, name)}: it must be 0 or more pixels, at most {largest:,}.")
 
     def __bool__(self) -> bool:
-        """Whether anything changes at all; if not, every epoch shows the same images."""
+        """It is true if anything changes at all; if not, every epoch shows the same images."""
         return bool(self.crop or self.flip or self.cutout or self.auto)
 
     def apply(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """uint8 images (N, C, H, W) → changed ones of the same shape, type and device as `images`.
+        """Change uint8 images (N, C, H, W); those returned have the same shape, type and device.
 
         `generator` must be on that device; its state alone decides what happens. Nothing waits for the device.
         """

@@ -13,7 +13,7 @@ from kdsnn.errors import KdsnnError
 
 @dataclass(frozen=True, eq=False)
 class DataSet:
-    """Labeled 8-bit images, split into training and test.
+    """A data set is labeled 8-bit images, split into training and test.
 
     `x_train`, `x_test`: uint8, (N, C, H, W), 0…255; a `numpy.memmap` where the images are too many for
     memory. A network sees pixels / 255 as float32 and no mean/std normalization: the first BatchNorm
@@ -46,7 +46,7 @@ class DataSet:
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of one image."""
+        """One image has the shape (C, H, W)."""
         channels, height, width = self.x_train.shape[1:]
         return channels, height, width
 
@@ -68,6 +68,6 @@ class DataSet:
 
 
 def brief(value: object) -> str:
-    """`value` as one line, cut to a readable length, for quoting in an error message."""
+    """Write `value` as one line, cut to a readable length, for quoting in an error message."""
     line = " ".join(str(value).split())
     return line if len(line) <= 100 else line[:97] + "..."

@@ -19,9 +19,9 @@ from kdsnn.data import storage
 
 @dataclass(frozen=True, eq=False)
 class Streamed:
-    """Images (N, C, H, W) too many for the device: they stay where they are, in memory or on disk.
+    """Streamed images (N, C, H, W) are too many for the device: they stay where they are, in memory or on disk.
 
-    Takes indices like the tensor it stands for, and gives those images on the device. Indices on the host
+    They take indices like the tensor they stand for, and give those images on the device. Indices on the host
     spare a GPU from being waited for.
     """
 
@@ -39,7 +39,7 @@ class Streamed:
 
 
 def placed(images: NDArray[np.uint8], device: torch.device) -> Tensor | Streamed:
-    """uint8 images (N, C, H, W), to be picked by `pick(placed(…), indices)`.
+    """Place uint8 images (N, C, H, W) where `pick` takes them from.
 
     Up to `storage.IN_MEMORY` bytes all of them move to `device`; more than that stream, batch by batch.
     """
@@ -47,7 +47,7 @@ def placed(images: NDArray[np.uint8], device: torch.device) -> Tensor | Streamed
 
 
 def pick(images: Tensor | Streamed, indices: Tensor, host: Tensor | None = None) -> Tensor:
-    """Those of the `placed` images that `indices` names, int64 (n,), on the device: uint8 (n, C, H, W).
+    """Pick those of the `placed` images that `indices`, int64 (n,) on the device, names: uint8 (n, C, H, W).
 
     `host`: the same indices on the host, where they are at hand, so that a stream need not wait for the device.
     """
@@ -61,12 +61,12 @@ def _whole(images: NDArray[Any], device: torch.device) -> Tensor:
 
 
 def floats(images: Tensor) -> Tensor:
-    """What a network sees of uint8 images: pixels / 255, float32, contiguous."""
+    """A network sees uint8 images as pixels / 255, float32, contiguous."""
     return images.to(torch.float32, memory_format=torch.contiguous_format) / 255
 
 
 def shifted(images: Tensor, reach: int, generator: torch.Generator) -> Tensor:
-    """Each image (N, C, H, W) moved by its own -reach…reach pixels in y and x; zeros move in."""
+    """Move each image (N, C, H, W) by its own -reach…reach pixels in y and x; zeros move in."""
     if reach == 0:
         return images
     count, _, height, width = images.shape
@@ -80,13 +80,14 @@ def shifted(images: Tensor, reach: int, generator: torch.Generator) -> Tensor:
 
 
 def mirrored(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Each image (N, C, H, W) mirrored left to right, or not, with even odds."""
+    """Mirror each image (N, C, H, W) left to right, or not, with even odds."""
     chosen = torch.randint(0, 2, (len(images), 1, 1, 1), generator=generator, device=images.device)
     return torch.where(chosen.bool(), images.flip(-1), images)
 
 
 def cut(images: Tensor, side: int, generator: torch.Generator) -> Tensor:
-    """A black square in each image (N, C, H, W), centered on a pixel of its own, as much of it as lies inside (Cutout)."""
+    """Cut a black square into each image (N, C, H, W), centered on a pixel of its own, as much of it as lies inside
+    (Cutout)."""
     if side == 0:
         return images
     count, _, height, width = images.shape
@@ -95,7 +96,7 @@ def cut(images: Tensor, side: int, generator: torch.Generator) -> Tensor:
 
 
 def _stretch(count: int, length: int, side: int, generator: torch.Generator, device: torch.device) -> Tensor:
-    """Boolean (count, length): `side` neighbors in each row, around a random place."""
+    """Mark `side` neighbors in each row, around a random place: boolean (count, length)."""
     center = torch.randint(0, length, (count, 1), generator=generator, device=device)
     distance = torch.arange(length, device=device) - center + side // 2
     return (distance >= 0) & (distance < side)

@@ -9,7 +9,7 @@ from kdsnn.data.splits import TEST_FRACTION, stratified_mask
 
 
 def load_digits(seed: int) -> DataSet:
-    """1,797 digits, 8×8, one channel; the gray levels 0…16 become rint(v·255/16).
+    """The set has 1,797 digits, 8×8, one channel; the gray levels 0…16 become rint(v·255/16).
 
     The split is stratified: `TEST_FRACTION` of every class, drawn with `seed`, is the test set (359
     images); both parts keep the order of the source.

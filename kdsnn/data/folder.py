@@ -80,7 +80,7 @@ def _load(folder: Path, seed: int) -> DataSet:
 
 
 def _scan(folder: Path) -> tuple[dict[str, list[Path]], int]:
-    """The images of each class, sorted by path, and the number of other files."""
+    """Find the images of each class, sorted by path, and count the other files."""
     images: dict[str, list[Path]] = {}
     others = 0
     for kind in folder.iterdir():
@@ -99,7 +99,7 @@ def _scan(folder: Path) -> tuple[dict[str, list[Path]], int]:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """What is below a folder and no folder itself, links included, but for what is hidden. Raises OSError."""
+    """Yield what is below a folder and no folder itself, links included, but for what is hidden. Raises OSError."""
     waiting = [folder]
     while waiting:
         with os.scandir(waiting.pop()) as entries:

@@ -25,7 +25,7 @@ from kdsnn.errors import KdsnnError
 
 @dataclass(frozen=True, eq=False)
 class LabeledImages:
-    """One part of a data set: uint8 images (N, C, H, W), labels (N,), the names of classes if it has any.
+    """One part of a data set holds uint8 images (N, C, H, W), labels (N,), and the names of classes if it has any.
 
     `missed` is the largest distance of a float from its pixel, in levels.
     """
@@ -37,7 +37,8 @@ class LabeledImages:
 
 
 def as_data(data: Any, *, test: Any = None, name: str = "", seed: int = 0, layout: Layout | None = None) -> DataSet:
-    """A `DataSet` of arrays (images, labels) or (x_train, y_train, x_test, y_test), or of a torch `Dataset` of pairs.
+    """Make a `DataSet` of arrays (images, labels) or (x_train, y_train, x_test, y_test), or of a torch `Dataset` of
+    pairs.
 
     Args:
         data: as above, see the module; a `DataSet` is returned as it is.
@@ -159,7 +160,7 @@ def _of_items(called: str, dataset: Any, layout: Layout | None) -> LabeledImages
 
 
 def _items(called: str, dataset: Any) -> Iterator[Any]:
-    """The items of a map-style or iterable data set, in order."""
+    """Yield the items of a map-style or iterable data set, in order."""
     mapped = hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")
     source = (dataset[i] for i in range(len(dataset))) if mapped else iter(dataset)
     i = 0
@@ -187,7 +188,7 @@ def _pair(called: str, item: Any) -> tuple[Any, int]:
 
 
 def _values(called: str, image: Any, layout: Layout | None) -> tuple[NDArray[Any], Layout]:
-    """One image as an array, and its layout as if it were several."""
+    """Return one image as an array, and its layout as if it were several."""
     if hasattr(image, "mode") and hasattr(image, "convert"):  # PIL's, which need not be imported to know one
         if image.mode.startswith(WIDER):
             raise KdsnnError(f"{called} has more than 8 bits a channel (mode {image.mode}): convert it to 8 bits.")
@@ -215,7 +216,7 @@ def _values(called: str, image: Any, layout: Layout | None) -> tuple[NDArray[Any
 
 
 def _array(called: str, values: Any) -> NDArray[Any]:
-    """An array of what may be a tensor, a list or an array."""
+    """Make an array of what may be a tensor, a list or an array."""
     try:
         array = np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
     except Exception as error:  # ragged lists, tensors of types that numpy does not know
@@ -226,7 +227,8 @@ def _array(called: str, values: Any) -> NDArray[Any]:
 
 
 def _levels(called: str, start: int, values: NDArray[Any]) -> tuple[NDArray[np.uint8], float]:
-    """8-bit pixels of floats (n, …), of which the first is image number `start`, and how far they were from one."""
+    """Make 8-bit pixels of floats (n, …), the first of them image number `start`, and say how far they were from
+    pixels."""
     if not np.issubdtype(values.dtype, np.floating):
         raise KdsnnError(
             f"{called}: image {start} has pixels of {values.dtype}: give uint8 0 to 255, or as floats in 0 to 1."
@@ -243,7 +245,7 @@ def _levels(called: str, start: int, values: NDArray[Any]) -> tuple[NDArray[np.u
 
 
 def _class_names(dataset: Any) -> tuple[str, ...]:
-    """The `classes` of a data set of torchvision's kind, or of the one that a subset is taken from."""
+    """Return the `classes` of a data set of torchvision's kind, or of the one that a subset is taken from."""
     while not hasattr(dataset, "classes") and hasattr(dataset, "dataset"):
         dataset = dataset.dataset
     names = getattr(dataset, "classes", None)

@@ -93,7 +93,7 @@ def _load(name: str, repository: str, seed: int) -> DataSet:
 
 
 def _fetch(name: str, repository: str) -> Any:
-    """A mapping from split to `datasets.Dataset`."""
+    """Fetch a mapping from split to `datasets.Dataset`."""
     import datasets
 
     datasets.logging.set_verbosity_error()
@@ -123,7 +123,7 @@ def _cache() -> str:
 
 
 def _hub_answers() -> bool:
-    """Whether the Hub gives any answer within `PATIENCE` seconds; False at once with HF_HUB_OFFLINE=1."""
+    """Ask whether the Hub gives any answer within `PATIENCE` seconds; it does not with HF_HUB_OFFLINE=1."""
     import huggingface_hub
     from datasets import config
 
@@ -162,7 +162,7 @@ def _offline(offline: bool) -> Iterator[bool]:
 
 
 def _columns(name: str, features: Any) -> tuple[str, str]:
-    """The names of the image and of the label column."""
+    """Find the names of the image and of the label column."""
     from datasets import ClassLabel, Image
 
     image = _column(IMAGES, Image, features)
@@ -181,14 +181,14 @@ def _columns(name: str, features: Any) -> tuple[str, str]:
 
 
 def _column(known: tuple[str, ...], kind: type, features: Any) -> str | None:
-    """The first of the `known` names, else the only column of type `kind`."""
+    """Take the first of the `known` names, else the only column of type `kind`."""
     of_kind = [column for column, feature in features.items() if isinstance(feature, kind)]
     named = next((column for column in known if column in features), None)
     return named or (of_kind[0] if len(of_kind) == 1 else None)
 
 
 def _labels(name: str, split: Any, column: str) -> tuple[NDArray[np.int64], tuple[str, ...]]:
-    """Class numbers (N,) of a split, and the names of the classes if the source has any."""
+    """Read the class numbers (N,) of a split, and the names of the classes if the source has any."""
     values = np.asarray(split.with_format("arrow")[:][column])
     if not np.issubdtype(values.dtype, np.integer):
         raise KdsnnError(
@@ -200,7 +200,7 @@ def _labels(name: str, split: Any, column: str) -> tuple[NDArray[np.int64], tupl
 def _encoded(
     title: str, split: Any, column: str, rows: NDArray[np.intp] | None = None
 ) -> Callable[[], Iterator[Named]]:
-    """The encoded images of a split, all or those of some `rows`, in order."""
+    """Give access to the encoded images of a split, all or those of some `rows`, in order."""
     from datasets import Image
 
     # datasets would decode each image on its own, and build a Python object for it

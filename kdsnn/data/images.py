@@ -29,7 +29,7 @@ FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
 
 
 def decode(parts: list[Callable[[], Iterator[Named]]], suggestion: str) -> list[NDArray[np.uint8]]:
-    """All images of each part as one uint8 array (N, C, H, W).
+    """Decode all images of each part into one uint8 array (N, C, H, W).
 
     C is 1 where every image of every part is gray, else 3: a palette becomes colors, transparency is
     dropped and a gray image among colored ones is repeated in all three channels. Of an animation or
@@ -65,7 +65,7 @@ def _decode(parts: list[Callable[[], Iterator[Named]]], suggestion: str) -> list
 
 
 def _header(name: str, source: Source, suggestion: str) -> tuple[tuple[int, int], str]:
-    """((width, height), mode) without decoding the pixels."""
+    """Read ((width, height), mode) without decoding the pixels."""
     try:
         with _opened(source) as image:
             size, mode, wide = image.size, image.mode, _is_wide(image)
@@ -110,7 +110,8 @@ def _muted(image: Any) -> Iterator[None]:
 
 
 def _is_wide(image: Any) -> bool:
-    """Whether a channel has more than 8 bits; Pillow says so in the mode of gray images only, and rounds colored ones."""
+    """Say whether a channel has more than 8 bits; Pillow says so in the mode of gray images only, and rounds colored
+    ones."""
     if image.mode.startswith(WIDER):
         return True
     for decoder, _, _, arguments in image.tile:
@@ -122,7 +123,7 @@ def _is_wide(image: Any) -> bool:
 
 
 def _pixels(name: str, source: Source, mode: str, suggestion: str) -> NDArray[np.uint8]:
-    """uint8 (C, H, W)."""
+    """Decode one image, uint8 (C, H, W)."""
     try:
         with _opened(source) as image, _muted(image):
             pixels = np.asarray(image if image.mode == mode else image.convert(mode), np.uint8)

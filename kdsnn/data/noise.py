@@ -19,7 +19,7 @@ PARTS = ("train", "test")
 
 @dataclass(frozen=True)
 class Noise:
-    """Zero-mean Gaussian noise on pixels / 255, independent for every pixel and drawn once with `seed`.
+    """The noise is zero-mean and Gaussian on pixels / 255, independent for every pixel and drawn once with `seed`.
 
     `sigma` is its standard deviation (`kind` "std") or its variance ("var"); the paper writes σ without
     saying which, and its accuracies fit the variance better. `train` and `test` say which part gets it.
@@ -44,7 +44,7 @@ class Noise:
 
     @classmethod
     def on(cls, parts: str, sigma: float, kind: str = "std", seed: int = 0) -> Noise:
-        """With the parts as text: "train", "test" or "train,test". Raises KdsnnError for any other."""
+        """Make noise on parts given as text: "train", "test" or "train,test". Raises KdsnnError for any other."""
         named = [part.strip() for part in parts.split(",")]
         if wrong := [part for part in named if part not in PARTS]:
             raise KdsnnError(f"noise on '{wrong[0]}': it must be train, test or train,test.")
@@ -52,11 +52,11 @@ class Noise:
 
     @property
     def std(self) -> float:
-        """The standard deviation, in units of the pixel range."""
+        """The standard deviation is in units of the pixel range."""
         return self.sigma if self.kind == "std" else math.sqrt(self.sigma)
 
     def added(self, data: DataSet) -> DataSet:
-        """`data` with noise on the parts that are to have it, and a note that says so."""
+        """Add the noise to the parts of `data` that are to have it, and a note that says so."""
         parts = [part for part in PARTS if getattr(self, part)]
         if not parts or self.sigma == 0:
             return data

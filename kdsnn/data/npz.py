@@ -61,7 +61,7 @@ def load_npy(folder: Path) -> DataSet:
 
 
 class _Array(Protocol):
-    """What is known of an array before it is read."""
+    """This much is known of an array before it is read."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -69,17 +69,17 @@ class _Array(Protocol):
     def dtype(self) -> np.dtype[Any]: ...
 
     def whole(self) -> NDArray[Any]:
-        """The array as it is."""
+        """Read the array as it is."""
         ...
 
     def pixels(self) -> NDArray[np.uint8]:
-        """The array as 8-bit pixels, of the same shape."""
+        """Read the array as 8-bit pixels, of the same shape."""
         ...
 
 
 @dataclass(frozen=True)
 class _File:
-    """An array that is mapped where it lies; its pixels are uint8 already."""
+    """Such an array is mapped where it lies; its pixels are uint8 already."""
 
     array: NDArray[Any]
 
@@ -100,7 +100,7 @@ class _File:
 
 @dataclass(frozen=True)
 class _Member:
-    """An array in an archive, as its header describes it."""
+    """A member is an array in an archive, as its header describes it."""
 
     path: Path
     archive: zipfile.ZipFile
@@ -123,7 +123,7 @@ class _Member:
         return stored.T if self.fortran else stored
 
     def _pieces(self) -> Iterator[NDArray[Any]]:
-        """The values in the order of the file, `CHUNK` of them at a time."""
+        """Yield the values in the order of the file, `CHUNK` of them at a time."""
         left = prod(self.shape)
         with self.archive.open(f"{self.key}.npy") as file:
             _header(file, self.key)
@@ -139,7 +139,7 @@ class _Member:
 
 
 def _header(file: IO[bytes], key: str) -> tuple[tuple[int, ...], np.dtype[Any], bool]:
-    """(shape, dtype, whether in Fortran's order); raises ValueError."""
+    """Read (shape, dtype, whether in Fortran's order); raises ValueError."""
     try:
         # version 3 differs from 2 in the names of fields alone, and arrays with fields are refused
         read = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0, (3, 0): npy.read_array_header_2_0}
@@ -255,14 +255,14 @@ def _require_labels(path: Path, key: str, y: _Array) -> None:
 
 
 def _images(x: _Array, layout: Layout) -> NDArray[np.uint8]:
-    """uint8 (N, C, H, W)."""
+    """Read images, uint8 (N, C, H, W)."""
     pixels = x.pixels()
     pixels = channels_first(pixels, "NHW" if pixels.ndim == 3 else "NHWC" if layout == "NHWC" else "NCHW")
     return pixels if isinstance(pixels, np.memmap) else np.ascontiguousarray(pixels)
 
 
 def _levels(path: Path, key: str, values: NDArray[Any]) -> NDArray[np.uint8]:
-    """Pixels in 8 bits from some of an array's values."""
+    """Make 8-bit pixels of some of an array's values."""
     if values.dtype == np.uint8:
         return values
     if not np.isfinite(values).all():

@@ -1,4 +1,5 @@
-"""What arrays of images say: where their channels are, which 8-bit pixels their floats mean, which classes their labels name."""
+"""What arrays of images say: where their channels are, which 8-bit pixels their floats mean, which classes their
+labels name."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ EXACT = 1 / 8
 
 
 def layout_of(shape: tuple[int, ...]) -> Layout | None:
-    """The layout of images, (N, H, W), or (N, C, H, W) or (N, H, W, C) with 1 to 4 channels; None where both could be meant."""
+    """Tell the layout of images, (N, H, W), or (N, C, H, W) or (N, H, W, C) with 1 to 4 channels; None where both
+    could be meant."""
     if len(shape) != 4:
         return "NHW"
     first, last = shape[1] in CHANNELS, shape[3] in CHANNELS
@@ -26,20 +28,20 @@ def layout_of(shape: tuple[int, ...]) -> Layout | None:
 
 
 def channels_first(pixels: NDArray[np.uint8], layout: Layout) -> NDArray[np.uint8]:
-    """Images of any layout as (N, C, H, W), without a copy."""
+    """View images of any layout as (N, C, H, W)."""
     if layout == "NHW":
         return pixels[:, None]
     return pixels.transpose(0, 3, 1, 2) if layout == "NHWC" else pixels
 
 
 def nearest_levels(values: NDArray[Any]) -> tuple[NDArray[np.uint8], float]:
-    """Floats in 0…1 as the nearest 8-bit pixels, and the largest distance from one, in levels."""
+    """Round floats in 0…1 to the nearest 8-bit pixels, and give the largest distance from one, in levels."""
     levels = values.astype(np.float64) * 255
     rounded = np.rint(levels)
     return rounded.astype(np.uint8), float(np.abs(levels - rounded).max(initial=0.0))
 
 
 def are_numbered(labels: NDArray[np.int64]) -> bool:
-    """Whether the labels are all of 0…K - 1 for some K."""
+    """Say whether the labels are all of 0…K - 1 for some K."""
     classes = np.unique(labels)
     return len(classes) > 0 and classes[0] == 0 and classes[-1] == len(classes) - 1

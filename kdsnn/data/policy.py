@@ -16,7 +16,7 @@ from torch.nn.functional import affine_grid, grid_sample, pad
 
 
 class Operation(IntEnum):
-    """What happens to an image at strength s, 0…1; those marked ± go either way."""
+    """An operation changes an image at strength s, 0…1; those marked ± go either way."""
 
     IDENTITY = 0
     ROTATE = 1  # ± 30° s
@@ -35,7 +35,7 @@ class Operation(IntEnum):
 
 
 def trivial(images: Tensor, generator: torch.Generator) -> Tensor:
-    """One random operation on each of the uint8 images (N, C, H, W); same shape, type and device."""
+    """Apply one random operation to each of the uint8 images (N, C, H, W); shape, type and device stay."""
     count, device = len(images), images.device
     operation = torch.randint(0, len(Operation), (count,), generator=generator, device=device)
     strength = torch.rand(count, generator=generator, device=device)
@@ -44,7 +44,8 @@ def trivial(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def applied(images: Tensor, operation: Tensor, strength: Tensor) -> Tensor:
-    """`operation` (N,), an `Operation` for each of `images` (N, C, H, W), uint8, at signed `strength` (N,), -1…1."""
+    """Apply `operation` (N,), an `Operation` for each of `images` (N, C, H, W), uint8, at signed `strength` (N,),
+    -1…1."""
     chosen = operation[:, None, None, None]
     geometric = (chosen >= Operation.ROTATE) & (chosen <= Operation.TRANSLATE_Y)
     tonal = (chosen >= Operation.BRIGHTNESS) & (chosen <= Operation.EQUALIZE)
@@ -55,7 +56,7 @@ def applied(images: Tensor, operation: Tensor, strength: Tensor) -> Tensor:
 
 
 def _moved(images: Tensor, operation: Tensor, strength: Tensor) -> Tensor:
-    """Rotation, shear and translation about the center; bilinear, black moves in."""
+    """Rotate, shear and translate about the center; bilinear, black moves in."""
     height, width = images.shape[2:]
 
     def amount(one: Operation, most: float) -> Tensor:
@@ -80,7 +81,7 @@ def _moved(images: Tensor, operation: Tensor, strength: Tensor) -> Tensor:
 
 
 def _toned(images: Tensor, operation: Tensor, strength: Tensor) -> Tensor:
-    """Operations that replace each level by another: a table (N, C, 256), looked up once."""
+    """Replace each level by another, which is looked up once in a table (N, C, 256)."""
     count, channels = images.shape[:2]
     flat = images.reshape(count, channels, -1)
     levels = torch.arange(256, device=images.device, dtype=torch.float32)
@@ -105,7 +106,7 @@ def _toned(images: Tensor, operation: Tensor, strength: Tensor) -> Tensor:
 
 
 def _equalizing(flat: Tensor, levels: Tensor) -> Tensor:
-    """Pillow's `ImageOps.equalize` as a table (N, C, 256) for pixels (N, C, H·W)."""
+    """Write Pillow's `ImageOps.equalize` as a table (N, C, 256) for pixels (N, C, H·W)."""
     count, channels, size = flat.shape
     plane = torch.arange(count * channels, device=flat.device)[:, None] * 256
     bins = (flat.reshape(count * channels, size) + plane).reshape(-1)
@@ -119,7 +120,7 @@ def _equalizing(flat: Tensor, levels: Tensor) -> Tensor:
 
 
 def _filtered(images: Tensor, operation: Tensor, strength: Tensor) -> Tensor:
-    """Color and sharpness: away from, or toward, the gray or the blurred image."""
+    """Change color or sharpness: away from, or toward, the gray or the blurred image."""
     pixels = images.float()
     # Pillow's SMOOTH kernel, 5 in the center and 1 around it, as three rows and three columns (ten times faster
     # than average pooling on a CPU); border pixels are repeated outwards
@@ -131,7 +132,7 @@ def _filtered(images: Tensor, operation: Tensor, strength: Tensor) -> Tensor:
 
 
 def _gray(pixels: Tensor) -> Tensor:
-    """(N, C, H, W) → (N, 1, H, W): the luma of three channels, the mean of any other number."""
+    """Make (N, 1, H, W) of (N, C, H, W): the luma of three channels, the mean of any other number."""
     if pixels.shape[1] != 3:
         return pixels.mean(1, keepdim=True)
     red, green, blue = (pixels[:, channel : channel + 1] for channel in range(3))

@@ -9,7 +9,7 @@ TEST_FRACTION = 0.2
 
 
 def stratified_mask(labels: NDArray[np.int64], fraction: float, seed: int) -> NDArray[np.bool_]:
-    """Boolean mask (N,) that marks round(fraction · n) members of every class of size n, drawn with `seed`."""
+    """Mark round(fraction · n) members of every class of size n, drawn with `seed`: a boolean mask (N,)."""
     # RandomState: the one numpy generator whose stream is frozen, so the split survives numpy's next version
     rng = np.random.RandomState(seed)
     mask = np.zeros(len(labels), dtype=np.bool_)

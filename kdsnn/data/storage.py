@@ -24,7 +24,7 @@ CHUNK = 1 << 20
 
 
 def empty(shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    """A uint8 array to fill: in memory up to `HELD` bytes, else mapped onto a temporary file.
+    """Make a uint8 array to fill: in memory up to `HELD` bytes, else mapped onto a temporary file.
 
     The file has no name and vanishes with the array, however the process ends. Where the temporary folder (environment
     variable TMPDIR) has no room for it, up to `IN_MEMORY` bytes are held in memory after all; raises KdsnnError for more.
@@ -45,7 +45,7 @@ def empty(shape: tuple[int, ...]) -> NDArray[np.uint8]:
 
 
 def mapped(images: NDArray[np.uint8], function: Callable[[NDArray[np.uint8]], NDArray[np.uint8]]) -> NDArray[np.uint8]:
-    """`function` of all images (N, C, H, W), computed a chunk of images at a time; it must keep their shape.
+    """Apply `function` to all images (N, C, H, W), a chunk of images at a time; it must keep their shape.
 
     The chunks depend on the image shape alone, so a `function` that draws random numbers gives the same
     first images whatever N is.
@@ -58,7 +58,7 @@ def mapped(images: NDArray[np.uint8], function: Callable[[NDArray[np.uint8]], ND
 
 
 def picked(parts: Sequence[NDArray[np.uint8]], chosen: NDArray[np.intp]) -> NDArray[np.uint8]:
-    """The images that `chosen` numbers, over all `parts` (N, C, H, W) in turn, a chunk of images at a time."""
+    """Pick the images that `chosen` numbers, over all `parts` (N, C, H, W) in turn, a chunk of images at a time."""
     shape = parts[0].shape[1:]
     result = empty((len(chosen), *shape))
     step = max(1, CHUNK // prod(shape))

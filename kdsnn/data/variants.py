@@ -38,7 +38,7 @@ REGENERATED = "Regenerated after Larochelle et al. (2007): not the original file
 
 
 def rotation(data: DataSet, seed: int) -> DataSet:
-    """`rot`, see the module."""
+    """Make the variant `rot`, see the module."""
 
     def turner(rng: np.random.RandomState) -> Callable[[Images], Images]:
         return lambda images: rotated(images, rng.uniform(0, 2 * np.pi, len(images)))
@@ -47,7 +47,7 @@ def rotation(data: DataSet, seed: int) -> DataSet:
 
 
 def random_background(data: DataSet, seed: int) -> DataSet:
-    """`back-rand`, see the module."""
+    """Make the variant `back-rand`, see the module."""
 
     def filler(rng: np.random.RandomState) -> Callable[[Images], Images]:
         def fill(images: Images) -> Images:
@@ -60,7 +60,7 @@ def random_background(data: DataSet, seed: int) -> DataSet:
 
 
 def image_background(data: DataSet, seed: int) -> DataSet:
-    """`back-image`, see the module."""
+    """Make the variant `back-image`, see the module."""
     _, height, width = data.input_shape
     windows, valid = _patches(data.name, height, width)
 
@@ -76,12 +76,12 @@ def image_background(data: DataSet, seed: int) -> DataSet:
 
 
 def rotation_with_image_background(data: DataSet, seed: int) -> DataSet:
-    """`rot-back-image`, see the module."""
+    """Make the variant `rot-back-image`, see the module."""
     return image_background(rotation(data, seed), seed)
 
 
 def benchmark_split(data: DataSet, seed: int) -> DataSet:
-    """`12k-50k`, see the module; raises KdsnnError when there are too few images."""
+    """Make the split `12k-50k`, see the module; raises KdsnnError when there are too few images."""
     have, wanted = len(data.y_train) + len(data.y_test), TRAINING + TEST
     if have < wanted:
         raise KdsnnError(
@@ -113,7 +113,7 @@ VARIANTS: Mapping[str, Variant] = MappingProxyType(
 
 
 def rotated(images: Images, angles: NDArray[np.float64]) -> Images:
-    """Images (N, C, H, W) turned counter-clockwise about their centers by `angles` (N,), in radians.
+    """Turn images (N, C, H, W) counter-clockwise about their centers by `angles` (N,), in radians.
 
     Bilinear; black moves in; an angle of 0 changes nothing.
     """
@@ -146,7 +146,7 @@ def _each_part(
     seed: tuple[int, int],
     note: str,
 ) -> DataSet:
-    """Training and test images changed, each part with a random stream of its own (RandomState's never changes)."""
+    """Change training and test images, each part with a random stream of its own (RandomState's never changes)."""
     if data.input_shape[0] != 1:
         raise KdsnnError(
             f"{data.name} has {data.input_shape[0]} channels: the variants of MNIST need gray images (one channel)."
@@ -159,7 +159,7 @@ def _each_part(
 
 
 def _patches(name: str, height: int, width: int) -> tuple[NDArray[np.uint8], NDArray[np.intp]]:
-    """All windows of the photographs, (photo, y, x, height, width), and the (photo, y, x) of the fit ones."""
+    """Take all windows of the photographs, (photo, y, x, height, width), and the (photo, y, x) of the fit ones."""
     import sklearn.datasets
 
     colors = np.stack(sklearn.datasets.load_sample_images().images).astype(np.float64)
@@ -177,7 +177,7 @@ def _patches(name: str, height: int, width: int) -> tuple[NDArray[np.uint8], NDA
 
 
 def _window_sums(values: NDArray[np.int64], height: int, width: int) -> NDArray[np.int64]:
-    """Sums over every height×width window of (P, H, W), from sums over the rectangles that start in the corner."""
+    """Sum over every height×width window of (P, H, W), from sums over the rectangles that start in the corner."""
     sums = np.pad(values, ((0, 0), (1, 0), (1, 0))).cumsum(1).cumsum(2)
     right, left = sums[:, :, width:], sums[:, :, :-width]
     windows: NDArray[np.int64] = right[:, height:] - right[:, :-height] - left[:, height:] + left[:, :-height]

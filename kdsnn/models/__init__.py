@@ -27,7 +27,7 @@ LARGEST = 1 << 20
 
 @dataclass(frozen=True)
 class Architecture:
-    """One line of the catalog.
+    """An architecture is one line of the catalog.
 
     Attributes:
         description: one line for the user.
@@ -156,7 +156,7 @@ def build(
 
 
 def _whole_numbers(what: str, value: Any, *, like: int | tuple[int, ...]) -> Any:
-    """`value` as a positive int, or as a tuple of as many as `like` has (JSON brings lists)."""
+    """Take `value` as a positive int, or as a tuple of as many as `like` has (JSON brings lists)."""
     if isinstance(like, int):
         if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= LARGEST:
             return value

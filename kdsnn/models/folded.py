@@ -42,7 +42,7 @@ Weights = Mapping[str, Mapping[str, Tensor]]
 
 
 class FoldedNetwork(StagedNetwork):
-    """The network of a graph's nodes: (T, N, C, H, W) → (T, N, classes), see `Network`.
+    """A folded network runs the nodes of a graph: (T, N, C, H, W) → (T, N, classes), see `Network`.
 
     Attributes:
         nodes: what it was made of, in order of execution. Of synapses only the shapes count here: what they weigh are
@@ -70,7 +70,7 @@ class FoldedNetwork(StagedNetwork):
         self.spiking = True
 
     def description(self) -> tuple[dict[str, Any], ...]:
-        """The layers as JSON can hold them, without their weights; `described` is the way back."""
+        """List the layers as JSON can hold them, without their weights; `described` is the way back."""
         return layer_list(SpikingGraph(self.nodes, self._edges(), T=1))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -78,11 +78,13 @@ class FoldedNetwork(StagedNetwork):
         return self._run(x, None, {})
 
     def forward_static(self, x: Tensor, T: int) -> Tensor:
-        """Run on images that stay the same for T steps: (N, C, H, W) → (T, N, classes); up to the first neurons once."""
+        """Run on images that stay the same for T steps: (N, C, H, W) → (T, N, classes); up to the first neurons
+        once."""
         return self._run(x.unsqueeze(0), T, {})
 
     def _run(self, x: Tensor, T: int | None, weights: Weights) -> Tensor:
-        """`weights` stand in for the layers' own. `T`: what is one step long is repeated before neurons and the output."""
+        """`weights` stand in for the layers' own. `T`: what is one step long is repeated before neurons and the
+        output."""
         values: dict[str, Tensor] = {}
         for name, node in self.nodes.items():
             if isinstance(node, Input):
@@ -109,7 +111,7 @@ class FoldedNetwork(StagedNetwork):
 def described(
     layers: Sequence[Mapping[str, Any]], taps: tuple[Tap, ...], input_shape: tuple[int, int, int], classes: int
 ) -> FoldedNetwork:
-    """The network that a checkpoint lists, its weights still 0; `layers` are as in `kdsnn.models.layer_list`.
+    """Build the network that a checkpoint lists, its weights still 0; `layers` are as in `kdsnn.models.layer_list`.
 
     Raises:
         UserError, ValueError, TypeError, KeyError, RuntimeError: they make no network for such images and classes.
@@ -125,7 +127,7 @@ def described(
 
 
 class MapBiasConv2d(layer.Conv2d):  # type: ignore[misc]
-    """A convolution whose bias is a whole map (C, H, W) of its output."""
+    """The bias of this convolution is a whole map (C, H, W) of its output."""
 
     def __init__(self, *args: Any, bias_shape: tuple[int, ...], **rest: Any) -> None:
         super().__init__(*args, bias=False, **rest)
@@ -137,7 +139,7 @@ class MapBiasConv2d(layer.Conv2d):  # type: ignore[misc]
 
 
 def _without_weights(node: Node) -> Node:
-    """The node with arrays that keep their shapes and take no memory."""
+    """Replace the node's arrays by some that keep the shapes and take no memory."""
     if not isinstance(node, Conv2d | Linear):
         return node
     shape = None if node.bias is None else node.bias.shape
@@ -159,7 +161,7 @@ def _place(root: nn.Module, path: str, module: nn.Module) -> None:
 
 
 def _module_of(name: str, node: Node) -> nn.Module:
-    """The SpikingJelly layer that computes what a node does, in multi-step mode."""
+    """Make the SpikingJelly layer that computes what a node does, in multi-step mode."""
     match node:
         case Conv2d():
             return _conv(node)
@@ -200,7 +202,7 @@ def _neurons(name: str, node: IF | LIF) -> nn.Module:
 
 
 def _filled(module: Any, node: Conv2d | Linear) -> nn.Module:
-    """The module with the node's weights."""
+    """Give the module the node's weights."""
     with torch.no_grad():
         module.weight.copy_(torch.from_numpy(np.ascontiguousarray(node.weight)))
         if node.bias is not None:

@@ -21,7 +21,7 @@ Neuron = Literal["if", "lif"]
 
 @dataclass(frozen=True)
 class Kit:
-    """Hands out the layers of one network.
+    """A kit hands out the layers of one network.
 
     Attributes:
         spiking: False: `torch.nn` layers and ReLU, on (N, C, H, W). True: SpikingJelly layers in
@@ -37,15 +37,15 @@ class Kit:
     neuron: Neuron = "if"
 
     def conv(self, inputs: int, outputs: int, *, kernel: int = 3, stride: int = 1) -> nn.Module:
-        """Convolution without bias that keeps the size at stride 1."""
+        """Make a convolution without bias that keeps the size at stride 1."""
         return self._make("Conv2d", inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
 
     def norm(self, channels: int) -> nn.Module:
-        """BatchNorm; in the SNN its statistics run over time steps and samples."""
+        """Make a BatchNorm; in the SNN its statistics run over time steps and samples."""
         return self._make("BatchNorm2d", channels)
 
     def act(self) -> nn.Module:
-        """ReLU, or a layer of neurons in its place."""
+        """Make a ReLU, or a layer of neurons in its place."""
         if not self.spiking:
             return nn.ReLU()
         common = {
@@ -62,19 +62,20 @@ class Kit:
         return node
 
     def max_pool(self) -> nn.Module:
-        """2×2 maximum; on spikes, the logical OR."""
+        """Make a 2×2 maximum; on spikes it is the logical OR."""
         return self._make("MaxPool2d", 2)
 
     def avg_pool(self) -> nn.Module:
-        """2×2 average."""
+        """Make a 2×2 average."""
         return self._make("AvgPool2d", 2)
 
     def global_pool(self) -> nn.Module:
-        """Average over the whole map, to 1×1."""
+        """Make an average over the whole map, to 1×1."""
         return self._make("AdaptiveAvgPool2d", 1) if self.spiking else GlobalAverage()
 
     def head(self, features: int, classes: int, *, hidden: tuple[int, ...] = (), bias: bool = True) -> nn.Sequential:
-        """From feature maps to the read-out: flatten, hidden layers, classifier and, for "rate", output neurons."""
+        """Make what leads from maps to the read-out: flatten, hidden layers, classifier and, for "rate", output
+        neurons."""
         layers = {"flatten": self._make("Flatten")}
         for i, width in enumerate(hidden, start=1):
             layers[f"fc{i}"] = self._make("Linear", features, width, bias=bias)
@@ -94,9 +95,9 @@ class Kit:
 
 
 class GlobalAverage(nn.Module):
-    """Average over the whole map, (N, C, H, W) to (N, C, 1, 1).
+    """The global average goes over the whole map, (N, C, H, W) to (N, C, 1, 1).
 
-    The ANN's own module because thop charges `AdaptiveAvgPool2d` and the paper's FLOPs leave it out.
+    It is the ANN's own module because thop charges `AdaptiveAvgPool2d` and the paper's FLOPs leave it out.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -105,5 +106,5 @@ class GlobalAverage(nn.Module):
 
 
 def named(**layers: nn.Module) -> nn.Sequential:
-    """`nn.Sequential` whose layers have names."""
+    """Make an `nn.Sequential` whose layers have names."""
     return nn.Sequential(OrderedDict(layers))

@@ -38,7 +38,7 @@ INPUT = "input"
 
 
 def layer_list(graph: SpikingGraph) -> tuple[dict[str, Any], ...]:
-    """The nodes of a graph but its input, in order; `graph_of` is the way back."""
+    """List the nodes of a graph but its input, in order; `graph_of` is the way back."""
     standing_for = {graph.input_name: INPUT}
     return tuple(
         {
@@ -54,7 +54,7 @@ def layer_list(graph: SpikingGraph) -> tuple[dict[str, Any], ...]:
 
 
 def graph_of(layers: Sequence[Mapping[str, Any]], input_shape: Shape, T: int) -> SpikingGraph:
-    """The graph that a list describes, with weights of 0 in the right shapes.
+    """Build the graph that a list describes, with weights of 0 in the right shapes.
 
     Args:
         layers: what `layer_list` gave, perhaps through JSON.
@@ -125,7 +125,7 @@ def _read(
 
 
 def _unknown(*shape: int) -> Array:
-    """Weights of which only the shape counts; they take no memory."""
+    """Make weights of which only the shape counts; they take no memory."""
     return np.broadcast_to(np.int8(0), shape)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Tap:
-    """The end of one stage, where feature distillation reads (Heo et al., ICCV 2019; KDSNN, Eq. 6-7).
+    """A tap is the end of one stage, where feature distillation reads (Heo et al., ICCV 2019; KDSNN, Eq. 6-7).
 
     Attributes:
         module: of an ANN, the module whose *input* is the feature before ReLU; of an SNN, the neurons
@@ -43,7 +43,7 @@ class StagedNetwork(nn.Module):
 
 
 class Network(StagedNetwork):
-    """An ANN, (N, C, H, W) → logits (N, classes), or an SNN, (T, N, C, H, W) → (T, N, classes).
+    """A network is an ANN, (N, C, H, W) → logits (N, classes), or an SNN, (T, N, C, H, W) → (T, N, classes).
 
     The SNN returns the output spikes ("rate": their mean over T is the logit) or the output currents
     ("membrane": logits at every step). As everywhere in SpikingJelly the membranes live on from call to
@@ -89,7 +89,7 @@ class Network(StagedNetwork):
 
 
 def stage_taps(network: StagedNetwork) -> tuple[Tap, ...]:
-    """Where the stages of a network end, in order of execution."""
+    """Tell where the stages of a network end, in order of execution."""
     return network.taps
 
 

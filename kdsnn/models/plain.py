@@ -17,7 +17,7 @@ def vgg(
     convs: tuple[int, ...],
     hidden: tuple[int, ...],
 ) -> Network:
-    """Stages of 3×3 conv-BN-act, each closed by a 2×2 max-pool; then hidden layers. No biases.
+    """VGG has stages of 3×3 conv-BN-act, each closed by a 2×2 max-pool, then hidden layers, and no biases.
 
     KDSNN Table 3, VGG11: 9.75 M parameters, which only a head of 512-512-classes without biases gives.
     A pool that a map of one pixel leaves no room for (28×28: the fifth) is left out.
@@ -57,7 +57,7 @@ def vgg(
 def cnn2(
     kit: Kit, input_shape: tuple[int, int, int], classes: int, *, channels: tuple[int, int], hidden: int
 ) -> Network:
-    """KDSNN's "2conv": 128C3-BN-IF-P2-128C3-BN-IF-P2-1152FC-IF-10FC-IF, without biases (Table 3: 7.39 M parameters).
+    """KDSNN's "2conv" is 128C3-BN-IF-P2-128C3-BN-IF-P2-1152FC-IF-10FC-IF, without biases (Table 3: 7.39 M parameters).
 
     Args:
         kit: what to build it from.

@@ -14,7 +14,8 @@ from kdsnn.models.network import Network, Tap
 
 
 class BasicBlock(nn.Module):
-    """act(conv-BN-act-conv-BN + shortcut); where the shape changes the shortcut is 1×1 conv-BN ("option B")."""
+    """The block is act(conv-BN-act-conv-BN + shortcut); where the shape changes the shortcut is 1×1
+    conv-BN ("option B")."""
 
     def __init__(self, kit: Kit, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -29,14 +30,15 @@ class BasicBlock(nn.Module):
         self.act2 = kit.act()
 
     def forward(self, x: Tensor) -> Tensor:
-        """(…, C, H, W) → (…, outputs, H / stride, W / stride)."""
+        """Run the block: (…, C, H, W) → (…, outputs, H / stride, W / stride)."""
         residual = self.bn2(self.conv2(self.act1(self.bn1(self.conv1(x)))))
         out: Tensor = self.act2(residual + self.shortcut(x))
         return out
 
 
 class PreActBlock(nn.Module):
-    """BN-act-conv-BN-act-conv + shortcut; where the shape changes the shortcut is a 1×1 conv of the first act."""
+    """The block is BN-act-conv-BN-act-conv + shortcut; where the shape changes the shortcut is a 1×1 conv of the
+    first act."""
 
     def __init__(self, kit: Kit, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -51,7 +53,7 @@ class PreActBlock(nn.Module):
             self.shortcut = kit.conv(inputs, outputs, kernel=1, stride=stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(…, C, H, W) → (…, outputs, H / stride, W / stride)."""
+        """Run the block: (…, C, H, W) → (…, outputs, H / stride, W / stride)."""
         activated = self.act1(self.bn1(x))
         residual = self.conv2(self.act2(self.bn2(self.conv1(activated))))
         out: Tensor = residual + (x if self.shortcut is None else self.shortcut(activated))
@@ -59,7 +61,7 @@ class PreActBlock(nn.Module):
 
 
 class PyramidBlock(nn.Module):
-    """BN-conv-BN-act-conv-BN + shortcut; the shortcut pads channels with zeros, then averages 2×2 at stride 2."""
+    """The block is BN-conv-BN-act-conv-BN + shortcut, which pads channels with zeros, then averages 2×2 at stride 2."""
 
     def __init__(self, kit: Kit, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -77,7 +79,7 @@ class PyramidBlock(nn.Module):
         self.shortcut = named(**shortcut)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(…, C, H, W) → (…, outputs, H / stride, W / stride)."""
+        """Run the block: (…, C, H, W) → (…, outputs, H / stride, W / stride)."""
         residual = self.bn3(self.conv2(self.act(self.bn2(self.conv1(self.bn1(x))))))
         out: Tensor = residual + self.shortcut(x)
         return out
@@ -87,7 +89,7 @@ Block = type[BasicBlock] | type[PreActBlock] | type[PyramidBlock]
 
 
 def _stage(kit: Kit, block: Block, inputs: int, outputs: list[int], stride: int) -> nn.Sequential:
-    """Blocks with the given numbers of output channels; the first one has the stride."""
+    """Make blocks with the given numbers of output channels; the first one has the stride."""
     return nn.Sequential(
         *(
             block(kit, a, b, stride if i == 0 else 1)
@@ -99,7 +101,7 @@ def _stage(kit: Kit, block: Block, inputs: int, outputs: list[int], stride: int)
 def _stages(
     kit: Kit, block: Block, stem: int, widths: tuple[int, ...], blocks: tuple[int, ...]
 ) -> dict[str, nn.Module]:
-    """stage1, stage2, … of constant width; each but the first halves the map."""
+    """Make stage1, stage2, … of constant width; each but the first halves the map."""
     inputs = (stem, *widths)
     return {
         f"stage{i + 1}": _stage(kit, block, inputs[i], [widths[i]] * blocks[i], stride=1 if i == 0 else 2)
@@ -117,7 +119,7 @@ def resnet(
     blocks: tuple[int, ...],
     hidden: tuple[int, ...],
 ) -> Network:
-    """ResNet for small images (He et al., CVPR 2016): 3×3 stem without pooling, option-B shortcuts.
+    """This is ResNet for small images (He et al., CVPR 2016): 3×3 stem without pooling, option-B shortcuts.
 
     KDSNN Table 3, ResNet18: 11.17 M parameters, 557.88 M FLOPs on CIFAR, 457.72 M on MNIST.
     ResNet14 is 6n+2 with n = 2. ResNet19 came with tdBN (Zheng et al., AAAI 2021) and is built here as in the code
@@ -155,7 +157,8 @@ def preact_resnet(
     widths: tuple[int, ...],
     blocks: tuple[int, ...],
 ) -> Network:
-    """Pre-activation ResNet (He et al., ECCV 2016) and WideResNet (Zagoruyko & Komodakis, BMVC 2016), no dropout.
+    """This is pre-activation ResNet (He et al., ECCV 2016) and WideResNet (Zagoruyko & Komodakis, BMVC 2016), no
+    dropout.
 
     KDSNN Table 3: WRN28-4 5.85 M parameters and 849.33 M FLOPs, WRN16-2 0.69 M.
     Taps: a stage's output behind the next stage's first BatchNorm (the last stage's: the final one).
@@ -182,7 +185,7 @@ def preact_resnet(
 
 
 def pyramidnet(kit: Kit, input_shape: tuple[int, int, int], classes: int, *, alpha: int, blocks: int) -> Network:
-    """PyramidNet of basic blocks (Han et al., CVPR 2017), as dnddnjs/pytorch-cifar10 builds its "18".
+    """This is PyramidNet of basic blocks (Han et al., CVPR 2017), as dnddnjs/pytorch-cifar10 builds its "18".
 
     KDSNN Table 3, Pyramidnet18: 1.56 M parameters, 368.74 M FLOPs. That "18" has 17 blocks in each of three stages,
     and every block is alpha / (3·18) = 48/54 channels wider than the one before it, from 16 to 61.

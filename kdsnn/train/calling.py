@@ -19,7 +19,8 @@ from kdsnn.data.dataset import brief
 from kdsnn.errors import KdsnnError
 
 Form = Literal["static", "multi-step", "single-step", "own steps"]
-"""Images (N, C, H, W) reach a module through `forward_static`, as frames (T, N, C, H, W), in T calls, or in one call."""
+"""Images (N, C, H, W) reach a module through `forward_static`, as frames (T, N, C, H, W), in T calls, or in one
+call."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,8 @@ class CallingConvention:
         return f"{self.form}: takes the image {shown} and returns {'the mean (N, K)' if self.averaged else '(T, N, K)'}"
 
     def run(self, module: Any, images: Tensor, T: int) -> Tensor:
-        """Outputs (T, N, K) of `module`, at rest before, for images (N, C, H, W); (1, N, K) where they are averaged."""
+        """Call `module`, which is at rest, on images (N, C, H, W): outputs (T, N, K), or (1, N, K) where they are
+        averaged."""
         output: Tensor
         match self.form:
             case "static":
@@ -85,18 +87,19 @@ def convention_of(module: nn.Module, input_shape: tuple[int, ...], T: int) -> Ca
 
 
 def neuron_layers(module: nn.Module) -> list[tuple[str, Any]]:
-    """The neuron layers in a module by their paths, in the order of registration: SpikingJelly's and classes derived of them."""
+    """List the neuron layers in a module with their paths: those of SpikingJelly and of classes derived from them."""
     return [(path, part) for path, part in module.named_modules() if is_neuron_layer(part)]
 
 
 def is_neuron_layer(module: nn.Module) -> bool:
-    """Whether a module is a neuron layer of SpikingJelly, or derived of one."""
+    """Say whether a module is a neuron layer of SpikingJelly, or of a class derived from one."""
     return any(kind.__module__.startswith("spikingjelly.activation_based.neuron") for kind in type(module).__mro__)
 
 
 @contextmanager
 def trial(module: nn.Module) -> Iterator[None]:
-    """Inside, a module may be called in eval mode, without gradients; afterwards it is as before, its neurons at rest."""
+    """Inside, a module may be called in eval mode, without gradients; afterwards it is as before, its neurons at
+    rest."""
     training = [(part, part.training) for part in module.modules()]
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         module.eval()
@@ -110,12 +113,12 @@ def trial(module: nn.Module) -> Iterator[None]:
 
 
 def device_of(module: nn.Module) -> torch.device:
-    """Where a module's parameters are; the CPU where it has none."""
+    """Tell where a module's parameters are; the CPU where it has none."""
     return next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
 
 
 def black(module: nn.Module, input_shape: tuple[int, ...], T: int) -> Tensor:
-    """A batch to try a module on; its size is 2, or 3 where T is 2, so that samples and steps cannot be confused."""
+    """Make a batch to try a module on, of size 2, or 3 where T is 2, so that samples and steps cannot be confused."""
     return torch.zeros(3 if T == 2 else 2, *input_shape, device=device_of(module))
 
 
@@ -148,7 +151,7 @@ def _per_call(form: Form, output: Tensor) -> str:
 
 @contextmanager
 def _steps_counted(module: nn.Module) -> Iterator[dict[str, int]]:
-    """While open, counts the time steps that every neuron layer sees, by its path; what is not called is not listed."""
+    """Count, while open, the time steps that every neuron layer sees, by its path; what is not called is not listed."""
     steps: dict[str, int] = {}
 
     def counter(path: str) -> Any:

@@ -24,7 +24,7 @@ LARGEST_T = 4096
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How to train; the same for teacher and student.
+    """A configuration says how to train; it is the same for teacher and student.
 
     * `batch_size` counts images over all processes.
     * `lr` is the peak of a schedule that starts after `warmup_epochs` of linear warm-up: "cosine" ends

@@ -25,7 +25,7 @@ from kdsnn.models import StagedNetwork
 
 
 class Fire(torch.autograd.Function):
-    """A layer of neurons over all time steps from rest, currents (T, …) → spikes (T, …).
+    """A layer of neurons fires over all time steps from rest, currents (T, …) → spikes (T, …).
 
         h[t] = λ v[t-1] + x[t],   s[t] = 1 where h[t] ≥ θ else 0,   v[t] = h[t] (1 - s[t]),   v[-1] = 0
 
@@ -41,7 +41,7 @@ class Fire(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, leak: float, threshold: float, alpha: float, kept: bool
     ) -> tuple[Tensor, Tensor | None]:
-        """`x` (T, …), λ, θ, α, and whether the membrane is kept."""
+        """Run on `x` (T, …) with λ, θ, α, and keep the membrane or not."""
         h = torch.empty_like(x, dtype=torch.float32)  # in the layout of x: a convolution behind it prefers its own
         spikes = torch.empty_like(h)
         h[0] = x[0]
@@ -57,7 +57,7 @@ class Fire(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        """∂L/∂s (T, …) and ∂L/∂v[T-1] (…) → ∂L/∂x (T, …)."""
+        """Make ∂L/∂x (T, …) of ∂L/∂s (T, …) and ∂L/∂v[T-1] (…)."""
         (h,) = ctx.saved_tensors
         leak, threshold, alpha = ctx.constants
         of_spikes, of_membrane = grads
@@ -116,7 +116,7 @@ def _leak(node: Any) -> float:
 
 
 def _fusible(node: Any) -> bool:
-    """What `Kit` makes, exactly: any other neuron keeps its own way."""
+    """Say whether a node is exactly what `Kit` makes: any other neuron keeps its own way."""
     if type(node) is neuron.LIFNode:
         if node.decay_input or node.tau != 2.0:  # another leak rounds differently
             return False

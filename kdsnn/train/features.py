@@ -25,7 +25,8 @@ from kdsnn.models import StagedNetwork, Tap, stage_taps
 from kdsnn.train.calling import CallingConvention, black, neuron_layers, trial
 
 TAIL = 0.001
-"""Below this probability of a negative feature its mean is not worth computing: the margin is -3 standard deviations."""
+"""Below this probability of a negative feature its mean is not worth computing: the margin is -3 standard
+deviations."""
 
 
 CANDIDATES = 5
@@ -37,7 +38,7 @@ Taps = Sequence[tuple[str, str]]
 
 @dataclass(frozen=True)
 class FeaturePair:
-    """A feature of a teacher and the one of its student that it guides.
+    """A pair is a feature of a teacher and the one of its student that it guides.
 
     Attributes:
         teacher: its `module` gives the feature, and takes it in where `at_input`.
@@ -50,21 +51,21 @@ class FeaturePair:
     by_call: bool = False
 
     def guide(self, value: Tensor) -> Tensor:
-        """What is kept of the teacher's feature: a copy of an output, which a ReLU behind it may change in place."""
+        """Keep the teacher's feature: of an output a copy, because a ReLU behind it may change it in place."""
         return value if self.at_input else value.clone()
 
     def part(self, spikes: Tensor) -> Tensor:
-        """What is kept of the student's layer in each call. Taken on the spot: later the layer behind may have changed it."""
+        """Keep what the student's layer gives in one call, on the spot: later the layer behind may have changed it."""
         return spikes.clone() if self.by_call else spikes.mean(0)
 
     def rate(self, parts: Sequence[Tensor]) -> Tensor:
-        """The student's feature, the mean over time (N, C, H, W), from the parts of all calls."""
+        """Make the student's feature, the mean over time (N, C, H, W), of the parts of all calls."""
         return as_maps(torch.stack(tuple(parts)).mean(0) if self.by_call else parts[0])
 
 
 @dataclass(frozen=True, eq=False)
 class Guided:
-    """What a student that learns from features is trained with: the pairs, and a regressor for each."""
+    """A student that learns from features is trained with the pairs, and with a regressor for each."""
 
     pairs: tuple[FeaturePair, ...]
     regressors: nn.ModuleList
@@ -94,7 +95,7 @@ def feature_pairs(
     input_shape: tuple[int, ...],
     T: int,
 ) -> tuple[FeaturePair, ...]:
-    """Which features of `teacher` guide which of `student`, called by `convention` on images (C, H, W).
+    """Find which features of `teacher` guide which of `student`, called by `convention` on images (C, H, W).
 
     With `taps` a feature is what the named layer gives. Without, two networks of this project have their own.
 
@@ -137,7 +138,8 @@ Read = Callable[[Tensor], Tensor]
 def recorded(
     module: nn.Module, reads: Sequence[tuple[str, Read]], *, at_input: bool = False
 ) -> Iterator[list[list[Tensor]]]:
-    """While open, a forward pass appends what is read of every layer's output: one list for each, one entry for each call.
+    """While open, a forward pass appends what is read of every layer's output: one list for each, one entry for each
+    call.
 
     `at_input`: of what it takes in, in place of what it gives. Gradients flow as usual.
     """
@@ -168,12 +170,12 @@ def _untouched(value: Tensor) -> Tensor:
 
 
 def as_maps(feature: Tensor) -> Tensor:
-    """(N, C, H, W) as it is, and the values (N, F) of a linear layer as maps of one pixel."""
+    """Leave (N, C, H, W) as it is, and view the values (N, F) of a linear layer as maps of one pixel."""
     return feature[..., None, None] if feature.dim() == 2 else feature
 
 
 def margins(bn: nn.BatchNorm1d | nn.BatchNorm2d) -> Tensor:
-    """The margin of every channel behind a BatchNorm, float32 (C,), never above 0 but for rounding.
+    """Compute the margin of every channel behind a BatchNorm, float32 (C,), never above 0 but for rounding.
 
     With μ = β and s = |γ| (0 and 1 where it has no affine parameters) a feature is taken as normal, x ~ N(μ, s²), and
     its margin is the mean of its negative part (Heo et al., Eq. 5; φ and Φ are the standard normal's density and
@@ -192,12 +194,12 @@ def margins(bn: nn.BatchNorm1d | nn.BatchNorm2d) -> Tensor:
 
 
 def margin_relu(x: Tensor, margin: Tensor) -> Tensor:
-    """max(x, m) per channel: `x` (N, C, H, W), `margin` (C,)."""
+    """Compute max(x, m) per channel: `x` (N, C, H, W), `margin` (C,)."""
     return torch.maximum(x, margin[:, None, None])
 
 
 def pairs(teacher: StagedNetwork, student: StagedNetwork) -> list[tuple[Tap, Tap]]:
-    """Which stage of the teacher guides which of the student: the last min(n) of both, in order.
+    """Pair the stages of teacher and student: the last min(n) of both, in order.
 
     From the end, because that is where both see whole objects: the late stages of two networks of
     different depth correspond better than the early ones.
@@ -208,7 +210,7 @@ def pairs(teacher: StagedNetwork, student: StagedNetwork) -> list[tuple[Tap, Tap
 
 
 def teacher_margins(teacher: nn.Module, taps: Sequence[Tap], device: torch.device) -> list[Tensor]:
-    """The margins of the tapped stages, each (C,); 0, a plain ReLU, where no BatchNorm precedes the feature."""
+    """Compute the margins of the tapped stages, each (C,); 0, a plain ReLU, where no BatchNorm precedes the feature."""
     found = []
     for tap in taps:
         bn = None if tap.bn is None else teacher.get_submodule(tap.bn)
@@ -218,7 +220,8 @@ def teacher_margins(teacher: nn.Module, taps: Sequence[Tap], device: torch.devic
 
 
 def regressors(taps: Sequence[tuple[Tap, Tap]], *, seed: int) -> nn.ModuleList:
-    """One regressor for every pair (teacher, student): 1×1 convolution without bias ~ N(0, 2/outputs), then BatchNorm.
+    """Make a regressor for every pair (teacher, student): 1×1 convolution without bias ~ N(0, 2/outputs), then
+    BatchNorm.
 
     They learn with the student and are dropped with it: they belong to training, not to the network.
     `seed` draws their weights; torch's own generator stays as it was.
@@ -234,7 +237,8 @@ def regressors(taps: Sequence[tuple[Tap, Tap]], *, seed: int) -> nn.ModuleList:
 
 
 def same_size(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Features (N, C, H, W) of two networks on one grid: along each axis the larger is averaged down to the smaller."""
+    """Bring features (N, C, H, W) of two networks to one grid: along each axis the larger is averaged down to the
+    smaller."""
     size = min(a.shape[-2], b.shape[-2]), min(a.shape[-1], b.shape[-1])
     return _pooled(a, size), _pooled(b, size)
 
@@ -244,7 +248,8 @@ def _pooled(x: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _candidates(module: nn.Module) -> list[str]:
-    """A few layers that a user may have meant: a student's last neurons; of an ANN BatchNorms, convolutions or any leaves."""
+    """List a few layers that a user may have meant: a student's last neurons; of an ANN BatchNorms, convolutions or
+    any leaves."""
     kinds: list[list[str]] = [[path for path, _ in neuron_layers(module)]]
     for kind in (nn.BatchNorm2d, nn.Conv2d, nn.Module):
         kinds.append(
@@ -263,7 +268,8 @@ def _require_layers(called: str, module: nn.Module, named: Sequence[str]) -> Non
 
 
 def _by_call(path: str, outputs: Sequence[Tensor], samples: int, T: int) -> bool:
-    """Whether a student's layer gives one step in each of T calls; False: all in one. Raises KdsnnError for anything else."""
+    """Tell a student's layer that gives one step in each of T calls (True) from one that gives all at once. Raises
+    KdsnnError for others."""
     shapes = {tuple(output.shape) if isinstance(output, Tensor) else (type(output).__name__,) for output in outputs}
     if len(shapes) == 1:
         shape = shapes.copy().pop()
@@ -278,7 +284,7 @@ def _by_call(path: str, outputs: Sequence[Tensor], samples: int, T: int) -> bool
 
 
 def _only(path: str, outputs: Sequence[Tensor]) -> Tensor:
-    """What a teacher's layer gave in its one call. Raises KdsnnError where it was another number."""
+    """Return what a teacher's layer gave in its one call. Raises KdsnnError where it was another number."""
     if len(outputs) != 1 or not isinstance(outputs[0], Tensor):
         raise KdsnnError(
             f"The teacher's layer '{path}' gives {len(outputs)} tensors for a batch: name one that gives one."

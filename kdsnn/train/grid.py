@@ -35,12 +35,14 @@ from kdsnn.models.folded import FoldedNetwork, Weights
 
 PIXEL = 1 / 255
 LEAKY_LEVEL = 1 - 1 / 128
-"""How far below V a leaky neuron's level lies. A leak makes fractions, of 1/64 on the chip, which fires at v > V - 1."""
+"""How far below V a leaky neuron's level lies. A leak makes fractions, of 1/64 on the chip, which fires at
+v > V - 1."""
 
 
 @dataclass(frozen=True)
 class ClippedMembrane:
-    """Synapses whose currents meet, and the neurons (or output) where they do: they share one scale.
+    """A clipped membrane is synapses whose currents meet, and the neurons (or output) where they do: they share one
+    scale.
 
     `clip` is where their weights are clipped, in units of the mean absolute one.
     """
@@ -52,7 +54,8 @@ class ClippedMembrane:
 
 @dataclass(frozen=True)
 class Integers:
-    """What a chip is given, as training saw it: int64 weights and biases (None: there is none) by layer, V by neurons."""
+    """A chip is given these integers, as training saw them: int64 weights and biases (None: there is none) by layer,
+    V by neurons."""
 
     weights: Mapping[str, Tensor]
     biases: Mapping[str, Tensor | None]
@@ -60,7 +63,8 @@ class Integers:
 
 
 class QuantizedNetwork(FoldedNetwork):
-    """A folded network in training: its parameters are real numbers, its outputs those of the network on the grid.
+    """This is a folded network in training: its parameters are real numbers, its outputs those of the network on the
+    grid.
 
     Args:
         graph: the float network.
@@ -98,7 +102,7 @@ class QuantizedNetwork(FoldedNetwork):
 
     @torch.no_grad()
     def deployed(self) -> FoldedNetwork:
-        """The network on the grid, for good: with rounded parameters and levels."""
+        """Make the network on the grid, for good: with rounded parameters and levels."""
         grid = self._on_grid()
         changed: dict[str, Node] = {}
         for name, node in self.nodes.items():
@@ -113,7 +117,7 @@ class QuantizedNetwork(FoldedNetwork):
 
     @torch.no_grad()
     def integers(self) -> Integers:
-        """The integers behind the grid."""
+        """Compute the integers behind the grid."""
         weights: dict[str, Tensor] = {}
         biases: dict[str, Tensor | None] = {}
         thresholds: dict[str, int] = {}
@@ -127,7 +131,7 @@ class QuantizedNetwork(FoldedNetwork):
         return Integers(weights, biases, thresholds)
 
     def _on_grid(self) -> Weights:
-        """The parameters on the grid; the neurons' levels are set on the way."""
+        """Compute the parameters on the grid; the neurons' levels are set on the way."""
         found: dict[str, dict[str, Tensor]] = {}
         for membrane, scale in zip(self.membranes, self._scales(), strict=True):
             for name in membrane.synapses:
@@ -144,7 +148,7 @@ class QuantizedNetwork(FoldedNetwork):
 
     @torch.no_grad()
     def _scales(self) -> list[float]:
-        """S of every membrane; read from the device once."""
+        """Compute S of every membrane; it is read from the device once."""
         clips = []
         for membrane in self.membranes:
             weights = [self._weight(name) for name in membrane.synapses]
@@ -154,12 +158,12 @@ class QuantizedNetwork(FoldedNetwork):
         return [self.largest / clip if 0 < clip < math.inf else 1.0 for clip in torch.stack(clips).tolist()]
 
     def _weight(self, name: str) -> Tensor:
-        """A layer's weights as seen from the integers it reads."""
+        """Scale a layer's weights to the integers it reads."""
         weight: Tensor = self.get_submodule(name).weight  # type: ignore[assignment]
         return weight.detach() * self.units[name]
 
     def _best_clip(self, synapses: Sequence[str]) -> float:
-        """The clip with the least squared error of the weights, in units of their mean."""
+        """Find the clip with the least squared error of the weights, in units of their mean."""
         weights = torch.cat([self._weight(name).flatten() for name in synapses]).double()
         mean, top = float(weights.abs().mean()), float(weights.abs().max())
         if top == 0:
@@ -174,21 +178,21 @@ class QuantizedNetwork(FoldedNetwork):
 
 
 class Rounded(torch.autograd.Function):
-    """x → clip(rint(x s), -limit, limit) / s, with the gradient of x → x."""
+    """Rounding is x → clip(rint(x s), -limit, limit) / s, with the gradient of x → x."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: float, limit: float) -> Tensor:
-        """`x` of any shape."""
+        """Round `x` of any shape."""
         return torch.round(x * scale).clamp_(-limit, limit).div_(scale)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        """∂L/∂x̂ → ∂L/∂x."""
+        """Pass ∂L/∂x̂ on as ∂L/∂x."""
         return grads[0], None, None
 
 
 def quantized(student: nn.Module, input_shape: tuple[int, ...], T: int, bits: int) -> QuantizedNetwork:
-    """A trained student with its BatchNorm folded and its weights on a grid of `bits` bits, to train on.
+    """Fold a trained student's BatchNorm and put its weights on a grid of `bits` bits, to train on.
 
     Raises:
         DeployError: it cannot be lowered, or other bits; KdsnnError: as `QuantizedNetwork`.
@@ -200,7 +204,7 @@ def quantized(student: nn.Module, input_shape: tuple[int, ...], T: int, bits: in
 def deviations(
     trained: QuantizedNetwork, deployed: FoldedNetwork, input_shape: tuple[int, ...], T: int
 ) -> tuple[str, ...]:
-    """The layers in which a chip would be given other integers than training saw.
+    """Name the layers in which a chip would be given other integers than training saw.
 
     There are some only where a register of the chip, not the weights, sets the scale: a first layer in 8 bits.
 
@@ -228,7 +232,7 @@ def _threshold(scale: float, threshold: float) -> int:
 
 
 def _units(graph: SpikingGraph) -> dict[str, float]:
-    """How large one unit is of what each synapse layer reads."""
+    """Tell how large one unit is of what each synapse layer reads."""
     gives: dict[str, set[float]] = {}
     reads: dict[str, float] = {}
     for name, node in graph.nodes.items():

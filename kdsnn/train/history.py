@@ -15,7 +15,7 @@ from kdsnn.errors import KdsnnError
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """One finished epoch, counted from 1.
+    """A record is of one finished epoch, counted from 1.
 
     `loss`: mean training loss. `accuracy`: on the test set, 0…1, of the full run. `seconds`: wall clock,
     with the evaluation. `lr`: learning rate of the last step. `by_step`: test accuracy from the mean of
@@ -48,7 +48,7 @@ def write_csv(path: Path, history: Sequence[EpochRecord]) -> None:
 
 
 def read_csv(path: Path) -> tuple[EpochRecord, ...]:
-    """What `write_csv` wrote. Raises KdsnnError when the file is missing or something else."""
+    """Read what `write_csv` wrote. Raises KdsnnError when the file is missing or something else."""
     try:
         with path.open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
@@ -70,7 +70,8 @@ def read_csv(path: Path) -> tuple[EpochRecord, ...]:
 
 @contextmanager
 def tensorboard(folder: Path, *, first_epoch: int = 1) -> Iterator[OnEpoch]:
-    """A callback that writes every epoch's loss, accuracies and learning rate as TensorBoard scalars under `folder`.
+    """Give a callback that writes every epoch's loss, accuracies and learning rate as TensorBoard scalars under
+    `folder`.
 
     `first_epoch`: where a resumed run goes on; TensorBoard then hides what an earlier one wrote from there.
     Raises KdsnnError when TensorBoard is not installed or the folder cannot be written.

@@ -19,7 +19,8 @@ DEFAULT_TRIM, DEFAULT_MMAPS = 128 * 1024, 65536
 
 @contextmanager
 def few_threads(data: DataSet, batch_size: int) -> Iterator[None]:
-    """One thread where a batch is tiny: there threads mostly wait for one another (on a busy machine ten times slower).
+    """Use one thread where a batch is tiny: there threads mostly wait for one another (on a busy machine ten times
+    slower).
 
     By size alone, so that results stay repeatable.
     """

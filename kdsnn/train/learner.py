@@ -21,7 +21,7 @@ EVALUATION_BATCH = 256
 
 
 class Learner(nn.Module):
-    """A network and what learns beside it: images (N, C, H, W) → outputs (T, N, K) and features.
+    """A learner is a network and what learns beside it: images (N, C, H, W) → outputs (T, N, K) and features.
 
     `T` None: an ANN, whose logits are a sequence of one step. Otherwise a spiking network, which sees the
     images at each of T steps (direct coding) and starts every batch from rest; `convention` says how it is called,
@@ -58,7 +58,7 @@ class Learner(nn.Module):
 
 @torch.no_grad()
 def evaluate(module: nn.Module, data: DataSet, *, T: int | None = None) -> tuple[float, ...]:
-    """Accuracy on the test set, 0…1, on the device of `module`; the last value is that of the full run.
+    """Measure accuracy on the test set, 0…1, on the device of `module`; the last value is that of the full run.
 
     `T` None: an ANN, one value. Otherwise a spiking network of either readout: value t-1 reads the mean of
     the output over the first t steps, t = 1…T; a module that averages over time itself has one value. Where classes
@@ -76,7 +76,8 @@ def evaluate(module: nn.Module, data: DataSet, *, T: int | None = None) -> tuple
 
 @torch.no_grad()
 def correct(learner: nn.Module, images: Tensor | Streamed, labels: Tensor, indices: Tensor) -> Tensor:
-    """How many of `indices` are classified rightly from the first t steps, t = 1…T: int64 (T,); puts `learner` in eval mode."""
+    """Count which of `indices` are classified rightly from the first t steps, t = 1…T: int64 (T,); puts `learner` in
+    eval mode."""
     learner.eval()
     counts = []
     for part in torch.split(indices, EVALUATION_BATCH):
@@ -97,7 +98,7 @@ def laid_out(module: nn.Module, layout: torch.memory_format) -> None:
 
 
 def _is_unsafe(network: nn.Module) -> bool:
-    """Whether a network has convolutions that corrupt memory in channels_last on a CPU without AVX-512.
+    """Say whether a network has convolutions that corrupt memory in channels_last on a CPU without AVX-512.
 
     Those are 1×1 with a stride, of fewer than 8 channels: oneDNN 3.12's weight gradient writes past its end there.
     """

@@ -46,7 +46,7 @@ OnStep = Callable[[int, int], None]
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """The network as it was after the last epoch (not the best on the test set, which would flatter it)."""
+    """A trained network is as it was after the last epoch (not the best on the test set, which would flatter it)."""
 
     module: nn.Module
     history: tuple[EpochRecord, ...]
@@ -62,7 +62,8 @@ class DivergedError(KdsnnError):
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """What to train on, how, and whom to tell; see `kdsnn.train.pretrain`. `run`: see `kdsnn.train.resume`."""
+    """A job says what to train on, how, and whom to tell; see `kdsnn.train.pretrain`. `run`: see
+    `kdsnn.train.resume`."""
 
     data: DataSet
     config: TrainConfig
@@ -80,7 +81,7 @@ def fit(learner: Learner, objective: Objective, job: Job, accelerator: Accelerat
 
 
 class _Loop:
-    """One training run: what stays the same from step to step."""
+    """One training run keeps here what stays the same from step to step."""
 
     def __init__(self, learner: Learner, objective: Objective, job: Job, accelerator: Accelerator) -> None:
         self.learner, self.objective, self.job, self.accelerator = learner, objective, job, accelerator
@@ -101,7 +102,7 @@ class _Loop:
         self.saved = time.perf_counter()
 
     def run(self) -> Trained:
-        """All epochs, from the first or from where the state says."""
+        """Run all epochs, from the first or from where the state says."""
         position = self._begin()
         files, drawn = self.job.files, -math.inf
         with ExitStack() as stack:
@@ -134,7 +135,7 @@ class _Loop:
         return Position(0, 0, torch.zeros((), device=self.device), 0.0, ())
 
     def _epoch(self, position: Position) -> Position:
-        """The rest of the epoch that `position` is in, and its measurement."""
+        """Run the rest of the epoch that `position` is in, and measure."""
         config, epoch = self.job.config, position.epoch
         started = time.perf_counter() - position.seconds
         self.learner.train()
@@ -169,7 +170,8 @@ class _Loop:
         return position
 
     def _step(self, epoch: int, step: int, host: Tensor) -> Tensor:
-        """One optimizer step on the images that `host`, indices on the host, names; the loss before it, on the device."""
+        """Take one optimizer step on the images that `host`, indices on the host, names; returns the loss before it,
+        on the device."""
         config = self.job.config
         generator = self._seeded(epoch, step)
         indices = host.to(self.device, non_blocking=True)
@@ -194,7 +196,8 @@ class _Loop:
         return self.job.config.lr * schedule(epoch + (step + 0.5) / self.steps, self.job.config)
 
     def _seeded(self, epoch: int, step: int) -> torch.Generator:
-        """The random numbers of one step on this process, for augmentation; torch's own, for dropout, are seeded too."""
+        """Seed the random numbers of one step on this process, for augmentation; torch's own, for dropout, are
+        seeded too."""
         text = f"{self.job.config.seed} {epoch} {step} {self.accelerator.process_index}"
         # hashed, because a CPU generator looks at the low 32 bits only
         seed = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest()) >> 1
@@ -202,7 +205,7 @@ class _Loop:
         return torch.Generator(self.device).manual_seed(seed)
 
     def _accuracies(self) -> tuple[float, ...]:
-        """Test accuracy from the first t steps, t = 1…T, each process measuring its share."""
+        """Measure test accuracy from the first t steps, t = 1…T, each process its share."""
         count, processes = len(self.test_labels), self.accelerator.num_processes
         mine = torch.arange(self.accelerator.process_index, count, processes, device=self.device)
         found = self.accelerator.reduce(correct(self.learner, self.test_images, self.test_labels, mine), "sum")
@@ -248,7 +251,7 @@ def _copy(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _batches(count: int, config: TrainConfig, epoch: int, accelerator: Accelerator) -> Iterator[tuple[int, Tensor]]:
-    """(step, this process's share of its batch as indices on the host); all images in a new order each epoch.
+    """Yield (step, this process's share of its batch as indices on the host); all images in a new order each epoch.
 
     A last batch that is not full is left out (BatchNorm would weigh its few images as much as a whole one).
     """

@@ -17,12 +17,12 @@ from torch.nn.functional import cross_entropy, kl_div, log_softmax, normalize, s
 
 
 def firing_rate(student: Tensor) -> Tensor:
-    """Mean over time, (T, N, K) → (N, K): spikes / T. KDSNN takes these averages as the student's logits Z_S."""
+    """Average over time, (T, N, K) → (N, K): spikes / T. KDSNN takes these averages as the student's logits Z_S."""
     return student.mean(0)
 
 
 def hard(student: Tensor, labels: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
-    """Cross entropy of the student's firing rate with the labels: L = -Σ_k y_k log softmax(Z_S)_k.
+    """Compute the cross entropy of the student's firing rate with the labels: L = -Σ_k y_k log softmax(Z_S)_k.
 
     `student` (T, N, K), `labels` int64 (N,), `label_smoothing` ε makes y = (1 - ε)·onehot + ε/K.
     """
@@ -30,7 +30,7 @@ def hard(student: Tensor, labels: Tensor, *, label_smoothing: float = 0.0) -> Te
 
 
 def soft(student: Tensor, teacher: Tensor, *, temperature: float) -> Tensor:
-    """Cross entropy with the teacher's softened output, on which Eq. 5 is built.
+    """Compute the cross entropy with the teacher's softened output, on which Eq. 5 is built.
 
         Q_k = exp(Z_k/τ) / Σ_j exp(Z_j/τ)        (Eq. 4)
         L = -Σ_k Q_T,k log Q_S,k
@@ -49,7 +49,7 @@ def response(
     temperature: float,
     label_smoothing: float = 0.0,
 ) -> Tensor:
-    """Response-based distillation, Eq. 5: L = α τ² CE(Q_S, Q_T) + (1 - α) CE(softmax(Z_S), y).
+    """Response-based distillation is Eq. 5: L = α τ² CE(Q_S, Q_T) + (1 - α) CE(softmax(Z_S), y).
 
     τ² keeps the gradient of the soft term on one scale when τ changes. `student` (T, N, K), `teacher`
     (N, K), `labels` int64 (N,), `alpha` α in 0…1, `temperature` τ > 0. α = 0 is training without a teacher.
@@ -59,7 +59,7 @@ def response(
 
 
 def partial_l2(student: Tensor, teacher: Tensor) -> Tensor:
-    """Partial L2 distance, Eq. 6 (Heo et al., ICCV 2019), summed over a feature and averaged over the batch.
+    """The partial L2 distance, Eq. 6 (Heo et al., ICCV 2019), is summed over a feature and averaged over the batch.
 
         d_p(T, S) = Σ 0 where S ≤ T ≤ 0, else (T - S)²
 
@@ -73,7 +73,7 @@ def partial_l2(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def overhaul(students: Sequence[Tensor], teachers: Sequence[Tensor]) -> Tensor:
-    """The features' share of Eq. 7: Σ_i d_p(T_i, S_i) / 2^(n-i-1), i = 0…n-1 from the first stage to the last.
+    """The features' share of Eq. 7 is Σ_i d_p(T_i, S_i) / 2^(n-i-1), i = 0…n-1 from the first stage to the last.
 
     Weights as in clovaai/overhaul-distillation: 1 for the last stage, half of the next one's for each before.
     `students` and `teachers`: n ≥ 1 pairs of equal shapes (N, C_i, H_i, W_i), see `partial_l2`.
@@ -93,7 +93,7 @@ def feature(
     weight: float,
     label_smoothing: float = 0.0,
 ) -> Tensor:
-    """Feature-based distillation, Eq. 7: L = CE(softmax(Z_S), y) + α Σ_i d_p(T_i, S_i) / 2^(n-i-1).
+    """Feature-based distillation is Eq. 7: L = CE(softmax(Z_S), y) + α Σ_i d_p(T_i, S_i) / 2^(n-i-1).
 
     `student` (T, N, K) output, `labels` int64 (N,), `students` and `teachers` as in `overhaul`, `weight`
     α ≥ 0 (Heo et al. use 1e-3 on images of 32×32).
@@ -111,7 +111,7 @@ def temporal(
     self_weight: float,
     label_smoothing: float = 0.0,
 ) -> Tensor:
-    """Distillation of every time step by itself ("Efficient logit KD", ICML 2025), good at any t ≤ T.
+    """Temporal distillation teaches every time step by itself ("Efficient logit KD", ICML 2025), good at any t ≤ T.
 
         L = mean_t CE(z_t, y) + a mean_t KL_τ(z_t, z_ANN) + b mean_t KL_τ(z_t, z̄)
         KL_τ(z, z') = τ² Σ_k softmax(z'/τ)_k log(softmax(z'/τ)_k / softmax(z/τ)_k)
@@ -142,7 +142,7 @@ def selective(
     self_weight: float,
     label_smoothing: float = 0.0,
 ) -> Tensor:
-    """Selective alignment of every time step (SeAl-KD, arXiv 2605.14252).
+    """Selective distillation aligns every time step with care (SeAl-KD, arXiv 2605.14252).
 
         L = mean_t CE(z_t, y) + a mean_t KL_τ(z̃_t, z̃_ANN,t) + b mean_t KL_τ(z_t, ẑ_t)
 
@@ -165,7 +165,8 @@ def selective(
 
 
 def _without_mistakes(student: Tensor, teacher: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """z̃_t and z̃_ANN,t of `selective`, both (T, N, K). At a right step w = y, so that both stay as they are."""
+    """Compute z̃_t and z̃_ANN,t of `selective`, both (T, N, K). At a right step w = y, so that both stay as they
+    are."""
     right = labels.expand(len(student), -1).unsqueeze(-1)
     chosen = student.argmax(-1, keepdim=True)
     teacher = teacher.detach().expand_as(student)
@@ -177,7 +178,7 @@ def _without_mistakes(student: Tensor, teacher: Tensor, labels: Tensor) -> tuple
 
 
 def other_steps(student: Tensor) -> Tensor:
-    """ẑ_t of `selective`: what the other steps say, (T, N, K) → (T, N, K) without gradient, T ≥ 2."""
+    """Compute ẑ_t of `selective`, what the other steps say: (T, N, K) → (T, N, K) without gradient, T ≥ 2."""
     z = student.detach().transpose(0, 1)
     log_p = log_softmax(z, dim=-1)
     confidence = 1 + (log_p.exp() * log_p).sum(-1) / math.log(z.shape[-1])
@@ -189,7 +190,8 @@ def other_steps(student: Tensor) -> Tensor:
 
 
 def correct_mean(student: Tensor, labels: Tensor) -> Tensor:
-    """Mean of the steps whose largest logit is the label, (T, N, K) → (N, K) without gradient; 0 where there is none."""
+    """Average the steps whose largest logit is the label, (T, N, K) → (N, K) without gradient; 0 where there is
+    none."""
     z = student.detach()
     correct = (z.argmax(-1) == labels).to(z.dtype)
     total: Tensor = (z * correct.unsqueeze(-1)).sum(0)
@@ -197,7 +199,7 @@ def correct_mean(student: Tensor, labels: Tensor) -> Tensor:
 
 
 def _kl_at_every_step(student: Tensor, target: Tensor, temperature: float) -> Tensor:
-    """mean_t KL_τ(z_t, target) of `student` (T, N, K) and `target` (N, K) or (T, N, K), see `temporal`."""
+    """Compute mean_t KL_τ(z_t, target) of `student` (T, N, K) and `target` (N, K) or (T, N, K), see `temporal`."""
     log_q = log_softmax(student / temperature, dim=-1)
     log_p = log_softmax(target.detach() / temperature, dim=-1).expand_as(log_q)
     divergence = kl_div(log_q, log_p, reduction="sum", log_target=True) / (len(student) * student.shape[1])

@@ -1,4 +1,5 @@
-"""What a student is asked for at every batch: the losses of `kdsnn.train.losses` with the teacher's answers filled in."""
+"""What a student is asked for at every batch: the losses of `kdsnn.train.losses` with the teacher's answers filled
+in."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ from kdsnn.train.learner import EVALUATION_BATCH, Learner, laid_out, require_fit
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Training images on the device: float32 (N, C, H, W) in 0…1, labels (N,), indices in the data set (N,)."""
+    """A batch is training images on the device: float32 (N, C, H, W) in 0…1, labels (N,), indices in the data set
+    (N,)."""
 
     images: Tensor
     labels: Tensor
@@ -32,7 +34,7 @@ Objective = Callable[[Tensor, list[Tensor], Batch], Tensor]
 
 
 def labels_only(config: TrainConfig) -> Objective:
-    """Cross entropy of the mean output with the labels: of a teacher, and of a student without one."""
+    """The loss of a teacher, and of a student without one, is the cross entropy of the mean output with the labels."""
 
     def objective(output: Tensor, found: list[Tensor], batch: Batch) -> Tensor:
         return losses.hard(output, batch.labels, label_smoothing=config.label_smoothing)
@@ -51,7 +53,7 @@ def objective_of(
     augmented: bool,
     taps: features.Taps = (),
 ) -> tuple[Objective, features.Guided | None]:
-    """The loss of a method, and what a student that learns from features is to be trained with.
+    """Make the loss of a method, and what a student that learns from features is to be trained with.
 
     The teacher is put in eval mode on `device` and never changed. Its logits are computed once for all
     images unless `augmented`: then every epoch shows others.
@@ -94,9 +96,9 @@ def objective_of(
 def teacher_logits(
     teacher: nn.Module, data: DataSet, device: torch.device, *, augmented: bool
 ) -> Callable[[Batch], Tensor]:
-    """The teacher as a function of a batch, → float32 (N, K).
+    """Make of the teacher a function of a batch, → float32 (N, K).
 
-    Computed once for all where every epoch shows the same images and the logits are fewer than
+    Its logits are computed once for all where every epoch shows the same images and the logits are fewer than
     `storage.IN_MEMORY` bytes.
     """
 

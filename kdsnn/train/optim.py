@@ -14,7 +14,7 @@ from kdsnn.train.config import TrainConfig
 
 
 def schedule(epoch: float, config: TrainConfig) -> float:
-    """Fraction of the peak learning rate at `epoch`, a real number in 0…epochs.
+    """Compute the fraction of the peak learning rate at `epoch`, a real number in 0…epochs.
 
     Linear warm-up over `warmup_epochs`, then half a cosine to 0, or the peak times `lr_decay` for every
     milestone (a fraction of all epochs) that has passed.
@@ -28,7 +28,7 @@ def schedule(epoch: float, config: TrainConfig) -> float:
 
 
 def optimizer_of(module: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """SGD with Nesterov momentum, or AdamW, over every parameter of `module`."""
+    """Make SGD with Nesterov momentum, or AdamW, over every parameter of `module`."""
     # one-dimensional parameters are biases and BatchNorm's scales: decaying them only fights the normalization
     decayed = [p for p in module.parameters() if p.requires_grad and p.ndim > 1]
     spared = [p for p in module.parameters() if p.requires_grad and p.ndim <= 1]
@@ -42,7 +42,7 @@ def optimizer_of(module: nn.Module, config: TrainConfig) -> torch.optim.Optimize
 
 
 class Average:
-    """Exponential moving average of a network's weights and BatchNorm statistics: w̄ ← d w̄ + (1 - d) w.
+    """The average of a network's weights and BatchNorm statistics moves exponentially: w̄ ← d w̄ + (1 - d) w.
 
     d is `decay`, and less in the first steps, min(decay, (1 + n) / (10 + n)) at step n = 1, 2, …, so that the
     random initial weights are soon forgotten.
@@ -64,7 +64,7 @@ class Average:
 
     @contextmanager
     def applied(self, module: nn.Module) -> Iterator[None]:
-        """`module` has the averaged weights while the context is open."""
+        """Give `module` the averaged weights while the context is open."""
         own = snapshot(module)
         module.load_state_dict(self.tensors)
         try:
@@ -74,11 +74,12 @@ class Average:
 
 
 def snapshot(module: nn.Module) -> dict[str, Tensor]:
-    """A copy of the state dict."""
+    """Copy the state dict."""
     return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
 
 
 def finite(module: nn.Module) -> bool:
-    """Whether every weight is finite. The loss cannot tell: a NaN current never reaches the threshold, so it is no spike."""
+    """Say whether every weight is finite. The loss cannot tell: a NaN current never reaches the threshold, so it is
+    no spike."""
     tensors = [t for t in module.state_dict().values() if t.is_floating_point()]
     return bool(torch.stack([torch.isfinite(t).all() for t in tensors]).all())

@@ -14,7 +14,7 @@ GENERAL = TrainConfig()
 
 @dataclass(frozen=True)
 class Recipe:
-    """Networks and configurations that suit one data set: what the command line uses unless told otherwise."""
+    """A recipe holds networks and configurations that suit one data set, and is used unless the user says otherwise."""
 
     teacher: str = "preresnet20"
     student: str = "cnn2"

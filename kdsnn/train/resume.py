@@ -35,7 +35,7 @@ KEY = "kdsnn-deploy-state"
 
 @dataclass(frozen=True)
 class RunFiles:
-    """Files that a run writes while it trains; None: not written.
+    """A run writes these files while it trains, but for those that are None.
 
     * `state`: see `kdsnn.train.resume`; written when `every_seconds` have passed since the last time (0: at every
       step) and at the end. `resume` goes on from it if it is there. Delete it once the checkpoint is written.
@@ -54,7 +54,8 @@ class RunFiles:
     others: Mapping[str, Path] = field(default_factory=dict)
 
     def for_twin(self) -> RunFiles:
-        """The same files of the twin without a teacher: `NAME.twin.SUFFIX` beside each, folder `NAME.twin`, one plot of both."""
+        """Name the files of the twin without a teacher: `NAME.twin.SUFFIX` beside each, folder `NAME.twin`, one plot
+        of both."""
 
         def beside(path: Path | None) -> Path | None:
             return path and path.with_name(f"{path.stem}.twin{path.suffix}")
@@ -68,7 +69,7 @@ class RunFiles:
 
 @dataclass(frozen=True, eq=False)
 class Position:
-    """Where a run stands: `step` steps of epoch number `epoch` (from 0) are done.
+    """A position says where a run stands: `step` steps of epoch number `epoch` (from 0) are done.
 
     `loss`: sum of the losses of these steps, on the device; `seconds` that they took; `history` of the
     epochs before.

@@ -30,7 +30,7 @@ from kdsnn.train.resume import RunFiles
 
 @dataclass(frozen=True, eq=False)
 class Twins:
-    """A distilled student and the same network trained without a teacher."""
+    """Twins are a distilled student and the same network trained without a teacher."""
 
     student: Trained
     alone: Trained
@@ -97,7 +97,9 @@ def distill(
     objective, guided = objective_of(
         method, learner, teacher, data, config, accelerator.device, augmented=augmented, taps=taps
     )
-    job = Job(data, config, _run(data, config, method, about), augment, files or RunFiles(), on_epoch, on_step)
+    named = {"taps": [list(pair) for pair in taps]} if taps else {}
+    run = _run(data, config, method, {**named, **(about or {})})
+    job = Job(data, config, run, augment, files or RunFiles(), on_epoch, on_step)
     try:
         return fit(Learner(student, config.T, learner.convention, guided), objective, job, accelerator)
     finally:
@@ -128,6 +130,6 @@ def distill_with_twin(
 
 
 def _run(data: DataSet, config: TrainConfig, method: str, about: Mapping[str, Any] | None) -> dict[str, Any]:
-    """What a resumed run must have in common with the one that was killed."""
+    """List what a resumed run must have in common with the one that was killed."""
     shapes = {"train": data.x_train.shape, "test": data.x_test.shape}
     return {"method": method, "data": data.name, "images": shapes, **asdict(config), **(about or {})}

@@ -16,12 +16,14 @@ from kdsnn import checkpoint
 from kdsnn.checkpoint import CheckpointInfo, model_text
 from kdsnn.data import as_data
 from kdsnn.errors import KdsnnError
+from kdsnn.factory import is_factory, made_by
 from kdsnn.models import build
-from kdsnn.train import TrainConfig, distill, distill_with_twin, evaluate, pretrain
-from kdsnn.train.calling import Convention, convention_of
+from kdsnn.train import RunFiles, TrainConfig, distill, distill_with_twin, evaluate, pretrain
+from kdsnn.train.calling import CallingConvention, convention_of
 from kdsnn.train.fast_neurons import fused
 from kdsnn.train.features import feature_pairs, margins, parse_taps
 from kdsnn.train.grid import quantized
+from kdsnn.train.learner import Learner, laid_out
 
 SHAPE, T = (1, 8, 8), 4
 CONFIG = TrainConfig(epochs=2, batch_size=16, lr=0.05, warmup_epochs=0, T=T)
@@ -121,15 +123,15 @@ class StaticStem(nn.Module):
 
 
 CONVENTIONS = {
-    "multi-step": (lambda: layers("m"), Convention("multi-step")),
-    "single-step": (lambda: layers("s"), Convention("single-step")),
-    "frames to their mean": (FramesMean, Convention("multi-step", averaged=True)),
-    "loop over frames": (lambda: FramesLoop("s"), Convention("multi-step")),
-    "repeats": (Repeats, Convention("own steps")),
-    "repeats to the mean": (RepeatsMean, Convention("own steps", averaged=True)),
-    "loop to the mean": (lambda: LoopMean("s"), Convention("own steps", averaged=True)),
-    "loop to all steps": (lambda: LoopSteps("s"), Convention("own steps")),
-    "static stem": (StaticStem, Convention("own steps")),
+    "multi-step": (lambda: layers("m"), CallingConvention("multi-step")),
+    "single-step": (lambda: layers("s"), CallingConvention("single-step")),
+    "frames to their mean": (FramesMean, CallingConvention("multi-step", averaged=True)),
+    "loop over frames": (lambda: FramesLoop("s"), CallingConvention("multi-step")),
+    "repeats": (Repeats, CallingConvention("own steps")),
+    "repeats to the mean": (RepeatsMean, CallingConvention("own steps", averaged=True)),
+    "loop to the mean": (lambda: LoopMean("s"), CallingConvention("own steps", averaged=True)),
+    "loop to all steps": (lambda: LoopSteps("s"), CallingConvention("own steps")),
+    "static stem": (StaticStem, CallingConvention("own steps")),
 }
 
 
@@ -179,7 +181,7 @@ def test_every_way_of_being_called_is_found_and_gives_the_same_outputs(kind):
 
 def test_a_convention_says_what_it_is():
     assert (
-        str(Convention("single-step"))
+        str(CallingConvention("single-step"))
         == "single-step: takes the image in T calls with (N, C, H, W) and returns (T, N, K)"
     )
 
@@ -258,11 +260,11 @@ def test_the_loss_with_taps_is_the_papers_by_hand(data):
 
 
 def test_margin_channels_and_calls_are_found():
-    (pair,) = feature_pairs(teacher(), layers("s"), [("2", "bn")], Convention("single-step"), SHAPE, T)
+    (pair,) = feature_pairs(teacher(), layers("s"), [("2", "bn")], CallingConvention("single-step"), SHAPE, T)
     assert (pair.teacher.bn, pair.teacher.channels, pair.student.channels, pair.by_call) == ("bn", 6, 8, True)
-    (pair,) = feature_pairs(teacher(), layers("m"), [("2", "relu")], Convention("multi-step"), SHAPE, T)
+    (pair,) = feature_pairs(teacher(), layers("m"), [("2", "relu")], CallingConvention("multi-step"), SHAPE, T)
     assert (pair.teacher.bn, pair.teacher.channels, pair.by_call) == (None, 6, False)
-    (pair,) = feature_pairs(teacher(), layers("m"), [("2", "fc")], Convention("multi-step"), SHAPE, T)
+    (pair,) = feature_pairs(teacher(), layers("m"), [("2", "fc")], CallingConvention("multi-step"), SHAPE, T)
     assert pair.teacher.channels == 4  # a linear layer's values are maps of one pixel
 
 
@@ -308,6 +310,18 @@ def test_features_that_do_not_exist_are_named(data, taps, message):
     assert "\n" not in str(caught.value)
 
 
+def test_a_run_with_other_taps_is_not_resumed(data, tmp_path):
+    files = RunFiles(tmp_path / "state", every_seconds=0, resume=True)
+
+    def run(*taps):
+        return distill(layers("m"), data, CONFIG, method="feature", teacher=teacher(), taps=taps, files=files)
+
+    first = run(("2", "bn"))
+    assert run(("2", "bn")).history == first.history
+    with pytest.raises(KdsnnError, match="taps was"):
+        run(("2", "conv"))
+
+
 def test_what_no_teacher_can_be(data):
     with pytest.raises(KdsnnError, match="The teacher has neurons"):
         distill(layers("m"), data, CONFIG, method="response", teacher=layers("s"))
@@ -317,6 +331,23 @@ def test_what_no_teacher_can_be(data):
         distill(layers("m"), data, CONFIG, method="response", teacher=nn.Conv2d(1, 1, 1))
     with pytest.raises(KdsnnError, match="6 classes and quadrants has 4"):
         pretrain(nn.Sequential(nn.Flatten(), nn.Linear(64, 6)), data, CONFIG)
+
+
+@pytest.mark.parametrize(("capability", "safe"), [("AVX2", False), ("AVX512", True)])
+def test_layouts_that_corrupt_memory_are_not_taken(monkeypatch, capability, safe):
+    """1×1 convolutions with a stride, of fewer than 8 channels: oneDNN writes past the end of their weights' gradient."""
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    small, wide = ({"stem": stem, "widths": (stem, 16, 16)} for stem in (4, 8))
+    for options, expected in ((small, safe), (wide, True)):
+        network = build("resnet14", spiking=True, input_shape=SHAPE, classes=4, **options)
+        for whole in (network, Learner(network, T)):
+            laid_out(whole, torch.channels_last)
+            assert network.stem.conv.weight.is_contiguous(memory_format=torch.channels_last) or not expected
+            assert network.body.stage2[0].conv1.weight.is_contiguous() != expected
+            laid_out(whole, torch.contiguous_format)
+    foreign = layers("m")
+    laid_out(foreign, torch.channels_last)
+    assert foreign[0].weight.is_contiguous()
 
 
 # -- neurons -----------------------------------------------------------------------------------------
@@ -366,7 +397,7 @@ def test_membrane_readout_of_a_foreign_module(data):
             return self.out.v / len(x)
 
     module = ReadsMembrane()
-    assert convention_of(module, SHAPE, T) == Convention("multi-step", averaged=True)
+    assert convention_of(module, SHAPE, T) == CallingConvention("multi-step", averaged=True)
     history = distill(module, data, CONFIG, method="none").history
     assert history[-1].loss < history[0].loss
     slow = ReadsMembrane()
@@ -401,7 +432,7 @@ def test_a_module_comes_back_into_one_that_the_caller_gives(data, tmp_path):
         checkpoint.load(tmp_path / "student.safetensors", module=layers("m")[:3])
 
 
-def test_a_module_comes_back_from_its_factory(data, tmp_path, monkeypatch):
+def test_a_checkpoint_names_its_factory_and_never_runs_it(data, tmp_path, monkeypatch):
     (tmp_path / "mynets.py").write_text(
         "from torch import nn\nfrom spikingjelly.activation_based import layer, neuron\n"
         "def student():\n    print('building')\n"
@@ -409,25 +440,31 @@ def test_a_module_comes_back_from_its_factory(data, tmp_path, monkeypatch):
         "def other(): return 7\n"
     )
     monkeypatch.chdir(tmp_path)
-    from kdsnn.factory import made_by
-
     module = made_by("mynets:student")
     info = info_of(module, data, "mynets:student")
     checkpoint.save("student.safetensors", module, info)
-    loaded, read = checkpoint.load("student.safetensors")
+    with pytest.raises(KdsnnError, match="give mynets:student as the network and this file as its weights") as caught:
+        checkpoint.load("student.safetensors")
+    assert "\n" not in str(caught.value)
+    loaded, read = checkpoint.load("student.safetensors", module=made_by("mynets:student"))
     assert read.model == "mynets:student" and read.readout is None and type(loaded) is nn.Sequential
     assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), module.parameters(), strict=True))
+
+
+def test_factories_that_make_nothing(tmp_path, monkeypatch, capsys):
+    (tmp_path / "mynets2.py").write_text("def other(): return 7\ndef leaves(): raise SystemExit('bye')\n")
+    monkeypatch.chdir(tmp_path)
     for factory, message in {
-        "mynets:other": "returned a int",
-        "mynets:none": "cannot be built",
-        "nowhere:student": "No module named",
-        "os:abort": "names no user's own code",
+        "mynets2:other": "it returned a int",
+        "mynets2:none": "cannot be built .*no attribute 'none'",
+        "mynets2:leaves": r"cannot be built \(SystemExit: bye\)",
+        "nowhere:student": r"cannot be built \(ModuleNotFoundError: No module named",
     }.items():
-        checkpoint.save("wrong.safetensors", module, replace(info, model=factory))
-        with pytest.raises(KdsnnError, match=f"'{factory}', cannot be built.*{message}") as caught:
-            checkpoint.load("wrong.safetensors")
+        assert is_factory(factory)
+        with pytest.raises(KdsnnError, match=f"^{factory}: {message}") as caught:
+            made_by(factory)
         assert "\n" not in str(caught.value)
-    assert "" not in sys.path
+    assert "" not in sys.path and not is_factory("student.safetensors") and not is_factory("a:b.c")
 
 
 def test_tensors_with_two_names_and_state_that_is_no_tensor(data, tmp_path):

@@ -1,4 +1,4 @@
-"""How the host works while a network trains: threads and memory."""
+"""How the host works while a network trains: threads, memory, and a kernel to keep away from."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import ctypes
 import math
 import platform
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from kdsnn.data import DataSet
 
@@ -51,3 +53,32 @@ def memory_kept() -> Iterator[None]:
         libc.mallopt(M_MMAP_MAX, DEFAULT_MMAPS)
         libc.mallopt(M_TRIM_THRESHOLD, DEFAULT_TRIM)
         libc.malloc_trim(0)
+
+
+@contextmanager
+def strides_safe(network: nn.Module) -> Iterator[None]:
+    """Inside, no convolution of `network` runs into issue 6035 of oneDNN (seen in 3.12, open in November 2026).
+
+    In channels_last the weights' gradient of a strided 1×1 convolution of fewer channels than a vector holds is written
+    past its buffer: wrong values, a hang or an abort. That kernel is for strides that divide height and width, so the
+    rows and columns behind the last one that is read are cut off. Outputs and the gradient of the inputs stay the same.
+    """
+    few = 16 if torch.cpu._is_avx512_supported() else 8
+    with ExitStack() as stack:
+        for module in network.modules():
+            if isinstance(module, nn.Conv2d) and _overruns(module, few):
+                stack.callback(module.register_forward_pre_hook(_cut).remove)
+        yield
+
+
+def _overruns(conv: nn.Conv2d, few: int) -> bool:
+    narrow = conv.in_channels < few and conv.groups == 1
+    return narrow and conv.kernel_size == (1, 1) and conv.stride != (1, 1) and conv.padding in ((0, 0), "valid")
+
+
+def _cut(conv: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+    if not inputs or inputs[0].device.type != "cpu" or not torch.is_grad_enabled():
+        return None
+    x = inputs[0]
+    height, width = ((size - 1) // step * step + 1 for size, step in zip(x.shape[-2:], conv.stride, strict=True))
+    return x[..., :height, :width], *inputs[1:]

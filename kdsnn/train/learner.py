@@ -93,20 +93,8 @@ def laid_out(module: nn.Module, layout: torch.memory_format) -> None:
     Modules that are not this project's are left alone: one that takes views of its maps fails in another layout.
     """
     network = module.network if isinstance(module, Learner) else module
-    if isinstance(network, StagedNetwork) and not (layout == torch.channels_last and _is_unsafe(network)):
+    if isinstance(network, StagedNetwork):
         module.to(memory_format=layout)  # type: ignore[call-overload]
-
-
-def _is_unsafe(network: nn.Module) -> bool:
-    """Say whether a network has convolutions that corrupt memory in channels_last on a CPU without AVX-512.
-
-    Those are 1×1 with a stride, of fewer than 8 channels: oneDNN 3.12's weight gradient writes past its end there.
-    """
-    on_host = device_of(network).type == "cpu" and torch.backends.cpu.get_cpu_capability() != "AVX512"
-    return on_host and any(
-        isinstance(part, nn.Conv2d) and part.kernel_size == (1, 1) and part.stride != (1, 1) and part.in_channels < 8
-        for part in network.modules()
-    )
 
 
 @torch.no_grad()

@@ -28,7 +28,7 @@ from kdsnn.train.config import TrainConfig
 from kdsnn.train.curves import read_runs, write_curves
 from kdsnn.train.fast_neurons import fused
 from kdsnn.train.history import EpochRecord, OnEpoch, tensorboard, write_csv
-from kdsnn.train.host import few_threads, memory_kept
+from kdsnn.train.host import few_threads, memory_kept, strides_safe
 from kdsnn.train.learner import Learner, correct, laid_out, require_fit
 from kdsnn.train.objectives import Batch, Objective
 from kdsnn.train.optim import Average, finite, optimizer_of, schedule, snapshot
@@ -76,7 +76,7 @@ class Job:
 
 def fit(learner: Learner, objective: Objective, job: Job, accelerator: Accelerator) -> Trained:
     """Train `learner` in place, on every process of `accelerator`; errors as in `kdsnn.train.pretrain`."""
-    with few_threads(job.data, job.config.batch_size), memory_kept(), fused(learner):
+    with few_threads(job.data, job.config.batch_size), memory_kept(), strides_safe(learner), fused(learner):
         return _Loop(learner, objective, job, accelerator).run()
 
 

@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test lint coverage bench lava clean
+.PHONY: demo test lint docs coverage bench lava clean
 
 demo: lava
 	$(BIN)/kdsnn-deploy demo --out demo-output
@@ -21,6 +21,9 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: $(READY)
+	$(BIN)/python -m sphinx -b html -q -W --keep-going docs docs/_build/html
+
 bench: $(READY)
 	$(BIN)/python -m benchmarks
 
@@ -34,4 +37,4 @@ $(READY): pyproject.toml constraints.txt
 	touch $(READY)
 
 clean:
-	rm -rf .venv demo-output build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv demo-output build docs/_build .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -7,6 +7,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 import torch
 import typer
 
+import kdsnn
 from kdsnn import checkpoint, models
 from kdsnn.checkpoint import CheckpointInfo
 from kdsnn.cli.app import app, main
@@ -22,9 +24,12 @@ from kdsnn.data import load
 ROOT = Path(__file__).parent.parent
 RECORDS = ROOT / "docs" / "results"
 """What was once run, for hours: there the commands must exist, and are not run again."""
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+README = ROOT / "README.md"
+FROM_PYTHON = ROOT / "docs" / "from-python.md"
+WRITTEN = [page for page in sorted((ROOT / "docs").rglob("*.md")) if "_build" not in page.parts]
+PAGES = [README, ROOT / "CONTRIBUTING.md", *WRITTEN]
 QUICK = {"pretrain": ["--epochs", "1"], "distill": ["--epochs", "1"]}
-"""What a command gets besides, so that it ends soon."""
+"""What a command gets besides, so that it ends soon. From Python a page's own number of epochs counts, if it says one."""
 NOT_RUN = {"make", "pip", "python", "accelerate"}
 """Programs whose lines are not run: the suite itself runs inside of `make test`, benchmarks have checks of their own."""
 MAY_FAIL = {"check": {0, 1}}
@@ -89,7 +94,7 @@ def cli(arguments: list[str]) -> int:
 
 def blocks(page: Path) -> Iterator[tuple[str, str]]:
     """(language, text) of every fenced block."""
-    yield from re.findall(r"^```(\w*)\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    yield from re.findall(r"^```(\S*)\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
 
 
 def with_code(language: str) -> list[Path]:
@@ -118,19 +123,41 @@ def known(page: Path) -> dict[str, object]:
     }
 
 
-@pytest.mark.parametrize("page", with_code("python"), ids=lambda page: page.name)
+def python_of(page: Path) -> list[str]:
+    return [text for language, text in blocks(page) if language == "python"]
+
+
+def lines_of(text: str) -> list[str]:
+    return [line for line in text.splitlines() if line.strip()]
+
+
+def test_the_readme_shows_what_is_run() -> None:
+    """Its example is that of `docs/from-python.md`, which is run; so it is not run twice."""
+    (example,) = python_of(README)
+    assert example == python_of(FROM_PYTHON)[0]
+    assert len(lines_of(example)) <= 10
+
+
+def test_a_students_way_to_lava_is_short() -> None:
+    first = python_of(ROOT / "docs" / "your-teacher-and-student.md")[0]
+    assert "kdsnn.run(" in first and '"lava"' in first and "assert result.ok" in first
+    assert len(lines_of(first)) <= 25
+
+
+@pytest.mark.parametrize("page", [page for page in with_code("python") if page != README], ids=lambda page: page.name)
 def test_python_runs(
     page: Path, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lava_python: Path
 ) -> None:
     shutil.copytree(prepared, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
+    for verb in QUICK:
+        monkeypatch.setattr(kdsnn, verb, partial(getattr(kdsnn, verb), epochs=1))
     names = known(page)
-    for language, text in blocks(page):
-        if language == "python":
-            if named := re.match(r"# (\w+\.py)\n", text):
-                Path(named[1]).write_text(text)
-            exec(compile(text, page.name, "exec"), names)
+    for text in python_of(page):
+        if named := re.match(r"# (\w+\.py)\n", text):
+            Path(named[1]).write_text(text)
+        exec(compile(text, page.name, "exec"), names)
 
 
 @pytest.mark.parametrize("page", with_code(""), ids=lambda page: str(page.relative_to(ROOT)))

@@ -27,7 +27,8 @@ from pathlib import Path
 from typing import Any
 
 from exporters.files import atomic_path
-from kdsnn.cli.console import say
+from kdsnn.cli.console import progress, say
+from kdsnn.cli.options import settings_of
 from kdsnn.data import Augmentation, DataSet, Noise, load
 from kdsnn.deploy import training
 from kdsnn.digest import digest_json
@@ -190,17 +191,18 @@ def run_cell(cell: Cell, folder: Path) -> dict[str, Any]:
         others = {"teacher": folder / f"{cell.teacher.name}.csv"}
     pretrain = cell.method == "pretrain"
     job = training.Training(
-        cell.name, cell.model, weights, _data(cell.data, tuple(cell.noise.items())), cell.config, cell.options,
+        cell.name, cell.model, _data(cell.data, tuple(cell.noise.items())), cell.config, cell.options, weights,
         method=None if pretrain else cell.method, teacher=teacher, readout=cell.readout, neuron=cell.neuron,  # type: ignore[arg-type]
         augmentation=Augmentation(**cell.augment) or None, resume=True, label="teacher" if pretrain else cell.method,
         others=others,
     )  # fmt: skip
-    _, info, history = training.train_and_save(job)
+    with progress() as told:
+        trained = training.train_and_save(job, told)
     found = {
         "cell": asdict(cell),
-        "accuracy": info.metrics["test_accuracy"],
-        "by_step": history[-1].by_step,
-        "seconds": sum(r.seconds for r in history),
+        "accuracy": trained.accuracy,
+        "by_step": trained.history[-1].by_step,
+        "seconds": sum(r.seconds for r in trained.history),
     }
     with atomic_path(folder / f"{cell.name}.json") as temporary:
         temporary.write_text(json.dumps(found, indent=1))
@@ -348,7 +350,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             return
         if given.seeds:
             seeds = tuple(int(seed) for seed in given.seeds.split(","))
-        changes = training.settings(given.set) | ({"epochs": given.epochs} if given.epochs else {})
+        changes = settings_of(given.set) | ({"epochs": given.epochs} if given.epochs else {})
         teacher_changes = {"epochs": given.teacher_epochs} if given.teacher_epochs else {}
         chosen = selected(rows, tables, given.rows)
         plan = Plan(chosen, sets, seeds, _sources(given.data, sets), changes, teacher_changes)

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-
 from exporters.from_torch.calling import Calling, named, unwrapped
 from exporters.from_torch.neurons import known_kind
 from exporters.from_torch.refusals import node_name
+from torch import Tensor, nn
+
 from exporters.graph import Array, SpikingGraph
 
 if TYPE_CHECKING:
@@ -39,7 +39,9 @@ class AuthorRun:
     roundoff: float
 
 
-def run_author(module: nn.Module, graph: SpikingGraph, calling: Calling, x: Array, *, double: bool = False) -> AuthorRun:
+def run_author(
+    module: nn.Module, graph: SpikingGraph, calling: Calling, x: Array, *, double: bool = False
+) -> AuthorRun:
     """Run a module on real-valued samples x (N, *shape), or (N, T, *shape) where its input is over time.
 
     Args:

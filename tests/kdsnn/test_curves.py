@@ -168,15 +168,15 @@ def test_training_draws_student_twin_and_teacher_together(tmp_path):
     data = DataSet("noise", images, labels, images, labels, classes=4)
     options = {"channels": (2, 4), "hidden": 8}
     config = TrainConfig(epochs=2, batch_size=8, T=2, warmup_epochs=0)
-    common = {"data": data, "config": config, "options": options, "quiet": True}
-    teacher, _, _ = training.train_and_save(
-        training.Training("", "cnn2", tmp_path / "t.safetensors", label="teacher", **common)
+    common = {"data": data, "config": config, "options": options}
+    teacher = training.train_and_save(
+        training.Training("", "cnn2", out=tmp_path / "t.safetensors", label="teacher", **common)
     )
     job = training.Training(
-        "", "cnn2", tmp_path / "s.safetensors", method="response", teacher=teacher, label="distilled",
+        "", "cnn2", out=tmp_path / "s.safetensors", method="response", teacher=teacher.module, label="distilled",
         others={"teacher": tmp_path / "t.csv"}, **common,
     )  # fmt: skip
-    _, _, records = training.train_and_save(job)
+    records = training.train_and_save(job).history
     assert len(points((tmp_path / "s.svg").read_text())) == 4
     training.train_and_save(job.twin("", tmp_path / "s.twin.safetensors"))
     svg = (tmp_path / "s.svg").read_text()

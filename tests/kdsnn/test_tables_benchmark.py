@@ -76,7 +76,7 @@ def test_killed_and_run_again_gives_the_table_without_training_anything_twice(tm
     assert 2 <= len(done) < 7, errors
 
     trained, original = [], training.train_and_save
-    monkeypatch.setattr(training, "train_and_save", lambda job: trained.append(job.title) or original(job))
+    monkeypatch.setattr(training, "train_and_save", lambda job, told: trained.append(job.title) or original(job, told))
     kdsnn_tables.main(options)
     # a teacher; two seeds of the twin, which both methods share; two of either method
     assert len(results(out)) == 1 + 2 + 2 * 2

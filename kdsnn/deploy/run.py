@@ -194,7 +194,11 @@ def _run_onnx_file(
 
     from exporters import onnx
 
-    given = {name: value for name, value in lowering.items() if value is not None and name not in _FINISHED_TAKES}
+    given = {
+        name: value
+        for name, value in lowering.items()
+        if value is not None and value != {} and name not in _FINISHED_TAKES
+    }
     if given.pop("encoder", "chip") != "chip":
         given = {"encoder": "host"}
     for name in given:

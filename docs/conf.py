@@ -78,13 +78,10 @@ def as_restructured_text(
 SHORTER = (
     (re.compile(r"~numpy\.ndarray\[tuple\[~typing\.Any, \.\.\.\], ~numpy\.dtype\[~typing\.Any\]\]"), "Array"),
     (re.compile(r"~numpy\.ndarray\[tuple\[~typing\.Any, \.\.\.\], ~numpy\.dtype\[(.*?)\]\]"), r"NDArray[\1]"),
-    (
-        re.compile(r"=(\w+)\((?:[^()]|\([^()]*\))+\)"),
-        r"=\1(...)",
-    ),  # a default that is an object with arguments of its own
+    (re.compile(r"(= ?[A-Z]\w+)\((?:[^()]|\([^()]*\))+\)"), r"\1(...)"),
     (re.compile("<factory>"), "..."),
 )
-"""What autodoc writes, and what a reader takes in at once."""
+"""What autodoc writes of arrays and of defaults that are objects, and what a reader takes in at once."""
 
 
 def shorter(

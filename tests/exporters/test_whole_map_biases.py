@@ -75,6 +75,16 @@ def assert_same_spikes(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> No
         np.testing.assert_array_equal(b[name], spikes, err_msg=name)
 
 
+def chain_of(graph: SpikingGraph) -> SpikingGraph:
+    """The chain; maps may make biases of layers side by side too large for a common threshold, which is refused."""
+    try:
+        return to_chain(graph)
+    except DeployError as error:
+        assert "no threshold can stand for those of layers of one depth" in str(error)
+        assume(False)
+        raise
+
+
 def by_hand(graph: SpikingGraph, frames: np.ndarray) -> dict[str, np.ndarray]:
     """The spikes of a chain of convolutions, max-pools, dense layers and IF neurons, in float64 and step by step."""
     found: dict[str, list[np.ndarray]] = {name: [] for name in graph.neurons}
@@ -117,7 +127,7 @@ def test_the_emulator_adds_the_map(seed: int) -> None:
 def test_chains_of_all_kinds_of_networks(seed: int) -> None:
     """Average pools, relays, ORs, leaks and current-based neurons, read as spikes and as membranes; a file of the chain too."""
     graph = with_maps(random_integer_network(seed), seed)
-    chained, frames = to_chain(graph), frames_for(graph, seed)
+    chained, frames = chain_of(graph), frames_for(graph, seed)
     expected, output = spikes_of(graph, frames)
     found, chain_output = spikes_of(chained, frames)
     assert_same_spikes(expected, member_spikes(chained, found))
@@ -127,7 +137,7 @@ def test_chains_of_all_kinds_of_networks(seed: int) -> None:
 @SHARED
 @given(SEEDS)
 def test_netx_files_read_back(tmp_path: Path, seed: int) -> None:
-    chained = to_chain(with_maps(random_integer_network(seed), seed))
+    chained = chain_of(with_maps(random_integer_network(seed), seed))
     again = netx.read(netx.write(chained, tmp_path / f"{seed}.net"))
     for name, synapse in chained.synapses.items():
         np.testing.assert_array_equal(again.synapses[name].weight, synapse.weight)

@@ -35,6 +35,7 @@ from exporters.from_torch.values import (
     synapse_shape,
 )
 from exporters.graph import (
+    AnySynapse,
     Array,
     AvgPool2d,
     Conv2d,
@@ -46,7 +47,6 @@ from exporters.graph import (
     Output,
     Shape,
     SpikingGraph,
-    Synapse,
     unique_name,
     window_positions,
 )
@@ -207,7 +207,7 @@ class Lowering:
 
     # -- values --------------------------------------------------------------------------------
 
-    def synapse(self, name: str, layer: Synapse, bias: Array | None, value: Value) -> Current:
+    def synapse(self, name: str, layer: AnySynapse, bias: Array | None, value: Value) -> Current:
         if isinstance(value, Current):
             value = Signal(self.place(value, name), value.shape)  # two synapse layers in a row stay two layers
         if value.repeated is not None and isinstance(layer, Linear):

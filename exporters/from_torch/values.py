@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from exporters.errors import DeployError
-from exporters.graph import Array, Input, Linear, Output, Pair, Shape, SpikingGraph, Synapse
+from exporters.graph import AnySynapse, Array, Input, Linear, Output, Pair, Shape, SpikingGraph
 
 
 class LoweringError(DeployError):
@@ -34,7 +34,7 @@ class Term:
     """One set of synapses: a bias-free layer reading a signal."""
 
     name: str
-    synapse: Synapse
+    synapse: AnySynapse
     source: Signal
 
 
@@ -50,12 +50,12 @@ class Current:
 Value = Signal | Current
 
 
-def scaled(synapse: Synapse, scale: Array) -> Synapse:
+def scaled(synapse: AnySynapse, scale: Array) -> AnySynapse:
     """The layer with its output channels multiplied by scale (C,)."""
     return replace(synapse, weight=synapse.weight * scale.reshape(-1, *[1] * (synapse.weight.ndim - 1)))
 
 
-def fold_into_inputs(layer: Synapse, scale: Array, shift: Array, shape: Shape) -> tuple[Array, Array]:
+def fold_into_inputs(layer: AnySynapse, scale: Array, shift: Array, shape: Shape) -> tuple[Array, Array]:
     """Weights that read x as the layer reads scale·x + shift, and the bias (Cout,) that the shift adds."""
     weight = layer.weight
     if isinstance(layer, Linear):
@@ -78,7 +78,7 @@ def fold_repeats(layer: Linear, value: Signal) -> tuple[Linear, Signal]:
     return replace(layer, weight=weight.reshape(len(weight), -1)), Signal(value.nodes, (channels * height * width,))
 
 
-def synapse_shape(layer: Synapse, shape: Shape, name: str) -> Shape:
+def synapse_shape(layer: AnySynapse, shape: Shape, name: str) -> Shape:
     """The output shape; the graph's own validation says what is wrong when the input does not fit."""
     probe = SpikingGraph(
         {"input": Input(shape), name: layer, "output": Output("membrane")}, (("input", name), (name, "output")), 1

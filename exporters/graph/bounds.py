@@ -6,28 +6,16 @@ Lava's registers, and how finely weights may be represented.
 
 from __future__ import annotations
 
+from typing import assert_never
 from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from exporters.graph import (
-    IF,
-    LIF,
-    Array,
-    AvgPool2d,
-    Conv2d,
-    Input,
-    Linear,
-    SpikingGraph,
-    Synapse,
-)
+from exporters.graph.nodes import Array, AvgPool2d, Flatten, Input, MaxPool2d, Neuron, Output, Synapse
+from exporters.graph.spiking_graph import SpikingGraph
 
-CURRENT_LIMIT = 131_071
-"""Largest |current| per step that Lava's 24-bit register with 6 fractional bits holds without wrapping."""
-BIAS_LIMIT = 32_767
-"""Largest |bias|: Lava keeps the mantissa in 16 bits."""
-THRESHOLD_LIMIT = 131_072
-"""Largest integer threshold V: the file stores V − 1 in 17 bits."""
+EXACT_IN_FLOAT32 = 2**24
+"""Whole numbers up to here are float32 numbers, so sums that stay below are exact in any order of addition."""
 
 _sums: WeakKeyDictionary[Synapse, tuple[Array, Array]] = WeakKeyDictionary()
 """Per output channel the sums of positive and of negative weights: a pass over millions of weights, asked for many times."""
@@ -41,16 +29,18 @@ def input_bounds(graph: SpikingGraph) -> dict[str, float]:
         arriving = sum(out[s] for s in graph.sources(name))
         into[name] = arriving
         match node:
-            case Input(encoding="direct", scale=int(scale)):
-                out[name] = float(scale)
-            case Input() | IF() | LIF():
+            case Input():
+                out[name] = float(node.scale) if node.encoding == "direct" and node.scale is not None else 1.0
+            case Neuron():
                 out[name] = 1.0
-            case AvgPool2d(kernel=(kh, kw), divisor=divisor):
-                out[name] = arriving * kh * kw / divisor
-            case Conv2d() | Linear():
+            case AvgPool2d():
+                out[name] = arriving * node.kernel[0] * node.kernel[1] / node.divisor
+            case Synapse():
                 out[name] = sum_bound(node, arriving, signed=is_signed(graph, name))
-            case _:
+            case MaxPool2d() | Flatten() | Output():
                 out[name] = arriving
+            case _:
+                assert_never(node)
     return into
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from exporters.graph import Array, Conv2d, GraphError, Linear, Node, Shape, Synapse, unique_name
+from exporters.graph import AnySynapse, Array, Conv2d, GraphError, Linear, Node, Shape, unique_name
 
 LARGEST_DIAGONAL = 4096
 """Flat signals beyond which synapses from each to its counterpart alone would be a needlessly large dense layer."""
@@ -32,7 +32,7 @@ class Term:
     """One set of synapses that has no node yet: a layer that reads the sum of some nodes."""
 
     name: str
-    synapse: Synapse
+    synapse: AnySynapse
     nodes: tuple[str, ...]
 
 
@@ -72,7 +72,7 @@ def per_channel(name: str, what: str, scale: float | Array, shape: Shape) -> Arr
     return rows[:, 0]
 
 
-def scaled_outputs(synapse: Synapse, scale: Array) -> Synapse:
+def scaled_outputs(synapse: AnySynapse, scale: Array) -> AnySynapse:
     """The layer with its output channels, and their biases, multiplied by scale (C,)."""
     columns = [1] * (synapse.weight.ndim - 1)
     bias = synapse.bias
@@ -81,7 +81,7 @@ def scaled_outputs(synapse: Synapse, scale: Array) -> Synapse:
     return replace(synapse, weight=synapse.weight * scale.reshape(-1, *columns), bias=bias)
 
 
-def scaled_inputs(name: str, layer: Synapse, scale: float | Array, shape: Shape) -> Synapse:
+def scaled_inputs(name: str, layer: AnySynapse, scale: float | Array, shape: Shape) -> AnySynapse:
     """The layer that reads x as this one reads scale · x; `shape` is that of x.
 
     Raises:
@@ -102,7 +102,7 @@ def read_channels(layer: Conv2d) -> Array:
     return np.asarray(group[:, None] * each + np.arange(each))
 
 
-def identity(name: str, shape: Shape, scale: float | Array = 1.0) -> Synapse:
+def identity(name: str, shape: Shape, scale: float | Array = 1.0) -> AnySynapse:
     """Synapses from each neuron to its counterpart, which multiply by a factor.
 
     Raises:

@@ -22,8 +22,9 @@ import numpy as np
 
 from exporters.files import atomic_paths
 from exporters.graph import IF, LIF, Conv2d, Flatten, Input, Linear, Node, Output, Pair, SpikingGraph, chain
+from exporters.graph.registers import SILENT
 from exporters.netx.check import NetxError, layer_groups, opened, problems, text
-from exporters.passes.chain import SILENT, layers
+from exporters.passes.chain import chain_layers
 
 __all__ = ["NetxError", "Timing", "message_bits", "read", "sidecar_path", "timing", "validate", "write"]
 
@@ -50,7 +51,7 @@ class Timing:
 
 def timing(graph: SpikingGraph) -> Timing:
     """The timing of a chain: one step per neuron layer, membranes reset as each layer's sample begins."""
-    return Timing(graph.T, len(layers(graph)), graph.T, 1)
+    return Timing(graph.T, len(chain_layers(graph)), graph.T, 1)
 
 
 def message_bits(graph: SpikingGraph) -> int:
@@ -139,7 +140,7 @@ def read(path: Path, *, T: int | None = None, encoding: Literal["direct", "spike
 def _describe(graph: SpikingGraph) -> Iterator[dict[str, Any]]:
     """The layers as nested dictionaries of datasets."""
     yield {"type": "input", "shape": np.array(graph.input.shape, np.int64)}
-    for step in layers(graph):
+    for step in chain_layers(graph):
         name, synapse = step.name, step.synapse
         if len(graph.in_shape(name)) == 1 and any(isinstance(graph.nodes[s], Flatten) for s in graph.sources(name)):
             yield {"type": "flatten", "shape": np.array(graph.in_shape(name), np.int64)}
@@ -207,7 +208,7 @@ def _sidecar(graph: SpikingGraph) -> dict[str, Any]:
                 "decay": step.decay,
                 "current_decay": step.current_decay,
             }
-            for step in layers(graph)
+            for step in chain_layers(graph)
         ],
         "metadata": dict(graph.metadata),
     }

@@ -11,9 +11,8 @@ import numpy as np
 
 from exporters.errors import DeployError
 from exporters.graph import Array
-from exporters.graph.bounds import BIAS_LIMIT, THRESHOLD_LIMIT
+from exporters.graph.registers import BIAS_LIMIT, MAX_GROUPS, THRESHOLD_LIMIT
 from exporters.hdf5 import flaw
-from exporters.passes.chain import MAX_GROUPS
 
 
 class NetxError(DeployError):

@@ -43,7 +43,7 @@ from exporters.graph.currents import (
     scaled_inputs,
     uniform,
 )
-from exporters.graph.nodes import infer_shape
+from exporters.graph.inference import infer_shape
 from exporters.nir.check import NirError, Unfolded, load, unfold
 from exporters.nir.neurons import PREFIX, Discretization, Time, constants, dynamics, fact, persistence, resting
 from exporters.nir.values import connected_without, fit, pair, sample_shape, synapse_of

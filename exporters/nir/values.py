@@ -10,7 +10,7 @@ from typing import Any
 import nir
 import numpy as np
 
-from exporters.graph import Array, Conv2d, Linear, Pair, Shape, Synapse
+from exporters.graph import AnySynapse, Array, Conv2d, Linear, Pair, Shape
 from exporters.nir.check import NirError, Unfolded
 
 
@@ -39,7 +39,7 @@ def fit(name: str, values: Any, shape: Shape) -> Array:
     raise NirError(f"{name}: its constants have shape {array.shape}, but {shape} arrives")
 
 
-def synapse_of(name: str, node: Any, *, integer: bool, groups: int) -> Synapse:
+def synapse_of(name: str, node: Any, *, integer: bool, groups: int) -> AnySynapse:
     """The layer of a NIR node with weights; `groups`: of a convolution whose kernels are written out block-diagonally."""
     weight, bias = np.asarray(node.weight), getattr(node, "bias", None)
     bias = None if bias is None or not np.any(bias) else np.asarray(bias).reshape(-1)

@@ -28,7 +28,6 @@ from exporters.graph import (
     Node,
     Output,
     SpikingGraph,
-    current_leak,
     unique_name,
 )
 from exporters.nir.check import NirError
@@ -147,7 +146,7 @@ def _parts(graph: SpikingGraph, name: str, node: Node, dt: float) -> Iterator[tu
             yield "", conv
             yield "or", _neurons(IF(0.5), shape, dt, max_pool=1)
         case IF() | LIF():
-            if current_leak(node):
+            if node.current_leak:
                 _check_current(graph, name)
             yield "", _neurons(node, shape, dt, reset=node.reset, scale=node.scale)
 

@@ -38,9 +38,9 @@ from exporters.graph import (
     Output,
     SpikingGraph,
     Synapse,
-    current_leak,
 )
-from exporters.graph.bounds import CURRENT_LIMIT, input_bounds, sum_bound
+from exporters.graph.bounds import EXACT_IN_FLOAT32, input_bounds, sum_bound
+from exporters.graph.registers import CURRENT_LIMIT, CURRENT_REGISTER, FRACTION
 from exporters.onnx import functions
 from exporters.onnx.facts import FORMS, Form, OnnxError, metadata
 
@@ -110,7 +110,7 @@ class _Builder:
         self.initializers: list[onnx.TensorProto] = []
         self.values: dict[str, _Value] = {}  # node → its output
         self.states: dict[str, str] = {}  # tensor → the layer of neurons whose state it is
-        self.persistent = {name for name, layer in graph.neurons.items() if current_leak(layer)}
+        self.persistent = {name for name, layer in graph.neurons.items() if layer.current_leak}
         self.late = {name for name in graph.synapses if not self.persistent.isdisjoint(graph.targets(name))}
         self.functions: set[str] = set()
         self.written: set[str] = set()
@@ -274,7 +274,7 @@ class _Builder:
             kind = "ConvInteger" if is_conv else "MatMulInteger"
             self.op(kind, [x.tensor, moved, zero, offset], output, static=x.static, **window)
             return _Value(output, "int32", x.static)
-        if bound >= 2**24:
+        if bound >= EXACT_IN_FLOAT32:
             raise OnnxError(f"{name}: its currents can reach {bound:g}; no more than 2^24 can be computed exactly")
         stored = self.constant(f"{name}/weight", weight.astype(np.int32))
         exact = self.op("Cast", [stored], f"{name}/weight_float", static=True, to=TensorProto.FLOAT)
@@ -320,7 +320,7 @@ class _Builder:
 
     def current(self, name: str, node: IF | LIF | Output, x: _Value) -> _Value:
         """The synaptic current, leaked from step to step where it persists."""
-        if isinstance(node, Output) or not current_leak(node):
+        if isinstance(node, Output) or not node.current_leak:
             return x
         kind, output = "LoihiLI" if self.integer else "LI", f"{name}/lasting"
         attributes = functions.current_attributes(node, integer=self.integer)
@@ -337,7 +337,7 @@ class _Builder:
         synapses = {s: self.graph.synapses[s] for s in self.graph.sources(name) if s in self.graph.synapses}
         x = self.cast(x, "int32")
         bound = sum(sum_bound(s, self.bounds[n], bias=False) for n, s in synapses.items())
-        if name in self.persistent and bound >= 2**23:
+        if name in self.persistent and bound >= CURRENT_REGISTER:
             raise OnnxError(
                 f"{name}: its currents can reach {bound:g}, and where they persist only 2^23 can be computed"
             )
@@ -358,7 +358,7 @@ class _Builder:
         if self.integer and np.abs(total).max() >= 2**17:
             raise OnnxError(f"{name}: a bias of {np.abs(total).max()} exceeds Lava's 16 bits by far")
         if self.integer and name in self.persistent:
-            total = total * functions.FRACTION
+            total = total * FRACTION
         bias = self.constant(f"{name}/bias", total.astype(np.int32 if self.integer else np.float32))
         return replace(x, tensor=self.op("Add", [x.tensor, bias], f"{name}/biased", static=x.static))
 
@@ -401,7 +401,7 @@ class _Builder:
             self.op("Div", [x.tensor, self.constant("output/scale", np.array(node.scale, np.float32))], output)
         else:
             wide = self.op("Cast", [x.tensor], "output/register", to=TensorProto.DOUBLE)
-            fraction = self.constant("output/fraction", np.array(functions.FRACTION, np.float64))
+            fraction = self.constant("output/fraction", np.array(FRACTION, np.float64))
             whole = self.op("Div", [wide, fraction], "output/units")
             scale = self.constant("output/scale", np.array(node.scale, np.float64))
             real = self.op("Div", [whole, scale], "output/wide")

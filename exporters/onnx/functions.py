@@ -22,14 +22,20 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from exporters.graph import IF, LIF, Output, current_leak
+from exporters.graph import IF, LIF, Output
+from exporters.graph.registers import (
+    CONVOLUTION_BITS,
+    CURRENT_REGISTER,
+    DECAY_ONE,
+    DENSE_BITS,
+    FRACTION,
+    MEMBRANE_REGISTER,
+    decay_of,
+)
 
 OPSET = 20
 IR_VERSION = 10
 DOMAIN = "kdsnn.deploy"
-FRACTION = 64
-"""Units of an integer membrane per unit of the integer weights: Lava's six fractional bits."""
-MEMBRANE_MAX = 2**23 - 1
 
 REPEAT, AT_REST, OFFSET = "RepeatOverTime", "AtRest", "OffsetBy128"
 WRAP, WRAP_DENSE = "Wrap24Bit", "Wrap26Bit"
@@ -45,7 +51,7 @@ def neuron_kind(layer: IF | LIF | Output, *, integer: bool) -> str:
     if isinstance(layer, Output):
         return "LoihiI" if integer else "I"
     kind = type(layer).__name__ + ("" if layer.reset == "hard" else "Soft")
-    return f"Loihi{'Cuba' if current_leak(layer) else ''}{kind}" if integer else kind
+    return f"Loihi{'Cuba' if layer.current_leak else ''}{kind}" if integer else kind
 
 
 def neuron_attributes(layer: IF | LIF | Output, *, integer: bool) -> dict[str, Any]:
@@ -54,14 +60,14 @@ def neuron_attributes(layer: IF | LIF | Output, *, integer: bool) -> dict[str, A
         return {}
     found: dict[str, Any] = {"threshold": int(layer.threshold) if integer else float(layer.threshold)}
     if isinstance(layer, LIF):
-        found |= {"decay": 4096 - round(layer.leak * 4096)} if integer else {"leak": float(layer.leak)}
+        found |= {"decay": decay_of(layer.leak)} if integer else {"leak": float(layer.leak)}
     return found
 
 
 def current_attributes(layer: IF | LIF, *, integer: bool) -> dict[str, Any]:
     """The attributes of a call of `LI`, for a current that persists."""
-    leak = current_leak(layer)
-    return {"decay": 4096 - round(leak * 4096)} if integer else {"leak": float(leak)}
+    leak = layer.current_leak
+    return {"decay": decay_of(leak)} if integer else {"leak": float(leak)}
 
 
 def make(name: str) -> onnx.FunctionProto:
@@ -153,14 +159,14 @@ def _loihi_step(kind: str) -> list[onnx.NodeProto]:
     in_registers = node("Identity", ["current"], ["added"])
     nodes = [
         _constant("fraction", np.int32(FRACTION)),
-        _constant("lowest", np.int32(-MEMBRANE_MAX)),
-        _constant("highest", np.int32(MEMBRANE_MAX)),
+        _constant("lowest", np.int32(-MEMBRANE_REGISTER)),
+        _constant("highest", np.int32(MEMBRANE_REGISTER)),
         in_registers if "Cuba" in kind else node("Mul", ["current", "fraction"], ["added"]),
     ]
     if leaky:  # 23 bits times 12 bits need 64; integer division truncates toward zero, as Loihi does
         nodes += [
             _refer(node("Constant", [], ["decay"]), "value_int", "decay", onnx.AttributeProto.INT),
-            _constant("whole", np.int64(4096)),
+            _constant("whole", np.int64(DECAY_ONE)),
             node("Sub", ["whole", "decay"], ["keep"]),
             node("Cast", ["v"], ["v_wide"], to=TensorProto.INT64),
             node("Mul", ["v_wide", "keep"], ["product"]),
@@ -169,7 +175,7 @@ def _loihi_step(kind: str) -> list[onnx.NodeProto]:
         ]
     nodes.append(node("Add", ["kept" if leaky else "v", "added"], ["charged"]))
     if kind == "LoihiLI":
-        return [*nodes, *_turned("charged", "v_next", 2**23), node("Identity", ["v_next"], ["membrane"])]
+        return [*nodes, *_turned("charged", "v_next", CURRENT_REGISTER), node("Identity", ["v_next"], ["membrane"])]
     saturated = node("Clip", ["charged", "lowest", "highest"], ["v_next" if kind.endswith("I") else "saturated"])
     nodes.append(saturated)
     if kind.endswith("I"):
@@ -249,14 +255,14 @@ def _wrap(name: str) -> onnx.FunctionProto:
     `PyConvModelFixed` (`signed_clamp`, which wraps) and the current u of `PyLifModelBitAcc`. A dense layer's
     sum has 32 bits, of which the neuron shifts six out: 26 are left.
     """
-    bits = 24 if name == WRAP else 26
+    bits = CONVOLUTION_BITS if name == WRAP else DENSE_BITS
     nodes = [
         _constant("half", np.int32(2 ** (bits - 1))),
         _constant("whole", np.int32(2**bits)),
         node("Add", ["x", "half"], ["shifted"]),
         node("Mod", ["shifted", "whole"], ["remainder"]),
         node("Sub", ["remainder", "half"], ["sum"]),
-        *_turned("sum", "y", 2**17),
+        *_turned("sum", "y", CURRENT_REGISTER // FRACTION),
     ]
     return _function(name, ["x"], ["y"], nodes, [])
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from exporters.errors import DeployError
 from exporters.graph import (
+    AnySynapse,
     Array,
     AvgPool2d,
     Conv2d,
@@ -22,6 +23,7 @@ from exporters.graph import (
     Pair,
     Shape,
     SpikingGraph,
+    Synapse,
     unique_name,
     window_positions,
 )
@@ -43,7 +45,7 @@ def fold_average_pools(graph: SpikingGraph) -> SpikingGraph:
     for name, node in graph.nodes.items():
         if isinstance(node, AvgPool2d | Flatten):
             continue
-        if not isinstance(node, Conv2d | Linear):
+        if not isinstance(node, Synapse):
             for source in graph.sources(name):
                 if isinstance(graph.nodes[source], AvgPool2d):
                     raise DeployError(f"{name}: an average pool feeds it; only synapse layers can absorb one")
@@ -53,7 +55,7 @@ def fold_average_pools(graph: SpikingGraph) -> SpikingGraph:
         paths = [path for source in graph.sources(name) for path in _paths(graph, source)]
         copies[name] = []
         for origin, pools, flattened in paths:
-            layer: Conv2d | Linear = node if not copies[name] else replace(node, bias=None)
+            layer: AnySynapse = node if not copies[name] else replace(node, bias=None)
             for pool in reversed(pools):
                 pool_node = graph.nodes[pool]
                 assert isinstance(pool_node, AvgPool2d)
@@ -67,7 +69,7 @@ def fold_average_pools(graph: SpikingGraph) -> SpikingGraph:
             nodes[unique] = layer
             edges.append((read, unique))
             copies[name].append(unique)
-    return SpikingGraph(nodes, tuple(edges), graph.T, graph.metadata)
+    return graph.redrawn(nodes, edges)
 
 
 def _paths(graph: SpikingGraph, name: str) -> list[tuple[str, tuple[str, ...], bool]]:
@@ -83,7 +85,7 @@ def _paths(graph: SpikingGraph, name: str) -> list[tuple[str, tuple[str, ...], b
     ]
 
 
-def _absorb(layer: Conv2d | Linear, pool: AvgPool2d, before: Shape, after: Shape, name: str) -> Conv2d | Linear:
+def _absorb(layer: AnySynapse, pool: AvgPool2d, before: Shape, after: Shape, name: str) -> AnySynapse:
     if pool.divisor != 1:
         raise DeployError(f"{name}: an average pool with a divisor is not integer; quantize the graph first")
     if isinstance(layer, Linear):

@@ -11,34 +11,30 @@ netx loads convolutions, dense layers and flatten, each with its neurons; no poo
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-
-import numpy as np
+from dataclasses import dataclass, replace
+from typing import assert_never
 
 from exporters.errors import DeployError
 from exporters.graph import (
     IF,
-    LIF,
+    AnyNeuron,
+    AnySynapse,
     Array,
     Conv2d,
     Flatten,
     Input,
-    Linear,
     MaxPool2d,
+    Neuron,
     Node,
     Output,
+    Pool,
     SpikingGraph,
     Synapse,
-    current_leak,
 )
+from exporters.graph.registers import DECAY_ONE, MAX_GROUPS, SILENT, decay_of
 from exporters.passes.average_pools import fold_average_pools
-from exporters.passes.kernels import merge_groups
+from exporters.passes.kernels import merge_groups, or_synapses
 from exporters.passes.relays import straighten
-
-MAX_GROUPS = 127
-"""Lava keeps a convolution's group count in eight signed bits; more groups silently give zeros."""
-SILENT = 131_073
-"""A threshold no membrane can reach (Lava's saturates below 131,072): neurons that only integrate."""
 
 
 def to_chain(graph: SpikingGraph) -> SpikingGraph:
@@ -55,7 +51,7 @@ def to_chain(graph: SpikingGraph) -> SpikingGraph:
     chained = straighten(_or_neurons(fold_average_pools(graph)))
     narrow = {n: _fewer_groups(node) for n, node in chained.synapses.items() if isinstance(node, Conv2d)}
     chained = chained.with_nodes(narrow)
-    layers(chained)
+    chain_layers(chained)
     return chained
 
 
@@ -74,11 +70,11 @@ def _or_neurons(graph: SpikingGraph) -> SpikingGraph:
                 raise DeployError(
                     f"{name}: a max-pool over a sum of spikes is no OR; put a neuron layer before the pool"
                 )
-            nodes[name] = _or_synapses(node, graph.in_shape(name)[0])
+            nodes[name] = _fewer_groups(or_synapses(node, graph.in_shape(name)[0], 2))
             nodes[f"{name}.or"] = IF(2)
             edges.append((name, f"{name}.or"))
     edges += [(f"{a}.or" if a in pools else a, b) for a, b in graph.edges]
-    return SpikingGraph(nodes, tuple(edges), graph.T, graph.metadata)
+    return graph.redrawn(nodes, edges)
 
 
 def member_spikes(chained: SpikingGraph, spikes: Mapping[str, Array]) -> dict[str, Array]:
@@ -94,7 +90,7 @@ def member_spikes(chained: SpikingGraph, spikes: Mapping[str, Array]) -> dict[st
 
 
 @dataclass(frozen=True, eq=False)
-class Layer:
+class ChainLayer:
     """One step of a chain: a synapse layer and the neurons behind it.
 
     A membrane read-out has no neurons in the graph; on the chip it is neurons whose threshold, `SILENT`,
@@ -103,46 +99,54 @@ class Layer:
     """
 
     name: str
-    synapse: Synapse
+    synapse: AnySynapse
     neuron_name: str
     threshold: int
     scale: float
     decay: int = 0
-    current_decay: int = 4096
+    current_decay: int = DECAY_ONE
 
 
-def layers(chained: SpikingGraph) -> list[Layer]:
+def chain_layers(chained: SpikingGraph) -> list[ChainLayer]:
     """The layers of a chain in order, each one step of latency on Lava.
 
     Raises:
         DeployError: the graph is not a chain of synapses and neurons in turn; names the node at fault.
     """
-    found: list[Layer] = []
-    waiting: tuple[str, Synapse] | None = None  # a synapse layer whose neurons have not come yet
+    found: list[ChainLayer] = []
+    waiting: tuple[str, AnySynapse] | None = None  # a synapse layer whose neurons have not come yet
     for name, node in chained.nodes.items():
-        match node:
-            case Conv2d() | Linear() if waiting is None:
-                waiting = (name, node)
-            case Flatten() | Input() if waiting is None:
-                pass
-            case Output(readout="rate") if waiting is None:
-                pass
-            case IF() | LIF() if waiting is not None:
-                decay = 4096 - round(node.leak * 4096) if isinstance(node, LIF) else 0
-                current_decay = 4096 - round(current_leak(node) * 4096)
-                found.append(Layer(*waiting, name, round(node.threshold), node.scale, decay, current_decay))
-                waiting = None
-            case Output(readout="membrane") if waiting is not None:
-                found.append(Layer(*waiting, name, SILENT, node.scale))
-            case _:
-                wanted = "a convolution or linear layer" if waiting is None else "neurons"
-                raise DeployError(f"{name}: {type(node).__name__} stands where a netx chain needs {wanted}")
+        if not _stands_well(node, behind_synapses=waiting is not None):
+            wanted = "a convolution or linear layer" if waiting is None else "neurons"
+            raise DeployError(f"{name}: {type(node).__name__} stands where a netx chain needs {wanted}")
+        if isinstance(node, Synapse):
+            waiting = (name, node)
+        elif waiting is not None and isinstance(node, Neuron | Output):
+            found.append(_layer(*waiting, name, node))
+            waiting = None
     return found
 
 
-def _or_synapses(pool: MaxPool2d, channels: int) -> Conv2d:
-    weight = np.full((channels, 1, *pool.kernel), 2, np.int32)
-    return _fewer_groups(Conv2d(weight, None, pool.stride, pool.padding, (1, 1), channels))
+def _stands_well(node: Node, *, behind_synapses: bool) -> bool:
+    """Whether a node may stand here in a chain: right behind a synapse layer, or anywhere else."""
+    match node:
+        case Input() | Flatten() | Synapse():
+            return not behind_synapses
+        case Neuron():
+            return behind_synapses
+        case Output():
+            return behind_synapses == (node.readout == "membrane")
+        case Pool():
+            return False
+        case _:
+            assert_never(node)
+
+
+def _layer(name: str, synapse: AnySynapse, neuron_name: str, neuron: AnyNeuron | Output) -> ChainLayer:
+    if isinstance(neuron, Output):
+        return ChainLayer(name, synapse, neuron_name, SILENT, neuron.scale)
+    decays = decay_of(neuron.leak), decay_of(neuron.current_leak)
+    return ChainLayer(name, synapse, neuron_name, round(neuron.threshold), neuron.scale, *decays)
 
 
 def _fewer_groups(conv: Conv2d) -> Conv2d:
@@ -150,5 +154,4 @@ def _fewer_groups(conv: Conv2d) -> Conv2d:
     if conv.groups <= MAX_GROUPS:
         return conv
     groups = max(g for g in range(1, MAX_GROUPS + 1) if conv.groups % g == 0)
-    weight = merge_groups(conv.weight, conv.groups, groups)
-    return Conv2d(weight, conv.bias, conv.stride, conv.padding, conv.dilation, groups)
+    return replace(conv, weight=merge_groups(conv.weight, conv.groups, groups), groups=groups)

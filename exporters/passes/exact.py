@@ -20,8 +20,9 @@ import numpy as np
 
 from exporters.errors import DeployError
 from exporters.graph import Array, Node, SpikingGraph
-from exporters.graph.bounds import channel_bounds, input_bounds
-from exporters.passes.membranes import integer_inputs, neuron_groups
+from exporters.graph.bounds import EXACT_IN_FLOAT32, channel_bounds, input_bounds
+from exporters.passes.integer_inputs import integer_inputs
+from exporters.passes.membranes import membranes_of
 
 
 def make_exact(graph: SpikingGraph, *, input_scale: int = 255) -> SpikingGraph:
@@ -36,14 +37,14 @@ def make_exact(graph: SpikingGraph, *, input_scale: int = 255) -> SpikingGraph:
     graph = integer_inputs(graph, input_scale)
     arriving = input_bounds(graph)
     changed: dict[str, Node] = {}
-    for group in neuron_groups(graph):
-        synapses = {name: graph.synapses[name] for name in group.synapses}
+    for membrane in membranes_of(graph):
+        synapses = {name: graph.synapses[name] for name in membrane.synapses}
         bounds = np.sum([channel_bounds(s, arriving[n]) for n, s in synapses.items()], axis=0)
         # rounding moves each weight and bias by up to δ/2, and with them the largest sum
         rounding = sum(s.weight[0].size * arriving[n] + 1 for n, s in synapses.items()) / 2
-        if rounding >= 2**23:
-            raise DeployError(f"{group.synapses[0]}: its fan-in is too large for exact sums in float32")
-        grid = 2.0 ** np.ceil(np.log2(np.maximum(bounds, 2.0**-100) / (2**24 - rounding)))
+        if rounding >= EXACT_IN_FLOAT32 / 2:
+            raise DeployError(f"{membrane.synapses[0]}: its fan-in is too large for exact sums in float32")
+        grid = 2.0 ** np.ceil(np.log2(np.maximum(bounds, 2.0**-100) / (EXACT_IN_FLOAT32 - rounding)))
         for name, synapse in synapses.items():
             bias = None if synapse.bias is None else _snap(synapse.bias, grid)
             changed[name] = replace(synapse, weight=_snap(synapse.weight, grid), bias=bias)

@@ -1,10 +1,10 @@
-"""Kernels of grouped convolutions, for targets that know fewer groups or none."""
+"""Kernels for targets that lack something: grouped convolutions for those with few groups or none, ORs for those without max-pools."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from exporters.graph import Array
+from exporters.graph import Array, Conv2d, MaxPool2d
 
 
 def merge_groups(weight: Array, groups: int, fewer: int) -> Array:
@@ -27,3 +27,13 @@ def merge_groups(weight: Array, groups: int, fewer: int) -> Array:
         rows, first = slice(group * out, (group + 1) * out), group % merge * per_group
         merged[rows, first : first + per_group] = weight[rows]
     return merged
+
+
+def or_synapses(pool: MaxPool2d, channels: int, weight: float) -> Conv2d:
+    """The synapses of the neurons that compute a max-pool of spikes, the OR of its window: `weight` from each spike.
+
+    A threshold above 0 and up to `weight` makes any spike of the window fire them. Weights are int32 where `weight` is an int.
+    """
+    kind = np.int32 if isinstance(weight, int) else np.float32
+    kernel = np.full((channels, 1, *pool.kernel), weight, kind)
+    return Conv2d(kernel, stride=pool.stride, padding=pool.padding, groups=channels)

@@ -22,15 +22,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from exporters.errors import DeployError
-from exporters.graph import IF, LIF, Array, Node, Output, SpikingGraph, Synapse, current_leak
-from exporters.graph.bounds import (
-    BIAS_LIMIT,
-    CURRENT_LIMIT,
-    THRESHOLD_LIMIT,
-    channel_bounds,
-    input_bounds,
-)
-from exporters.passes.membranes import Group, integer_inputs, neuron_depths, neuron_groups
+from exporters.graph import LIF, AnySynapse, Array, Neuron, Node, Output, SpikingGraph
+from exporters.graph.bounds import channel_bounds, input_bounds
+from exporters.graph.registers import BIAS_LIMIT, CURRENT_LIMIT, THRESHOLD_LIMIT, decay_of, leak_of
+from exporters.passes.integer_inputs import integer_inputs
+from exporters.passes.membranes import Membrane, membranes_of, neuron_depths
 from exporters.passes.moments import (
     InputMoments,
     clipping_error,
@@ -106,11 +102,11 @@ def quantize(
     setting = _Setting(graph, 2 ** (bits - 1) - 1, input_bounds(graph), moments)
     changed: dict[str, Node] = {}
     report: list[LayerScale] = []
-    for groups in _side_by_side(graph):
-        largest = [_largest_scale(setting, group) for group in groups]
-        chosen = _aligned(graph, groups, largest) if moments is None else _least_error(setting, groups, largest)
-        for group, (scale, limited_by) in zip(groups, chosen, strict=True):
-            nodes, rows = _quantize_group(setting, group, scale, limited_by)
+    for level in _side_by_side(graph):
+        largest = [_largest_scale(setting, membrane) for membrane in level]
+        chosen = _aligned(graph, level, largest) if moments is None else _least_error(setting, level, largest)
+        for membrane, (scale, limited_by) in zip(level, chosen, strict=True):
+            nodes, rows = _quantize_membrane(setting, membrane, scale, limited_by)
             changed |= nodes
             report += rows
     order = {name: i for i, name in enumerate(graph.synapses)}
@@ -131,24 +127,24 @@ Chosen = tuple[float, str]
 """A scale and what limited it."""
 
 
-def _side_by_side(graph: SpikingGraph) -> list[tuple[Group, ...]]:
-    """The groups, those together whose neurons run side by side.
+def _side_by_side(graph: SpikingGraph) -> list[tuple[Membrane, ...]]:
+    """The membranes, those together whose neurons run side by side.
 
     On the chip these become one layer (`relays`), and a layer has one threshold.
     """
     depth = neuron_depths(graph)
-    found: dict[tuple[str, int], list[Group]] = {}
-    for i, group in enumerate(neuron_groups(graph)):
-        end = group.ends[0]
-        found.setdefault(("depth", depth[end]) if end in graph.neurons else ("group", i), []).append(group)
-    return [tuple(groups) for groups in found.values()]
+    found: dict[tuple[str, int], list[Membrane]] = {}
+    for i, membrane in enumerate(membranes_of(graph)):
+        end = membrane.ends[0]
+        found.setdefault(("depth", depth[end]) if end in graph.neurons else ("membrane", i), []).append(membrane)
+    return [tuple(level) for level in found.values()]
 
 
-def _aligned(graph: SpikingGraph, groups: Sequence[Group], scales: Sequence[Chosen]) -> list[Chosen]:
+def _aligned(graph: SpikingGraph, level: Sequence[Membrane], scales: Sequence[Chosen]) -> list[Chosen]:
     """The scales, lowered where neuron layers run side by side, so that these get the same integer threshold."""
-    if len(groups) == 1:
+    if len(level) == 1:
         return list(scales)
-    thetas = [float(graph.neurons[group.ends[0]].threshold) for group in groups]
+    thetas = [float(graph.neurons[membrane.ends[0]].threshold) for membrane in level]
     products = [scale * theta for (scale, _), theta in zip(scales, thetas, strict=True)]
     common = max(1, math.floor(min(products)))
     return [
@@ -157,21 +153,21 @@ def _aligned(graph: SpikingGraph, groups: Sequence[Group], scales: Sequence[Chos
     ]
 
 
-def _least_error(setting: _Setting, groups: Sequence[Group], largest: Sequence[Chosen]) -> list[Chosen]:
+def _least_error(setting: _Setting, level: Sequence[Membrane], largest: Sequence[Chosen]) -> list[Chosen]:
     """Of the scales that `CLIP_RATIOS` gives, those with the least expected error among all that fit.
 
     Side by side, errors add up in units of each layer's threshold. Where nothing fits, the largest
-    scales without a cut, which `_quantize_group` then refuses with the reason.
+    scales without a cut, which `_quantize_membrane` then refuses with the reason.
     """
-    best, least, improved = _aligned(setting.graph, groups, largest), math.inf, True
+    best, least, improved = _aligned(setting.graph, level, largest), math.inf, True
     for ratio in CLIP_RATIOS:
         wider = [(scale / ratio, limited_by if ratio == 1 else "calibration") for scale, limited_by in largest]
-        scales = _aligned(setting.graph, groups, wider)
-        pairs = [(group, scale) for group, (scale, _) in zip(groups, scales, strict=True)]
+        scales = _aligned(setting.graph, level, wider)
+        pairs = [(membrane, scale) for membrane, (scale, _) in zip(level, scales, strict=True)]
         # what cutting alone costs only grows from here on
-        if not improved and sum(_cut(setting, group, scale) for group, scale in pairs) > least:
+        if not improved and sum(_cut(setting, membrane, scale) for membrane, scale in pairs) > least:
             break
-        found = [_integers_at(setting, group, scale) for group, scale in pairs]
+        found = [_integers_at(setting, membrane, scale) for membrane, scale in pairs]
         error = sum(error for _, error in found)
         improved = error < least and all(_fits(setting, *p, r) for p, (r, _) in zip(pairs, found, strict=True))
         if improved:
@@ -179,80 +175,80 @@ def _least_error(setting: _Setting, groups: Sequence[Group], largest: Sequence[C
     return best
 
 
-def _fits(setting: _Setting, group: Group, scale: float, rounded: Mapping[str, Synapse]) -> bool:
+def _fits(setting: _Setting, membrane: Membrane, scale: float, rounded: Mapping[str, AnySynapse]) -> bool:
     """True when nothing passes a register or vanishes at this scale."""
-    highest = max(_thresholds(setting.graph, group), default=0.0)
+    highest = max(_thresholds(setting.graph, membrane), default=0.0)
     return (
         _integer_threshold(scale * highest) <= THRESHOLD_LIMIT
-        and round(scale * _largest_bias(setting.graph, group)) <= BIAS_LIMIT
+        and round(scale * _largest_bias(setting.graph, membrane)) <= BIAS_LIMIT
         and all(s.weight.any() for s in rounded.values())
-        and _current(setting, group, rounded) <= CURRENT_LIMIT
+        and _current(setting, membrane, rounded) <= CURRENT_LIMIT
     )
 
 
-def _cut(setting: _Setting, group: Group, scale: float) -> float:
-    """The part of a group's expected error that cutting weights makes on its own."""
+def _cut(setting: _Setting, membrane: Membrane, scale: float) -> float:
+    """The part of a membrane's expected error that cutting weights makes on its own."""
     assert setting.moments is not None
     synapses, limit = setting.graph.synapses, setting.largest / scale
-    error = sum(clipping_error(synapses[name], limit, setting.moments[name]) for name in group.synapses)
-    return error / _unit(setting.graph, group) ** 2
+    error = sum(clipping_error(synapses[name], limit, setting.moments[name]) for name in membrane.synapses)
+    return error / _unit(setting.graph, membrane) ** 2
 
 
-def _unit(graph: SpikingGraph, group: Group) -> float:
-    return min(_thresholds(graph, group), default=1.0)
+def _unit(graph: SpikingGraph, membrane: Membrane) -> float:
+    return min(_thresholds(graph, membrane), default=1.0)
 
 
-def _thresholds(graph: SpikingGraph, group: Group) -> list[float]:
-    return [float(graph.neurons[end].threshold) for end in group.ends if end in graph.neurons]
+def _thresholds(graph: SpikingGraph, membrane: Membrane) -> list[float]:
+    return [float(graph.neurons[end].threshold) for end in membrane.ends if end in graph.neurons]
 
 
-def _largest_bias(graph: SpikingGraph, group: Group) -> float:
-    """The largest |bias| of a group."""
-    biases = [graph.synapses[name].bias for name in group.synapses]
+def _largest_bias(graph: SpikingGraph, membrane: Membrane) -> float:
+    """The largest |bias| of a membrane."""
+    biases = [graph.synapses[name].bias for name in membrane.synapses]
     return max((float(np.abs(b).max()) for b in biases if b is not None), default=0.0)
 
 
-def _current(setting: _Setting, group: Group, rounded: Mapping[str, Synapse]) -> float:
-    """The worst integer that the group's membranes must hold besides what they hold already.
+def _current(setting: _Setting, membrane: Membrane, rounded: Mapping[str, AnySynapse]) -> float:
+    """The worst integer that a membrane must hold besides what it holds already.
 
     A membrane that is read out must hold all T currents with their biases, any other one current without;
     where the current persists, its register holds what is left of the earlier ones too.
     """
     graph = setting.graph
-    is_output = graph.output_name in group.ends
+    is_output = graph.output_name in membrane.ends
     bounds = [channel_bounds(s, setting.arriving[name], bias=is_output) for name, s in rounded.items()]
-    kept = max(_current_leaks(graph, group), default=0.0)
+    kept = max(_current_leaks(graph, membrane), default=0.0)
     steps = graph.T if is_output else sum(kept**t for t in range(graph.T))
     return steps * float(np.sum(bounds, axis=0).max())
 
 
-def _current_leaks(graph: SpikingGraph, group: Group) -> list[float]:
-    """What the group's neurons keep of their current from step to step, in Loihi's 12 bits."""
-    return [round(current_leak(graph.neurons[end]) * 4096) / 4096 for end in group.ends if end in graph.neurons]
+def _current_leaks(graph: SpikingGraph, membrane: Membrane) -> list[float]:
+    """What the membrane's neurons keep of their current from step to step, in Loihi's 12 bits."""
+    return [leak_of(decay_of(graph.neurons[end].current_leak)) for end in membrane.ends if end in graph.neurons]
 
 
-def _quantize_group(
-    setting: _Setting, group: Group, scale: float, limited_by: str
+def _quantize_membrane(
+    setting: _Setting, membrane: Membrane, scale: float, limited_by: str
 ) -> tuple[dict[str, Node], list[LayerScale]]:
     graph = setting.graph
     nodes: dict[str, Node] = {}
     rows: list[LayerScale] = []
     threshold = 0
-    for end in group.ends:
+    for end in membrane.ends:
         node = graph.nodes[end]
-        if isinstance(node, IF | LIF):
+        if isinstance(node, Neuron):
             threshold = _integer_threshold(scale * node.threshold)
             if isinstance(node, LIF):  # Loihi's decays have 12 bits
-                most = 4096 if node.current_leak else 4095
-                kept = round(node.current_leak * 4096) / 4096
-                node = replace(node, leak=min(round(node.leak * 4096), most) / 4096, current_leak=kept)
+                least = 0 if node.current_leak else 1  # a LIF that rounds to an IF still leaks
+                leak, current_leak = leak_of(max(decay_of(node.leak), least)), leak_of(decay_of(node.current_leak))
+                node = replace(node, leak=leak, current_leak=current_leak)
             nodes[end] = replace(node, threshold=threshold, scale=scale)
         elif isinstance(node, Output):
             nodes[end] = replace(node, scale=scale)
-    integers, _ = _integers_at(setting, group, scale)
-    if _current(setting, group, integers) > CURRENT_LIMIT:
+    integers, _ = _integers_at(setting, membrane, scale)
+    if _current(setting, membrane, integers) > CURRENT_LIMIT:
         raise DeployError(
-            f"{group.synapses[0]}: corrected biases do not fit Lava's registers; quantize without calibration"
+            f"{membrane.synapses[0]}: corrected biases do not fit Lava's registers; quantize without calibration"
         )
     for name, rounded in integers.items():
         synapse = graph.synapses[name]
@@ -266,14 +262,14 @@ def _quantize_group(
     return nodes, rows
 
 
-def _largest_scale(setting: _Setting, group: Group) -> Chosen:
+def _largest_scale(setting: _Setting, membrane: Membrane) -> Chosen:
     """The largest scale at which weights, thresholds, biases and the worst possible current fit, and which of them set it."""
-    where = group.synapses[0]
-    top = max(float(np.abs(setting.graph.synapses[name].weight).max()) for name in group.synapses)
+    where = membrane.synapses[0]
+    top = max(float(np.abs(setting.graph.synapses[name].weight).max()) for name in membrane.synapses)
     if top == 0:
         raise DeployError(f"{where}: all its weights are zero; a dead layer cannot be deployed (retrain or remove it)")
     limits = {"weights": setting.largest / top}
-    thresholds, bias = _thresholds(setting.graph, group), _largest_bias(setting.graph, group)
+    thresholds, bias = _thresholds(setting.graph, membrane), _largest_bias(setting.graph, membrane)
     if thresholds:
         limits["threshold"] = (THRESHOLD_LIMIT - 1) / max(thresholds)
     if bias > 0:
@@ -281,7 +277,7 @@ def _largest_scale(setting: _Setting, group: Group) -> Chosen:
     limited_by = min(limits, key=limits.__getitem__)
     scale = limits[limited_by]
     while scale * top >= 0.5:
-        current = _current(setting, group, _integers_at(setting, group, scale)[0])
+        current = _current(setting, membrane, _integers_at(setting, membrane, scale)[0])
         if current <= CURRENT_LIMIT:
             return scale, limited_by
         # rounding makes the bound uneven in the scale, so step down until it holds
@@ -292,18 +288,18 @@ def _largest_scale(setting: _Setting, group: Group) -> Chosen:
     )
 
 
-def _integers_at(setting: _Setting, group: Group, scale: float) -> tuple[dict[str, Synapse], float]:
-    """The group's synapse layers in integers at a scale, and the expected squared error of their current.
+def _integers_at(setting: _Setting, membrane: Membrane, scale: float) -> tuple[dict[str, AnySynapse], float]:
+    """The membrane's synapse layers in integers at a scale, and the expected squared error of their current.
 
-    The error is in units of the group's (lowest) threshold if it has one, and 0 without calibration. A
+    The error is in units of the membrane's (lowest) threshold if it has one, and 0 without calibration. A
     bias that rounds to nothing is dropped.
     """
-    rounded: dict[str, Synapse] = {}
+    rounded: dict[str, AnySynapse] = {}
     error = 0.0
-    remaining = np.zeros(1)  # shift of the group's mean current, per output channel
+    remaining = np.zeros(1)  # shift of the membrane's mean current, per output channel
     # where the current persists the bias passes it by, and cannot make up for it
-    corrects = not any(_current_leaks(setting.graph, group))
-    for name in group.synapses:
+    corrects = not any(_current_leaks(setting.graph, membrane))
+    for name in membrane.synapses:
         synapse = setting.graph.synapses[name]
         whole = np.rint(synapse.weight * np.float64(scale))
         np.clip(whole, -setting.largest, setting.largest, out=whole)
@@ -318,7 +314,7 @@ def _integers_at(setting: _Setting, group: Group, scale: float) -> tuple[dict[st
             remaining = remaining + shift + bias / scale - wanted
         integers = bias.astype(np.int32) if bias.any() else None
         rounded[name] = replace(synapse, weight=whole.astype(np.int32), bias=integers)
-    return rounded, (error + float(np.sum(remaining**2))) / _unit(setting.graph, group) ** 2
+    return rounded, (error + float(np.sum(remaining**2))) / _unit(setting.graph, membrane) ** 2
 
 
 def _integer_threshold(value: float) -> int:

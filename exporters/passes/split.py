@@ -9,7 +9,7 @@ of what is left.
 from __future__ import annotations
 
 from exporters.errors import DeployError
-from exporters.graph import IF, LIF, Input, Node, Output, SpikingGraph
+from exporters.graph import Input, Neuron, Node, Output, SpikingGraph
 
 
 def split_encoder(graph: SpikingGraph) -> tuple[SpikingGraph, SpikingGraph]:
@@ -29,7 +29,7 @@ def split_encoder(graph: SpikingGraph) -> tuple[SpikingGraph, SpikingGraph]:
     readers: list[str] = []  # where it ends
     for name, node in graph.nodes.items():
         if analog.intersection(graph.sources(name)):
-            if isinstance(node, IF | LIF | Output):
+            if isinstance(node, Neuron | Output):
                 readers.append(name)
             else:
                 analog.add(name)

@@ -13,7 +13,8 @@ from typing import Literal
 import numpy as np
 
 from exporters.graph import SpikingGraph
-from exporters.passes.chain import SILENT, Layer, layers
+from exporters.graph.registers import SILENT
+from exporters.passes.chain import ChainLayer, chain_layers
 from exporters.passes.quantize import LayerScale
 from hardware.chips.limits import Target
 from hardware.chips.placement import Placement, PlacementError, place
@@ -68,7 +69,7 @@ def check(
         DeployError: the graph is not a chain.
     """
     found = [*_input(chain, target), *_quantization(scales)]
-    steps = layers(chain)
+    steps = chain_layers(chain)
     on_host = host_layers(chain, target)
     for step in steps[on_host:]:
         found += _registers(step, target)
@@ -89,7 +90,7 @@ def _input(chain: SpikingGraph, target: Target) -> Iterator[Finding]:
     if chain.input.encoding == "spikes":
         return
     bits = int(chain.input.scale or 1).bit_length()
-    first = layers(chain)[0].name
+    first = chain_layers(chain)[0].name
     if not target.graded_spikes and bits > 1:
         yield Finding(
             "warning", first, f"it reads {bits}-bit pixels, and {target.title} has no graded spikes",
@@ -109,7 +110,7 @@ def _quantization(scales: Sequence[LayerScale]) -> Iterator[Finding]:
             )  # fmt: skip
 
 
-def _registers(step: Layer, target: Target) -> Iterator[Finding]:
+def _registers(step: ChainLayer, target: Target) -> Iterator[Finding]:
     """Weights, threshold and bias against the chip's widths.
 
     Where a layer has both signs the chip holds even weights only, so everything is doubled there: weights

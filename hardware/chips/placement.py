@@ -22,7 +22,7 @@ import numpy as np
 
 from exporters.errors import DeployError
 from exporters.graph import Flatten, Neuron, Output, Shape, SpikingGraph
-from exporters.passes.chain import Layer, layers
+from exporters.passes.chain import ChainLayer, chain_layers
 from hardware.chips.cores import (
     Axons,
     Block,
@@ -190,8 +190,8 @@ def place(graph: SpikingGraph, target: Target, *, host_layers: int = 0) -> Place
         PlacementError: one neuron of a layer needs more than a core has.
         DeployError: the graph is not a chain.
     """
-    chain = layers(graph)
-    found: list[tuple[Layer, Shape, Cut]] = []
+    chain = chain_layers(graph)
+    found: list[tuple[ChainLayer, Shape, Cut]] = []
     outgoing: FanOut | None = None
     for step in reversed(chain[host_layers:]):
         shape = graph.shapes[step.neuron_name]

@@ -30,6 +30,7 @@ from exporters.errors import DeployError
 from exporters.graph import (
     IF,
     LIF,
+    AnySynapse,
     Array,
     AvgPool2d,
     Conv2d,
@@ -42,10 +43,17 @@ from exporters.graph import (
     Output,
     Shape,
     SpikingGraph,
-    Synapse,
-    current_leak,
 )
-from exporters.graph.bounds import CURRENT_LIMIT, input_bounds, is_signed, sum_bound
+from exporters.graph.bounds import EXACT_IN_FLOAT32, input_bounds, is_signed, sum_bound
+from exporters.graph.registers import (
+    CONVOLUTION_BITS,
+    CURRENT_LIMIT,
+    CURRENT_REGISTER,
+    DECAY_ONE,
+    DENSE_BITS,
+    FRACTION,
+    MEMBRANE_REGISTER,
+)
 from hardware.emulator.byte_products import LARGEST_BYTE, ByteProduct, byte_product
 
 Observer = Callable[[str, Tensor], None]
@@ -58,9 +66,7 @@ those hold them, laid out in memory as it suits; sum bytes only after widening t
 
 LARGEST = 2**32
 """Values of one layer for one sample and all its steps (16 GB of float32) beyond which nothing is tried."""
-FRACTION = 64
-"""Register units per unit of the integer weights: six fractional bits."""
-MEMBRANE_MAX = (2**23 - 1) / FRACTION
+MEMBRANE_MAX = MEMBRANE_REGISTER / FRACTION
 """Where Lava's membrane register saturates, in units of the integer weights (23 bits, 6 fractional)."""
 
 
@@ -184,13 +190,13 @@ class _Plan:
         bounds = input_bounds(graph)
         if dtype is None:
             largest = [sum_bound(s, bounds[n], signed=is_signed(graph, n)) for n, s in graph.synapses.items()]
-            exact = all(bound < 2**24 for bound in largest) or not graph.is_integer
+            exact = all(bound < EXACT_IN_FLOAT32 for bound in largest) or not graph.is_integer
             dtype = torch.float32 if exact else torch.float64
         self.dtype = dtype
         # Lava adds the bias behind the register that wraps and decays: where a current can do so, biases wait for the neuron
         self.integer = graph.is_integer
         self.wraps = self.integer and _can_wrap(graph, bounds)
-        self.persists = {n: leak for n, node in graph.neurons.items() if (leak := current_leak(node))}
+        self.persists = {n: leak for n, node in graph.neurons.items() if (leak := node.current_leak)}
         ends = {*graph.neurons, graph.output_name}
         self.late = {
             n
@@ -344,7 +350,7 @@ def _window(
     return functools.reduce(combine, columns)
 
 
-def _synapse(plan: _Plan, name: str, node: Synapse, x: Tensor) -> Tensor:
+def _synapse(plan: _Plan, name: str, node: AnySynapse, x: Tensor) -> Tensor:
     bias = None if name in plan.late else plan.biases[name]
     product = plan.products.get(name)
     if product is not None and x.dtype == torch.uint8 and product.is_exact(x.shape[0] * x.shape[1]):
@@ -359,7 +365,7 @@ def _membrane_input(plan: _Plan, name: str, x: Tensor) -> Tensor:
     """What reaches the membrane: where registers can wrap they wrap, a current that persists does, and then comes the bias."""
     if plan.wraps:
         # PyConvModelFixed keeps its sum in 24 bits; a dense layer's sum has 32, of which the neuron shifts six out
-        bits = 24 if len(plan.graph.shapes[name]) == 3 else 26
+        bits = CONVOLUTION_BITS if len(plan.graph.shapes[name]) == 3 else DENSE_BITS
         x = torch.remainder(x.double() + 2 ** (bits - 1), 2**bits) - 2 ** (bits - 1)
     if name in plan.persists:
         x = _persist(x, plan.persists[name], plan.graph.T, integer=plan.integer)
@@ -371,8 +377,8 @@ def _membrane_input(plan: _Plan, name: str, x: Tensor) -> Tensor:
 
 def _turned(u: Tensor) -> Tensor:
     """The current register of `PyLifModelBitAcc`: 24 bits, turned around once, not modulo."""
-    u = torch.where(u > 2**23, u - 2**24, u)
-    return torch.where(u <= -(2**23), u + 2**24, u)
+    u = torch.where(u > CURRENT_REGISTER, u - 2 * CURRENT_REGISTER, u)
+    return torch.where(u <= -CURRENT_REGISTER, u + 2 * CURRENT_REGISTER, u)
 
 
 def _persist(x: Tensor, leak: float, T: int, *, integer: bool) -> Tensor:
@@ -393,7 +399,7 @@ def _int32(x: Tensor) -> Tensor:
 
 def _decayed(register: Tensor, leak: float) -> Tensor:
     """Loihi's 12-bit decay of a float64 register: |r|·(4096 − decay) >> 12, the sign kept."""
-    return (register.abs() * round(leak * 4096) / 4096).floor() * register.sign()
+    return (register.abs() * round(leak * DECAY_ONE) / DECAY_ONE).floor() * register.sign()
 
 
 def _fire(node: Neuron, x: Tensor, T: int, *, integer: bool, saturates: bool, dtype: torch.dtype) -> Tensor:

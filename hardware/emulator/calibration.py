@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from exporters.graph import Array, SpikingGraph
-from exporters.graph.bounds import CURRENT_LIMIT
+from exporters.graph.registers import CURRENT_LIMIT
 from exporters.passes.moments import InputMoments
 from exporters.passes.quantize import LayerScale
 from hardware import emulator

@@ -311,8 +311,7 @@ def _emulate(
 @contextmanager
 def _lava(source: Source, layers: bool, fast_conv: bool, timeout: float | None) -> Iterator[Run]:
     from exporters import netx
-    from exporters.passes.chain import layers as chain_layers
-    from exporters.passes.chain import member_spikes, to_chain
+    from exporters.passes.chain import chain_layers, member_spikes, to_chain
     from hardware.lava import client
 
     chain = to_chain(source.integer)

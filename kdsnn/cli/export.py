@@ -226,11 +226,11 @@ def _write_onnx(network: Source, out: Path, form: Form, integer: bool) -> Writte
 
 def _write_netx(network: Source, out: Path) -> Written:
     from exporters import netx
-    from exporters.passes.chain import layers, member_spikes, to_chain
+    from exporters.passes.chain import chain_layers, member_spikes, to_chain
 
     chain = to_chain(network.integer)
     path = netx.write(chain, out / f"{network.name}.net")
-    contents = f"{len(layers(chain))} layers, T={chain.T}, integer"
+    contents = f"{len(chain_layers(chain))} layers, T={chain.T}, integer"
 
     def again(x: Array) -> Mapping[str, Array]:
         read = netx.read(path)

@@ -22,11 +22,11 @@ def quantized(student: Network, input_shape: tuple[int, int, int], T: int, bits:
         DeployError: it cannot be lowered; KdsnnError: other bits, or all weights of a membrane are zero.
     """
     from exporters.from_torch import from_torch
-    from exporters.passes.membranes import neuron_groups
+    from exporters.passes.membranes import membranes_of
     from kdsnn.train.grid import QuantizedNetwork
 
     graph = from_torch(student.eval(), input_shape, T)
-    groups = [(group.synapses, group.ends) for group in neuron_groups(graph)]
+    groups = [(group.synapses, group.ends) for group in membranes_of(graph)]
     return QuantizedNetwork(layers_of(graph), weights_of(graph), student.taps, groups, bits)
 
 
@@ -92,7 +92,7 @@ def weights_of(graph: SpikingGraph) -> dict[str, Tensor]:
 
 
 def _described(name: str, node: Node) -> tuple[str, dict[str, Any]]:
-    from exporters.graph import IF, LIF, AvgPool2d, Conv2d, Linear, MaxPool2d, Output, current_leak
+    from exporters.graph import IF, LIF, AvgPool2d, Conv2d, Linear, MaxPool2d, Output
 
     match node:
         case Conv2d(weight=weight):
@@ -117,7 +117,7 @@ def _described(name: str, node: Node) -> tuple[str, dict[str, Any]]:
         case IF(threshold=threshold) | LIF(threshold=threshold):
             if node.reset != "hard":
                 raise KdsnnError(f"{name}: reset by subtraction does not exist on the chip; train with hard reset")
-            if current_leak(node):
+            if node.current_leak:
                 raise KdsnnError(f"{name}: its current persists; fine-tuning knows no such neurons")
             leak = {"tau": 1 / (1 - node.leak)} if isinstance(node, LIF) else {}
             return ("lif" if leak else "if"), {"v_threshold": threshold, **leak}

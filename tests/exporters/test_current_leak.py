@@ -15,7 +15,7 @@ from exporters import netx, onnx
 from exporters import nir as nir_file
 from exporters.errors import DeployError
 from exporters.graph import IF, LIF, Conv2d, Flatten, GraphError, Input, Linear, Output, SpikingGraph, chain
-from exporters.passes.chain import layers, to_chain
+from exporters.passes.chain import chain_layers, to_chain
 from exporters.passes.exact import make_exact
 from hardware.emulator import Recorder, run
 
@@ -81,7 +81,7 @@ def test_netx_keeps_both_decays(tmp_path: Path, seed: int, i: int, v: int) -> No
     with h5py.File(path) as file:
         assert (file["layer/1/neuron/iDecay"][()], file["layer/1/neuron/vDecay"][()]) == (i, v)
     again = netx.read(path)
-    assert [(step.decay, step.current_decay) for step in layers(again)] == [(v, i)] * 3
+    assert [(step.decay, step.current_decay) for step in chain_layers(again)] == [(v, i)] * 3
     for name, layer in spikes(graph, pixels(seed)).items():
         np.testing.assert_array_equal(spikes(again, pixels(seed))[name], layer)
 

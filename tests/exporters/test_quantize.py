@@ -15,10 +15,11 @@ from torch import nn
 from exporters.errors import DeployError
 from exporters.from_torch import from_torch
 from exporters.graph import IF, AvgPool2d, Conv2d, Flatten, Input, Linear, MaxPool2d, Output, SpikingGraph, chain
-from exporters.graph.bounds import BIAS_LIMIT, CURRENT_LIMIT, THRESHOLD_LIMIT, input_bounds, sum_bound
-from exporters.passes.chain import MAX_GROUPS, layers, member_spikes, to_chain
+from exporters.graph.bounds import input_bounds, sum_bound
+from exporters.graph.registers import BIAS_LIMIT, CURRENT_LIMIT, MAX_GROUPS, THRESHOLD_LIMIT
+from exporters.passes.chain import chain_layers, member_spikes, to_chain
 from exporters.passes.exact import make_exact
-from exporters.passes.membranes import neuron_groups
+from exporters.passes.membranes import membranes_of
 from exporters.passes.quantize import quantize
 from hardware.emulator import Recorder, run
 from tests.networks import Case, Residual, random_integer_chain, randomize, spiking_modules
@@ -160,7 +161,7 @@ def test_exact_weights_are_close(case: Case) -> None:
     arriving = input_bounds(exact)
     # layers that feed the same neurons share a grid, as coarse as their common sum needs
     sums: dict[str, float] = {}
-    for group in neuron_groups(exact):
+    for group in membranes_of(exact):
         common = sum(sum_bound(exact.synapses[name], arriving[name]) for name in group.synapses)
         sums |= dict.fromkeys(group.synapses, common)
     for name, synapse in graph.synapses.items():
@@ -182,7 +183,9 @@ def test_chain_spikes_like_the_graph(seed: int) -> None:
     before, after = spikes_of(graph, x), spikes_of(chained, x)
     for name in before:
         np.testing.assert_array_equal(before[name], after[name], err_msg=name)
-    assert len(layers(chained)) == len(graph.neurons) + sum(isinstance(n, MaxPool2d) for n in graph.nodes.values())
+    assert len(chain_layers(chained)) == len(graph.neurons) + sum(
+        isinstance(n, MaxPool2d) for n in graph.nodes.values()
+    )
 
 
 @pytest.mark.parametrize(("channels", "groups"), [(127, 127), (128, 64), (254, 127), (131, 1), (192, 96)])

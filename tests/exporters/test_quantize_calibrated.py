@@ -30,9 +30,9 @@ from exporters.graph import (
     SpikingGraph,
     Synapse,
     chain,
-    current_leak,
 )
-from exporters.graph.bounds import BIAS_LIMIT, CURRENT_LIMIT, THRESHOLD_LIMIT, input_bounds, sum_bound
+from exporters.graph.bounds import input_bounds, sum_bound
+from exporters.graph.registers import BIAS_LIMIT, CURRENT_LIMIT, THRESHOLD_LIMIT
 from exporters.passes.chain import member_spikes, to_chain
 from exporters.passes.exact import make_exact
 from exporters.passes.moments import InputMoments
@@ -151,7 +151,7 @@ def assert_fits_registers(graph: SpikingGraph, report: tuple[LayerScale, ...], b
     for end in [*graph.neurons, graph.output_name]:
         is_output = end == graph.output_name
         feeding = [s for s in graph.sources(end) if s in graph.synapses]
-        kept = 1.0 if is_output else current_leak(graph.neurons[end])
+        kept = 1.0 if is_output else graph.neurons[end].current_leak
         current = sum(sum_bound(graph.synapses[s], bounds[s], bias=is_output) for s in feeding)
         assert current * sum(kept**t for t in range(graph.T)) <= CURRENT_LIMIT
         for s in feeding:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from exporters.errors import DeployError
 from exporters.graph import IF, LIF, AvgPool2d, Conv2d, Flatten, Input, Linear, MaxPool2d, Node, Output, SpikingGraph
-from exporters.passes.chain import layers, member_spikes, to_chain
+from exporters.passes.chain import chain_layers, member_spikes, to_chain
 from hardware.emulator import Recorder, run
 from tests.networks import random_integer_network
 
@@ -58,7 +58,7 @@ def skip_to_dense(stride: int, padding: int) -> SpikingGraph:
 def test_spikes_skip_strided_layers_into_a_dense_one(stride: int) -> None:
     """Relays keep every position of the finer grid, in channels of their own."""
     chained = assert_same(skip_to_dense(stride, 1), 0)
-    assert layers(chained)[1].synapse.weight.shape[0] == 3 + 2 * stride**2
+    assert chain_layers(chained)[1].synapse.weight.shape[0] == 3 + 2 * stride**2
 
 
 def test_a_skip_past_a_cut_border_is_refused() -> None:
@@ -176,7 +176,7 @@ def test_what_a_chain_cannot_carry_is_refused_by_name(name: str) -> None:
 def test_layers_of_what_is_no_chain() -> None:
     graph = joined([[*FIRST, *TO_POOLED]])
     with pytest.raises(DeployError, match="pool: MaxPool2d stands where a netx chain needs a convolution or linear"):
-        layers(graph)
+        chain_layers(graph)
 
 
 def test_spikes_skip_a_dense_layer() -> None:
@@ -184,4 +184,4 @@ def test_spikes_skip_a_dense_layer() -> None:
     paths = [[("a", dense(5, 4)), ("sa", IF(12)), ("b", dense(4, 5)), ("sb", IF(30)), ("c", dense(3, 4)), LAST],
              [("a", dense(5, 4)), ("sa", IF(12)), ("skip", dense(3, 5)), LAST]]  # fmt: skip
     chained = assert_same(joined(paths, (4,)), 1)
-    assert layers(chained)[1].synapse.weight.shape == (4 + 5, 5)
+    assert chain_layers(chained)[1].synapse.weight.shape == (4 + 5, 5)

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from exporters.errors import DeployError
 from exporters.from_torch import from_torch
 from exporters.graph import IF, Conv2d, Flatten, Input, Linear, Node, Output, SpikingGraph, chain
-from exporters.passes.chain import layers, to_chain
+from exporters.passes.chain import chain_layers, to_chain
 from exporters.passes.quantize import quantize
 from hardware.chips import cores, fit, limits
 from hardware.chips.placement import Placement, PlacementError, hops, place, position
@@ -350,7 +350,7 @@ def test_soft_reset_takes_two_compartments() -> None:
 def test_host_layers_are_not_placed() -> None:
     graph = to_chain(random_integer_chain(3))
     whole, rest = place(graph, LOIHI1), place(graph, LOIHI1, host_layers=1)
-    first = layers(graph)[0].name
+    first = chain_layers(graph)[0].name
     assert rest.host == (first,) and [p.name for p in rest.layers] == [p.name for p in whole.layers[1:]]
 
 

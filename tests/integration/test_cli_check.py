@@ -15,7 +15,7 @@ from torch import nn
 from exporters import netx, nir
 from exporters.from_torch import from_torch
 from exporters.graph import IF, Conv2d, Flatten, Input, Linear, Node, Output, SpikingGraph, chain
-from exporters.passes.chain import SILENT
+from exporters.graph.registers import SILENT
 from hardware.chips import fit, limits
 from kdsnn import models
 from tests.integration.test_cli import cli

@@ -27,7 +27,7 @@ from exporters.graph import (
     SpikingGraph,
     chain,
 )
-from exporters.passes.chain import layers, member_spikes, to_chain
+from exporters.passes.chain import chain_layers, member_spikes, to_chain
 from exporters.passes.quantize import quantize
 from hardware.emulator import Recorder, run
 from hardware.lava import client
@@ -65,7 +65,7 @@ def assert_lava_agrees(
     same = run(graph, frames.astype(np.float32), observe=on_graph)
     if found is None:
         found = on_lava(chained, frames, path)
-    lava = {step.neuron_name: found.layers[k] for k, step in enumerate(layers(chained))}
+    lava = {step.neuron_name: found.layers[k] for k, step in enumerate(chain_layers(chained))}
     for name, spikes in on_chain.spikes.items():
         np.testing.assert_array_equal(lava[name], spikes, err_msg=name)
     members = member_spikes(chained, lava)

@@ -1,0 +1,224 @@
+"""The class `SpikingGraph`, validated when built; `exporters.graph` tells what it means."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from exporters.graph.editing import Edge, topological_order
+from exporters.graph.errors import GraphError, require
+from exporters.graph.inference import infer_shape, infer_signal
+from exporters.graph.nodes import AnyNeuron, AnySynapse, Array, Input, Neuron, Node, Output, Shape, SignalKind, Synapse
+
+
+@dataclass(frozen=True, eq=False)
+class SpikingGraph:
+    """A spiking network in discrete time. Validated when built; nodes end up in topological order.
+
+    Attributes:
+        nodes: name → node.
+        edges: (from, to) pairs. Several edges into a node add their values.
+        T: number of time steps per sample.
+        metadata: JSON-able facts that travel into exported files (source, metrics).
+        shapes: name → shape of the node's output, without batch and time. Derived.
+        signals: name → what the node's output carries. Derived.
+
+    Raises:
+        GraphError: names the node at fault and what to do.
+    """
+
+    nodes: Mapping[str, Node]
+    edges: tuple[Edge, ...]
+    T: int
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    shapes: Mapping[str, Shape] = field(init=False)
+    signals: Mapping[str, SignalKind] = field(init=False)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.T, bool) or not isinstance(self.T, int) or self.T < 1:
+            raise GraphError(f"T is {self.T!r}; the number of time steps must be a whole number of at least 1")
+        order = topological_order(self.nodes, self.edges)
+        if len(order) < len(self.nodes):
+            loop = ", ".join(sorted(set(self.nodes) - set(order)))
+            raise GraphError(f"the graph has a cycle through {loop}; recurrent connections are not supported")
+        for name in order:
+            kind = type(self.nodes[name]).__name__
+            require(isinstance(self.nodes[name], Node), name, f"{kind} is not a node of a SpikingGraph")
+        object.__setattr__(self, "nodes", MappingProxyType({name: self.nodes[name] for name in order}))
+        object.__setattr__(self, "edges", tuple(self.edges))
+        object.__setattr__(self, "metadata", MappingProxyType(dict(self.metadata)))
+        sources: dict[str, list[str]] = {name: [] for name in order}
+        for a, b in self.edges:
+            sources[b].append(a)
+        _check_ends(self.nodes, sources)
+        shapes: dict[str, Shape] = {}
+        signals: dict[str, SignalKind] = {}
+        for name, node in self.nodes.items():
+            shape = _common_shape(name, sources[name], shapes)
+            signal = _common_signal(name, sources[name], signals)
+            shapes[name] = infer_shape(name, node, shape)
+            signals[name] = infer_signal(name, node, signal)
+        self._check_currents()
+        object.__setattr__(self, "shapes", MappingProxyType(shapes))
+        object.__setattr__(self, "signals", MappingProxyType(signals))
+
+    def _check_currents(self) -> None:
+        """Neurons whose current persists are fed by synapse layers alone, which feed neurons alone.
+
+        Such a current takes in the products of its synapses and not their biases, which go straight to the membrane. Behind a pool, or in
+        a layer that something else reads too, the two could not be told apart.
+        """
+        ends = {*self.neurons, self.output_name}
+        for name, neuron in self.neurons.items():
+            for source in self.sources(name) if neuron.current_leak else ():
+                require(
+                    isinstance(self.nodes[source], Synapse) and ends.issuperset(self.targets(source)),
+                    name,
+                    f"its current persists, so only synapse layers may feed it, and these only neurons; {source} is not so",
+                )
+
+    # -- structure -----------------------------------------------------------------------------
+
+    def sources(self, name: str) -> tuple[str, ...]:
+        """Names of the nodes whose outputs add up to this node's input, in edge order."""
+        return tuple(a for a, b in self.edges if b == name)
+
+    def targets(self, name: str) -> tuple[str, ...]:
+        """Names of the nodes that this node feeds, in edge order."""
+        return tuple(b for a, b in self.edges if a == name)
+
+    @property
+    def input_name(self) -> str:
+        """Name of the one `Input` node."""
+        return next(n for n, node in self.nodes.items() if isinstance(node, Input))
+
+    @property
+    def output_name(self) -> str:
+        """Name of the one `Output` node."""
+        return next(n for n, node in self.nodes.items() if isinstance(node, Output))
+
+    @property
+    def input(self) -> Input:
+        """The one `Input` node."""
+        node = self.nodes[self.input_name]
+        assert isinstance(node, Input)
+        return node
+
+    @property
+    def output(self) -> Output:
+        """The one `Output` node."""
+        node = self.nodes[self.output_name]
+        assert isinstance(node, Output)
+        return node
+
+    def in_shape(self, name: str) -> Shape:
+        """Shape of the (summed) input of a node, without batch and time."""
+        return self.shapes[self.sources(name)[0]]
+
+    def in_signal(self, name: str) -> SignalKind:
+        """What arrives at a node: a synapse that receives "spikes" counts SynOps, any other MACs."""
+        return _common_signal(name, list(self.sources(name)), self.signals)
+
+    @property
+    def neurons(self) -> dict[str, AnyNeuron]:
+        """The neuron layers, in topological order."""
+        return {n: node for n, node in self.nodes.items() if isinstance(node, Neuron)}
+
+    @property
+    def synapses(self) -> dict[str, AnySynapse]:
+        """The weighted layers, in topological order."""
+        return {n: node for n, node in self.nodes.items() if isinstance(node, Synapse)}
+
+    @property
+    def is_integer(self) -> bool:
+        """True when every weight, bias and threshold is an integer, and the input too: chip arithmetic."""
+        arrays = [a for s in self.synapses.values() for a in (s.weight, s.bias) if a is not None]
+        return (
+            (self.input.encoding == "spikes" or self.input.scale is not None)
+            and all(np.issubdtype(a.dtype, np.integer) for a in arrays)
+            and all(float(n.threshold).is_integer() for n in self.neurons.values())
+        )
+
+    def with_nodes(self, changed: Mapping[str, Node], **fields: Any) -> SpikingGraph:
+        """A copy with some nodes replaced (same names, same edges) and other fields changed."""
+        return replace(self, nodes={**self.nodes, **changed}, **fields)
+
+    def redrawn(self, nodes: Mapping[str, Node], edges: Iterable[Edge]) -> SpikingGraph:
+        """A graph of other nodes and edges with the same T and metadata."""
+        return replace(self, nodes=nodes, edges=tuple(edges))
+
+    def encode(self, x: Array) -> Array:
+        """Real-valued samples (N, *shape) to what the network consumes: float32, integers if `input.scale`.
+
+        Raises:
+            GraphError: wrong shape, values that are not finite, or values outside 0…1 when `input.scale` is set.
+        """
+        frames = 1 if self.input.encoding == "direct" else 2
+        if x.shape[frames:] != self.input.shape:
+            raise GraphError(f"the samples have shape {tuple(x.shape[frames:])}, the network takes {self.input.shape}")
+        x = np.asarray(x, np.float32)
+        if not np.isfinite(x).all():
+            raise GraphError("the samples contain NaN or infinite values")
+        scale = self.input.scale
+        if scale is None:
+            return x
+        if x.size and (x.min() < 0 or x.max() > 1):
+            raise GraphError(
+                f"the samples range from {x.min():.4g} to {x.max():.4g}; integer input of 0…{scale} needs "
+                "values between 0 and 1 (pixels / 255, without mean/std normalization)"
+            )
+        return np.rint(x * np.float32(scale))
+
+
+def chain(nodes: Iterable[tuple[str, Node]], T: int, **fields: Any) -> SpikingGraph:
+    """A graph whose nodes follow one another in the order given."""
+    named = list(nodes)
+    names = [n for n, _ in named]
+    if len(set(names)) != len(names):
+        raise GraphError("two nodes of the chain share a name; give every node its own")
+    return SpikingGraph(dict(named), tuple(itertools.pairwise(names)), T, **fields)
+
+
+# -- validation --------------------------------------------------------------------------------------
+
+
+def _check_ends(nodes: Mapping[str, Node], sources: Mapping[str, list[str]]) -> None:
+    for kind in (Input, Output):
+        found = [n for n, node in nodes.items() if isinstance(node, kind)]
+        if len(found) != 1:
+            raise GraphError(
+                f"the graph has {len(found)} {kind.__name__} nodes ({', '.join(found)}); it needs exactly one"
+            )
+    used = {a for names in sources.values() for a in names}
+    for name, node in nodes.items():
+        # without cycles, what feeds the Input, or what feeds that, is such a node too
+        if not sources[name] and not isinstance(node, Input):
+            raise GraphError(f"{name}: nothing feeds this node; remove it or connect it")
+        if isinstance(node, Output):
+            if name in used:
+                raise GraphError(f"{name}: the Output node may not feed another node")
+            if node.readout == "rate" and len(sources[name]) != 1:
+                raise GraphError(f"{name}: a rate is read from exactly one neuron layer, not from {len(sources[name])}")
+        elif name not in used:
+            raise GraphError(f"{name}: its output goes nowhere; remove the node or connect it")
+
+
+def _common_shape(name: str, sources: list[str], shapes: Mapping[str, Shape]) -> Shape:
+    found = {shapes[s] for s in sources}
+    if len(found) > 1:
+        listed = ", ".join(f"{s} {shapes[s]}" for s in sources)
+        raise GraphError(f"{name}: the inputs it sums have different shapes ({listed}); a downsample is missing")
+    return found.pop() if found else ()
+
+
+def _common_signal(name: str, sources: list[str], signals: Mapping[str, SignalKind]) -> SignalKind:
+    found = {signals[s] for s in sources}
+    if len(found) > 1:
+        listed = ", ".join(f"{s} carries {signals[s]}" for s in sources)
+        raise GraphError(f"{name}: it sums different kinds of signal ({listed}); put a neuron layer in between")
+    return found.pop() if found else "current"

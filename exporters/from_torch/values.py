@@ -1,86 +1,371 @@
-"""The symbolic values of `from_torch`: signals and currents, and the algebra of weights that folds them."""
+"""What a symbolic tensor holds: for every element a sum of elements of the new graph's nodes, scaled, plus a constant.
+
+An element of a node is one number: of one neuron (or pixel), one sample, one time step. Which elements a value is made of
+stands in index tensors of the value's own shape, so that whatever a network does to the layout (views, permutations,
+slices, concatenation, repetition) is done to them by torch itself and needs no rule here. Arithmetic is float64.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import itertools
+import math
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field, replace
 
-import numpy as np
+import torch
+from torch import Tensor
 
-from exporters.errors import DeployError
-from exporters.graph import AnySynapse, Array, Input, Linear, Output, Pair, Shape, SpikingGraph
+from exporters.graph import Shape
+from exporters.graph.currents import Term
+
+NOTHING = -1
+"""In an index: no element, which is a zero."""
+MOST_GATHERS = 1024
+"""Of one value: a sum over more elements than this is not kept as a sum."""
 
 
-class LoweringError(DeployError):
-    """A module that the SpikingGraph cannot express; the message names it and the nearest form that works."""
+@dataclass(eq=False)
+class Source:
+    """A source is a space of elements (steps, samples, *shape), numbered in C order, that nodes will fill.
 
-
-@dataclass(frozen=True, eq=False)
-class Signal:
-    """The sum of some nodes' outputs; with `scale` and `shift` (C,) per channel a BatchNorm on top of it.
-
-    `repeated`: an adaptive pool to a larger size repeats each pixel; then these are the shape (C, H, W)
-    before and the repeats (y, x), until a linear layer folds them into its weights.
+    Attributes:
+        name: for messages.
+        shape: of the nodes, (C, H, W) or (F,).
+        steps: T, or 1 for what is the same at every step.
+        samples: of the batch that is pushed through.
+        nodes: names of the nodes whose sum it is; empty while it is but a `term`.
+        term: synapses that have no node yet.
+        weights: what tells the weights of these from others.
+        is_binary: whether every element is 0 or 1.
+        gates: of what is a membrane where its neuron fires and else 0, the spikes of that neuron.
     """
 
-    nodes: tuple[str, ...]
-    shape: Shape
-    scale: Array | None = None
-    shift: Array | None = None
-    repeated: tuple[Shape, Pair] | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Term:
-    """One set of synapses: a bias-free layer reading a signal."""
-
     name: str
-    synapse: AnySynapse
-    source: Signal
+    shape: Shape
+    steps: int
+    samples: int
+    nodes: tuple[str, ...] = ()
+    term: Term | None = None
+    weights: Hashable = None
+    is_binary: bool = False
+    gates: Source | None = None
+    size: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.size = math.prod(self.shape)
+
+    @property
+    def is_static(self) -> bool:
+        """Whether it is the same at every step."""
+        return self.steps == 1
+
+
+Factor = float | Tensor
+"""A number, or a float64 tensor that broadcasts to the value's shape and has as many axes."""
 
 
 @dataclass(frozen=True, eq=False)
-class Current:
-    """A sum of synapses plus a constant per output channel, float64 (C,)."""
+class Gather:
+    """For every element of a value, one element of a source (or none) times a factor.
 
-    terms: tuple[Term, ...]
-    bias: Array
+    `label` is where it was added to currents, `flat` where its map was flattened: nodes made for it are named so.
+    """
+
+    source: Source
+    index: Tensor
+    scale: Factor = 1.0
+    label: str = ""
+    flat: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Affine:
+    """A value is the sum of its gathers plus a shift."""
+
     shape: Shape
+    gathers: tuple[Gather, ...] = ()
+    shift: Factor = 0.0
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether it depends on no node."""
+        return not self.gathers
 
 
-Value = Signal | Current
+_numbers = torch.arange(0)
 
 
-def scaled(synapse: AnySynapse, scale: Array) -> AnySynapse:
-    """The layer with its output channels multiplied by scale (C,)."""
-    return replace(synapse, weight=synapse.weight * scale.reshape(-1, *[1] * (synapse.weight.ndim - 1)))
+def elements(start: int, shape: Sequence[int]) -> Tensor:
+    """The numbers start, start + 1, … in C order of the shape: a view, so that it costs nothing and is recognized at once."""
+    global _numbers
+    count = math.prod(shape)
+    if start + count > len(_numbers):
+        _numbers = torch.arange(2 * (start + count))
+    return _numbers[start : start + count].view(*shape)
 
 
-def fold_into_inputs(layer: AnySynapse, scale: Array, shift: Array, shape: Shape) -> tuple[Array, Array]:
-    """Weights that read x as the layer reads scale·x + shift, and the bias (Cout,) that the shift adds."""
-    weight = layer.weight
-    if isinstance(layer, Linear):
-        return weight * scale, weight @ shift
-    per_group = weight.shape[1]
-    group = np.arange(len(weight)) // (len(weight) // layer.groups)
-    channel = group[:, None] * per_group + np.arange(per_group)  # (Cout, Cin/groups): which input each reads
-    shifted = (weight.sum(axis=(2, 3)) * shift[channel]).sum(axis=1)
-    return weight * scale[channel][:, :, None, None], shifted
+def is_run(index: Tensor) -> bool:
+    """Whether an index is what `elements` gives, without looking at the numbers."""
+    return index.untyped_storage().data_ptr() == _numbers.untyped_storage().data_ptr() and index.is_contiguous()
 
 
-def fold_repeats(layer: Linear, value: Signal) -> tuple[Linear, Signal]:
-    """A linear layer over repeated pixels as one over the pixels: the weights of a pixel's repeats add up."""
-    assert value.repeated is not None
-    (channels, height, width), (y, x) = value.repeated
-    size = channels * height * y * width * x
-    if layer.weight.shape[1] != size:  # as for any other layer, its reader says that it does not fit
-        return layer, Signal(value.nodes, (size,))
-    weight = layer.weight.reshape(-1, channels, height, y, width, x).sum(axis=(3, 5))
-    return replace(layer, weight=weight.reshape(len(weight), -1)), Signal(value.nodes, (channels * height * width,))
+def as_run(index: Tensor) -> Tensor:
+    """The index as `elements` gives it, if its numbers are such a run."""
+    if is_run(index) or index.numel() == 0:
+        return index
+    first, last = int(index[(0,) * index.ndim]), int(index[(-1,) * index.ndim])
+    if first < 0 or last - first != index.numel() - 1:
+        return index
+    run = elements(first, index.shape)
+    return run if torch.equal(run, index) else index
 
 
-def synapse_shape(layer: AnySynapse, shape: Shape, name: str) -> Shape:
-    """The output shape; the graph's own validation says what is wrong when the input does not fit."""
-    probe = SpikingGraph(
-        {"input": Input(shape), name: layer, "output": Output("membrane")}, (("input", name), (name, "output")), 1
+def fresh(source: Source, start: int, shape: Sequence[int], scale: Factor = 1.0) -> Affine:
+    """The elements of a source from a number on, in its own order."""
+    return Affine(tuple(shape), (Gather(source, elements(start, shape), scale),))
+
+
+def constant(values: Tensor) -> Affine:
+    """A value that depends on no node."""
+    return Affine(tuple(values.shape), (), _plain(values.detach().to("cpu", torch.float64)))
+
+
+def real(value: Affine, dtype: torch.dtype) -> Tensor:
+    """The numbers of a value that depends on no node."""
+    assert value.is_constant
+    shift = value.shift
+    return torch.as_tensor(shift, dtype=torch.float64).expand(value.shape).to(dtype).clone()
+
+
+# -- factors -----------------------------------------------------------------------------------------
+
+
+def compact(factor: Tensor) -> Tensor:
+    """The factor without the axes along which it only repeats."""
+    for dim, (size, stride) in enumerate(zip(factor.shape, factor.stride(), strict=True)):
+        if stride == 0 and size > 1:
+            factor = factor.narrow(dim, 0, 1)
+    return factor
+
+
+def _plain(factor: Tensor) -> Factor:
+    """A float where the tensor is one number, repeated."""
+    if factor.numel() == 0:
+        return 0.0
+    first = factor.flatten()[0]
+    return float(first) if bool((factor == first).all()) else compact(factor)
+
+
+def aligned(factor: Tensor, ndim: int) -> Tensor:
+    """The factor with axes of size 1 put before its own."""
+    return factor.reshape((1,) * (ndim - factor.ndim) + tuple(factor.shape))
+
+
+def _times(a: Factor, b: Factor, ndim: int) -> Factor:
+    if isinstance(a, Tensor):
+        a = aligned(a, ndim)
+    if isinstance(b, Tensor):
+        b = aligned(b, ndim)
+    return a * b
+
+
+def _plus(a: Factor, b: Factor, ndim: int) -> Factor:
+    if isinstance(a, Tensor):
+        a = aligned(a, ndim)
+    if isinstance(b, Tensor):
+        b = aligned(b, ndim)
+    return a + b
+
+
+# -- algebra -----------------------------------------------------------------------------------------
+
+
+def expanded(value: Affine, shape: Shape) -> Affine:
+    """The value broadcast to a shape."""
+    if value.shape == shape:
+        return value
+    ndim = len(shape)
+    gathers = tuple(
+        replace(
+            g,
+            index=g.index.expand(shape),
+            scale=aligned(g.scale, ndim) if isinstance(g.scale, Tensor) else g.scale,
+        )
+        for g in value.gathers
     )
-    return probe.shapes[name]
+    shift = aligned(value.shift, ndim) if isinstance(value.shift, Tensor) else value.shift
+    return Affine(shape, gathers, shift)
+
+
+def added(a: Affine, b: Affine, label: str = "") -> Affine:
+    """The sum. Where currents meet spikes, these are labeled with where they met."""
+    shape = tuple(torch.broadcast_shapes(a.shape, b.shape))
+    a, b = expanded(a, shape), expanded(b, shape)
+    gathers = list(a.gathers)
+    for gather in b.gathers:
+        for i, other in enumerate(gathers):
+            if _is_same(other, gather):
+                total = _plus(other.scale, gather.scale, len(shape))
+                gathers[i] = replace(other, scale=total)
+                break
+        else:
+            gathers.append(gather)
+    kept = [g for g in gathers if not (isinstance(g.scale, float) and g.scale == 0)]
+    if label and len({g.source.term is None for g in kept}) == 2:
+        kept = [replace(g, label=label) if g.source.term is None and not g.label else g for g in kept]
+    return Affine(shape, tuple(kept), _plus(a.shift, b.shift, len(shape)))
+
+
+def _is_same(a: Gather, b: Gather) -> bool:
+    """Whether two gathers read the same elements, as far as a glance tells."""
+    return (
+        a.source is b.source
+        and a.index.data_ptr() == b.index.data_ptr()
+        and a.index.shape == b.index.shape
+        and a.index.stride() == b.index.stride()
+    )
+
+
+def scaled(value: Affine, factor: Factor) -> Affine:
+    """The value times constants."""
+    if isinstance(factor, Tensor):
+        shape = tuple(torch.broadcast_shapes(value.shape, factor.shape))
+        value = expanded(value, shape)
+        factor = compact(aligned(factor, len(shape)))
+        if factor.numel() == 1:
+            factor = float(factor)
+    if isinstance(factor, float) and factor == 1:
+        return value
+    if isinstance(factor, float) and factor == 0:
+        return Affine(value.shape)
+    ndim = len(value.shape)
+    gathers = tuple(replace(g, scale=_times(g.scale, factor, ndim)) for g in value.gathers)
+    return Affine(value.shape, gathers, _times(value.shift, factor, ndim))
+
+
+def laid_out(value: Affine, move: Callable[[Tensor], Tensor], *, flat: str = "") -> Affine:
+    """The value after something that only moves elements, done to its indices and factors.
+
+    `flat` names what merged the last axes.
+    """
+    gathers = []
+    shape: Shape = ()
+    for g in value.gathers:
+        index = as_run(move(g.index))
+        shape = tuple(index.shape)
+        scale = g.scale
+        if isinstance(scale, Tensor):
+            scale = compact(move(scale.expand(value.shape)))
+        gathers.append(replace(g, index=index, scale=scale, flat=g.flat or flat))
+    shift = value.shift
+    if isinstance(shift, Tensor):
+        shift = compact(move(shift.expand(value.shape)))
+        shape = tuple(shift.shape) if not gathers else shape
+    if not gathers:
+        shape = tuple(move(torch.empty(value.shape, dtype=torch.bool)).shape)
+    return Affine(shape, tuple(gathers), shift)
+
+
+def tidied(value: Affine) -> Affine:
+    """The value without gathers that hold nothing, and with its constants as short as they can be."""
+    gathers = tuple(g for g in value.gathers if bool((g.index != NOTHING).any()))
+    gathers = tuple(replace(g, scale=_plain(g.scale)) if isinstance(g.scale, Tensor) else g for g in gathers)
+    shift = _plain(value.shift) if isinstance(value.shift, Tensor) else value.shift
+    return Affine(value.shape, gathers, shift)
+
+
+def padded(value: Affine, pad: Sequence[int], fill: float) -> Affine:
+    """The value with constants around it, as `torch.constant_pad_nd` puts them."""
+
+    def around(tensor: Tensor, with_: float) -> Tensor:
+        return torch.constant_pad_nd(tensor, list(pad), with_)
+
+    shape = tuple(torch.constant_pad_nd(torch.empty(value.shape, dtype=torch.bool), list(pad)).shape)
+    gathers = tuple(
+        replace(
+            g,
+            index=around(g.index, NOTHING),
+            scale=around(g.scale.expand(value.shape), 1.0) if isinstance(g.scale, Tensor) else g.scale,
+        )
+        for g in value.gathers
+    )
+    shift = value.shift
+    if isinstance(shift, Tensor) or shift != fill:
+        shift = around(torch.as_tensor(shift, dtype=torch.float64).expand(value.shape), fill)
+    return Affine(shape, gathers, shift)
+
+
+def concatenated(values: Sequence[Affine], dim: int) -> Affine:
+    """The values one after another along an axis. What reads the same source becomes one gather."""
+    ndim = len(values[0].shape)
+    dim %= ndim
+    merged: list[list[Gather | None]] = []
+    for i, value in enumerate(values):
+        free = list(range(len(merged)))
+        for gather in value.gathers:
+            for k in free:
+                others = [g for g in merged[k] if g is not None]
+                if others[0].source is gather.source:
+                    merged[k][i] = gather
+                    free.remove(k)
+                    break
+            else:
+                row: list[Gather | None] = [None] * len(values)
+                row[i] = gather
+                merged.append(row)
+    gathers = []
+    for row in merged:
+        first = next(g for g in row if g is not None)
+        index = torch.cat(
+            [
+                torch.full((), NOTHING).expand(v.shape) if g is None else g.index
+                for g, v in zip(row, values, strict=True)
+            ],
+            dim,
+        )
+        scales = [None if g is None else g.scale for g in row]
+        gathers.append(replace(first, index=as_run(index), scale=_joined(scales, values, dim)))
+    shape = list(values[0].shape)
+    shape[dim] = sum(v.shape[dim] for v in values)
+    return Affine(tuple(shape), tuple(gathers), _joined([v.shift for v in values], values, dim))
+
+
+def _joined(factors: Sequence[Factor | None], values: Sequence[Affine], dim: int) -> Factor:
+    """Factors of values that follow one another; None is a factor that does not matter."""
+    known = [f for f in factors if f is not None]
+    if all(isinstance(f, float) for f in known) and len(set(known)) == 1:
+        return known[0]
+    ndim = len(values[0].shape)
+    tensors = [
+        aligned(torch.as_tensor(1.0 if f is None else f, dtype=torch.float64), ndim) for f in factors
+    ]
+    sizes = [max(t.shape[d] for t in tensors) for d in range(ndim)]
+    parts = []
+    for tensor, value in zip(tensors, values, strict=True):
+        sizes[dim] = value.shape[dim]
+        parts.append(tensor.expand(sizes))
+    return torch.cat(parts, dim)
+
+
+def summed(value: Affine, dims: Sequence[int], *, keepdim: bool) -> Affine:
+    """The sum over some axes: every element of them becomes a gather of its own.
+
+    Raises:
+        OverflowError: these would be too many.
+    """
+    dims = sorted({d % len(value.shape) for d in dims})
+    count = math.prod(value.shape[d] for d in dims)
+    if count * len(value.gathers) > MOST_GATHERS:
+        raise OverflowError(f"it sums {count} elements")
+    total: Affine | None = None
+    for places in itertools.product(*(range(value.shape[d]) for d in dims)):
+
+        def taken(tensor: Tensor, places: tuple[int, ...] = places) -> Tensor:
+            for d, place in reversed(list(zip(dims, places, strict=True))):
+                tensor = tensor.narrow(d, place, 1) if keepdim else tensor.select(d, place)
+            return tensor
+
+        part = laid_out(value, taken)
+        total = part if total is None else added(total, part)
+    assert total is not None
+    return total

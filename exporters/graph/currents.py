@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from exporters.graph import AnySynapse, Array, Conv2d, GraphError, Linear, Node, Shape, unique_name
+from exporters.graph import AnySynapse, Array, Conv2d, GraphError, Linear, Node, Shape
+from exporters.graph.editing import Draft
 
 LARGEST_DIAGONAL = 4096
 """Flat signals beyond which synapses from each to its counterpart alone would be a needlessly large dense layer."""
@@ -135,19 +136,19 @@ def scaled(name: str, current: Current, factor: Array) -> Current:
 
 
 class GraphBuilder:
-    """The nodes and edges of a graph that is being built."""
+    """A builder makes nodes of currents as they are asked for, each once.
+
+    Attributes:
+        draft: the graph so far.
+    """
 
     def __init__(self) -> None:
-        self.nodes: dict[str, Node] = {}
-        self.edges: list[tuple[str, str]] = []
+        self.draft = Draft()
         self._placed: dict[int, tuple[Signal | Term, str]] = {}
 
     def add(self, name: str, node: Node, sources: Sequence[str]) -> str:
-        """Add a node, under the first name that is free, with edges from its sources; its name comes back."""
-        unique = unique_name(name, self.nodes)
-        self.nodes[unique] = node
-        self.edges += [(s, unique) for s in sources]
-        return unique
+        """Add a node behind its sources; the name that it got comes back."""
+        return self.draft.add(name, node, sources)
 
     def place(self, current: Current) -> list[str]:
         """The nodes whose sum is the current; synapses get theirs when they are first asked for, factors become synapses."""

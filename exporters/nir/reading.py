@@ -183,7 +183,7 @@ class _Reader:
         self.built.add(*self.output)
         user = json.loads(str(self.facts.get("metadata", "{}")))
         metadata = {**user, **({"nir_warnings": list(self.warnings)} if self.warnings else {})}
-        return SpikingGraph(self.built.nodes, tuple(self.built.edges), self.T, metadata)
+        return SpikingGraph(self.built.draft.nodes, tuple(self.built.draft.edges), self.T, metadata)
 
     def order(self) -> list[str]:
         """Topological, and recurrent connections refused by name."""
@@ -331,7 +331,7 @@ class _Reader:
         neuron = LIF(threshold_value, leak, reset, scale, persists) if is_leaky else IF(threshold_value, reset, scale)
         sources = self.built.place(x)
         if persists:
-            if any(getattr(self.built.nodes[source], "bias", None) is not None for source in sources):
+            if any(getattr(self.built.draft.nodes[source], "bias", None) is not None for source in sources):
                 raise NirError(
                     f"{name}: the biases of what feeds it would pass through its synaptic current (tau_syn), which "
                     "Loihi's do not; use layers without bias before it"

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from exporters.errors import DeployError
 from exporters.from_torch import operations as operations
+from exporters.from_torch.dynamics import settled
 from exporters.from_torch.lowering import Lowering
 from exporters.from_torch.neurons import known_kind, run_neuron
 from exporters.from_torch.readout import Chosen, chosen, read_out
@@ -114,6 +115,7 @@ def _lowered(lowering: Lowering, task: Task, root: nn.Module, modules: list[tupl
     node: Node = Input(inner, "spikes" if spikes else "direct")
     lowering.builder.add("input", node, [])
     given.is_binary = spikes
+    lowering.dtype = _kind_of(root)
     inputs = _inputs(lowering, given, task, way, _kind_of(root))
     with prepared(lowering, root, modules), torch.no_grad(), Factories(lowering), torch.compiler.set_stance("force_eager"):
         results = []
@@ -134,6 +136,7 @@ def _lowered(lowering: Lowering, task: Task, root: nn.Module, modules: list[tupl
                 raise lowering.error(
                     f"it runs {layer.steps} steps, but T is {task.T}; make them the same", layer.name
                 )
+        settled(lowering)
         found = read_out(lowering, value)
         _ = where
     graph = finished(lowering, task)
@@ -180,7 +183,7 @@ def _call(lowering: Lowering, root: nn.Module, x: Symbolic) -> Any:
         raise RaisedError(f"{node_name(path, module) if path else type(module).__name__}: {what}{raised_line(error)}") from error
 
 
-ENTRIES.add(_call.__code__)
+ENTRIES.update({_call.__code__, run_all.__code__})
 
 
 def finished(lowering: Lowering, task: Task) -> SpikingGraph:

@@ -62,6 +62,8 @@ class Lowering:
         self.layers: dict[Hashable, AnySynapse] = {}
         self.neurons: dict[Hashable, NeuronLayer] = {}
         self.fires: set[str] = set()
+        self.written: dict[Hashable, Any] = {}
+        self.dtype = torch.float32
         self.notes: dict[str, str] = {}
         self.weights_of: dict[str, Hashable] = {}
         self.progress = 0

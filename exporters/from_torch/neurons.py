@@ -188,6 +188,17 @@ def _step(lowering: Lowering, key: Hashable, value: Affine, steps: int, constant
 def require_steps(lowering: Lowering, reads: list[Read], done: int, steps: int, name: str) -> None:
     """The rows of neurons' input must be the samples of the steps that come next."""
     samples = lowering.samples
+    times: dict[int, set[int]] = {}
+    for read in reads:
+        if not read.source.is_static:
+            times.setdefault(id(read.source), set()).update(int(r) // samples for r in read.rows)
+    summed = next((r.source for r in reads if len(times.get(id(r.source), ())) > steps), None)
+    if summed is not None:
+        raise lowering.error(
+            f"its input is a sum or mean over time steps of {summed.name}: neurons behind it run one step on rates, where those "
+            "of a graph run T steps on spikes; take the mean at the end",
+            name,
+        )
     expected = torch.arange(done * samples, (done + steps) * samples)
     for read in reads:
         if read.source.is_static:
@@ -218,6 +229,11 @@ def _listed(steps: list[int]) -> str:
     if len(steps) > 4 and steps == list(range(steps[0], steps[-1] + 1)):
         return f"{steps[0]} to {steps[-1]}"
     return ", ".join(map(str, steps))
+
+
+def as_layer(name: str, source: Source, key: Hashable) -> NeuronLayer:
+    """A layer that has not run yet."""
+    return NeuronLayer(name, source, key)
 
 
 def neuron_shape(reads: list[Read], shape: Shape) -> Shape:

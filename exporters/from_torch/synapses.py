@@ -68,14 +68,16 @@ def synapse(
     reads, shift = signals(lowering, value, name)
     gathers = []
     for group in grouped(reads):
-        read = joint(group)
+        read, factor = joint(group), 1.0
+        if isinstance(read.scale, float):  # it waits for the layer's own readers: a mean over time is not the weights' business
+            read, factor = replace(read, scale=1.0), read.scale
         key = (known, read.source.nodes, as_bytes(read.features), as_bytes(read.scale))
         if key not in lowering.sources:
             lowering.sources[key] = _layer_source(lowering, name, layer, read, shape, weights)
         source = lowering.sources[key]
         if source.size != int(np.prod(out)):
             raise lowering.error(f"its output has shape {source.shape}, where torch gives {out}")
-        gathers.append(Gather(source, rows_index(source, read.rows, out)))
+        gathers.append(Gather(source, rows_index(source, read.rows, out), factor))
     total = Affine((value.shape[0], *out), tuple(gathers))
     if np.any(shift):
         total = added(total, as_shift(_evened(response(name, layer, shift, shape)), out))

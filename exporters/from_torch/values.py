@@ -92,21 +92,34 @@ class Affine:
         return not self.gathers
 
 
-_numbers = torch.arange(0)
+_runs: dict[int, Tensor] = {}
+"""Where 0, 1, 2, … stand in memory, by address: the last one is the longest."""
 
 
 def elements(start: int, shape: Sequence[int]) -> Tensor:
     """The numbers start, start + 1, … in C order of the shape: a view, so that it costs nothing and is recognized at once."""
-    global _numbers
     count = math.prod(shape)
-    if start + count > len(_numbers):
-        _numbers = torch.arange(2 * (start + count))
-    return _numbers[start : start + count].view(*shape)
+    numbers = next(reversed(_runs.values()), None)
+    if numbers is None or start + count > len(numbers):
+        numbers = torch.arange(max(1 << 20, 2 * (start + count)))
+        _runs[numbers.untyped_storage().data_ptr()] = numbers
+    return numbers[start : start + count].view(*shape)
 
 
 def is_run(index: Tensor) -> bool:
     """Whether an index is what `elements` gives, without looking at the numbers."""
-    return index.untyped_storage().data_ptr() == _numbers.untyped_storage().data_ptr() and index.is_contiguous()
+    return index.is_contiguous() and index.untyped_storage().data_ptr() in _runs
+
+
+def same_place(a: Gather, b: Gather, *, closely: bool = False) -> bool:
+    """Whether two gathers read the same elements: as far as a glance tells, or (closely) number by number."""
+    if a.source is not b.source or a.index.shape != b.index.shape:
+        return False
+    if is_run(a.index) and is_run(b.index):
+        return a.index.storage_offset() == b.index.storage_offset()
+    if a.index.data_ptr() == b.index.data_ptr() and a.index.stride() == b.index.stride():
+        return True
+    return closely and torch.equal(a.index, b.index)
 
 
 def as_run(index: Tensor) -> Tensor:
@@ -204,7 +217,7 @@ def added(a: Affine, b: Affine, label: str = "") -> Affine:
     gathers = list(a.gathers)
     for gather in b.gathers:
         for i, other in enumerate(gathers):
-            if _is_same(other, gather):
+            if same_place(other, gather):
                 total = _plus(other.scale, gather.scale, len(shape))
                 gathers[i] = replace(other, scale=total)
                 break
@@ -214,16 +227,6 @@ def added(a: Affine, b: Affine, label: str = "") -> Affine:
     if label and len({g.source.term is None for g in kept}) == 2:
         kept = [replace(g, label=label) if g.source.term is None and not g.label else g for g in kept]
     return Affine(shape, tuple(kept), _plus(a.shift, b.shift, len(shape)))
-
-
-def _is_same(a: Gather, b: Gather) -> bool:
-    """Whether two gathers read the same elements, as far as a glance tells."""
-    return (
-        a.source is b.source
-        and a.index.data_ptr() == b.index.data_ptr()
-        and a.index.shape == b.index.shape
-        and a.index.stride() == b.index.stride()
-    )
 
 
 def scaled(value: Affine, factor: Factor) -> Affine:

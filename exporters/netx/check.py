@@ -1,4 +1,4 @@
-"""Opening netx files (`.net`, HDF5), and finding in them what Lava would not run right, without Lava."""
+"""The check opens netx files (`.net`, HDF5) and finds in them what Lava would not run right, without Lava."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import numpy as np
 
 from exporters.errors import DeployError
 from exporters.graph import Array
-from exporters.graph.registers import BIAS_LIMIT, MAX_GROUPS, THRESHOLD_LIMIT
+from exporters.graph.registers import BIAS_LIMIT, DECAY_ONE, DENSE_WEIGHTS, MAX_GROUPS, MAX_STEP, THRESHOLD_LIMIT
 from exporters.hdf5 import flaw
 
 
 class NetxError(DeployError):
-    """A `.net` file that cannot be read, or that Lava would skip, clip, wrap or crash on."""
+    """A `.net` file cannot be read, or Lava would skip, clip, wrap or crash on what it holds."""
 
 
 class opened:  # noqa: N801 - reads as a function
-    """`h5py.File` for reading, with every way it can fail turned into one line."""
+    """The block reads an `h5py.File`; every way in which opening it can fail is one line."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -41,20 +41,31 @@ class opened:  # noqa: N801 - reads as a function
 
 
 def layer_groups(file: h5py.File) -> list[h5py.Group]:
-    """The layers in order."""
+    """The layers of a file come in order."""
     root = file["layer"]
     return [root[str(i)] for i in range(len(root))]
 
 
 def text(dataset: Any) -> str:
-    """A string as slayer (one-element arrays of bytes), h5py or others store it."""
+    """A string comes out as slayer (one-element arrays of bytes), h5py or others store it."""
     value = dataset[()]
     value = value.flat[0] if isinstance(value, np.ndarray) else value
     return value.decode("ascii") if isinstance(value, bytes) else str(value)
 
 
+def validate(path: Path) -> list[str]:
+    """The findings are what Lava would silently skip, clip, wrap or crash on in a `.net` file: one line each, none if
+    it is sound.
+
+    Raises:
+        NetxError: the file cannot be read at all.
+    """
+    with opened(path) as file:
+        return list(problems(file))
+
+
 def problems(file: h5py.File) -> Iterator[str]:
-    """The findings; a file damaged inside raises from h5py at any point, which is one more finding."""
+    """The findings come one by one; a file damaged inside raises from h5py at any point, which is one more finding."""
     try:
         if (what := flaw(file)) is not None:
             yield what
@@ -122,23 +133,26 @@ def _layer_problems(kind: str, group: h5py.Group, *, last: bool) -> Iterator[str
     yield from _number_problems("weight", weight)
     if not weight.any():
         yield "all weights are zero, on which Lava's dense layer overflows; remove the layer"
-    if kind == "dense" and (weight.min() < -256 or weight.max() > 254):
-        yield f"weights reach from {weight.min():g} to {weight.max():g}; Lava clips dense weights to −256…254"
+    low, high = DENSE_WEIGHTS
+    if kind == "dense" and (weight.min() < low or weight.max() > high):
+        yield f"weights reach from {weight.min():g} to {weight.max():g}; Lava clips dense weights to −{-low}…{high}"
     if kind == "dense" and weight.max() <= 0:
         yield "no weight is positive; Lava rounds such a dense layer wrongly"
     if kind == "conv" and not 1 <= int(np.asarray(group["groups"][()]).flat[0]) <= MAX_GROUPS:
         yield f"{int(np.asarray(group['groups'][()]).flat[0])} groups; Lava keeps the number in 8 signed bits (1…{MAX_GROUPS})"
     for key in ("stride", "padding", "dilation") if kind == "conv" else ():
         values = np.asarray(group[key][()])
-        if values.size == 0 or (values > 127).any() or (values < (0 if key == "padding" else 1)).any():
+        if values.size == 0 or (values > MAX_STEP).any() or (values < (0 if key == "padding" else 1)).any():
             yield f"{key} {values.tolist()} is out of range (Lava keeps it in 8 signed bits)"
     if "bias" in group:
         bias = np.asarray(group["bias"][()])
         yield from _number_problems("bias", bias)
         if np.abs(bias).max(initial=0) > BIAS_LIMIT:
             yield f"a bias of {np.abs(bias).max():g}; Lava keeps it in 16 bits (±{BIAS_LIMIT})"
-        if bias.shape != weight.shape[:1]:
-            yield f"the bias has shape {bias.shape}, expected {weight.shape[:1]}"
+        whole = tuple(np.asarray(group["shape"][()]).reshape(-1).tolist())[::-1]
+        if bias.shape != weight.shape[:1] and (kind == "dense" or bias.shape != whole):
+            instead = "" if kind == "dense" else f" or {whole}, width before height before channels"
+            yield f"the bias has shape {bias.shape}, expected {weight.shape[:1]}{instead}"
     if "delay" in group and np.any(np.asarray(group["delay"][()])):
         lost = "which Lava ignores in convolutions" if kind == "conv" else "which this program does not run"
         yield f"it has synaptic delays, {lost}; train without delays"
@@ -166,11 +180,11 @@ def _neuron_problems(neuron: h5py.Group, *, last: bool) -> Iterator[str]:
     if "gradedSpike" in neuron and np.any(np.asarray(neuron["gradedSpike"][()])):
         yield "neuron: graded spikes, of which Lava sends only 0 or 1; train with binary spikes"
     current, voltage, threshold = (int(np.asarray(neuron[k][()]).flat[0]) for k in ("iDecay", "vDecay", "vThMant"))
-    if not 0 <= current <= 4096 or not 0 <= voltage <= 4096:
-        yield f"neuron: iDecay {current}, vDecay {voltage}; both are 12-bit decays, 0 (none) to 4096 (all in one step)"
+    if not 0 <= current <= DECAY_ONE or not 0 <= voltage <= DECAY_ONE:
+        yield f"neuron: iDecay {current}, vDecay {voltage}; both are 12-bit decays, 0 (none) to {DECAY_ONE} (all in one step)"
     if threshold < 0 or (threshold >= THRESHOLD_LIMIT and not last):
         yield f"neuron: vThMant {threshold} is outside 0…{THRESHOLD_LIMIT - 1}; above, only the last layer's may be, as a read-out"
-    elif threshold >= THRESHOLD_LIMIT and (current, voltage) not in ((4096, 0), (0, 4096)):
+    elif threshold >= THRESHOLD_LIMIT and (current, voltage) not in ((DECAY_ONE, 0), (0, DECAY_ONE)):
         yield f"neuron: it cannot fire (vThMant {threshold}) and leaks (iDecay {current}, vDecay {voltage}); a read-out must not leak"
 
 

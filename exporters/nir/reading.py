@@ -43,6 +43,7 @@ from exporters.graph.currents import (
     scaled_inputs,
     uniform,
 )
+from exporters.graph.editing import topological_order
 from exporters.graph.inference import infer_shape
 from exporters.nir.check import NirError, Unfolded, load, unfold
 from exporters.nir.neurons import PREFIX, Discretization, Time, constants, dynamics, fact, persistence, resting
@@ -187,18 +188,11 @@ class _Reader:
 
     def order(self) -> list[str]:
         """Topological, and recurrent connections refused by name."""
-        waiting = {name: len(sources) for name, sources in self.sources.items()}
-        ready, order = [n for n, count in waiting.items() if count == 0], []
-        for name in ready:
-            if not isinstance(self.file.nodes[name], nir.Input) or name in self.file.inner_ends:
+        for name, node in self.file.nodes.items():
+            if not self.sources[name] and (not isinstance(node, nir.Input) or name in self.file.inner_ends):
                 raise NirError(f"{name}: nothing feeds this node; it needs an Input node before it")
-        while ready:
-            order.append(ready.pop())
-            for target in self.targets[order[-1]]:
-                waiting[target] -= 1
-                if waiting[target] == 0:
-                    ready.append(target)
-        stuck = sorted(set(waiting) - set(order))
+        order = topological_order(self.file.nodes, self.file.edges)
+        stuck = sorted(set(self.file.nodes) - set(order))
         if stuck:
             raise NirError(f"recurrent connections through {', '.join(stuck[:6])} cannot be mapped")
         return order

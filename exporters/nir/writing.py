@@ -32,7 +32,7 @@ from exporters.graph import (
 )
 from exporters.nir.check import NirError
 from exporters.nir.neurons import PREFIX
-from exporters.passes.kernels import merge_groups
+from exporters.passes.kernels import merge_groups, or_synapses
 
 DT = 1e-4
 """Seconds per time step that snnTorch, SpikingJelly and others assume, since a NIR file does not say."""
@@ -129,6 +129,11 @@ def _parts(graph: SpikingGraph, name: str, node: Node, dt: float) -> Iterator[tu
         case Linear():
             yield "", nir.Affine(_weights(node.weight), _weights(node.bias))
         case Conv2d():
+            if node.bias is not None and node.bias.ndim > 1:
+                raise NirError(
+                    f"{name}: its bias differs between positions, and NIR's Conv2d has one for each channel; put the BatchNorm behind "
+                    "the convolution, and normalize images before the network"
+                )
             yield "", _convolution(node, graph.in_shape(name))
         case Flatten():
             yield "", nir.Flatten({"input": np.array(graph.in_shape(name))}, 0, -1)
@@ -137,11 +142,7 @@ def _parts(graph: SpikingGraph, name: str, node: Node, dt: float) -> Iterator[tu
         case MaxPool2d():
             if graph.in_signal(name) != "spikes" or len(graph.sources(name)) > 1:
                 raise NirError(f"{name}: NIR has no max-pool; only one over the spikes of one layer can become an OR")
-            channels = graph.in_shape(name)[0]
-            ones = Conv2d(
-                np.ones((channels, 1, *node.kernel), np.float32), None, node.stride, node.padding, (1, 1), channels
-            )
-            conv = _convolution(ones, graph.in_shape(name))
+            conv = _convolution(or_synapses(node, graph.in_shape(name)[0], 1.0), graph.in_shape(name))
             conv.metadata[f"{PREFIX}max_pool"] = 1
             yield "", conv
             yield "or", _neurons(IF(0.5), shape, dt, max_pool=1)

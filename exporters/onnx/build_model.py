@@ -15,6 +15,7 @@ weights, which is exact because the worst sum stays below 2²⁴ (`exporters.gra
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
@@ -40,6 +41,7 @@ from exporters.graph import (
     Synapse,
 )
 from exporters.graph.bounds import EXACT_IN_FLOAT32, input_bounds, sum_bound
+from exporters.graph.editing import over_positions
 from exporters.graph.registers import CURRENT_LIMIT, CURRENT_REGISTER, FRACTION
 from exporters.onnx import functions
 from exporters.onnx.facts import FORMS, Form, OnnxError, metadata
@@ -247,12 +249,17 @@ class _Builder:
 
     def float_synapse(self, name: str, node: Synapse, x: _Value) -> _Value:
         inputs = [x.tensor, self.constant(f"{name}/weight", node.weight.astype(np.float32))]
+        output, whole_map = f"{name}/current", False
         if node.bias is not None and name not in self.late:
-            inputs.append(self.constant(f"{name}/bias", node.bias.astype(np.float32)))
+            bias, whole_map = self.constant(f"{name}/bias", node.bias.astype(np.float32)), node.bias.ndim > 1
+            inputs += [] if whole_map else [bias]
+        products = f"{name}/products" if whole_map else output
         if isinstance(node, Conv2d):
-            output = self.op("Conv", inputs, f"{name}/current", static=x.static, **_window(node))
+            self.op("Conv", inputs, products, static=x.static, **_window(node))
         else:
-            output = self.op("Gemm", inputs, f"{name}/current", static=x.static, transB=1)
+            self.op("Gemm", inputs, products, static=x.static, transB=1)
+        if whole_map:
+            self.op("Add", [products, bias], output, static=x.static)
         return replace(x, tensor=output)
 
     def integer_synapse(self, name: str, node: Synapse, x: _Value) -> _Value:
@@ -353,8 +360,10 @@ class _Builder:
         biases = [b for s in synapses if (b := self.graph.synapses[s].bias) is not None]
         if not biases:
             return x
-        total = np.sum([b.astype(np.int64 if self.integer else np.float32) for b in biases], axis=0)
-        total = total.reshape(-1, *[1] * (len(self.graph.shapes[name]) - 1))
+        kind = np.int64 if self.integer else np.float32
+        total: Array = functools.reduce(
+            np.add, [over_positions(b.astype(kind), self.graph.shapes[name]) for b in biases]
+        )
         if self.integer and np.abs(total).max() >= 2**17:
             raise OnnxError(f"{name}: a bias of {np.abs(total).max()} exceeds Lava's 16 bits by far")
         if self.integer and name in self.persistent:

@@ -231,7 +231,7 @@ class _Plan:
         """The biases of all synapses that feed a neuron layer, shaped to broadcast over (N, *shape)."""
         found = [b for s in self.sources[name] if s in self.late and (b := self.biases[s]) is not None]
         dims = len(self.graph.shapes[name]) - 1
-        return _add(*(b.reshape(-1, *[1] * dims) for b in found)) if found else None
+        return _add(*(b.reshape(-1, *[1] * dims) if b.ndim == 1 else b for b in found)) if found else None
 
 
 def _tensor(values: Array, device: torch.device, dtype: torch.dtype) -> Tensor:
@@ -352,6 +352,13 @@ def _window(
 
 def _synapse(plan: _Plan, name: str, node: AnySynapse, x: Tensor) -> Tensor:
     bias = None if name in plan.late else plan.biases[name]
+    if bias is not None and bias.ndim > 1:  # a whole map, which no kernel takes
+        return _products(plan, name, node, x, None) + bias
+    return _products(plan, name, node, x, bias)
+
+
+def _products(plan: _Plan, name: str, node: AnySynapse, x: Tensor, bias: Tensor | None) -> Tensor:
+    """Weights times values, plus a bias per output channel if there is one."""
     product = plan.products.get(name)
     if product is not None and x.dtype == torch.uint8 and product.is_exact(x.shape[0] * x.shape[1]):
         return _per_frame(x, lambda y: product.multiply(y, bias))

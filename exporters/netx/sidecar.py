@@ -1,0 +1,105 @@
+"""The sidecar is the JSON file beside a `.net` file (`NAME.net.json`), with what the format has no room for: T, input
+encoding, scales, read-out and timing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from exporters.graph import SpikingGraph
+from exporters.netx.check import NetxError
+from exporters.passes.chain import chain_layers
+
+VERSION = 2
+
+
+@dataclass(frozen=True)
+class ChainTiming:
+    """A chain's timing is how samples pass through the chain on Lava, in time steps.
+
+    Attributes:
+        T: steps per sample.
+        latency: layers of neurons; the first output of a sample appears this many steps after its first frame.
+        reset_interval, reset_offset: arguments of `netx.hdf5.Network` with which samples run back to back.
+    """
+
+    T: int
+    latency: int
+    reset_interval: int
+    reset_offset: int
+
+
+def timing(graph: SpikingGraph) -> ChainTiming:
+    """A chain takes one step per neuron layer, and resets membranes as each layer's sample begins."""
+    return ChainTiming(graph.T, len(chain_layers(graph)), graph.T, 1)
+
+
+def message_bits(graph: SpikingGraph) -> int:
+    """The message bits are netx's `input_message_bits`: 0 for binary spikes, else the bits of a graded pixel."""
+    return 0 if graph.input.encoding == "spikes" else int(graph.input.scale or 1).bit_length()
+
+
+def sidecar_path(path: Path) -> Path:
+    """The sidecar of `NAME.net` is `NAME.net.json`."""
+    return path.with_name(path.name + ".json")
+
+
+def describe(graph: SpikingGraph) -> dict[str, Any]:
+    """The description is what the sidecar of a chain says, but for the digest."""
+    when = timing(graph)
+    return {
+        "format": "kdsnn-deploy netx sidecar",
+        "version": VERSION,
+        "T": graph.T,
+        "input": {
+            "shape": list(graph.input.shape),
+            "encoding": graph.input.encoding,
+            "scale": graph.input.scale,
+            "message_bits": message_bits(graph),
+        },
+        "readout": graph.output.readout,
+        "latency_steps": when.latency,
+        "reset_interval": when.reset_interval,
+        "reset_offset": when.reset_offset,
+        "layers": [
+            {
+                "synapse": step.name,
+                "neuron": step.neuron_name,
+                "threshold": step.threshold,
+                "scale": step.scale,
+                "decay": step.decay,
+                "current_decay": step.current_decay,
+            }
+            for step in chain_layers(graph)
+        ],
+        "metadata": dict(graph.metadata),
+    }
+
+
+def digest(path: Path, beside: dict[str, Any]) -> str:
+    """The digest is the SHA-256 of the file and of what stands beside it: with a flipped bit in a weight the network is
+    sound, but another one."""
+    facts = {key: value for key, value in beside.items() if key != "digest"}
+    content = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            content.update(block)
+    return content.hexdigest()
+
+
+def read_sidecar(path: Path) -> dict[str, Any]:
+    """The sidecar is what stands beside `path`, empty if nothing does. Raises NetxError for a file that is none of this
+    program."""
+    beside = sidecar_path(path)
+    if not beside.is_file():
+        return {}
+    try:
+        content = json.loads(beside.read_text(encoding="utf-8"))
+        if not isinstance(content, dict) or content.get("version") != VERSION:
+            raise ValueError("unknown version")
+    except (ValueError, OSError) as error:
+        raise NetxError(f"{beside.name}: not a sidecar of this program ({error}); export the network again") from error
+    return content

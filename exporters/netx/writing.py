@@ -1,0 +1,107 @@
+"""A chain is written as a `.net` file and its sidecar."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, assert_never
+
+import h5py
+import numpy as np
+
+from exporters.files import atomic_paths
+from exporters.graph import AnySynapse, Conv2d, Flatten, Linear, SpikingGraph
+from exporters.netx.check import NetxError, validate
+from exporters.netx.sidecar import describe, digest, sidecar_path
+from exporters.passes.chain import chain_layers
+
+COMPRESSED = 2**16
+"""Bytes from which on an array is stored compressed; any HDF5 library reads it."""
+
+
+def write(graph: SpikingGraph, path: Path) -> Path:
+    """An integer chain (from `to_chain`) is written as `path`, and `path`.json beside it.
+
+    Raises:
+        NetxError: a number that Lava would clip, wrap or crash on, by layer.
+        DeployError: the graph is not a chain.
+        OSError: the files cannot be written; then those that were there are still there, both.
+    """
+    described = _layers(graph)
+    beside = describe(graph)
+    image = io.BytesIO()  # HDF5 that meets a full disk brings the process down
+    with h5py.File(image, "w") as file:
+        group = file.create_group("layer")
+        for index, layer in enumerate(described):
+            _write_layer(group.create_group(str(index)), layer)
+    with atomic_paths(path, sidecar_path(path)) as (net, sidecar):
+        net.write_bytes(image.getbuffer())
+        found = validate(net)
+        if found:
+            raise NetxError(f"{path.name}: {found[0]}")
+        beside["digest"] = digest(net, beside)
+        sidecar.write_text(json.dumps(beside, indent=2) + "\n", encoding="utf-8")
+    return path
+
+
+def _layers(graph: SpikingGraph) -> Iterator[dict[str, Any]]:
+    """The layers are nested dictionaries of datasets."""
+    yield {"type": "input", "shape": np.array(graph.input.shape, np.int64)}
+    for step in chain_layers(graph):
+        name = step.name
+        if len(graph.in_shape(name)) == 1 and any(isinstance(graph.nodes[s], Flatten) for s in graph.sources(name)):
+            yield {"type": "flatten", "shape": np.array(graph.in_shape(name), np.int64)}
+        yield {
+            "shape": np.array(graph.shapes[step.neuron_name], np.int64),
+            **_synapses(step.synapse),
+            "neuron": {
+                "type": "CUBA",
+                "iDecay": np.int64(step.current_decay),
+                "vDecay": np.int64(step.decay),
+                "vThMant": np.int64(step.threshold - 1),
+                "refDelay": np.int64(1),
+                "gradedSpike": np.bool_(False),
+            },
+        }
+
+
+def _synapses(synapse: AnySynapse) -> dict[str, Any]:
+    # slayer stores weights and biases as float32 even when they are integers; netx casts them to int
+    found: dict[str, Any] = {"weight": synapse.weight.astype(np.float32)}
+    match synapse:
+        case Conv2d():
+            found |= {
+                "type": "conv",
+                "groups": np.int64(synapse.groups),
+                "stride": np.array(synapse.stride, np.int64),
+                "padding": np.array(synapse.padding, np.int64),
+                "dilation": np.array(synapse.dilation, np.int64),
+                "inChannels": np.int64(synapse.weight.shape[1] * synapse.groups),
+                "outChannels": np.int64(len(synapse.weight)),
+                "kernelSize": np.array(synapse.weight.shape[2:], np.int64),
+            }
+        case Linear():
+            outputs, inputs = synapse.weight.shape
+            found |= {"type": "dense", "inFeatures": np.int64(inputs), "outFeatures": np.int64(outputs)}
+        case _:
+            assert_never(synapse)
+    if synapse.bias is not None:
+        found["bias"] = synapse.bias.T.astype(
+            np.float32
+        )  # a whole map in Lava's order (W, H, C), which netx leaves as it is
+    return found
+
+
+def _write_layer(group: h5py.Group, layer: dict[str, Any]) -> None:
+    for key, value in layer.items():
+        if isinstance(value, dict):
+            _write_layer(group.create_group(key), value)
+        elif isinstance(value, str):
+            group.create_dataset(key, data=np.array([value.encode("ascii")], "S10"))
+        elif value.nbytes > COMPRESSED:
+            # chains of residual networks are mostly zeros
+            group.create_dataset(key, data=value, compression="gzip", compression_opts=1, shuffle=True)
+        else:
+            group.create_dataset(key, data=value)

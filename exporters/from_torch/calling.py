@@ -1,34 +1,33 @@
-"""Running the network's own forward on symbolic input, the way it wants to be called, and leaving it as it was."""
+"""Running the network's own forward on symbolic input, the way it wants to be called."""
 
 from __future__ import annotations
 
-import copy
+import json
 import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from exporters.errors import DeployError
-from exporters.from_torch import operations as operations
-from exporters.from_torch.dynamics import settled
+from exporters.from_torch import arithmetic, layers, spikes
+from exporters.from_torch.dynamics import settle
+from exporters.from_torch.execution import Factories, executor
 from exporters.from_torch.lowering import Lowering
-from exporters.from_torch.neurons import known_kind, run_neuron
-from exporters.from_torch.readout import Chosen, chosen, read_out
-from exporters.from_torch.refusals import (
-    ENTRIES,
-    LoweringError,
-    explained,
-    first_line,
-    node_name,
-    raised_line,
-)
-from exporters.from_torch.symbolic import Factories, Symbolic
-from exporters.from_torch.values import Affine, Gather, Source, concatenated, elements, laid_out
-from exporters.graph import Input, Node, Shape, SpikingGraph
+from exporters.from_torch.neurons import Constants, known_kind
+from exporters.from_torch.readout import Chosen, Returned, chosen, read_out
+from exporters.from_torch.refusals import ENTRIES, LoweringError, explained, node_name, raised_line
+from exporters.from_torch.symbolic import Symbolic
+from exporters.from_torch.values import Affine, Gather, Origin, concatenated, elements, forget_runs, laid_out
+from exporters.from_torch.watching import PLACE, Modules, modules_of, unwrapped, watched
+from exporters.graph import Input, Shape, SpikingGraph
+
+Way = Literal["step", "image", "frames", "frames, samples first"]
+"""One call a step with (N, …), or one call in all, with (N, …), (T, N, …) or (N, T, …)."""
+
+HANDLERS = {**arithmetic.HANDLERS, **layers.HANDLERS, **spikes.HANDLERS}
 
 
 @dataclass(frozen=True)
@@ -36,20 +35,22 @@ class Calling:
     """How a network is called, and what comes back.
 
     Attributes:
-        input: "step" (one call a step, with (N, …)), "image" (one call with (N, …)), "frames" (one call with (T, N, …)) or
-            "frames, samples first" (one call with (N, T, …)).
-        output: "steps", "steps, samples first", "steps, flattened", "mean" or "sum".
-        factor: what the graph's score is to be multiplied with to give the mean over time of what comes back (or its sum).
+        way: "step": one call a step with (N, …), T in all; else one call: "image" with (N, …), "frames" with (T, N, …),
+            "frames, samples first" with (N, T, …).
+        returned: see `exporters.from_torch.readout.Returned`; of each call, if there is one a step.
+        factor: the mean over time of what comes back (or its mean or sum itself) is this times the graph's score.
+        output: which of several outputs is meant, as it was given.
     """
 
-    input: str
-    output: str
-    factor: float
+    way: Way
+    returned: Returned
+    factor: float = 1.0
+    output: Chosen = None
 
 
 @dataclass(frozen=True, eq=False)
 class Lowered:
-    """A lowered network: the graph, and how to run the module beside it."""
+    """A lowered network is its graph, how to run the module beside it, and what the user should know of some nodes."""
 
     graph: SpikingGraph
     calling: Calling
@@ -58,17 +59,22 @@ class Lowered:
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """What is to be lowered."""
+    """What is to be lowered: see `exporters.from_torch.lower_module`."""
 
     module: nn.Module
     shape: Shape
     T: int
-    encoding: str
+    encoding: Literal["direct", "spikes"]
     output: Chosen
+    declared: Mapping[str, Constants]
     metadata: Mapping[str, Any]
 
 
-def run_all(task: Task) -> Lowered:
+class RaisedError(LoweringError):
+    """What the network's own forward raised."""
+
+
+def run(task: Task) -> Lowered:
     """Lower a network by the first way of calling it that gives a consistent graph.
 
     Raises:
@@ -76,99 +82,88 @@ def run_all(task: Task) -> Lowered:
         GraphError: the graph cannot be built.
     """
     root = unwrapped(task.module)
-    modules = named(root)
+    modules = modules_of(root)
+    failures: list[tuple[bool, int, DeployError]] = []
+    try:
+        for way in _ways(task, modules):
+            lowering = Lowering(task.T, _samples(task), [t for _, m in modules for t in _tensors(m)])
+            lowering.execute = executor(lowering, HANDLERS)
+            try:
+                return _lowered(lowering, task, root, modules, way)
+            except DeployError as error:
+                failures.append((not isinstance(error, RaisedError), lowering.progress, error))
+        # an error that a way of calling provokes says less than what a layer is refused for
+        raise max(failures, key=lambda failure: failure[:2])[2]
+    finally:
+        forget_runs()
+
+
+def _tensors(module: nn.Module) -> list[Tensor]:
+    return [t for t in (*module._parameters.values(), *module._buffers.values()) if t is not None]
+
+
+def _ways(task: Task, modules: Modules) -> tuple[Way, ...]:
+    """The ways to call a network, the likeliest first."""
+    single: Way = "image" if task.encoding == "direct" else "step"  # if one call proves to be one step, T follow
     many = any(known_kind(m) and getattr(m, "step_mode", "s") == "m" for _, m in modules)
-    has_neurons = any(known_kind(m) for _, m in modules)
-    ways = ["frames", "image", "frames, samples first"] if many or not has_neurons else ["image", "frames", "frames, samples first"]
-    if not has_neurons:
-        ways = ["image", "frames", "frames, samples first"]
-    if task.encoding != "direct" and "image" in ways:
-        ways = ["frames", "step", "frames, samples first"] if many else ["step", "frames", "frames, samples first"]
-    failures: list[tuple[int, int, DeployError]] = []
-    for way in ways:
-        lowering = Lowering(task.T, samples_for(task), [*root.parameters(), *root.buffers()])
-        try:
-            return _lowered(lowering, task, root, modules, way)
-        except LoweringError as error:
-            meant = 0 if isinstance(error, RaisedError) else 1
-            failures.append((meant, lowering.progress, error))
-        except DeployError as error:
-            failures.append((1, lowering.progress, error))
-    best = max(failures, key=lambda f: f[:2])
-    raise best[2]
+    return ("frames", single, "frames, samples first") if many else (single, "frames", "frames, samples first")
 
 
-class RaisedError(LoweringError):
-    """What the network's own forward raised."""
-
-
-def samples_for(task: Task) -> int:
+def _samples(task: Task) -> int:
     """A batch whose size is not that of another axis, so that nothing that is confused goes unnoticed."""
     taken = {task.T, *task.shape}
-    return next(n for n in (2, 3, 5, 7, 11, 13, 17) if n not in taken)
+    return next(n for n in (2, 3, 5, 7, 11, 13) if n not in taken)
 
 
-def _lowered(lowering: Lowering, task: Task, root: nn.Module, modules: list[tuple[str, nn.Module]], way: str) -> Lowered:
-    spikes = task.encoding != "direct"
-    inner = task.shape if len(task.shape) in (1, 3) else (task.shape[0], 1, *task.shape[1:])
-    given = Source("input", inner, 1 if not spikes and way in ("image", "step") else task.T, lowering.samples, ("input",))
-    node: Node = Input(inner, "spikes" if spikes else "direct")
-    lowering.builder.add("input", node, [])
-    given.is_binary = spikes
-    lowering.dtype = _kind_of(root)
-    inputs = _inputs(lowering, given, task, way, _kind_of(root))
-    with prepared(lowering, root, modules), torch.no_grad(), Factories(lowering), torch.compiler.set_stance("force_eager"):
-        results = []
-        for x in inputs:
-            results.append(_call(lowering, root, x))
-            if way == "image" and _wants_steps(lowering):
-                way = "step"
-                results += [_call(lowering, root, x) for _ in range(task.T - 1)]
-        where = type(root).__name__
-        lowering.stack.append(("", root))
-        tensors = [chosen(lowering, r, task.output) for r in results]
+def _lowered(lowering: Lowering, task: Task, root: nn.Module, modules: Modules, way: Way) -> Lowered:
+    inputs = _inputs(lowering, task, way)
+    with (
+        watched(lowering, modules, task.declared),
+        torch.no_grad(),
+        torch.compiler.set_stance("force_eager"),
+        Factories(lowering),
+    ):
+        results = [_call(lowering, root, x) for x in inputs]
+        if way == "image" and all(layer.steps == 1 for layer in lowering.neurons.values()) and task.T > 1:
+            way = "step"
+            results += [_call(lowering, root, inputs[0]) for _ in range(task.T - 1)]
+    lowering.stack.append(("", root))
+    with lowering.busy():
+        tensors = [chosen(lowering, result, task.output) for result in results]
+        value = tensors[0].value
         if way == "step":
             value = concatenated([laid_out(t.value, lambda t: t.unsqueeze(0)) for t in tensors], 0)
-        else:
-            value = tensors[0].value
         for layer in lowering.neurons.values():
             if layer.steps != task.T:
-                raise lowering.error(
-                    f"it runs {layer.steps} steps, but T is {task.T}; make them the same", layer.name
-                )
-        settled(lowering)
-        found = read_out(lowering, value)
-        _ = where
-    graph = finished(lowering, task)
-    return Lowered(graph, Calling(way, found["output"], found["factor"]), dict(lowering.notes))
+                raise lowering.error(f"it runs {layer.steps} steps, but T is {task.T}; make them the same", layer.name)
+        settle(lowering)
+        answer = read_out(lowering, value)
+    calling = Calling(way, answer.returned, answer.factor, task.output)
+    return Lowered(_graph(lowering, task), calling, dict(lowering.notes))
 
 
-def _kind_of(root: nn.Module) -> torch.dtype:
-    return next((p.dtype for p in (*root.parameters(), *root.buffers()) if p.is_floating_point()), torch.float32)
-
-
-def _inputs(lowering: Lowering, given: Source, task: Task, way: str, dtype: torch.dtype) -> list[Symbolic]:
-    N, T, shape = lowering.samples, task.T, tuple(task.shape)
-    count = math.prod(shape)
+def _inputs(lowering: Lowering, task: Task, way: Way) -> list[Symbolic]:
+    """What the network is called with. A constant image that is given as frames is told apart step by step all the same."""
+    N, T, shape = lowering.samples, task.T, task.shape
+    inner = (shape[0], 1, shape[1]) if len(shape) == 2 else shape  # a graph has no (C, L)
+    spiking = task.encoding != "direct"
+    static = not spiking and way in ("image", "step")
+    lowering.builder.add("input", Input(inner, task.encoding), [])
+    origin = Origin("input", inner, 1 if static else T, N, ("input",), is_binary=spiking)
 
     def tensor(index: Tensor) -> Symbolic:
-        value = Affine(tuple(index.shape), (Gather(given, index),))
-        return Symbolic(torch.empty(index.shape, dtype=dtype, device="meta"), value, lowering)
+        value = Affine(tuple(index.shape), (Gather(origin, index),))
+        return Symbolic(torch.empty(index.shape, dtype=lowering.dtype, device="meta"), value, lowering)
 
     match way:
         case "image":
             return [tensor(elements(0, (N, *shape)))]
         case "step":
-            return [tensor(elements(t * N * count, (N, *shape))) for t in range(T)]
+            return [tensor(elements(t * N * math.prod(shape), (N, *shape))) for t in range(T)]
         case "frames":
             return [tensor(elements(0, (T, N, *shape)))]
-        case _:
+        case "frames, samples first":
             return [tensor(elements(0, (T, N, *shape)).transpose(0, 1).contiguous())]
-
-
-def _wants_steps(lowering: Lowering) -> bool:
-    """Whether one call was one step."""
-    return lowering.T > 1 and all(layer.steps == 1 for layer in lowering.neurons.values())
 
 
 def _call(lowering: Lowering, root: nn.Module, x: Symbolic) -> Any:
@@ -176,142 +171,47 @@ def _call(lowering: Lowering, root: nn.Module, x: Symbolic) -> Any:
         return root(x)
     except DeployError:
         raise
-    except Exception as error:
-        path, module, args = getattr(error, "_lowering_place", ("", root, (x,)))
+    except Exception as error:  # whatever a user's forward raises
+        path, module, args = getattr(error, PLACE, ("", root, (x,)))
         with lowering.busy():
             what = explained(module, args, error)
-        raise RaisedError(f"{node_name(path, module) if path else type(module).__name__}: {what}{raised_line(error)}") from error
+        where = node_name(path, module) if path else type(module).__name__
+        raise RaisedError(f"{where}: {what}{raised_line(error)}") from error
 
 
-ENTRIES.update({_call.__code__, run_all.__code__})
+ENTRIES.update({_call.__code__, run.__code__})
 
 
-def finished(lowering: Lowering, task: Task) -> SpikingGraph:
+# -- the graph ---------------------------------------------------------------------------------------
+
+
+def _graph(lowering: Lowering, task: Task) -> SpikingGraph:
     """The graph, without what leads nowhere."""
     nodes, edges = lowering.builder.draft.nodes, lowering.builder.draft.edges
-    needed, waiting = set(), ["output"]
+    sources: dict[str, list[str]] = {}
+    for a, b in edges:
+        sources.setdefault(b, []).append(a)
+    needed: set[str] = set()
+    waiting = ["output"]
     while waiting:
         name = waiting.pop()
         if name not in needed:
             needed.add(name)
-            waiting += [a for a, b in edges if b == name]
+            waiting += sources.get(name, [])
     if "input" not in needed:
-        raise lowering.error("what it returns does not depend on its input")
-    metadata = dict(task.metadata)
-    return SpikingGraph(
-        {n: node for n, node in nodes.items() if n in needed},
-        tuple((a, b) for a, b in edges if a in needed and b in needed),
-        task.T,
-        metadata,
-    )
+        raise lowering.error("what its forward returns does not depend on its input")
+    kept = [(a, b) for a, b in edges if b in needed]
+    metadata = {**task.metadata, **_facts(lowering, needed)}
+    return SpikingGraph({n: node for n, node in nodes.items() if n in needed}, tuple(kept), task.T, metadata)
 
 
-# -- the module --------------------------------------------------------------------------------------
-
-
-def unwrapped(module: nn.Module) -> nn.Module:
-    """The network inside what only wraps it.
-
-    Raises:
-        LoweringError: a compiled script, or layers without weights yet.
-    """
-    while True:
-        if hasattr(module, "_orig_mod"):
-            module = module._orig_mod
-        elif isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
-            module = module.module
-        else:
-            break
-    for path, part in module.named_modules():
-        if isinstance(part, torch.jit.ScriptModule):
-            raise LoweringError(
-                f"{path or type(part).__name__}: a TorchScript module hides what it computes; lower the module it was made from"
-            )
-    for path, parameter in (*module.named_parameters(), *module.named_buffers()):
-        if nn.parameter.is_lazy(parameter):
-            raise LoweringError(f"{path}: this lazy layer has no weights yet; run the network once on a sample before")
-    return module
-
-
-def named(root: nn.Module) -> list[tuple[str, nn.Module]]:
-    """All modules with their paths, those that stand in plain lists and dicts too."""
-    found = list(root.named_modules())
-    known = {id(m) for _, m in found}
-    for path, module in found:  # it grows while it is walked
-        for key, value in vars(module).items():
-            items: list[tuple[str, Any]] = []
-            if isinstance(value, list | tuple):
-                items = [(str(i), v) for i, v in enumerate(value)]
-            elif isinstance(value, dict) and not key.startswith("_"):
-                items = [(str(k), v) for k, v in value.items()]
-            for k, v in items:
-                if isinstance(v, nn.Module) and id(v) not in known:
-                    prefix = ".".join(p for p in (path, key, k) if p)
-                    more = [(f"{prefix}.{p}" if p else prefix, m) for p, m in v.named_modules()]
-                    found += [(p, m) for p, m in more if id(m) not in known]
-                    known |= {id(m) for _, m in more}
-    return found
-
-
-@contextmanager
-def prepared(lowering: Lowering, root: nn.Module, modules: list[tuple[str, nn.Module]]) -> Iterator[None]:
-    """The modules in eval mode, their memories fresh, their forwards watched; all of it put back at the end."""
-    kept = [_Kept(m) for _, m in modules]
-    try:
-        for path, module in modules:
-            module.training = False
-            if module.__dict__.get("_compiled_call_impl") is not None:
-                module._compiled_call_impl = None
-            if "_memories" in module.__dict__:
-                module._memories = {k: copy.deepcopy(v) for k, v in module._memories_rv.items()}
-        kinds = {id(m): known_kind(m) for _, m in modules}
-        for path, module in modules:
-            module.__dict__["forward"] = _watched(lowering, path, module, kinds[id(module)])
-        yield
-    finally:
-        for one in kept:
-            one.restore()
-
-
-def _watched(lowering: Lowering, path: str, module: nn.Module, kind: str | None) -> Callable[..., Any]:
-    original = module.forward
-
-    def forward(*args: Any, **kwargs: Any) -> Any:
-        lowering.stack.append((path, module))
-        try:
-            if kind is None:
-                return original(*args, **kwargs)
-            if len(args) + len(kwargs) != 1:
-                raise lowering.error(f"it is called with {len(args) + len(kwargs)} inputs; neurons have one")
-            with lowering.busy():
-                return run_neuron(lowering, module, kind, args[0] if args else next(iter(kwargs.values())))
-        except Exception as error:
-            if not hasattr(error, "_lowering_place"):
-                error._lowering_place = (path, module, args)  # type: ignore[attr-defined]
-            raise
-        finally:
-            lowering.stack.pop()
-
-    return forward
-
-
-class _Kept:
-    """What a module holds, to be put back: attributes, what stands in its containers, and the numbers of its buffers."""
-
-    def __init__(self, module: nn.Module) -> None:
-        self.module = module
-        self.attributes = dict(module.__dict__)
-        self.containers = [(v, copy.copy(v)) for v in module.__dict__.values() if type(v) in (list, dict, set) or hasattr(v, "move_to_end")]
-        self.numbers = [(b, b._version, b.detach().clone()) for b in module._buffers.values() if b is not None and b.numel() < 1 << 20]
-
-    def restore(self) -> None:
-        """Put it back."""
-        self.module.__dict__.clear()
-        self.module.__dict__.update(self.attributes)
-        for container, before in self.containers:
-            container.clear()
-            container.extend(before) if isinstance(container, list) else container.update(before)
-        for buffer, version, numbers in self.numbers:
-            if buffer._version != version:
-                with torch.no_grad():
-                    buffer.copy_(numbers)
+def _facts(lowering: Lowering, needed: set[str]) -> dict[str, Any]:
+    """What the graph itself should tell: layers that share weights, and neurons that had to be understood."""
+    owners: dict[Hashable, list[str]] = {}
+    for node, weights in lowering.weights_of.items():
+        if node in needed:
+            owners.setdefault(weights, []).append(node)
+    shared = [names for names in owners.values() if len(names) > 1]
+    recognized = {name: text for name, text in lowering.notes.items() if name in needed}
+    facts = {"shared": shared, "recognized": recognized}
+    return json.loads(json.dumps({key: value for key, value in facts.items() if value}))  # type: ignore[no-any-return]

@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from exporters.from_torch.values import NOTHING, Affine, Factor, Gather, Source, is_run
+from exporters.from_torch.factors import Factor
+from exporters.from_torch.values import NOTHING, Affine, Gather, Origin, is_run
 from exporters.graph import Array, Shape
 
 
@@ -19,17 +20,17 @@ class UndecodableError(Exception):
 
 @dataclass(frozen=True, eq=False)
 class Read:
-    """What the rows of a value hold of one source.
+    """What the rows of a value hold of one origin.
 
     Attributes:
-        source: what is read.
+        origin: what is read.
         rows: int64 (B,), the number of each row's space of features: step·samples + sample, or the sample of what is static.
         features: int64 of the row's shape, the feature that each element is, or NOTHING; None where it is all in order.
         scale: a number, or float64 that broadcasts to the row's shape.
         label, flat: see `Gather`.
     """
 
-    source: Source
+    origin: Origin
     rows: Tensor
     features: Array | None
     scale: float | Array
@@ -38,18 +39,18 @@ class Read:
 
 
 def decoded(gather: Gather, shape: Shape) -> Read | None:
-    """A gather of a value (B, *features) as rows of its source; None where it holds nothing.
+    """A gather of a value (B, *features) as rows of its origin; None where it holds nothing.
 
     Raises:
         UndecodableError: rows that mix steps or samples, or that hold different features.
     """
-    source, index = gather.source, gather.index
+    origin, index = gather.origin, gather.index
     scale = _of_a_row(gather.scale)
     count = math.prod(shape[1:])
     start = index.storage_offset()
-    if is_run(index) and count == source.size and start % source.size == 0:
-        rows = torch.arange(start // source.size, start // source.size + shape[0])
-        return Read(source, rows, None, scale, gather.label, gather.flat)
+    if is_run(index) and count == origin.size and start % origin.size == 0:
+        rows = torch.arange(start // origin.size, start // origin.size + shape[0])
+        return Read(origin, rows, None, scale, gather.label, gather.flat)
     flat = index.reshape(shape[0], count)
     held = flat[0] != NOTHING
     if not bool(held.any()):
@@ -59,15 +60,15 @@ def decoded(gather: Gather, shape: Shape) -> Read | None:
     column = int(held.int().argmax())
     if bool((flat[:, column] == NOTHING).any()):
         raise UndecodableError("it is shifted in time or over the samples, so that some of it is empty")
-    rows = torch.div(flat[:, column], source.size, rounding_mode="floor")
-    features = torch.where(held, flat[0] - rows[0] * source.size, NOTHING)
-    expected = torch.where(held, features + rows[:, None] * source.size, NOTHING)
-    inside = bool(((features < source.size) & ((features >= 0) | ~held)).all())
+    rows = torch.div(flat[:, column], origin.size, rounding_mode="floor")
+    features = torch.where(held, flat[0] - rows[0] * origin.size, NOTHING)
+    expected = torch.where(held, features + rows[:, None] * origin.size, NOTHING)
+    inside = bool(((features < origin.size) & ((features >= 0) | ~held)).all())
     if not inside or not torch.equal(flat, expected):
-        raise UndecodableError(_mixture(flat, source))
-    in_order = count == source.size and torch.equal(features, torch.arange(count))
+        raise UndecodableError(_mixture(flat, origin))
+    in_order = count == origin.size and torch.equal(features, torch.arange(count))
     kept = None if in_order else features.reshape(shape[1:]).numpy()
-    return Read(source, rows, kept, scale, gather.label, gather.flat)
+    return Read(origin, rows, kept, scale, gather.label, gather.flat)
 
 
 def _of_a_row(scale: Factor) -> float | Array:
@@ -79,12 +80,12 @@ def _of_a_row(scale: Factor) -> float | Array:
     return scale[0].numpy()
 
 
-def _mixture(flat: Tensor, source: Source) -> str:
+def _mixture(flat: Tensor, origin: Origin) -> str:
     """What is wrong with rows that cannot be read."""
-    spaces = torch.div(flat, source.size, rounding_mode="floor")
+    spaces = torch.div(flat, origin.size, rounding_mode="floor")
     held = flat != NOTHING
-    steps = torch.div(spaces, source.samples, rounding_mode="floor")
-    samples = spaces % source.samples
+    steps = torch.div(spaces, origin.samples, rounding_mode="floor")
+    samples = spaces % origin.samples
     for what, values in (("time steps", steps), ("samples of the batch", samples)):
         rows = [set(values[i][held[i]].tolist()) for i in range(min(len(flat), 64))]
         if any(len(row) > 1 for row in rows):
@@ -93,7 +94,7 @@ def _mixture(flat: Tensor, source: Source) -> str:
 
 
 def reads_of(value: Affine) -> list[Read]:
-    """The gathers of a value (B, *features) as rows of their sources; those that differ in nothing else read a sum of nodes.
+    """The gathers of a value (B, *features) as rows of their origins.
 
     Raises:
         UndecodableError: see `decoded`.
@@ -123,13 +124,13 @@ def same_numbers(a: float | Array | None, b: float | Array | None) -> bool:
 
 
 def grouped(reads: Sequence[Read]) -> list[list[Read]]:
-    """Reads that differ in their source alone, together: a layer reads the sum of these at once."""
+    """Reads that differ in their origin alone, together: a layer reads the sum of these at once."""
     groups: list[list[Read]] = []
     for read in reads:
         for group in groups:
             first = group[0]
             if (
-                first.source.shape == read.source.shape
+                first.origin.shape == read.origin.shape
                 and same_numbers(first.scale, read.scale)
                 and same_numbers(first.features, read.features)
                 and torch.equal(*_aligned_rows(first, read))
@@ -143,17 +144,17 @@ def grouped(reads: Sequence[Read]) -> list[list[Read]]:
 
 def _aligned_rows(a: Read, b: Read) -> tuple[Tensor, Tensor]:
     """The rows of two reads, without their steps where one of them is static."""
-    if a.source.steps == b.source.steps:
+    if a.origin.steps == b.origin.steps:
         return a.rows, b.rows
-    return a.rows % a.source.samples, b.rows % b.source.samples
+    return a.rows % a.origin.samples, b.rows % b.origin.samples
 
 
 def joint(group: Sequence[Read]) -> Read:
-    """A group as one read of a source that is the sum of theirs."""
+    """A group as one read of an origin that is the sum of theirs."""
     if len(group) == 1:
         return group[0]
-    steps = max(read.source.steps for read in group)
-    moving = next(read for read in group if read.source.steps == steps)
-    nodes = tuple(name for read in group for name in read.source.nodes)
-    source = Source(moving.source.name, moving.source.shape, steps, moving.source.samples, nodes)
-    return replace(moving, source=source, label=group[0].label, flat=group[0].flat)
+    steps = max(read.origin.steps for read in group)
+    moving = next(read for read in group if read.origin.steps == steps)
+    nodes = tuple(name for read in group for name in read.origin.nodes)
+    origin = Origin(moving.origin.name, moving.origin.shape, steps, moving.origin.samples, nodes)
+    return replace(moving, origin=origin, label=group[0].label, flat=group[0].flat)

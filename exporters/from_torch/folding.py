@@ -10,11 +10,12 @@ import torch
 import torch.nn.functional as F
 
 from exporters.from_torch.values import NOTHING
-from exporters.graph import AnySynapse, Array, Conv2d, Linear, Pair, Shape, window_positions
+from exporters.graph import AnySynapse, Array, Conv2d, Linear, Pair, Shape
 from exporters.graph.currents import per_channel, read_channels, scaled_inputs
+from exporters.graph.editing import window_grid
 from exporters.passes.kernels import merge_groups
 
-MOST_PLACEMENTS = 64
+MOST_COPIES = 64
 """Copies of a map, side by side, that one convolution reads at once."""
 
 
@@ -23,8 +24,8 @@ class UnfoldableError(Exception):
 
 
 @dataclass(frozen=True, eq=False)
-class Placement:
-    """A whole map inside a larger one: `channels` (C,) says which of its channels stands in each, or NOTHING."""
+class MapCopy:
+    """A copy of a whole map stands inside a larger one; `channels` (C,) says which of its channels stands in each, or NOTHING."""
 
     channels: Array
     top: int
@@ -41,10 +42,12 @@ def fold_linear(layer: Linear, features: Array | None, scale: float | Array, siz
     if features is None:
         return replace(layer, weight=weight)
     chosen = features.reshape(-1)
-    held = chosen != NOTHING
-    folded = np.zeros((size, len(weight)))
-    np.add.at(folded, chosen[held], weight[:, held].T)
-    return replace(layer, weight=np.ascontiguousarray(folded.T))
+    held = np.flatnonzero(chosen != NOTHING)
+    folded = torch.zeros(len(weight), size, dtype=torch.float64)
+    if len(held) < len(chosen):
+        chosen, weight = chosen[held], weight[:, held]
+    folded.index_add_(1, torch.from_numpy(chosen), torch.from_numpy(np.ascontiguousarray(weight)))
+    return replace(layer, weight=folded.numpy())
 
 
 def fold_convolution(
@@ -57,9 +60,7 @@ def fold_convolution(
         GraphError: a factor that differs within a channel.
     """
     if features is None and shape == inner:
-        folded = scaled_inputs(name, layer, scale, shape)
-        assert isinstance(folded, Conv2d)
-        return folded
+        return scaled_inputs(name, layer, scale, shape)
     if features is None:
         features = np.arange(math.prod(shape)).reshape(shape)
     if len(inner) != 3:
@@ -69,16 +70,16 @@ def fold_convolution(
         factors = np.broadcast_to(scale, shape)
         first = np.where(held.any(axis=(1, 2)), held.reshape(len(held), -1).argmax(axis=1), 0)
         scale = np.where(held, factors, factors.reshape(len(factors), -1)[np.arange(len(held)), first][:, None, None])
-    placed = placements(features.reshape(shape), inner)
+    placed = map_copies(features.reshape(shape), inner)
     in_order = len(placed) == 1 and shape[0] == inner[0] and bool((placed[0].channels == np.arange(shape[0])).all())
-    layer = scaled_inputs(name, layer, scale, shape)  # type: ignore[assignment]
+    layer = scaled_inputs(name, layer, scale, shape)
     if not in_order and layer.groups > 1:
         layer = replace(layer, weight=merge_groups(layer.weight, layer.groups, 1), groups=1)
     parts = [(_on_channels(layer, p.channels, inner[0]) if not in_order else layer.weight, p) for p in placed]
     return _on_places(layer, parts, shape, inner)
 
 
-def placements(features: Array, inner: Shape) -> list[Placement]:
+def map_copies(features: Array, inner: Shape) -> list[MapCopy]:
     """A rearrangement (C, H, W) of a map (c, h, w) as whole copies of it side by side.
 
     Raises:
@@ -90,7 +91,7 @@ def placements(features: Array, inner: Shape) -> list[Placement]:
     held = features != NOTHING
     offsets = np.stack([rows - y, columns - x], axis=-1)
     found = np.unique(offsets[held], axis=0)
-    if len(found) > MOST_PLACEMENTS:
+    if len(found) > MOST_COPIES:
         raise UnfoldableError("its pixels are enlarged or rearranged, which no convolution of the original map does")
     placed = []
     for top, left in found:
@@ -98,11 +99,14 @@ def placements(features: Array, inner: Shape) -> list[Placement]:
         window = (rows >= top) & (rows < top + h) & (columns >= left) & (columns < left + w)
         channels = np.where(here.any(axis=(1, 2)), np.where(here, channel, -1).max(axis=(1, 2)), NOTHING)
         expected = window & (channels != NOTHING)[:, None, None]
-        if not ((here == expected).all() and (np.where(here, channel, channels[:, None, None]) == channels[:, None, None]).all()):
+        if not (
+            (here == expected).all()
+            and (np.where(here, channel, channels[:, None, None]) == channels[:, None, None]).all()
+        ):
             raise UnfoldableError(
                 "its pixels are enlarged or rearranged, which no convolution of the original map does"
             )
-        placed.append(Placement(channels, int(top), int(left)))
+        placed.append(MapCopy(channels, int(top), int(left)))
     return placed
 
 
@@ -114,49 +118,33 @@ def _on_channels(layer: Conv2d, channels: Array, count: int) -> Array:
     return np.ascontiguousarray(weight.transpose(1, 0, 2, 3))
 
 
-def _on_places(layer: Conv2d, parts: list[tuple[Array, Placement]], shape: Shape, inner: Shape) -> Conv2d:
+def _on_places(layer: Conv2d, parts: list[tuple[Array, MapCopy]], shape: Shape, inner: Shape) -> Conv2d:
     """One kernel for copies at different places, and the padding with which it gives the same map."""
     kernel = layer.weight.shape[2:]
-    wanted = [
-        window_positions(size, k, s, p, d)
-        for size, k, s, p, d in zip(shape[1:], kernel, layer.stride, layer.padding, layer.dilation, strict=True)
-    ]
-    corners = [
-        [pad + at for at in ats]
-        for pad, ats in zip(layer.padding, ([p.top for _, p in parts], [p.left for _, p in parts]), strict=True)
-    ]
-    if len(parts) == 1 and min(corners[0][0], corners[1][0]) >= 0:
-        simple = replace(layer, weight=parts[0][0], padding=(corners[0][0], corners[1][0]))
-        if wanted == [
-            window_positions(size, k, s, p, d)
-            for size, k, s, p, d in zip(inner[1:], kernel, layer.stride, simple.padding, layer.dilation, strict=True)
-        ]:
-            return simple
-    axes = [
-        _axis(size, k, s, d, at, want)
-        for size, k, s, d, at, want in zip(
-            inner[1:], kernel, layer.stride, layer.dilation, corners, wanted, strict=True
-        )
-    ]
-    (pad_y, size_y), (pad_x, size_x) = axes
-    first = parts[0][0]
-    weight = np.zeros((*first.shape[:2], size_y, size_x))
-    dy, dx = layer.dilation
-    for (part, _), top, left in zip(parts, corners[0], corners[1], strict=True):
+    wanted = window_grid(shape[1:], kernel, layer.stride, layer.padding, layer.dilation)
+    tops = [layer.padding[0] + copy.top for _, copy in parts]
+    lefts = [layer.padding[1] + copy.left for _, copy in parts]
+    if len(parts) == 1 and min(tops[0], lefts[0]) >= 0:
+        padding = (tops[0], lefts[0])
+        if window_grid(inner[1:], kernel, layer.stride, padding, layer.dilation) == wanted:
+            return replace(layer, weight=parts[0][0], padding=padding)
+    (dy, dx), (sy, sx) = layer.dilation, layer.stride
+    pad_y, size_y = _axis(inner[1], dy * (kernel[0] - 1) + 1, sy, tops, wanted[0])
+    pad_x, size_x = _axis(inner[2], dx * (kernel[1] - 1) + 1, sx, lefts, wanted[1])
+    weight = np.zeros((*parts[0][0].shape[:2], size_y, size_x))
+    for (part, _), top, left in zip(parts, tops, lefts, strict=True):
         y, x = pad_y - top, pad_x - left
         weight[:, :, y : y + dy * (kernel[0] - 1) + 1 : dy, x : x + dx * (kernel[1] - 1) + 1 : dx] += part
     return replace(layer, weight=weight, padding=(pad_y, pad_x), dilation=(1, 1))
 
 
-def _axis(size: int, kernel: int, stride: int, dilation: int, corners: list[int], wanted: int) -> Pair:
-    """Padding and kernel size, along one axis, that hold the kernel at each corner and give the wanted positions."""
-    reach = dilation * (kernel - 1) + 1
+def _axis(size: int, reach: int, stride: int, corners: list[int], wanted: int) -> Pair:
+    """Padding and kernel size, along one axis, that hold a window of a reach at each corner and give the wanted positions."""
     padding = max(0, *corners)
     while True:
         least = max(padding - corner + reach for corner in corners)
-        # (size + 2·padding − k) // stride + 1 == wanted, for the largest such k
-        largest = size + 2 * padding - stride * (wanted - 1)
-        if largest >= least and window_positions(size, largest, stride, padding) == wanted:
+        largest = size + 2 * padding - stride * (wanted - 1)  # of kernels with so many positions
+        if largest >= least:
             return padding, max(least, largest - stride + 1)
         padding += 1
 
@@ -213,7 +201,7 @@ def channels_of(features: Array | None, shape: Shape, inner: Shape) -> Array | N
         raise UnfoldableError("it reads as a map what is flat; a graph does not give flat neurons a shape again")
     if features is None:
         features = np.arange(math.prod(shape))
-    placed = placements(features.reshape(shape), inner)
+    placed = map_copies(features.reshape(shape), inner)
     if len(placed) != 1 or (placed[0].top, placed[0].left) != (0, 0) or shape[1:] != inner[1:]:
         raise UnfoldableError("it pools a map that was enlarged, cut or put beside others; pool it before that")
     return placed[0].channels

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,62 +14,100 @@ from torch import Tensor, nn
 
 from exporters.from_torch.decode import Read
 from exporters.from_torch.refusals import NEAREST, LoweringError, node_name, user_line, without_counterpart
-from exporters.from_torch.values import Affine, Source
+from exporters.from_torch.values import Affine, Origin
 from exporters.graph import AnySynapse, Array
 from exporters.graph.currents import GraphBuilder
+from exporters.graph.nodes import Reset
 
 
 @dataclass(eq=False)
 class NeuronLayer:
-    """A neuron layer of the new graph, and how far it has run.
+    """A neuron layer of the new graph has run so many steps.
 
     Attributes:
         name: for messages.
-        source: its spikes.
+        origin: its spikes.
         key: what it reads, which must be the same at every step.
         steps: done so far.
+        state: what stands for its membrane in the module, between steps.
     """
 
     name: str
-    source: Source
+    origin: Origin
     key: Hashable
     steps: int = 0
+    state: Any = None
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the second step of neurons that a network writes out tells of them."""
+
+    leak: float
+    threshold: float
+    reset: Reset
+    bias: float | Array
+
+
+@dataclass(eq=False)
+class Written:
+    """A layer of neurons that the network writes out itself.
+
+    Attributes:
+        layer: its spikes and steps.
+        first: what it reads at its first step, (reads, shift), the shift less the threshold.
+        gated: the origin of its membrane where it fires, else 0.
+        strict: whether it fires above its threshold and not at it.
+        differences: what it compared with zero at each step, in the layout of the network.
+        found: its numbers, once a second step has told.
+    """
+
+    layer: NeuronLayer
+    first: tuple[list[Read], float | Array]
+    gated: Origin
+    strict: bool
+    differences: list[Affine] = field(default_factory=list)
+    found: Found | None = None
 
 
 class Lowering:
-    """One run of the network's forward on symbolic values.
+    """A lowering is one run of the network's forward on symbolic values, and the graph that comes of it.
 
     Attributes:
         T: time steps.
         samples: of the batch that is pushed through.
+        dtype: of the network.
         builder: the graph so far.
         stack: the modules that are running, from the outermost: (path, module).
-        sources: what has been read before, by what tells it from other things.
+        origins: what has been read before, by what tells it from other things.
         layers: float64 layers by module and weights.
         neurons: neuron layers by what they stand for.
+        written: of these, neurons that the network writes out itself, by what they read at first.
+        firing: nodes that fire.
         notes: what the user should know, by node.
         weights_of: node → what tells its weights from others.
         progress: layers met so far, which tells how far a run that failed has come.
         is_busy: while the package itself computes, and not the network.
+        execute: what does operations on symbolic tensors.
     """
 
     def __init__(self, T: int, samples: int, parameters: Sequence[Tensor]) -> None:
         self.T = T
         self.samples = samples
+        self.dtype = next((p.dtype for p in parameters if p.is_floating_point()), torch.float32)
         self.builder = GraphBuilder()
         self.stack: list[tuple[str, nn.Module]] = []
-        self.sources: dict[Hashable, Source] = {}
+        self.origins: dict[Hashable, Origin] = {}
         self.layers: dict[Hashable, AnySynapse] = {}
         self.neurons: dict[Hashable, NeuronLayer] = {}
-        self.fires: set[str] = set()
-        self.written: dict[Hashable, Any] = {}
-        self.dtype = torch.float32
+        self.written: dict[Hashable, Written] = {}
+        self.firing: set[str] = set()
         self.notes: dict[str, str] = {}
         self.weights_of: dict[str, Hashable] = {}
         self.progress = 0
         self.is_busy = False
+        self.execute: Callable[..., Any]
         self._parameters = {p.untyped_storage().data_ptr() for p in parameters}
-        self._kept: list[Any] = []
 
     @property
     def where(self) -> str:
@@ -125,7 +163,7 @@ def as_bytes(numbers: float | Array | None) -> Hashable:
 def key_of(reads: Sequence[Read], shift: float | Array) -> Hashable:
     """What tells one sum of reads from others, whatever their steps and samples."""
     return (
-        *((id(r.source), as_bytes(r.features), as_bytes(r.scale)) for r in reads),
+        *((id(r.origin), as_bytes(r.features), as_bytes(r.scale)) for r in reads),
         as_bytes(shift),
     )
 

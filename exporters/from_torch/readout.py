@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
-from exporters.from_torch.decode import Read, UndecodableError, grouped, reads_of, shift_of
+from exporters.from_torch.decode import Read, UndecodableError, reads_of, shift_of
 from exporters.from_torch.lowering import Lowering, as_bytes
-from exporters.from_torch.neurons import neuron_shape, require_steps
+from exporters.from_torch.refusals import LoweringError
+from exporters.from_torch.steps import neuron_shape, require_steps, shift_for
 from exporters.from_torch.symbolic import Symbolic
-from exporters.from_torch.synapses import current, place
-from exporters.from_torch.values import Affine, concatenated, laid_out, scaled
-from exporters.graph import Array, Output
+from exporters.from_torch.synapses import placed_current
+from exporters.from_torch.values import Affine, concatenated, laid_out
+from exporters.graph import Array, Output, Shape
 
 Chosen = int | str | None
+"""Which of several outputs: an index or a key, or a path of such ("logits", "0.spikes"); None where there is but one."""
+
+Returned = Literal["steps", "steps, samples first", "steps, flattened", "mean", "sum"]
+"""What comes back: (T, N, …), (N, T, …), (T·N, …), or the mean or a sum over time, (N, …)."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the network returns is `returned`; its mean over time (or itself, if that is a mean or sum) is factor · the graph's score."""
+
+    returned: Returned
+    factor: float = 1.0
 
 
 def chosen(lowering: Lowering, result: Any, output: Chosen) -> Symbolic:
@@ -25,162 +39,133 @@ def chosen(lowering: Lowering, result: Any, output: Chosen) -> Symbolic:
     Raises:
         LoweringError: it returned several and none was chosen, or none that depends on the input.
     """
-    if output is not None:
-        found = result
-        for key in str(output).split("."):
-            try:
-                found = found[int(key)] if isinstance(found, Sequence) else found[key]
-            except (KeyError, IndexError, ValueError, TypeError):
-                raise lowering.error(f"it returns {_described(result)}, which has no output {output!r}") from None
-        result = found
+    for key in () if output is None else str(output).split("."):
+        try:
+            result = result[int(key)] if isinstance(result, Sequence) else result[key]
+        except (KeyError, IndexError, ValueError, TypeError):
+            raise lowering.error(f"its forward returns {_described(result)}, which has no output {key!r}") from None
     if isinstance(result, Sequence) and len(result) == 1:
         result = result[0]
-    if isinstance(result, Sequence) and len(result) == lowering.T > 1:
-        steps = [r for r in result if isinstance(r, Symbolic)]
-        if len(steps) == lowering.T and len({tuple(s.shape) for s in steps}) == 1:
-            value = concatenated([laid_out(s.value, lambda t: t.unsqueeze(0)) for s in steps], 0)
-            shadow = torch.stack([s.shadow for s in steps])
-            if _is_each_step(lowering, value):
-                return Symbolic(shadow, value, lowering)
-    if isinstance(result, Symbolic):
-        if result.refusal:
-            raise lowering.error(result.refusal)
-        if result.value.is_constant:
-            raise lowering.error("what it returns does not depend on its input")
-        return result
-    if isinstance(result, torch.Tensor):
-        raise lowering.error("what it returns does not depend on its input")
-    raise lowering.error(f"its forward returns {_described(result)}; choose one tensor with output=")
+    if isinstance(result, Sequence) and len(result) == lowering.T:
+        result = _of_each_step(lowering, result)
+    if not isinstance(result, torch.Tensor):
+        raise lowering.error(f"its forward returns {_described(result)}; choose one tensor of it with output=")
+    if isinstance(result, Symbolic) and result.refusal:
+        raise lowering.error(result.refusal)
+    if not isinstance(result, Symbolic) or result.value.is_constant:
+        raise lowering.error("what its forward returns does not depend on its input")
+    return result
 
 
 def _described(result: Any) -> str:
+    kind = type(result).__name__
     if isinstance(result, Mapping):
-        return f"a {type(result).__name__} of {', '.join(map(repr, result))}"
-    if isinstance(result, Sequence):
-        return f"a {type(result).__name__} of {len(result)}"
-    return f"a {type(result).__name__}"
+        return f"a {kind} with {', '.join(map(repr, result))}"
+    return f"a {kind} of {len(result)}" if isinstance(result, Sequence) else f"a {kind}"
 
 
-def _is_each_step(lowering: Lowering, value: Affine) -> bool:
+def _of_each_step(lowering: Lowering, parts: Sequence[Any]) -> Any:
+    """A list of T outputs as one tensor, if each is of its own step."""
+    if not all(isinstance(p, Symbolic) and not p.refusal for p in parts) or len({tuple(p.shape) for p in parts}) > 1:
+        return parts
+    value = concatenated([laid_out(p.value, lambda t: t.unsqueeze(0)) for p in parts], 0)
     try:
-        reads = reads_of(laid_out(value, lambda t: t.flatten(0, 1)))
-        require_steps(lowering, reads, 0, lowering.T, "")
-    except Exception:
-        return False
-    return True
+        require_steps(lowering, reads_of(laid_out(value, lambda t: t.flatten(0, 1))), 0, lowering.T, "output")
+    except (LoweringError, UndecodableError):
+        return parts
+    return Symbolic(torch.stack([p.shadow for p in parts]), value, lowering)
 
 
-def read_out(lowering: Lowering, value: Affine) -> dict[str, Any]:
-    """Add the output to the graph. Returns how what the network gives relates to the graph's score.
-
-    The keys are "output": "steps" (T, N, …), "steps, samples first" (N, T, …), "mean" or "sum" over time; and "factor":
-    what the score (the mean over time) is to be multiplied with to give what the network gives.
+def read_out(lowering: Lowering, value: Affine) -> Answer:
+    """Add the output to the graph.
 
     Raises:
-        LoweringError: what it returns is neither.
+        LoweringError: what comes back is neither spikes or currents of every step, nor their mean or sum.
     """
-    T, N = lowering.T, lowering.samples
-    shape = value.shape
-    problems = []
-    layouts = []
-    if shape[:2] == (T, N) and len(shape) > 2:
+    T, N, shape = lowering.T, lowering.samples, value.shape
+    layouts: list[tuple[Returned, Affine]] = []
+    if len(shape) > 2 and shape[:2] == (T, N):
         layouts.append(("steps", laid_out(value, lambda t: t.flatten(0, 1))))
-    if shape[:2] == (N, T) and len(shape) > 2:
+    if len(shape) > 2 and shape[:2] == (N, T):
         layouts.append(("steps, samples first", laid_out(value, lambda t: t.transpose(0, 1).flatten(0, 1))))
-    if shape[:1] == (T * N,) and T > 1:
+    if len(shape) > 1 and shape[0] == T * N and T > 1:
         layouts.append(("steps, flattened", value))
-    if shape[:1] == (N,) and len(shape) > 1:
-        layouts.append(("once", value))
-    for name, rows in layouts:
+    problem: Exception | None = None
+    for returned, rows in layouts:
         try:
             reads, shift = reads_of(rows), shift_of(rows)
+            require_steps(lowering, reads, 0, T, "output")
+        except (LoweringError, UndecodableError) as error:
+            problem = problem or error
+        else:
+            return _finished(lowering, reads, shift, rows.shape[1:], Answer(returned))
+    if len(shape) > 1 and shape[0] == N:
+        try:
+            return _collapsed(lowering, reads_of(value), shift_of(value), shape[1:])
         except UndecodableError as error:
-            problems.append(str(error))
-            continue
-        if name != "once":
-            try:
-                require_steps(lowering, reads, 0, T, "output")
-            except Exception as error:
-                problems.append(str(error))
-                continue
-            return _finish(lowering, reads, shift, rows.shape[1:], name, 1.0)
-        return _collapsed(lowering, reads, shift, rows.shape[1:])
-    reason = f": {problems[0]}" if problems else ""
+            problem = error
+    reason = f": {problem}" if problem else ""
     raise lowering.error(
         f"it returns a tensor of shape {tuple(shape)} for {T} steps of {N} samples{reason}; wanted are spikes or currents of "
         "each step, (T, N, K) or (N, K) a step, or their mean or sum over time"
     )
 
 
-def _collapsed(lowering: Lowering, reads: list[Read], shift: float | Array, shape: tuple[int, ...]) -> dict[str, Any]:
+def _collapsed(lowering: Lowering, reads: list[Read], shift: float | Array, shape: Shape) -> Answer:
     """(N, …): what is left of all steps must be their sum, all of one weight."""
     T, N = lowering.T, lowering.samples
-    kept: list[Read] = []
-    steps: dict[Any, list[int]] = {}
-    samples = torch.arange(N)
+    steps: dict[Hashable, list[tuple[int, Hashable]]] = {}
+    kept: dict[Hashable, Read] = {}
     for read in reads:
-        if not torch.equal(read.rows % N, samples) or len({int(r) // N for r in read.rows}) != 1:
-            raise lowering.error("what it returns mixes time steps or samples")
-        key = (id(read.source), as_bytes(read.features))
-        if key not in steps:
-            kept.append(read)
+        if not torch.equal(read.rows % N, torch.arange(N)) or int(read.rows[0]) // N != int(read.rows[-1]) // N:
+            raise UndecodableError("it mixes time steps or samples")
+        key = (id(read.origin), as_bytes(read.features))
+        kept.setdefault(key, read)
         steps.setdefault(key, []).append((int(read.rows[0]) // N, as_bytes(read.scale)))
-    static = all(read.source.is_static for read in reads)
-    if static:
-        return _finish(lowering, reads, shift, shape, "mean", 1.0)
-    for read in kept:
-        if read.source.is_static:
-            continue
-        found = steps[(id(read.source), as_bytes(read.features))]
+    moving = {key: read for key, read in kept.items() if not read.origin.is_static}
+    if not moving:
+        return _finished(lowering, reads, shift, shape, Answer("mean"))
+    for found in (steps[key] for key in moving):
         times = sorted(t for t, _ in found)
         if times != list(range(T)):
+            listed = ", ".join(str(t + 1) for t in times)
             raise lowering.error(
-                f"what it returns is of step {', '.join(str(t + 1) for t in times)} alone, of {T}; return every step, or "
-                "the mean or sum over time"
+                f"what it returns is of step {listed} alone, of {T}; return every step, or the mean or sum over time"
             )
-        if len({s for _, s in found}) > 1:
+        if len({numbers for _, numbers in found}) > 1:
             raise lowering.error(
-                "what it returns weighs the steps differently (as a leaky membrane that is read at the end does); the graph's "
-                "read-outs are plain sums over time"
+                "what it returns weighs the steps differently, as a leaky membrane does that is read at the end; the "
+                "read-outs of a graph are plain sums over time"
             )
-    numbers = [float(np.ravel(r.scale)[0]) for r in kept if not r.source.is_static]
-    weight = numbers[0]
+    weight = float(np.ravel(next(iter(moving.values())).scale)[0])
     factor = 1.0 if abs(weight * T - 1) < 1e-9 else float(T) if abs(weight - 1) < 1e-9 else weight * T
-    word = "mean" if factor == 1.0 else "sum"
-    # out = Σ_t weight·x_t + shift = factor·mean_t(x_t·weight·T/factor + shift/factor)
-    again = []
-    for read in kept:
-        scale = read.scale / factor if read.source.is_static else read.scale * (T / factor)
-        if not read.source.is_static and np.allclose(scale, 1, rtol=1e-12, atol=0):
-            scale = 1.0
-        again.append(Read(read.source, read.rows, read.features, scale, read.label, read.flat))
-    return _finish(lowering, again, shift / factor, shape, word, factor)
+    # Σ_t x_t·scale + shift = factor · mean_t(x_t·scale·T/factor + shift/factor), whose steps the graph computes
+    scaled = [
+        replace(r, scale=_snapped(r.scale / factor if r.origin.is_static else r.scale * (T / factor)))
+        for r in kept.values()
+    ]
+    return _finished(lowering, scaled, shift / factor, shape, Answer("mean" if factor == 1 else "sum", factor))
 
 
-def _finish(
-    lowering: Lowering, reads: list[Read], shift: float | Array, shape: tuple[int, ...], word: str, factor: float
-) -> dict[str, Any]:
-    only = reads[0]
-    is_rate = (
+def _snapped(scale: float | Array) -> float | Array:
+    return 1.0 if bool(np.allclose(scale, 1, rtol=1e-12, atol=0)) else scale
+
+
+def _finished(lowering: Lowering, reads: list[Read], shift: float | Array, shape: Shape, answer: Answer) -> Answer:
+    """The output node: a rate where it is the spikes of one layer, else the membrane of what arrives."""
+    first = reads[0]
+    if (
         len(reads) == 1
-        and only.source.is_binary
-        and only.features is None
-        and len(only.source.nodes) == 1
-        and only.source.nodes[0] in lowering.fires
-        and isinstance(only.scale, float)
-        and only.scale > 0
+        and first.origin.nodes
+        and first.origin.nodes[0] in lowering.firing
+        and first.features is None
+        and isinstance(first.scale, float)
+        and first.scale > 0
         and not np.any(shift)
-    )
-    if is_rate:
-        assert isinstance(only.scale, float)
-        lowering.builder.add("output", Output("rate"), only.source.nodes)
-        return {"output": word, "factor": factor * only.scale}
+    ):
+        lowering.builder.add("output", Output("rate"), first.origin.nodes)
+        return replace(answer, factor=answer.factor * first.scale)
     inner = neuron_shape(reads, shape)
-    if isinstance(shift, np.ndarray) and inner != shape:
-        shift = np.broadcast_to(shift, shape).reshape(inner)
-    what = current(lowering, reads, shift, "output", inner)
-    lowering.builder.add("output", Output("membrane"), place(lowering, what))
-    return {"output": word, "factor": factor}
-
-
-_ = (grouped, scaled)
+    nodes = placed_current(lowering, reads, shift_for(shift, shape, inner), "output", inner)
+    lowering.builder.add("output", Output("membrane"), nodes)
+    return answer

@@ -13,9 +13,10 @@ from torch import nn
 
 from exporters.errors import DeployError
 
+_INSTALLED = Path(torch.__file__).parent.parent
 LIBRARIES = tuple(
-    str(Path(torch.__file__).parent.parent / package) + os.sep for package in ("torch", "spikingjelly", "functorch")
-) + (str(Path(__file__).parent) + os.sep,)
+    str(folder) + os.sep for folder in (*(_INSTALLED / p for p in ("torch", "spikingjelly")), Path(__file__).parent)
+)
 """Folders whose code is not the user's."""
 
 
@@ -109,10 +110,15 @@ def explained(module: nn.Module, args: tuple[Any, ...], error: Exception) -> str
                 return f"the weight expects {module.in_channels} input channels, but {shape[-3]} arrive"
             case nn.Linear() if shape[-1:] != (module.in_features,):
                 return f"the weight expects {module.in_features} inputs, but {shape[-1] if shape else 1} arrive"
-            case nn.modules.batchnorm._BatchNorm():
+            case nn.modules.batchnorm._BatchNorm() if given.ndim > 1 and shape[1] != module.num_features:
                 return f"it normalizes {module.num_features} channels, but input of shape {shape[1:]} arrives"
             case nn.MaxPool2d() | nn.AvgPool2d() | nn.AdaptiveAvgPool2d() if given.ndim < 4:
                 return f"a pool needs (C, H, W) input, but {shape[1:]} arrives; put it before the flatten"
             case nn.MaxPool2d() | nn.AvgPool2d():
                 return f"its {module.kernel_size} window does not fit into its {shape[-2]}×{shape[-1]} input"
+            case _ if getattr(module, "step_mode", "s") == "m":
+                return (
+                    f'{first_line(error)}: its step_mode is "m", so that it takes (T, N, …), and {shape} arrives; set that of the '
+                    'whole network (functional.set_step_mode(net, "m"))'
+                )
     return first_line(error)

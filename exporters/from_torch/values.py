@@ -15,8 +15,9 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from exporters.from_torch.factors import Factor, aligned, as_tensor, compact, plain, plus, times
 from exporters.graph import Shape
-from exporters.graph.currents import Term
+from exporters.graph.currents import SynapseTerm
 
 NOTHING = -1
 """In an index: no element, which is a zero."""
@@ -25,8 +26,8 @@ MOST_GATHERS = 1024
 
 
 @dataclass(eq=False)
-class Source:
-    """A source is a space of elements (steps, samples, *shape), numbered in C order, that nodes will fill.
+class Origin:
+    """An origin is a space of elements (steps, samples, *shape), numbered in C order, that nodes of the graph fill.
 
     Attributes:
         name: for messages.
@@ -45,10 +46,10 @@ class Source:
     steps: int
     samples: int
     nodes: tuple[str, ...] = ()
-    term: Term | None = None
+    term: SynapseTerm | None = None
     weights: Hashable = None
     is_binary: bool = False
-    gates: Source | None = None
+    gates: Origin | None = None
     size: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -60,18 +61,14 @@ class Source:
         return self.steps == 1
 
 
-Factor = float | Tensor
-"""A number, or a float64 tensor that broadcasts to the value's shape and has as many axes."""
-
-
 @dataclass(frozen=True, eq=False)
 class Gather:
-    """For every element of a value, one element of a source (or none) times a factor.
+    """For every element of a value, one element of an origin (or none) times a factor.
 
     `label` is where it was added to currents, `flat` where its map was flattened: nodes made for it are named so.
     """
 
-    source: Source
+    origin: Origin
     index: Tensor
     scale: Factor = 1.0
     label: str = ""
@@ -106,6 +103,11 @@ def elements(start: int, shape: Sequence[int]) -> Tensor:
     return numbers[start : start + count].view(*shape)
 
 
+def forget_runs() -> None:
+    """Give back the memory that `elements` took."""
+    _runs.clear()
+
+
 def is_run(index: Tensor) -> bool:
     """Whether an index is what `elements` gives, without looking at the numbers."""
     return index.is_contiguous() and index.untyped_storage().data_ptr() in _runs
@@ -113,7 +115,7 @@ def is_run(index: Tensor) -> bool:
 
 def same_place(a: Gather, b: Gather, *, closely: bool = False) -> bool:
     """Whether two gathers read the same elements: as far as a glance tells, or (closely) number by number."""
-    if a.source is not b.source or a.index.shape != b.index.shape:
+    if a.origin is not b.origin or a.index.shape != b.index.shape:
         return False
     if is_run(a.index) and is_run(b.index):
         return a.index.storage_offset() == b.index.storage_offset()
@@ -133,64 +135,29 @@ def as_run(index: Tensor) -> Tensor:
     return run if torch.equal(run, index) else index
 
 
-def fresh(source: Source, start: int, shape: Sequence[int], scale: Factor = 1.0) -> Affine:
-    """The elements of a source from a number on, in its own order."""
-    return Affine(tuple(shape), (Gather(source, elements(start, shape), scale),))
+def fresh(origin: Origin, start: int, shape: Sequence[int], scale: Factor = 1.0) -> Affine:
+    """The elements of an origin from a number on, in its own order."""
+    return Affine(tuple(shape), (Gather(origin, elements(start, shape), scale),))
 
 
 def constant(values: Tensor) -> Affine:
     """A value that depends on no node."""
-    return Affine(tuple(values.shape), (), _plain(values.detach().to("cpu", torch.float64)))
+    return Affine(tuple(values.shape), (), plain(values.detach().to("cpu", torch.float64)))
 
 
 def real(value: Affine, dtype: torch.dtype) -> Tensor:
     """The numbers of a value that depends on no node."""
     assert value.is_constant
     shift = value.shift
-    return torch.as_tensor(shift, dtype=torch.float64).expand(value.shape).to(dtype).clone()
-
-
-# -- factors -----------------------------------------------------------------------------------------
-
-
-def compact(factor: Tensor) -> Tensor:
-    """The factor without the axes along which it only repeats."""
-    for dim, (size, stride) in enumerate(zip(factor.shape, factor.stride(), strict=True)):
-        if stride == 0 and size > 1:
-            factor = factor.narrow(dim, 0, 1)
-    return factor
-
-
-def _plain(factor: Tensor) -> Factor:
-    """A float where the tensor is one number, repeated."""
-    if factor.numel() == 0:
-        return 0.0
-    first = factor.flatten()[0]
-    return float(first) if bool((factor == first).all()) else compact(factor)
-
-
-def aligned(factor: Tensor, ndim: int) -> Tensor:
-    """The factor with axes of size 1 put before its own."""
-    return factor.reshape((1,) * (ndim - factor.ndim) + tuple(factor.shape))
-
-
-def _times(a: Factor, b: Factor, ndim: int) -> Factor:
-    if isinstance(a, Tensor):
-        a = aligned(a, ndim)
-    if isinstance(b, Tensor):
-        b = aligned(b, ndim)
-    return a * b
-
-
-def _plus(a: Factor, b: Factor, ndim: int) -> Factor:
-    if isinstance(a, Tensor):
-        a = aligned(a, ndim)
-    if isinstance(b, Tensor):
-        b = aligned(b, ndim)
-    return a + b
+    return as_tensor(shift).expand(value.shape).to(dtype).clone()
 
 
 # -- algebra -----------------------------------------------------------------------------------------
+
+
+def broadcast(a: Sequence[int], b: Sequence[int]) -> Shape:
+    """The shape of a sum or product of values of two shapes."""
+    return tuple(torch.broadcast_shapes(a, b))  # type: ignore[no-untyped-call]
 
 
 def expanded(value: Affine, shape: Shape) -> Affine:
@@ -212,27 +179,27 @@ def expanded(value: Affine, shape: Shape) -> Affine:
 
 def added(a: Affine, b: Affine, label: str = "") -> Affine:
     """The sum. Where currents meet spikes, these are labeled with where they met."""
-    shape = tuple(torch.broadcast_shapes(a.shape, b.shape))
+    shape = broadcast(a.shape, b.shape)
     a, b = expanded(a, shape), expanded(b, shape)
     gathers = list(a.gathers)
     for gather in b.gathers:
         for i, other in enumerate(gathers):
             if same_place(other, gather):
-                total = _plus(other.scale, gather.scale, len(shape))
+                total = plus(other.scale, gather.scale, len(shape))
                 gathers[i] = replace(other, scale=total)
                 break
         else:
             gathers.append(gather)
     kept = [g for g in gathers if not (isinstance(g.scale, float) and g.scale == 0)]
-    if label and len({g.source.term is None for g in kept}) == 2:
-        kept = [replace(g, label=label) if g.source.term is None and not g.label else g for g in kept]
-    return Affine(shape, tuple(kept), _plus(a.shift, b.shift, len(shape)))
+    if label and len({g.origin.term is None for g in kept}) == 2:
+        kept = [replace(g, label=label) if g.origin.term is None and not g.label else g for g in kept]
+    return Affine(shape, tuple(kept), plus(a.shift, b.shift, len(shape)))
 
 
 def scaled(value: Affine, factor: Factor) -> Affine:
     """The value times constants."""
     if isinstance(factor, Tensor):
-        shape = tuple(torch.broadcast_shapes(value.shape, factor.shape))
+        shape = broadcast(value.shape, factor.shape)
         value = expanded(value, shape)
         factor = compact(aligned(factor, len(shape)))
         if factor.numel() == 1:
@@ -242,8 +209,8 @@ def scaled(value: Affine, factor: Factor) -> Affine:
     if isinstance(factor, float) and factor == 0:
         return Affine(value.shape)
     ndim = len(value.shape)
-    gathers = tuple(replace(g, scale=_times(g.scale, factor, ndim)) for g in value.gathers)
-    return Affine(value.shape, gathers, _times(value.shift, factor, ndim))
+    gathers = tuple(replace(g, scale=times(g.scale, factor, ndim)) for g in value.gathers)
+    return Affine(value.shape, gathers, times(value.shift, factor, ndim))
 
 
 def laid_out(value: Affine, move: Callable[[Tensor], Tensor], *, flat: str = "") -> Affine:
@@ -272,8 +239,8 @@ def laid_out(value: Affine, move: Callable[[Tensor], Tensor], *, flat: str = "")
 def tidied(value: Affine) -> Affine:
     """The value without gathers that hold nothing, and with its constants as short as they can be."""
     gathers = tuple(g for g in value.gathers if bool((g.index != NOTHING).any()))
-    gathers = tuple(replace(g, scale=_plain(g.scale)) if isinstance(g.scale, Tensor) else g for g in gathers)
-    shift = _plain(value.shift) if isinstance(value.shift, Tensor) else value.shift
+    gathers = tuple(replace(g, scale=plain(g.scale)) if isinstance(g.scale, Tensor) else g for g in gathers)
+    shift = plain(value.shift) if isinstance(value.shift, Tensor) else value.shift
     return Affine(value.shape, gathers, shift)
 
 
@@ -294,12 +261,12 @@ def padded(value: Affine, pad: Sequence[int], fill: float) -> Affine:
     )
     shift = value.shift
     if isinstance(shift, Tensor) or shift != fill:
-        shift = around(torch.as_tensor(shift, dtype=torch.float64).expand(value.shape), fill)
+        shift = around(as_tensor(shift).expand(value.shape), fill)
     return Affine(shape, gathers, shift)
 
 
 def concatenated(values: Sequence[Affine], dim: int) -> Affine:
-    """The values one after another along an axis. What reads the same source becomes one gather."""
+    """The values one after another along an axis. What reads the same origin becomes one gather."""
     ndim = len(values[0].shape)
     dim %= ndim
     merged: list[list[Gather | None]] = []
@@ -308,7 +275,7 @@ def concatenated(values: Sequence[Affine], dim: int) -> Affine:
         for gather in value.gathers:
             for k in free:
                 others = [g for g in merged[k] if g is not None]
-                if others[0].source is gather.source:
+                if others[0].origin is gather.origin:
                     merged[k][i] = gather
                     free.remove(k)
                     break
@@ -339,9 +306,7 @@ def _joined(factors: Sequence[Factor | None], values: Sequence[Affine], dim: int
     if all(isinstance(f, float) for f in known) and len(set(known)) == 1:
         return known[0]
     ndim = len(values[0].shape)
-    tensors = [
-        aligned(torch.as_tensor(1.0 if f is None else f, dtype=torch.float64), ndim) for f in factors
-    ]
+    tensors = [aligned(as_tensor(1.0 if f is None else f), ndim) for f in factors]
     sizes = [max(t.shape[d] for t in tensors) for d in range(ndim)]
     parts = []
     for tensor, value in zip(tensors, values, strict=True):

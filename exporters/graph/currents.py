@@ -10,11 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 
-from exporters.graph import AnySynapse, Array, Conv2d, GraphError, Linear, Node, Shape
+from exporters.graph import AnySynapse, Array, Conv2d, GraphError, Linear, Node, Shape, Synapse
 from exporters.graph.editing import Draft
+
+Layer = TypeVar("Layer", bound=Synapse)
 
 LARGEST_DIAGONAL = 4096
 """Flat signals beyond which synapses from each to its counterpart alone would be a needlessly large dense layer."""
@@ -29,7 +32,7 @@ class Signal:
 
 
 @dataclass(frozen=True, eq=False)
-class Term:
+class SynapseTerm:
     """One set of synapses that has no node yet: a layer that reads the sum of some nodes."""
 
     name: str
@@ -41,7 +44,7 @@ class Term:
 class Current:
     """A sum of signals and synapses, all of one shape: (C, H, W) or (F,)."""
 
-    parts: tuple[Signal | Term, ...]
+    parts: tuple[Signal | SynapseTerm, ...]
     shape: Shape
 
 
@@ -73,7 +76,7 @@ def per_channel(name: str, what: str, scale: float | Array, shape: Shape) -> Arr
     return rows[:, 0]
 
 
-def scaled_outputs(synapse: AnySynapse, scale: Array) -> AnySynapse:
+def scaled_outputs(synapse: Layer, scale: Array) -> Layer:
     """The layer with its output channels, and their biases, multiplied by scale (C,)."""
     columns = [1] * (synapse.weight.ndim - 1)
     bias = synapse.bias
@@ -82,7 +85,7 @@ def scaled_outputs(synapse: AnySynapse, scale: Array) -> AnySynapse:
     return replace(synapse, weight=synapse.weight * scale.reshape(-1, *columns), bias=bias)
 
 
-def scaled_inputs(name: str, layer: AnySynapse, scale: float | Array, shape: Shape) -> AnySynapse:
+def scaled_inputs(name: str, layer: Layer, scale: float | Array, shape: Shape) -> Layer:
     """The layer that reads x as this one reads scale · x; `shape` is that of x.
 
     Raises:
@@ -92,6 +95,7 @@ def scaled_inputs(name: str, layer: AnySynapse, scale: float | Array, shape: Sha
         return layer
     if isinstance(scale, float) or isinstance(layer, Linear):
         return replace(layer, weight=layer.weight * scale)
+    assert isinstance(layer, Conv2d)
     factors = per_channel(name, "what it reads", scale, shape)
     return replace(layer, weight=layer.weight * factors[read_channels(layer)][:, :, None, None])
 
@@ -124,7 +128,7 @@ def scaled(name: str, current: Current, factor: Array) -> Current:
         GraphError: constants that differ within a channel of a convolution.
     """
     level = uniform(factor)
-    parts: list[Signal | Term] = []
+    parts: list[Signal | SynapseTerm] = []
     for part in current.parts:
         if isinstance(part, Signal):
             product = part.scale * (factor if level is None else level)
@@ -144,7 +148,7 @@ class GraphBuilder:
 
     def __init__(self) -> None:
         self.draft = Draft()
-        self._placed: dict[int, tuple[Signal | Term, str]] = {}
+        self._placed: dict[int, tuple[Signal | SynapseTerm, str]] = {}
 
     def add(self, name: str, node: Node, sources: Sequence[str]) -> str:
         """Add a node behind its sources; the name that it got comes back."""
@@ -158,7 +162,7 @@ class GraphBuilder:
                 names += part.nodes
                 continue
             if id(part) not in self._placed:
-                if isinstance(part, Term):
+                if isinstance(part, SynapseTerm):
                     name, synapse = part.name, part.synapse
                 else:
                     name = f"{part.nodes[0]}.scaled"

@@ -35,7 +35,7 @@ from exporters.graph.currents import (
     Current,
     GraphBuilder,
     Signal,
-    Term,
+    SynapseTerm,
     is_one,
     per_channel,
     same_scale,
@@ -120,7 +120,7 @@ def _lower(file: Unfolded, where: str, how: _How) -> SpikingGraph:
         raise NirError(f"{where}: its numbers do not fit together ({first})") from error
 
 
-def _is_scaled_by(part: Signal | Term, level: float) -> bool:
+def _is_scaled_by(part: Signal | SynapseTerm, level: float) -> bool:
     return same_scale(part.scale if isinstance(part, Signal) else 1.0, level)
 
 
@@ -255,10 +255,10 @@ class _Reader:
         if isinstance(layer, Conv2d) and len(x.shape) != 3:
             raise NirError(f"{name}: it takes (C, H, W) input, but {x.shape} arrives")
         shape = infer_shape(name, layer, x.shape)
-        parts: list[Term] = []
+        parts: list[SynapseTerm] = []
         for signal in self.built.signals(x):
             synapse = scaled_inputs(name, layer, signal.scale, x.shape)
-            parts.append(Term(own, replace(synapse, bias=None) if parts else synapse, signal.nodes))
+            parts.append(SynapseTerm(own, replace(synapse, bias=None) if parts else synapse, signal.nodes))
         return Current(tuple(parts), shape)
 
     def place_after(self, own: str, node: Node, x: Current) -> Current:

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from spikingjelly.activation_based import base, functional, neuron
+from spikingjelly.activation_based import base, neuron
 from torch import nn
 
-from exporters.from_torch import Lowered, lowered, node_name
+from exporters.from_torch import Lowered, lower_module, node_name
 from hardware.emulator import Recorder, run
 
 SPIKING = (neuron.BaseNode, neuron.SimpleIFNode, neuron.SimpleLIFNode)
@@ -33,7 +33,7 @@ def call(module: nn.Module, found: Lowered, x: torch.Tensor) -> Any:
     frames = x.transpose(0, 1) if found.graph.input.encoding != "direct" else x.unsqueeze(0).expand(T, *x.shape)
     reset(module)
     with torch.no_grad():
-        match found.calling.input:
+        match found.calling.way:
             case "step":
                 return [module(frames[t]) for t in range(T)]
             case "image":
@@ -49,7 +49,7 @@ def assert_faithful(
 ) -> Lowered:
     """Lower a module and compare; float64 throughout."""
     module = module.double().eval()
-    found = lowered(module, shape, T, **how)
+    found = lower_module(module, shape, T, **how)
     x = pixels(n, (T, *shape) if how.get("encoding", "direct") != "direct" else shape, seed)
     if how.get("encoding") == "spikes":
         x = (x > 0.5).double()
@@ -82,12 +82,12 @@ def assert_faithful(
 def _score(found: Lowered, outputs: list[Any], n: int) -> np.ndarray:
     """The mean over time of what came back, or the mean or sum that it is."""
     T = found.graph.T
-    if found.calling.input == "step":
+    if found.calling.way == "step":
         return torch.stack(outputs).mean(0).numpy()
     out = outputs[0]
     if isinstance(out, list | tuple):
         out = torch.stack(list(out))
-    match found.calling.output:
+    match found.calling.returned:
         case "steps":
             return out.mean(0).numpy()
         case "steps, samples first":

@@ -10,8 +10,9 @@ import nir
 import numpy as np
 
 from exporters.graph import Array, Shape
+from exporters.graph.currents import uniform
 from exporters.nir.check import NirError
-from exporters.nir.values import fit, snapped, uniform
+from exporters.nir.values import fit, snapped
 
 PREFIX = "kdsnn_deploy_"
 Discretization = Literal["euler", "exponential"]

@@ -1,17 +1,15 @@
 """NIR → `SpikingGraph`: every node mapped exactly, mapped with a warning, or refused by name.
 
-As in `from_torch`, a value on its way through the file is a sum of `Part`s: signals that nodes of the new
-graph carry, each with a factor (from Scale nodes, membrane resistances), and synapses that have no node
-yet. Factors go into the weights behind or before them; a factor that neurons have in common divides
-their threshold instead, which leaves the weights as they are. Constants of a layer that differ per
-channel go into its weights too.
+What every node of the file gives is a `Current` (see `exporters.graph.currents`): factors come from Scale nodes and
+membrane resistances and go into the weights behind or before them; a factor that neurons have in common divides their
+threshold instead, which leaves the weights as they are. Constants of a layer that differ per channel go into its
+weights too.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -31,29 +29,25 @@ from exporters.graph import (
     MaxPool2d,
     Node,
     Output,
-    Shape,
     SpikingGraph,
-    unique_name,
+)
+from exporters.graph.currents import (
+    Current,
+    GraphBuilder,
+    Signal,
+    SynapseTerm,
+    is_one,
+    per_channel,
+    same_scale,
+    scaled,
+    scaled_inputs,
+    uniform,
 )
 from exporters.graph.editing import topological_order
+from exporters.graph.inference import infer_shape
 from exporters.nir.check import NirError, Unfolded, load, unfold
 from exporters.nir.neurons import PREFIX, Discretization, Time, constants, dynamics, fact, persistence, resting
-from exporters.nir.values import (
-    Part,
-    Value,
-    connected_without,
-    fit,
-    fold,
-    identity,
-    is_one,
-    pair,
-    same_factor,
-    sample_shape,
-    scaled,
-    synapse_of,
-    uniform,
-    window_shape,
-)
+from exporters.nir.values import connected_without, fit, pair, sample_shape, synapse_of
 
 Reset = Literal["hard", "soft"]
 MAX_ELEMENTS = 2**26
@@ -126,6 +120,10 @@ def _lower(file: Unfolded, where: str, how: _How) -> SpikingGraph:
         raise NirError(f"{where}: its numbers do not fit together ({first})") from error
 
 
+def _is_scaled_by(part: Signal | SynapseTerm, level: float) -> bool:
+    return same_scale(part.scale if isinstance(part, Signal) else 1.0, level)
+
+
 class _Reader:
     """The state of one reading: the graph so far and the value of every NIR node."""
 
@@ -151,10 +149,8 @@ class _Reader:
         self.reset = how.reset
         self.time = Time(self.dt, how.method, how.dt is None and "dt" not in self.facts)
         self.encoding = how.encoding or self.facts.get("input_encoding", "direct")
-        self.nodes: dict[str, Node] = {}
-        self.edges: list[tuple[str, str]] = []
-        self.placed: dict[int, tuple[Part, str]] = {}
-        self.values: dict[str, Value] = {}
+        self.built = GraphBuilder()
+        self.values: dict[str, Current] = {}
         self.integrated: Output | None = None  # the read-out that an integrator asks for
         self.output: tuple[str, Output, list[str]] | None = None
         self.sources: dict[str, list[str]] = {n: [] for n in file.nodes}
@@ -185,10 +181,10 @@ class _Reader:
                 raise NirError(f"{name}: it would have {math.prod(result.shape):.3g} values")
         if self.output is None:
             raise NirError("it has no Output node; add one")
-        self.add(*self.output)
+        self.built.add(*self.output)
         user = json.loads(str(self.facts.get("metadata", "{}")))
         metadata = {**user, **({"nir_warnings": list(self.warnings)} if self.warnings else {})}
-        return SpikingGraph(self.nodes, tuple(self.edges), self.T, metadata)
+        return SpikingGraph(self.built.draft.nodes, tuple(self.built.draft.edges), self.T, metadata)
 
     def order(self) -> list[str]:
         """Topological, and recurrent connections refused by name."""
@@ -201,56 +197,18 @@ class _Reader:
             raise NirError(f"recurrent connections through {', '.join(stuck[:6])} cannot be mapped")
         return order
 
-    # -- the new graph -------------------------------------------------------------------------
-
-    def add(self, name: str, node: Node, sources: Sequence[str]) -> str:
-        unique = unique_name(name, self.nodes)
-        self.nodes[unique] = node
-        self.edges += [(s, unique) for s in sources]
-        return unique
-
-    def place(self, value: Value) -> list[str]:
-        """The nodes whose sum is the value; synapses get their node on first use, factors become synapses."""
-        names: list[str] = []
-        for part in value.parts:
-            if part.synapse is None and is_one(part.factor):
-                names += part.nodes
-                continue
-            if id(part) not in self.placed:
-                synapse = part.synapse or identity(value.shape, part.factor, part.nodes[0])
-                name = part.name or f"{part.nodes[0]}.scaled"
-                self.placed[id(part)] = (
-                    part,
-                    self.add(name, synapse, part.nodes),
-                )  # kept, so that its id stays its own
-            names.append(self.placed[id(part)][1])
-        return names
-
-    def signals(self, value: Value) -> list[Part]:
-        """The parts as signals: synapses are placed, signals with the same factor put together."""
-        merged: list[Part] = []
-        for part in value.parts:
-            signal = part if part.synapse is None else Part(tuple(self.place(Value((part,), value.shape))))
-            for i, other in enumerate(merged):
-                if same_factor(other.factor, signal.factor):
-                    merged[i] = replace(other, nodes=other.nodes + signal.nodes)
-                    break
-            else:
-                merged.append(signal)
-        return merged
-
     # -- nodes ---------------------------------------------------------------------------------
 
-    def incoming(self, name: str, node: Any) -> Value:
+    def incoming(self, name: str, node: Any) -> Current:
         sources = [self.values[a] for a in self.sources[name]]
         if not sources:
-            return Value((), ())
+            return Current((), ())
         shapes = {v.shape for v in sources}
         if len(shapes) > 1:
             raise NirError(f"{name}: the inputs it sums have different shapes ({', '.join(map(str, sorted(shapes)))})")
-        return Value(tuple(p for v in sources for p in v.parts), sources[0].shape)
+        return Current(tuple(p for v in sources for p in v.parts), sources[0].shape)
 
-    def map(self, name: str, own: str, node: Any, x: Value) -> Value:
+    def map(self, name: str, own: str, node: Any, x: Current) -> Current:
         match node:
             case nir.Input() if name not in self.file.inner_ends:
                 return self.input(name, own, node)
@@ -274,7 +232,7 @@ class _Reader:
                 return self.delay(name, node, x)
         raise NirError(f"{name}: {type(node).__name__} cannot be mapped")
 
-    def input(self, name: str, own: str, node: Any) -> Value:
+    def input(self, name: str, own: str, node: Any) -> Current:
         declared = tuple(int(d) for d in np.asarray(node.input_type["input"]).reshape(-1))
         shape = sample_shape(declared, [self.file.nodes[b] for b in self.targets[name]])
         if shape != declared:  # exporters that were given a batch write its shape
@@ -283,56 +241,50 @@ class _Reader:
             shape = (shape[0], 1, shape[1])
             self.warnings.append(f"{own}: the input (C, L) becomes (C, 1, L)")
         scale = int(self.facts.get("input_scale", 0)) or None
-        self.add(own, Input(shape, self.encoding, scale), [])
-        return Value((Part((own,)),), shape)
+        self.built.add(own, Input(shape, self.encoding, scale), [])
+        return Current((Signal((own,)),), shape)
 
-    def synapse(self, name: str, own: str, node: Any, x: Value) -> Value:
+    def synapse(self, name: str, own: str, node: Any, x: Current) -> Current:
         if fact(node, "max_pool"):
             weight = np.asarray(node.weight)
             kernel = (int(weight.shape[2]), int(weight.shape[3]))
-            pool = MaxPool2d(kernel, pair(node.stride), pair(node.padding))
-            return self.place_after(own, pool, x, window_shape(x.shape, weight.shape[0], kernel, pool))
+            return self.place_after(own, MaxPool2d(kernel, pair(node.stride), pair(node.padding)), x)
         layer = synapse_of(name, node, integer=bool(self.facts.get("integer")), groups=int(fact(node, "groups", 1)))
         if isinstance(layer, Linear) and len(x.shape) != 1:
             raise NirError(f"{name}: it takes flat input, but {x.shape} arrives; a Flatten is missing")
-        shape: Shape = (len(layer.weight),)
-        if isinstance(layer, Conv2d):
-            if len(x.shape) != 3:
-                raise NirError(f"{name}: it takes (C, H, W) input, but {x.shape} arrives")
-            kernel = (int(layer.weight.shape[2]), int(layer.weight.shape[3]))
-            shape = window_shape(x.shape, len(layer.weight), kernel, layer)
-        parts: list[Part] = []
-        for signal in self.signals(x):
-            synapse = fold(name, layer, signal.factor, x.shape)
-            parts.append(Part(signal.nodes, 1.0, own, replace(synapse, bias=None) if parts else synapse))
-        return Value(tuple(parts), shape)
+        if isinstance(layer, Conv2d) and len(x.shape) != 3:
+            raise NirError(f"{name}: it takes (C, H, W) input, but {x.shape} arrives")
+        shape = infer_shape(name, layer, x.shape)
+        parts: list[SynapseTerm] = []
+        for signal in self.built.signals(x):
+            synapse = scaled_inputs(name, layer, signal.scale, x.shape)
+            parts.append(SynapseTerm(own, replace(synapse, bias=None) if parts else synapse, signal.nodes))
+        return Current(tuple(parts), shape)
 
-    def place_after(self, own: str, node: Node, x: Value, shape: Shape) -> Value:
+    def place_after(self, own: str, node: Node, x: Current) -> Current:
         """A node without weights on every group of signals with a common factor."""
-        parts: list[Part] = []
-        for signal in self.signals(x):
-            factor = signal.factor
-            if isinstance(factor, np.ndarray):
+        shape = infer_shape(own, node, x.shape)
+        parts: list[Signal] = []
+        for signal in self.built.signals(x):
+            scale = signal.scale
+            if isinstance(scale, np.ndarray):
                 if isinstance(node, Flatten):
-                    factor = factor.reshape(shape)
-                elif (factor == factor[:, :1, :1]).all():
-                    factor = np.broadcast_to(factor[:, :1, :1], shape)
+                    scale = scale.reshape(shape)
                 else:
-                    raise NirError(
-                        f"{own}: what it pools is scaled differently within a channel, which cannot be mapped"
-                    )
-            parts.append(Part((self.add(own, node, signal.nodes),), factor))
-        return Value(tuple(parts), shape)
+                    by = per_channel(own, "what it pools", scale, x.shape)
+                    scale = np.broadcast_to(by[:, None, None], shape)
+            parts.append(Signal((self.built.add(own, node, signal.nodes),), scale))
+        return Current(tuple(parts), shape)
 
-    def pool(self, name: str, own: str, node: Any, x: Value) -> Value:
+    def pool(self, name: str, own: str, node: Any, x: Current) -> Current:
         if len(x.shape) != 3:
             raise NirError(f"{name}: it pools (C, H, W) input, but {x.shape} arrives")
         kernel = pair(node.kernel_size)
         divisor = kernel[0] * kernel[1] if isinstance(node, nir.AvgPool2d) else int(fact(node, "divisor", 1))
         pool = AvgPool2d(kernel, pair(node.stride), pair(node.padding), divisor)
-        return self.place_after(own, pool, x, window_shape(x.shape, x.shape[0], kernel, pool))
+        return self.place_after(own, pool, x)
 
-    def flatten(self, name: str, own: str, x: Value, node: Any) -> Value:
+    def flatten(self, name: str, own: str, x: Current, node: Any) -> Current:
         dims = len(x.shape)
         start, end = (d if d >= 0 else dims + d for d in (int(node.start_dim), int(node.end_dim)))
         # some writers count the batch axis: a start of 1 over (C, H, W) to the end still means everything
@@ -344,9 +296,9 @@ class _Reader:
             declared = (node.input_type or {}).get("input")
             if declared is not None and len(np.ravel(declared)) == dims and x.shape[0] != 1:
                 self.warnings.append(f"{own}: it flattens from dimension 1; the first is taken to be the batch")
-        return self.place_after(own, Flatten(), x, (math.prod(x.shape),))
+        return self.place_after(own, Flatten(), x)
 
-    def neurons(self, name: str, own: str, node: Any, x: Value) -> Value:
+    def neurons(self, name: str, own: str, node: Any, x: Current) -> Current:
         leak, gain, threshold = constants(name, node, x.shape, self.time)
         if resting(name, node, x.shape).any():
             self.warnings.append(f"{name}: its membrane is counted from v_reset, where it is taken to start")
@@ -360,9 +312,10 @@ class _Reader:
         level = uniform(effective)
         if level is None:
             x, level = scaled(name, x, 1 / effective), 1.0
-        common = x.parts[0].factor if x.parts else 1.0
-        if isinstance(common, float) and common > 0 and all(same_factor(p.factor, common) for p in x.parts):
-            x = Value(tuple(replace(p, factor=1.0) if p.synapse is None else p for p in x.parts), x.shape)
+        first = x.parts[0] if x.parts else None
+        common = first.scale if isinstance(first, Signal) else 1.0
+        if isinstance(common, float) and common > 0 and all(_is_scaled_by(p, common) for p in x.parts):
+            x = Current(tuple(replace(p, scale=1.0) if isinstance(p, Signal) else p for p in x.parts), x.shape)
             level /= common
         reset: Reset = "soft" if fact(node, "reset", self.reset) == "soft" else "hard"
         scale = float(fact(node, "scale", 1.0))
@@ -370,17 +323,17 @@ class _Reader:
         persists = persistence(name, node, x.shape, self.time)
         is_leaky = leak != 1 or persists
         neuron = LIF(threshold_value, leak, reset, scale, persists) if is_leaky else IF(threshold_value, reset, scale)
-        sources = self.place(x)
+        sources = self.built.place(x)
         if persists:
-            if any(getattr(self.nodes[source], "bias", None) is not None for source in sources):
+            if any(getattr(self.built.draft.nodes[source], "bias", None) is not None for source in sources):
                 raise NirError(
                     f"{name}: the biases of what feeds it would pass through its synaptic current (tau_syn), which "
                     "Loihi's do not; use layers without bias before it"
                 )
             self.warnings.append(f"{name}: its membrane takes in the synaptic current of the same step")
-        return Value((Part((self.add(own, neuron, sources),)),), x.shape)
+        return Current((Signal((self.built.add(own, neuron, sources),)),), x.shape)
 
-    def integrator(self, name: str, node: Any, x: Value) -> Value:
+    def integrator(self, name: str, node: Any, x: Current) -> Current:
         targets = [self.file.nodes[b] for b in self.targets[name]]
         if not targets or not all(isinstance(t, nir.Output) for t in targets):
             raise NirError(
@@ -401,10 +354,10 @@ class _Reader:
         self.integrated = Output("membrane", 1 / level)
         return x
 
-    def read_out(self, own: str, x: Value) -> Value:
+    def read_out(self, own: str, x: Current) -> Current:
         if self.output is not None:
             raise NirError(f"{own}: it is the second Output node; only one can be mapped")
-        is_spikes = all(p.synapse is None and is_one(p.factor) for p in x.parts)
+        is_spikes = all(isinstance(p, Signal) and is_one(p.scale) for p in x.parts)
         if self.integrated is not None:
             node = self.integrated
         elif is_spikes and str(self.facts.get("readout", "rate")) == "rate":
@@ -413,10 +366,10 @@ class _Reader:
             node = Output("membrane", float(self.facts.get("output_scale", 1.0)))
             if not self.facts:
                 self.warnings.append(f"{own}: it gives currents; their sum over time is read, divided by T")
-        self.output = (own, node, self.place(x))
+        self.output = (own, node, self.built.place(x))
         return x
 
-    def delay(self, name: str, node: Any, x: Value) -> Value:
+    def delay(self, name: str, node: Any, x: Current) -> Current:
         steps = np.ravel(np.asarray(node.delay, np.float64)) / self.dt
         if not np.any(np.rint(steps)):
             return x

@@ -1,58 +1,23 @@
-"""Values on their way through a NIR file, and the arithmetic on their factors (see `nir_read`)."""
+"""What the numbers of a NIR node say: layers, shapes, constants per neuron."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import nir
 import numpy as np
 
-from exporters.graph import AnySynapse, Array, AvgPool2d, Conv2d, Linear, MaxPool2d, Pair, Shape
-from exporters.graph.editing import window_grid
+from exporters.graph import AnySynapse, Array, Conv2d, Linear, Pair, Shape
 from exporters.nir.check import NirError, Unfolded
-
-
-@dataclass(frozen=True, eq=False)
-class Part:
-    """A signal times a factor (a number, or an array of the signal's shape), or a synapse reading some nodes."""
-
-    nodes: tuple[str, ...]
-    factor: float | Array = 1.0
-    name: str = ""
-    synapse: AnySynapse | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Value:
-    """A sum of parts, of one shape, (C, H, W) or (F,)."""
-
-    parts: tuple[Part, ...]
-    shape: Shape
-
-
-def is_one(factor: float | Array) -> bool:
-    """Whether a factor changes nothing."""
-    return isinstance(factor, float) and factor == 1.0
-
-
-def same_factor(a: float | Array, b: float | Array) -> bool:
-    """Whether two factors are equal in every element."""
-    return np.shape(a) == np.shape(b) and bool(np.all(a == b))
 
 
 def pair(value: Any) -> Pair:
     """One number or two as two."""
     values = np.ravel(np.asarray(value))
     return (int(values[0]), int(values[-1]))
-
-
-def uniform(values: Array) -> float | None:
-    """The one number that an array repeats, or None."""
-    first = float(values.flat[0])
-    return first if bool((values == first).all()) else None
 
 
 def snapped(gain: Array) -> Array:
@@ -72,55 +37,6 @@ def fit(name: str, values: Any, shape: Shape) -> Array:
     if array.shape[0] == shape[0] and array.size == shape[0]:
         return np.broadcast_to(array.reshape(-1, *[1] * (len(shape) - 1)), shape)
     raise NirError(f"{name}: its constants have shape {array.shape}, but {shape} arrives")
-
-
-def scaled(name: str, x: Value, factor: Array) -> Value:
-    """The value times a factor per element."""
-    level = uniform(factor)
-    parts = []
-    for part in x.parts:
-        if part.synapse is None:
-            product = part.factor * (factor if level is None else level)
-            parts.append(replace(part, factor=product if isinstance(product, np.ndarray) else float(product)))
-            continue
-        per_channel = factor.reshape(len(factor), -1)
-        if not (per_channel == per_channel[:, :1]).all():
-            raise NirError(f"{name}: constants that differ within a channel of a convolution cannot be mapped")
-        by = per_channel[:, 0]
-        layer = part.synapse
-        weight = layer.weight * by.reshape(-1, *[1] * (layer.weight.ndim - 1))
-        bias = None if layer.bias is None else layer.bias * by
-        parts.append(replace(part, synapse=replace(layer, weight=weight, bias=bias)))
-    return Value(tuple(parts), x.shape)
-
-
-def fold(name: str, layer: AnySynapse, factor: float | Array, shape: Shape) -> AnySynapse:
-    """The layer reading the signal itself instead of factor · signal."""
-    if is_one(factor):
-        return layer
-    if isinstance(factor, float):
-        return replace(layer, weight=layer.weight * factor)
-    if isinstance(layer, Linear):
-        return replace(layer, weight=layer.weight * factor)
-    per_channel = factor.reshape(shape[0], -1)
-    if not (per_channel == per_channel[:, :1]).all():
-        raise NirError(f"{name}: what it reads is scaled differently within a channel, which cannot be mapped")
-    per_group = layer.weight.shape[1]
-    group = np.arange(len(layer.weight)) // (len(layer.weight) // layer.groups)
-    channel = group[:, None] * per_group + np.arange(per_group)
-    return replace(layer, weight=layer.weight * per_channel[:, 0][channel][:, :, None, None])
-
-
-def identity(shape: Shape, factor: float | Array, name: str) -> AnySynapse:
-    """Synapses that multiply each signal by its factor."""
-    factors = np.broadcast_to(np.asarray(factor, np.float64), shape)
-    if len(shape) == 3:
-        if not (factors == factors[:, :1, :1]).all():
-            raise NirError(f"{name}: it is scaled differently within a channel, which cannot be mapped")
-        return Conv2d(factors[:, 0, 0].reshape(-1, 1, 1, 1), groups=shape[0])
-    if shape[0] > 4096:
-        raise NirError(f"{name}: {shape[0]} signals are scaled without a layer behind them, which cannot be mapped")
-    return Linear(np.diag(factors))
 
 
 def synapse_of(name: str, node: Any, *, integer: bool, groups: int) -> AnySynapse:
@@ -164,12 +80,6 @@ def regrouped(conv: Conv2d, groups: int) -> Conv2d:
     per_group, out = weight.shape[1] // groups, len(weight) // groups
     kept = np.concatenate([weight[g * out : (g + 1) * out, g * per_group : (g + 1) * per_group] for g in range(groups)])
     return replace(conv, weight=kept, groups=groups) if np.count_nonzero(kept) == np.count_nonzero(weight) else conv
-
-
-def window_shape(shape: Shape, channels: int, kernel: Pair, layer: Conv2d | MaxPool2d | AvgPool2d) -> Shape:
-    """The output shape of a window that slides over (C, H, W)."""
-    dilation = layer.dilation if isinstance(layer, Conv2d) else (1, 1)
-    return (channels, *window_grid(shape[1:], kernel, layer.stride, layer.padding, dilation))
 
 
 def connected_without(file: Unfolded, name: str) -> bool:

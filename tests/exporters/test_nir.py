@@ -543,7 +543,7 @@ def test_what_cannot_be_mapped_is_refused_by_name() -> None:
         nir.IF(np.arange(1, 5.0).reshape(1, 2, 2), full(1, 1, 2, 2)),
         shape=(1, 2, 2),
     )
-    with pytest.raises(door.NirError, match="n1: constants that differ within a channel"):
+    with pytest.raises(door.NirError, match="n1: what arrives is scaled differently within a channel"):
         door.from_nir(within, T=1)
 
 

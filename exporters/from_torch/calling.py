@@ -1,0 +1,217 @@
+"""Running the network's own forward on symbolic input, the way it wants to be called."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from exporters.errors import DeployError
+from exporters.from_torch import arithmetic, layers, spikes
+from exporters.from_torch.dynamics import settle
+from exporters.from_torch.execution import Factories, executor
+from exporters.from_torch.lowering import Lowering
+from exporters.from_torch.neurons import Constants, known_kind
+from exporters.from_torch.readout import Chosen, Returned, chosen, read_out
+from exporters.from_torch.refusals import ENTRIES, LoweringError, explained, node_name, raised_line
+from exporters.from_torch.symbolic import Symbolic
+from exporters.from_torch.values import Affine, Gather, Origin, concatenated, elements, forget_runs, laid_out
+from exporters.from_torch.watching import PLACE, Modules, modules_of, unwrapped, watched
+from exporters.graph import Input, Shape, SpikingGraph
+
+Way = Literal["step", "image", "frames", "frames, samples first"]
+"""One call a step with (N, …), or one call in all, with (N, …), (T, N, …) or (N, T, …)."""
+
+HANDLERS = {**arithmetic.HANDLERS, **layers.HANDLERS, **spikes.HANDLERS}
+
+
+@dataclass(frozen=True)
+class Calling:
+    """How a network is called, and what comes back.
+
+    Attributes:
+        way: "step": one call a step with (N, …), T in all; else one call: "image" with (N, …), "frames" with (T, N, …),
+            "frames, samples first" with (N, T, …).
+        returned: see `exporters.from_torch.readout.Returned`; of each call, if there is one a step.
+        factor: the mean over time of what comes back (or its mean or sum itself) is this times the graph's score.
+        output: which of several outputs is meant, as it was given.
+    """
+
+    way: Way
+    returned: Returned
+    factor: float = 1.0
+    output: Chosen = None
+
+
+@dataclass(frozen=True, eq=False)
+class Lowered:
+    """A lowered network is its graph, how to run the module beside it, and what the user should know of some nodes."""
+
+    graph: SpikingGraph
+    calling: Calling
+    notes: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """What is to be lowered: see `exporters.from_torch.lower_module`."""
+
+    module: nn.Module
+    shape: Shape
+    T: int
+    encoding: Literal["direct", "spikes"]
+    output: Chosen
+    declared: Mapping[str, Constants]
+    metadata: Mapping[str, Any]
+
+
+class RaisedError(LoweringError):
+    """What the network's own forward raised."""
+
+
+def run(task: Task) -> Lowered:
+    """Lower a network by the first way of calling it that gives a consistent graph.
+
+    Raises:
+        LoweringError: none does; the message is that of the way that came furthest.
+        GraphError: the graph cannot be built.
+    """
+    root = unwrapped(task.module)
+    modules = modules_of(root)
+    failures: list[tuple[bool, int, DeployError]] = []
+    try:
+        for way in _ways(task, modules):
+            lowering = Lowering(task.T, _samples(task), [t for _, m in modules for t in _tensors(m)])
+            lowering.execute = executor(lowering, HANDLERS)
+            try:
+                return _lowered(lowering, task, root, modules, way)
+            except DeployError as error:
+                failures.append((not isinstance(error, RaisedError), lowering.progress, error))
+        # an error that a way of calling provokes says less than what a layer is refused for
+        raise max(failures, key=lambda failure: failure[:2])[2]
+    finally:
+        forget_runs()
+
+
+def _tensors(module: nn.Module) -> list[Tensor]:
+    return [t for t in (*module._parameters.values(), *module._buffers.values()) if t is not None]
+
+
+def _ways(task: Task, modules: Modules) -> tuple[Way, ...]:
+    """The ways to call a network, the likeliest first."""
+    single: Way = "image" if task.encoding == "direct" else "step"  # if one call proves to be one step, T follow
+    many = any(known_kind(m) and getattr(m, "step_mode", "s") == "m" for _, m in modules)
+    return ("frames", single, "frames, samples first") if many else (single, "frames", "frames, samples first")
+
+
+def _samples(task: Task) -> int:
+    """A batch whose size is not that of another axis, so that nothing that is confused goes unnoticed."""
+    taken = {task.T, *task.shape}
+    return next(n for n in (2, 3, 5, 7, 11, 13) if n not in taken)
+
+
+def _lowered(lowering: Lowering, task: Task, root: nn.Module, modules: Modules, way: Way) -> Lowered:
+    inputs = _inputs(lowering, task, way)
+    with (
+        watched(lowering, modules, task.declared),
+        torch.no_grad(),
+        torch.compiler.set_stance("force_eager"),
+        Factories(lowering),
+    ):
+        results = [_call(lowering, root, x) for x in inputs]
+        if way == "image" and all(layer.steps == 1 for layer in lowering.neurons.values()) and task.T > 1:
+            way = "step"
+            results += [_call(lowering, root, inputs[0]) for _ in range(task.T - 1)]
+    lowering.stack.append(("", root))
+    with lowering.busy():
+        tensors = [chosen(lowering, result, task.output) for result in results]
+        value = tensors[0].value
+        if way == "step":
+            value = concatenated([laid_out(t.value, lambda t: t.unsqueeze(0)) for t in tensors], 0)
+        for layer in lowering.neurons.values():
+            if layer.steps != task.T:
+                raise lowering.error(f"it runs {layer.steps} steps, but T is {task.T}; make them the same", layer.name)
+        settle(lowering)
+        answer = read_out(lowering, value)
+    calling = Calling(way, answer.returned, answer.factor, task.output)
+    return Lowered(_graph(lowering, task), calling, dict(lowering.notes))
+
+
+def _inputs(lowering: Lowering, task: Task, way: Way) -> list[Symbolic]:
+    """What the network is called with. A constant image that is given as frames is told apart step by step all the same."""
+    N, T, shape = lowering.samples, task.T, task.shape
+    inner = (shape[0], 1, shape[1]) if len(shape) == 2 else shape  # a graph has no (C, L)
+    spiking = task.encoding != "direct"
+    static = not spiking and way in ("image", "step")
+    lowering.builder.add("input", Input(inner, task.encoding), [])
+    origin = Origin("input", inner, 1 if static else T, N, ("input",), is_binary=spiking)
+
+    def tensor(index: Tensor) -> Symbolic:
+        value = Affine(tuple(index.shape), (Gather(origin, index),))
+        return Symbolic(torch.empty(index.shape, dtype=lowering.dtype, device="meta"), value, lowering)
+
+    match way:
+        case "image":
+            return [tensor(elements(0, (N, *shape)))]
+        case "step":
+            return [tensor(elements(t * N * math.prod(shape), (N, *shape))) for t in range(T)]
+        case "frames":
+            return [tensor(elements(0, (T, N, *shape)))]
+        case "frames, samples first":
+            return [tensor(elements(0, (T, N, *shape)).transpose(0, 1).contiguous())]
+
+
+def _call(lowering: Lowering, root: nn.Module, x: Symbolic) -> Any:
+    try:
+        return root(x)
+    except DeployError:
+        raise
+    except Exception as error:  # whatever a user's forward raises
+        path, module, args = getattr(error, PLACE, ("", root, (x,)))
+        with lowering.busy():
+            what = explained(module, args, error)
+        where = node_name(path, module) if path else type(module).__name__
+        raise RaisedError(f"{where}: {what}{raised_line(error)}") from error
+
+
+ENTRIES.update({_call.__code__, run.__code__})
+
+
+# -- the graph ---------------------------------------------------------------------------------------
+
+
+def _graph(lowering: Lowering, task: Task) -> SpikingGraph:
+    """The graph, without what leads nowhere."""
+    nodes, edges = lowering.builder.draft.nodes, lowering.builder.draft.edges
+    sources: dict[str, list[str]] = {}
+    for a, b in edges:
+        sources.setdefault(b, []).append(a)
+    needed: set[str] = set()
+    waiting = ["output"]
+    while waiting:
+        name = waiting.pop()
+        if name not in needed:
+            needed.add(name)
+            waiting += sources.get(name, [])
+    if "input" not in needed:
+        raise lowering.error("what its forward returns does not depend on its input")
+    kept = [(a, b) for a, b in edges if b in needed]
+    metadata = {**task.metadata, **_facts(lowering, needed)}
+    return SpikingGraph({n: node for n, node in nodes.items() if n in needed}, tuple(kept), task.T, metadata)
+
+
+def _facts(lowering: Lowering, needed: set[str]) -> dict[str, Any]:
+    """What the graph itself should tell: layers that share weights, and neurons that had to be understood."""
+    owners: dict[Hashable, list[str]] = {}
+    for node, weights in lowering.weights_of.items():
+        if node in needed:
+            owners.setdefault(weights, []).append(node)
+    shared = [names for names in owners.values() if len(names) > 1]
+    recognized = {name: text for name, text in lowering.notes.items() if name in needed}
+    facts = {"shared": shared, "recognized": recognized}
+    return json.loads(json.dumps({key: value for key, value in facts.items() if value}))  # type: ignore[no-any-return]

@@ -1,0 +1,258 @@
+"""SpikingJelly's neurons, known by identity: each layer becomes one node at its first step, the others must agree with it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from exporters.from_torch.decode import Read
+from exporters.from_torch.lowering import Lowering, NeuronLayer, float64, key_of
+from exporters.from_torch.steps import neuron_shape, require_steps, shift_for
+from exporters.from_torch.symbolic import Symbolic
+from exporters.from_torch.synapses import placed_current, rows_of
+from exporters.from_torch.values import Affine, Origin, added, fresh, laid_out, scaled
+from exporters.graph import IF, LIF, AnyNeuron, Array, Shape
+from exporters.graph.nodes import Reset
+
+BEHAVIOR = frozenset(
+    [
+        "forward",
+        "neuronal_charge",
+        "neuronal_fire",
+        "neuronal_reset",
+        "single_step_forward",
+        "multi_step_forward",
+        "functional_forward",
+        "single_step_functional_forward",
+        "multi_step_functional_forward",
+        "materialize_states",
+        "__call__",
+    ]
+)
+"""Methods by which a subclass changes what a neuron does."""
+
+HOMES = {
+    "spikingjelly.activation_based.neuron": (
+        "IFNode", "SimpleIFNode", "LIFNode", "SimpleLIFNode", "ParametricLIFNode", "OTTTLIFNode", "SLTTLIFNode", "CUBALIFNode",
+    ),
+    "spikingjelly.activation_based.lava_exchange": ("CubaLIFNode",),
+}  # fmt: skip
+"""Module → the neurons in it that are understood. Where it was never imported, no network holds one."""
+
+MEMBRANES = frozenset(["v", "current_state", "voltage_state", "c"])
+"""What these neurons remember from step to step."""
+
+
+@dataclass(frozen=True)
+class Constants:
+    """A neuron does u ← current_leak·u + gain·x, v ← leak·v + u, and fires where v ≥ threshold (one, or one per neuron)."""
+
+    threshold: Array
+    leak: float
+    reset: Reset
+    gain: float = 1.0
+    current_leak: float = 0.0
+
+
+def known_kind(module: nn.Module) -> str | None:
+    """Which of SpikingJelly's neurons a module is. A user's subclass counts unless it changes what the neuron does."""
+    if BEHAVIOR & vars(module).keys():
+        return None  # patched
+    for kind in type(module).__mro__:
+        for home, names in HOMES.items():
+            if kind.__name__ in names and getattr(sys.modules.get(home), kind.__name__, None) is kind:
+                return str(kind.__name__)
+        if BEHAVIOR & vars(kind).keys():
+            return None
+    return None
+
+
+def constants_of(lowering: Lowering, module: Any, kind: str) -> Constants:
+    """The numbers of one of SpikingJelly's neurons.
+
+    Raises:
+        LoweringError: it resets to something else than 0, does not spike, or keeps a norm within.
+    """
+    if module.v_reset not in (None, 0, 0.0):
+        raise lowering.error(
+            f"v_reset is {module.v_reset}; hardware resets to 0 (v_reset=0.0) or by subtraction (v_reset=None)",
+            lowering.name,
+        )
+    _require_a_step(lowering, module)
+    reset: Reset = "soft" if module.v_reset is None else "hard"
+    threshold = float64(torch.as_tensor(module.v_threshold, dtype=torch.float64))
+    match kind:
+        case "IFNode" | "SimpleIFNode":
+            return Constants(threshold, 1.0, reset)
+        case "CUBALIFNode":
+            return Constants(threshold, float(module.v_decay), reset, current_leak=float(module.c_decay))
+        case "CubaLIFNode":
+            return _of_lava(lowering, module)
+    tau = float(1 / torch.sigmoid(module.w.detach().double())) if kind == "ParametricLIFNode" else float(module.tau)
+    # with decay_input v ← v + (x − v)/τ: the 1/τ of the input goes into the weights
+    return Constants(threshold, 1 - 1 / tau, reset, 1 / tau if module.decay_input else 1.0)
+
+
+def _require_a_step(lowering: Lowering, module: Any) -> None:
+    """A surrogate function must be a step forward, whatever its gradient."""
+    places = torch.tensor([-2.0, -1e-3, 0.0, 1e-3, 2.0])
+    found = module.surrogate_function(places)
+    if found.tolist() != [0.0, 0.0, 1.0, 1.0, 1.0]:
+        values = ", ".join(f"{v:.3g}" for v in found.tolist())
+        raise lowering.error(
+            f"its surrogate function gives {values} at −2, −0.001, 0, 0.001, 2 and not 0, 0, 1, 1, 1, so its outputs are no "
+            "spikes; use one with spiking=True",
+            lowering.name,
+        )
+
+
+def _of_lava(lowering: Lowering, module: Any) -> Constants:
+    """SpikingJelly's copy of slayer's neuron: 12-bit decays of current and membrane, whose truncation is the chip's business."""
+    if module.norm is not None:
+        raise lowering.error(
+            "a norm inside the neuron has no counterpart; put a BatchNorm behind the convolution", lowering.name
+        )
+    decays = (float64(module.current_decay), float64(module.voltage_decay))
+    if any(np.ptp(values) for values in decays):
+        raise lowering.error("its decays differ between neurons; a Loihi layer has one of each", lowering.name)
+    # the module truncates them to whole numbers of 1/4096 as it computes
+    persists, leak = (1 - int(values.flat[0]) / 4096 for values in decays)
+    # it fires above its threshold, as Loihi does
+    threshold = np.array(float(module.v_threshold) + float(module.v_threshold_eps))
+    return Constants(threshold, leak, "hard", current_leak=persists)
+
+
+def node_of(threshold: float, leak: float, reset: Reset, current_leak: float) -> AnyNeuron:
+    """The node of a neuron layer."""
+    if leak == 1 and not current_leak:
+        return IF(threshold, reset)
+    return LIF(threshold, leak, reset, current_leak=current_leak)
+
+
+# -- running -----------------------------------------------------------------------------------------
+
+
+def run_neuron(lowering: Lowering, module: Any, constants: Constants, x: Symbolic, *, many: bool) -> Symbolic:
+    """What a neuron layer gives for its input, (T, N, …) if `many`, else (N, …).
+
+    Raises:
+        LoweringError: its input is not that of the next step (or of the next steps) of the same current.
+    """
+    if x.refusal:
+        raise lowering.error(x.refusal)
+    value = laid_out(x.value, lambda t: t.flatten(0, 1)) if many else x.value
+    if value.is_constant:
+        raise lowering.error("what arrives does not depend on the input", lowering.name)
+    if np.isinf(constants.threshold).all():
+        return _integrated(lowering, module, constants, x, many=many)
+    steps = x.shape[0] if many else 1
+    if value.shape[0] != steps * lowering.samples:
+        raise lowering.error(_wrong_rows(lowering, tuple(x.shape), many=many), lowering.name)
+    layer = _checked(lowering, module, value, steps, constants)
+    first = layer.steps * lowering.samples * layer.origin.size
+    layer.steps += steps
+    _hide_membrane(lowering, layer, module, x)
+    return Symbolic(x.shadow.clone(), fresh(layer.origin, first, tuple(x.shape)), lowering)
+
+
+def _wrong_rows(lowering: Lowering, shape: Shape, *, many: bool) -> str:
+    if many:
+        return f'its step_mode is "m", but its input {shape} has no axis of time before that of the {lowering.samples} samples'
+    return (
+        f'its step_mode is "s", but it is given {shape} at once where one step has {lowering.samples} samples: every step '
+        'would have a membrane of its own; set step_mode="m" (functional.set_step_mode)'
+    )
+
+
+def _checked(lowering: Lowering, module: Any, value: Affine, steps: int, constants: Constants) -> NeuronLayer:
+    """The layer, which is made at its first step and must go on as it began."""
+    name, key = lowering.name, id(module)
+    reads, shift = rows_of(lowering, value, name)
+    layer = lowering.neurons.get(key)
+    done = 0 if layer is None else layer.steps
+    require_steps(lowering, reads, done, steps, name)
+    found: Hashable = (key_of(reads, shift), constants.threshold.tobytes(), constants.leak, constants.gain)
+    if layer is None:
+        lowering.progress += 1
+        _require_rest(lowering, module, None)
+        origin = _neuron_origin(lowering, reads, shift, name, value.shape[1:], constants)
+        lowering.neurons[key] = layer = NeuronLayer(name, origin, found)
+    else:
+        _require_rest(lowering, module, layer)
+    if layer.key != found:
+        raise lowering.error(
+            f"at step {done + 1} it reads another current than at its first: it is called twice per step and would share its "
+            "membrane, or the network changes over time; use one neuron layer for each",
+            name,
+        )
+    return layer
+
+
+def _require_rest(lowering: Lowering, module: Any, layer: NeuronLayer | None) -> None:
+    """Membranes start at 0, and nothing but the neuron may change them on the way."""
+    memories = getattr(module, "_memories", {})
+    for name in memories.keys() & MEMBRANES:
+        held = memories[name]
+        if layer is not None and layer.state is not None:
+            if held is not layer.state:
+                raise lowering.error(
+                    f"its membrane ({name}) was reset or changed between two steps; a graph resets at the start of each sample",
+                    lowering.name,
+                )
+        elif isinstance(held, Tensor) or held != 0:
+            raise lowering.error(f"its membrane ({name}) does not start at 0 but at {held}", lowering.name)
+
+
+def _neuron_origin(
+    lowering: Lowering, reads: list[Read], shift: float | Array, name: str, shape: Shape, constants: Constants
+) -> Origin:
+    inner = neuron_shape(reads, shape)
+    gain = np.full(inner[0], constants.gain) if constants.gain != 1 else None
+    threshold, level = constants.threshold, float(constants.threshold.flat[0])
+    if not (threshold == level).all():
+        each = np.broadcast_to(np.broadcast_to(threshold, shape).reshape(inner), inner).reshape(inner[0], -1)
+        if not (each == each[:, :1]).all() or not (each > 0).all():
+            raise lowering.error("its thresholds differ within a channel, or are not positive", name)
+        gain, level = constants.gain / each[:, 0], 1.0
+        lowering.notes[name] = "its thresholds, one for each channel, are in the weights before it"
+    if constants.current_leak and np.any(shift):
+        raise lowering.error(
+            "a bias (or BatchNorm shift) would pass through its synaptic current, which on Loihi it does not; "
+            "use layers with bias=False before neurons whose current persists",
+            name,
+        )
+    nodes = placed_current(lowering, reads, shift_for(shift, shape, inner), name, inner, gain)
+    node = node_of(level, constants.leak, constants.reset, constants.current_leak)
+    made = lowering.builder.add(name, node, nodes)
+    lowering.firing.add(made)
+    return Origin(made, inner, lowering.T, lowering.samples, (made,), is_binary=True)
+
+
+def _hide_membrane(lowering: Lowering, layer: NeuronLayer, module: Any, x: Symbolic) -> None:
+    """Whoever reads the membrane of a layer that fires is told so."""
+    if layer.state is None:
+        reason = f"it reads the membrane of {layer.name}, which fires; a graph gives on its spikes alone"
+        layer.state = Symbolic(x.shadow.clone(), Affine(tuple(x.shape)), lowering, reason)
+    memories = getattr(module, "_memories", {})
+    for name in memories.keys() & MEMBRANES:
+        memories[name] = layer.state
+
+
+def _integrated(lowering: Lowering, module: Any, constants: Constants, x: Symbolic, *, many: bool) -> Symbolic:
+    """Neurons that cannot fire: their membrane is a sum over time, which the network then reads."""
+    if constants.current_leak:
+        raise lowering.error("a current that persists in neurons that never fire has no counterpart", lowering.name)
+    before = module._memories.get("v")
+    held = before.value if isinstance(before, Symbolic) else Affine(tuple(x.shape[1:] if many else x.shape))
+    for at in range(x.shape[0]) if many else [None]:
+        value = x.value if at is None else laid_out(x.value, lambda t, at=at: t[at])  # type: ignore[misc]
+        held = added(scaled(held, constants.leak), scaled(value, constants.gain))
+    shadow = x.shadow[0] if many else x.shadow
+    module._memories["v"] = Symbolic(shadow.clone(), held, lowering)
+    return Symbolic(x.shadow.clone(), Affine(tuple(x.shape)), lowering)

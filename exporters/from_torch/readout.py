@@ -1,0 +1,171 @@
+"""What the network returns, as what the graph gives: spikes or currents of every step, or their mean or sum."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from exporters.from_torch.decode import Read, UndecodableError, reads_of, shift_of
+from exporters.from_torch.lowering import Lowering, as_bytes
+from exporters.from_torch.refusals import LoweringError
+from exporters.from_torch.steps import neuron_shape, require_steps, shift_for
+from exporters.from_torch.symbolic import Symbolic
+from exporters.from_torch.synapses import placed_current
+from exporters.from_torch.values import Affine, concatenated, laid_out
+from exporters.graph import Array, Output, Shape
+
+Chosen = int | str | None
+"""Which of several outputs: an index or a key, or a path of such ("logits", "0.spikes"); None where there is but one."""
+
+Returned = Literal["steps", "steps, samples first", "steps, flattened", "mean", "sum"]
+"""What comes back: (T, N, …), (N, T, …), (T·N, …), or the mean or a sum over time, (N, …)."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the network returns is `returned`; its mean over time (or itself, if that is a mean or sum) is factor · the graph's score."""
+
+    returned: Returned
+    factor: float = 1.0
+
+
+def chosen(lowering: Lowering, result: Any, output: Chosen) -> Symbolic:
+    """The one tensor of what a network returned.
+
+    Raises:
+        LoweringError: it returned several and none was chosen, or none that depends on the input.
+    """
+    for key in () if output is None else str(output).split("."):
+        try:
+            result = result[int(key)] if isinstance(result, Sequence) else result[key]
+        except (KeyError, IndexError, ValueError, TypeError):
+            raise lowering.error(f"its forward returns {_described(result)}, which has no output {key!r}") from None
+    if isinstance(result, Sequence) and len(result) == 1:
+        result = result[0]
+    if isinstance(result, Sequence) and len(result) == lowering.T:
+        result = _of_each_step(lowering, result)
+    if not isinstance(result, torch.Tensor):
+        raise lowering.error(f"its forward returns {_described(result)}; choose one tensor of it with output=")
+    if isinstance(result, Symbolic) and result.refusal:
+        raise lowering.error(result.refusal)
+    if not isinstance(result, Symbolic) or result.value.is_constant:
+        raise lowering.error("what its forward returns does not depend on its input")
+    return result
+
+
+def _described(result: Any) -> str:
+    kind = type(result).__name__
+    if isinstance(result, Mapping):
+        return f"a {kind} with {', '.join(map(repr, result))}"
+    return f"a {kind} of {len(result)}" if isinstance(result, Sequence) else f"a {kind}"
+
+
+def _of_each_step(lowering: Lowering, parts: Sequence[Any]) -> Any:
+    """A list of T outputs as one tensor, if each is of its own step."""
+    if not all(isinstance(p, Symbolic) and not p.refusal for p in parts) or len({tuple(p.shape) for p in parts}) > 1:
+        return parts
+    value = concatenated([laid_out(p.value, lambda t: t.unsqueeze(0)) for p in parts], 0)
+    try:
+        require_steps(lowering, reads_of(laid_out(value, lambda t: t.flatten(0, 1))), 0, lowering.T, "output")
+    except (LoweringError, UndecodableError):
+        return parts
+    return Symbolic(torch.stack([p.shadow for p in parts]), value, lowering)
+
+
+def read_out(lowering: Lowering, value: Affine) -> Answer:
+    """Add the output to the graph.
+
+    Raises:
+        LoweringError: what comes back is neither spikes or currents of every step, nor their mean or sum.
+    """
+    T, N, shape = lowering.T, lowering.samples, value.shape
+    layouts: list[tuple[Returned, Affine]] = []
+    if len(shape) > 2 and shape[:2] == (T, N):
+        layouts.append(("steps", laid_out(value, lambda t: t.flatten(0, 1))))
+    if len(shape) > 2 and shape[:2] == (N, T):
+        layouts.append(("steps, samples first", laid_out(value, lambda t: t.transpose(0, 1).flatten(0, 1))))
+    if len(shape) > 1 and shape[0] == T * N and T > 1:
+        layouts.append(("steps, flattened", value))
+    problem: Exception | None = None
+    for returned, rows in layouts:
+        try:
+            reads, shift = reads_of(rows), shift_of(rows)
+            require_steps(lowering, reads, 0, T, "output")
+        except (LoweringError, UndecodableError) as error:
+            problem = problem or error
+        else:
+            return _finished(lowering, reads, shift, rows.shape[1:], Answer(returned))
+    if len(shape) > 1 and shape[0] == N:
+        try:
+            return _collapsed(lowering, reads_of(value), shift_of(value), shape[1:])
+        except UndecodableError as error:
+            problem = error
+    reason = f": {problem}" if problem else ""
+    raise lowering.error(
+        f"it returns a tensor of shape {tuple(shape)} for {T} steps of {N} samples{reason}; wanted are spikes or currents of "
+        "each step, (T, N, K) or (N, K) a step, or their mean or sum over time"
+    )
+
+
+def _collapsed(lowering: Lowering, reads: list[Read], shift: float | Array, shape: Shape) -> Answer:
+    """(N, …): what is left of all steps must be their sum, all of one weight."""
+    T, N = lowering.T, lowering.samples
+    steps: dict[Hashable, list[tuple[int, Hashable]]] = {}
+    kept: dict[Hashable, Read] = {}
+    for read in reads:
+        if not torch.equal(read.rows % N, torch.arange(N)) or int(read.rows[0]) // N != int(read.rows[-1]) // N:
+            raise UndecodableError("it mixes time steps or samples")
+        key = (id(read.origin), as_bytes(read.features))
+        kept.setdefault(key, read)
+        steps.setdefault(key, []).append((int(read.rows[0]) // N, as_bytes(read.scale)))
+    moving = {key: read for key, read in kept.items() if not read.origin.is_static}
+    if not moving:
+        return _finished(lowering, reads, shift, shape, Answer("mean"))
+    for found in (steps[key] for key in moving):
+        times = sorted(t for t, _ in found)
+        if times != list(range(T)):
+            listed = ", ".join(str(t + 1) for t in times)
+            raise lowering.error(
+                f"what it returns is of step {listed} alone, of {T}; return every step, or the mean or sum over time"
+            )
+        if len({numbers for _, numbers in found}) > 1:
+            raise lowering.error(
+                "what it returns weighs the steps differently, as a leaky membrane does that is read at the end; the "
+                "read-outs of a graph are plain sums over time"
+            )
+    weight = float(np.ravel(next(iter(moving.values())).scale)[0])
+    factor = 1.0 if abs(weight * T - 1) < 1e-9 else float(T) if abs(weight - 1) < 1e-9 else weight * T
+    # Σ_t x_t·scale + shift = factor · mean_t(x_t·scale·T/factor + shift/factor), whose steps the graph computes
+    scaled = [
+        replace(r, scale=_snapped(r.scale / factor if r.origin.is_static else r.scale * (T / factor)))
+        for r in kept.values()
+    ]
+    return _finished(lowering, scaled, shift / factor, shape, Answer("mean" if factor == 1 else "sum", factor))
+
+
+def _snapped(scale: float | Array) -> float | Array:
+    return 1.0 if bool(np.allclose(scale, 1, rtol=1e-12, atol=0)) else scale
+
+
+def _finished(lowering: Lowering, reads: list[Read], shift: float | Array, shape: Shape, answer: Answer) -> Answer:
+    """The output node: a rate where it is the spikes of one layer, else the membrane of what arrives."""
+    first = reads[0]
+    if (
+        len(reads) == 1
+        and first.origin.nodes
+        and first.origin.nodes[0] in lowering.firing
+        and first.features is None
+        and isinstance(first.scale, float)
+        and first.scale > 0
+        and not np.any(shift)
+    ):
+        lowering.builder.add("output", Output("rate"), first.origin.nodes)
+        return replace(answer, factor=answer.factor * first.scale)
+    inner = neuron_shape(reads, shape)
+    nodes = placed_current(lowering, reads, shift_for(shift, shape, inner), "output", inner)
+    lowering.builder.add("output", Output("membrane"), nodes)
+    return answer

@@ -1,0 +1,108 @@
+"""The tensor that is pushed through a network: a real shape and type, and a symbolic value in the place of numbers.
+
+PyTorch itself breaks what the network's forward does down into the operations of its ATen library, which arrive at
+`exporters.from_torch.execution` one by one; whatever Python did to get there (hooks, overridden and patched methods,
+parametrizations, loops) has been done. Views know whose memory they show: what is written through one is seen in all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from exporters.from_torch.lowering import Lowering
+from exporters.from_torch.values import Affine, concatenated, laid_out, tidied
+
+Move = Callable[[Tensor], Tensor]
+"""Something that moves elements."""
+
+
+class Symbolic(torch.Tensor):
+    """A symbolic tensor has no numbers.
+
+    Attributes:
+        lowering: the run that it belongs to.
+        shadow: a tensor of the same shape, strides and type without data.
+        root: the tensor whose memory it shows; itself where it is no view.
+        moves: what takes the root's elements to its own.
+        refusal: why nothing may read it, or nothing.
+        known: what it held when it was last looked at.
+        written: how often the root had been written by then.
+    """
+
+    lowering: Lowering
+    shadow: Tensor
+    root: Symbolic
+    moves: tuple[Move, ...]
+    refusal: str
+    known: Affine
+    written: int
+
+    @staticmethod
+    def __new__(cls, shadow: Tensor, value: Affine, lowering: Lowering, refusal: str = "") -> Symbolic:
+        """A tensor with a value of the shadow's shape."""
+        made: Symbolic = torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+            cls,
+            shadow.shape,
+            strides=shadow.stride(),
+            dtype=shadow.dtype,
+            device=torch.device("cpu"),
+            requires_grad=False,
+        )
+        made.lowering, made.shadow, made.refusal = lowering, shadow, refusal
+        made.root, made.moves = made, ()
+        made.known, made.written = value, 0
+        return made
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
+        return f"{type(self).__name__}({tuple(self.shape)}, {self.dtype})"
+
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+
+    @classmethod
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Do an operation on symbolic values."""
+        first = next(a for a in tree_leaves((args, kwargs)) if isinstance(a, Symbolic))
+        with first.lowering.busy():
+            return first.lowering.execute(func, args, kwargs or {})
+
+    @property
+    def value(self) -> Affine:
+        """What it holds now."""
+        if self.root is not self and self.written != self.root.written:
+            value = self.root.value
+            for move in self.moves:
+                value = laid_out(value, move)
+            self.known, self.written = value, self.root.written
+        return self.known
+
+    def write(self, value: Affine) -> None:
+        """Put a value of its own shape in the place of what it held."""
+        if self.root is self:
+            self.known = value
+            self.written += 1
+            return
+        places = torch.arange(self.root.numel()).view(self.root.shape)
+        for move in self.moves:
+            places = move(places)
+        self.root.write(overwritten(self.root.value, places, value))
+        self.known, self.written = value, self.root.written
+
+
+def overwritten(old: Affine, places: Tensor, new: Affine) -> Affine:
+    """The old value with the new one in some places, which are numbered in C order."""
+    size = torch.Size(old.shape).numel()
+    # one after the other, from which each place takes its own
+    both = concatenated([laid_out(v, lambda t: t.reshape(-1)) for v in (old, new)], 0)
+    order = torch.arange(size)
+    order[places.reshape(-1)] = size + torch.arange(places.numel())
+    return tidied(laid_out(both, lambda t: t[order].view(old.shape)))

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from kdsnn.deploy.export import ExportResult, export
     from kdsnn.deploy.images import load_data
     from kdsnn.deploy.load import load
-    from kdsnn.deploy.lower import Lowered, lower
+    from kdsnn.deploy.lower import lower
+    from kdsnn.deploy.lowered import Lowered
     from kdsnn.deploy.pretrain import pretrain
     from kdsnn.deploy.profile import profile
     from kdsnn.deploy.run import RunResult, run
@@ -48,7 +49,7 @@ _HOMES = {
     "load_data": "deploy.images",
     "load": "deploy.load",
     "lower": "deploy.lower",
-    "Lowered": "deploy.lower",
+    "Lowered": "deploy.lowered",
     "pretrain": "deploy.pretrain",
     "profile": "deploy.profile",
     "run": "deploy.run",

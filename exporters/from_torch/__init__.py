@@ -22,13 +22,13 @@ from typing import Any, Literal
 
 from torch import nn
 
-from exporters.from_torch.calling import Calling, Lowered, Task, run
+from exporters.from_torch.calling import Calling, LoweredModule, Task, run
 from exporters.from_torch.declared import parsed
 from exporters.from_torch.readout import Chosen
 from exporters.from_torch.refusals import LoweringError, node_name
 from exporters.graph import Shape, SpikingGraph
 
-__all__ = ["Calling", "Lowered", "LoweringError", "from_torch", "lower_module", "node_name"]
+__all__ = ["Calling", "LoweredModule", "LoweringError", "from_torch", "lower_module", "node_name"]
 
 
 def from_torch(
@@ -75,7 +75,7 @@ def lower_module(
     output: Chosen = None,
     neuron_as: Mapping[str, str] | None = None,
     **metadata: Any,
-) -> Lowered:
+) -> LoweredModule:
     """As `from_torch`, with how to call the module, so that it can be run beside the graph."""
     if encoding not in ("direct", "spikes"):
         raise LoweringError(f'the encoding is {encoding!r}; it must be "direct" or "spikes"')

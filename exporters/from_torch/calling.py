@@ -49,7 +49,7 @@ class Calling:
 
 
 @dataclass(frozen=True, eq=False)
-class Lowered:
+class LoweredModule:
     """A lowered network is its graph, how to run the module beside it, and what the user should know of some nodes."""
 
     graph: SpikingGraph
@@ -74,7 +74,7 @@ class RaisedError(LoweringError):
     """What the network's own forward raised."""
 
 
-def run(task: Task) -> Lowered:
+def run(task: Task) -> LoweredModule:
     """Lower a network by the first way of calling it that gives a consistent graph.
 
     Raises:
@@ -115,7 +115,7 @@ def _samples(task: Task) -> int:
     return next(n for n in (2, 3, 5, 7, 11, 13) if n not in taken)
 
 
-def _lowered(lowering: Lowering, task: Task, root: nn.Module, modules: Modules, way: Way) -> Lowered:
+def _lowered(lowering: Lowering, task: Task, root: nn.Module, modules: Modules, way: Way) -> LoweredModule:
     inputs = _inputs(lowering, task, way)
     with (
         watched(lowering, modules, task.declared),
@@ -139,7 +139,7 @@ def _lowered(lowering: Lowering, task: Task, root: nn.Module, modules: Modules, 
         settle(lowering)
         answer = read_out(lowering, value)
     calling = Calling(way, answer.returned, answer.factor, task.output)
-    return Lowered(_graph(lowering, task), calling, dict(lowering.notes))
+    return LoweredModule(_graph(lowering, task), calling, dict(lowering.notes))
 
 
 def _inputs(lowering: Lowering, task: Task, way: Way) -> list[Symbolic]:

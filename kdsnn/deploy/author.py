@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, assert_never
 
 import numpy as np
 import torch
-from exporters.from_torch.calling import Calling, named, unwrapped
-from exporters.from_torch.neurons import known_kind
-from exporters.from_torch.refusals import node_name
 from torch import Tensor, nn
 
+from exporters.from_torch import Calling, node_name
+from exporters.from_torch.neurons import known_kind
+from exporters.from_torch.watching import modules_of, unwrapped
 from exporters.graph import Array, SpikingGraph
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class AuthorRun:
 
     Attributes:
         spikes: neuron layer of the graph → (N, T, *shape), uint8; a layer that the module writes out by hand is missing.
-        output: (N, T, F), what comes back at every step; (N, 1, F), its mean, where the module returns that or its sum.
+        output: (N, T, F), what comes back at every step; (N, 1, F) where the module returns its mean or sum.
         roundoff: unit roundoff of the type that it computed in.
     """
 
@@ -64,7 +64,7 @@ def run_author(
 
 
 def _run(module: nn.Module, graph: SpikingGraph, calling: Calling, x: Array, roundoff: float) -> AuthorRun:
-    layers = {m: node_name(path, m) for path, m in named(unwrapped(module)) if known_kind(m)}
+    layers = {m: node_name(path, m) for path, m in modules_of(unwrapped(module)) if known_kind(m)}
     layers = {m: name for m, name in layers.items() if name in graph.neurons}
     spikes: dict[str, list[Array]] = {name: [] for name in layers.values()}
     outputs = []
@@ -79,27 +79,43 @@ def _run(module: nn.Module, graph: SpikingGraph, calling: Calling, x: Array, rou
 
 
 def _called(module: Any, graph: SpikingGraph, calling: Calling, batch: Tensor) -> Array:
-    """What comes back for one batch, (N, T, F) or (N, 1, F)."""
+    """What comes back for one batch, (N, T, F), or (N, 1, F) where that is a mean or sum."""
     T, over_time = graph.T, graph.input.encoding == "spikes"
     # copies, because the module may write into its input or take views that an expanded tensor refuses
     frames = batch.movedim(1, 0) if over_time else batch.unsqueeze(0).repeat(T, *[1] * batch.ndim)
-    if calling.input == "step":
-        back = torch.stack([module(frames[t].clone()) for t in range(T)])
-    elif calling.input == "image":
-        back = module(batch.clone())
-    elif calling.input == "frames":
-        back = module(frames)
-    else:
-        back = module(frames.transpose(0, 1).contiguous())
-    found: Tensor = calling.choose(back) if calling.input != "step" else back
-    found = found.double()
-    if calling.output == "steps":
-        found = found.movedim(0, 1)
-    elif calling.output == "steps, flattened":
-        found = found.view(T, len(batch), *found.shape[1:]).movedim(0, 1)
-    elif calling.output in ("mean", "sum"):
-        found = (found / (T if calling.output == "sum" else 1)).unsqueeze(1)
-    return found.cpu().numpy()
+    match calling.way:
+        case "step":
+            return torch.stack([_chosen(module(x.clone()), calling) for x in frames], 1).double().cpu().numpy()
+        case "image":
+            back = _chosen(module(batch.clone()), calling)
+        case "frames":
+            back = _chosen(module(frames.clone()), calling)
+        case "frames, samples first":
+            back = _chosen(module(frames.transpose(0, 1).clone()), calling)
+        case _:
+            assert_never(calling.way)
+    match calling.returned:
+        case "steps":
+            back = back.movedim(0, 1)
+        case "steps, samples first":
+            pass
+        case "steps, flattened":
+            back = back.view(T, len(batch), *back.shape[1:]).movedim(0, 1)
+        case "mean" | "sum":
+            back = back.unsqueeze(1)
+        case _:
+            assert_never(calling.returned)
+    return back.double().cpu().numpy()
+
+
+def _chosen(result: Any, calling: Calling) -> Tensor:
+    """The one tensor of what came back; a list of T of them is one of every step."""
+    for key in () if calling.output is None else str(calling.output).split("."):
+        result = result[int(key)] if isinstance(result, Sequence) else result[key]
+    if isinstance(result, Sequence):
+        result = result[0] if len(result) == 1 else torch.stack(list(result))
+    found: Tensor = result
+    return found
 
 
 @contextmanager

@@ -19,7 +19,7 @@ import numpy as np
 
 from exporters.graph import Array, SpikingGraph
 from exporters.graph.registers import FRACTION
-from kdsnn.deploy.lower import Lowered
+from kdsnn.deploy.lowered import Lowered
 from kdsnn.deploy.places import temporary_folder
 from kdsnn.errors import OptionError
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from kdsnn.data import DataSet
     from kdsnn.deploy.backends import BackendRun
     from kdsnn.deploy.comparisons import BackendComparison
-    from kdsnn.deploy.lower import Lowered
+    from kdsnn.deploy.lowered import Lowered
     from kdsnn.deploy.trained import TrainedNetwork
     from profilers import report
 

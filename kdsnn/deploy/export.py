@@ -13,7 +13,8 @@ from exporters.errors import DeployError
 from kdsnn.deploy.formats import FORMATS, FORMS, FormatName, Wanted
 from kdsnn.deploy.images import pixels
 from kdsnn.deploy.load import ann_of
-from kdsnn.deploy.lower import Lowered, lower
+from kdsnn.deploy.lower import lower
+from kdsnn.deploy.lowered import Lowered
 from kdsnn.deploy.places import sole_writer, writable_folder
 from kdsnn.deploy.progress import Progress, silent
 from kdsnn.deploy.quantization import drift_rows, quantization_table

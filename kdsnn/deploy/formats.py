@@ -15,7 +15,7 @@ from kdsnn.errors import KdsnnError, notice
 if TYPE_CHECKING:
     from exporters.graph import Array, SpikingGraph
     from exporters.onnx import Form
-    from kdsnn.deploy.lower import Lowered
+    from kdsnn.deploy.lowered import Lowered
 
 FormatName = Literal["onnx", "netx", "nir"]
 FORMS = ("sequence", "loop", "step")

@@ -3,29 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kdsnn.deploy.lowered import HostEncoder, Lowered
 from kdsnn.errors import KdsnnError, OptionError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from exporters.graph import Array, Shape, SpikingGraph
-    from kdsnn.deploy.lower import Lowered
-
-
-@dataclass(frozen=True, eq=False)
-class HostEncoder:
-    """What runs on the host. `spikes`: images (N, *shape) in 0…1 → the chip's input (N, T, *shape of the layer).
-
-    `graph` is None where the encoder is an ONNX file beside a `.net`.
-    """
-
-    shape: Shape
-    spikes: Callable[[Array], Array]
-    graph: SpikingGraph | None = None
+    from exporters.graph import Array, SpikingGraph
 
 
 def on_host(network: Lowered) -> Lowered:

@@ -14,7 +14,7 @@ from kdsnn.deploy.report_options import BusyTime
 if TYPE_CHECKING:
     from exporters.graph import Array, SpikingGraph
     from hardware.chips.limits import Target
-    from kdsnn.deploy.lower import Lowered
+    from kdsnn.deploy.lowered import Lowered
     from profilers import report
     from profilers.counting.activity import Activity
 

@@ -10,7 +10,7 @@ from kdsnn.errors import KdsnnError, OptionError
 
 if TYPE_CHECKING:
     from exporters.graph import Array, SpikingGraph
-    from kdsnn.deploy.lower import Lowered
+    from kdsnn.deploy.lowered import Lowered
 
 
 def read_net(path: Path, T: int | None, coding: Literal["pixels", "spikes"] | None, input_bits: int) -> SpikingGraph:

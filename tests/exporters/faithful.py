@@ -9,7 +9,7 @@ import torch
 from spikingjelly.activation_based import base, neuron
 from torch import nn
 
-from exporters.from_torch import Lowered, lower_module, node_name
+from exporters.from_torch import LoweredModule, lower_module, node_name
 from hardware.emulator import Recorder, run
 
 SPIKING = (neuron.BaseNode, neuron.SimpleIFNode, neuron.SimpleLIFNode)
@@ -27,7 +27,7 @@ def reset(module: nn.Module) -> None:
             m.reset()
 
 
-def call(module: nn.Module, found: Lowered, x: torch.Tensor) -> Any:
+def call(module: nn.Module, found: LoweredModule, x: torch.Tensor) -> Any:
     """What the module gives for samples (N, …), called as it wants to be; frames (N, T, …) where the graph takes spikes."""
     T = found.graph.T
     frames = x.transpose(0, 1) if found.graph.input.encoding != "direct" else x.unsqueeze(0).expand(T, *x.shape)
@@ -46,7 +46,7 @@ def call(module: nn.Module, found: Lowered, x: torch.Tensor) -> Any:
 
 def assert_faithful(
     module: nn.Module, shape: tuple[int, ...], T: int, *, n: int = 3, pick=lambda out: out, seed: int = 0, **how: Any
-) -> Lowered:
+) -> LoweredModule:
     """Lower a module and compare; float64 throughout."""
     module = module.double().eval()
     found = lower_module(module, shape, T, **how)
@@ -79,7 +79,7 @@ def assert_faithful(
     return found
 
 
-def _score(found: Lowered, outputs: list[Any], n: int) -> np.ndarray:
+def _score(found: LoweredModule, outputs: list[Any], n: int) -> np.ndarray:
     """The mean over time of what came back, or the mean or sum that it is."""
     T = found.graph.T
     if found.calling.way == "step":

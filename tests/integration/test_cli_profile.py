@@ -19,7 +19,7 @@ from kdsnn import checkpoint, models
 from kdsnn.checkpoint import CheckpointInfo
 from kdsnn.cli.app import main
 from kdsnn.deploy.counting import FEW_SAMPLES, some
-from kdsnn.deploy.lower import Lowered
+from kdsnn.deploy.lowered import Lowered
 from kdsnn.deploy.on_chip import on_chip
 from kdsnn.deploy.report_options import BusyTime, distinct
 from kdsnn.errors import KdsnnError

@@ -1,0 +1,105 @@
+"""A network in all the forms that the verbs need: what `lower` returns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from exporters.errors import DeployError
+from kdsnn.deploy.quantization import drift_rows, quantization_table
+from kdsnn.deploy.tables import Result, TextTable
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import nn
+
+    from exporters.graph import Array, Shape, SpikingGraph
+    from exporters.passes.quantize import LayerScale
+    from hardware.emulator.calibration import LayerDrift
+
+
+@dataclass(frozen=True, eq=False)
+class HostEncoder:
+    """What runs on the host. `spikes`: images (N, *shape) in 0…1 → the chip's input (N, T, *shape of the layer).
+
+    `graph` is None where the encoder is an ONNX file beside a `.net`.
+    """
+
+    shape: Shape
+    spikes: Callable[[Array], Array]
+    graph: SpikingGraph | None = None
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Lowered(Result):
+    """A network in all the forms that the verbs need.
+
+    Attributes:
+        name: for file names and titles.
+        module: the spiking torch module in eval mode, None for a file that has none (`.net`).
+        graph: the float graph as it was lowered, None where there is no float form.
+        exact: the float graph with exact arithmetic (`make_exact`), None where there is no float form.
+        chip: the quantized graph, or why there is none (reset by subtraction, say): then only verbs that need it fail.
+        layer_scales: how each synapse layer was quantized.
+        layer_drifts: how each synapse layer drifted by it, where it was calibrated.
+        encoder: what makes spikes of images on the host, where `chip` reads these.
+    """
+
+    name: str
+    module: nn.Module | None
+    graph: SpikingGraph | None
+    exact: SpikingGraph | None
+    chip: SpikingGraph | DeployError
+    layer_scales: tuple[LayerScale, ...] = ()
+    layer_drifts: tuple[LayerDrift, ...] = ()
+    encoder: HostEncoder | None = None
+
+    @property
+    def integer(self) -> SpikingGraph:
+        """The quantized graph.
+
+        Raises:
+            DeployError: the network cannot be quantized.
+        """
+        if isinstance(self.chip, DeployError):
+            raise self.chip
+        return self.chip
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one sample."""
+        if self.encoder is not None:
+            return self.encoder.shape
+        return (self.graph or self.integer).input.shape
+
+    @property
+    def bits(self) -> int | None:
+        """Bits of a weight; None where the network was quantized elsewhere, or cannot be."""
+        return None if isinstance(self.chip, DeployError) else self.chip.metadata.get("quantization", {}).get("bits")
+
+    @property
+    def reads_spikes(self) -> bool:
+        """Whether its samples are spikes over time, and no encoder on the host makes them of images."""
+        chip = self.graph or self.chip
+        return not isinstance(chip, DeployError) and self.encoder is None and chip.input.encoding == "spikes"
+
+    @property
+    def scales(self) -> pd.DataFrame:
+        """How each synapse layer was quantized and what limited it, one row a layer."""
+        return self.to_frame()
+
+    def frames(self, x: Array) -> Array:
+        """What the quantized graph consumes of samples x (N, *shape): integer pixels, or the spikes of the host's encoder."""
+        return self.integer.encode(x if self.encoder is None else self.encoder.spikes(x))
+
+    def tables(self) -> tuple[TextTable, ...]:
+        """How it was quantized."""
+        rows = self.rows()
+        if not rows:
+            return (TextTable(f"{self.name}: not quantized here", ("layer",), ()),)
+        return (quantization_table(f"{self.name} quantized to {self.bits} bits", rows),)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """How each synapse layer was quantized; the measured columns are there only where it was calibrated."""
+        return drift_rows(self.layer_scales, self.layer_drifts)

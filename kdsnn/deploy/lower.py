@@ -78,7 +78,7 @@ def lower(
         how = Quantization(8 if bits is None else bits, input_bits, calibrate, calibration_samples, progress)
         _check(source, how, T, nir, input_coding)
         found = _lower(source, how, bits, T, input_shape, weights, nir, input_coding, name)
-    if encoder == "chip" or found.encoder is not None:
+    if encoder == "chip" or (found is source and found.encoder is not None):
         return found
     from kdsnn.deploy.host_encoder import on_host
 

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 FORMAT = 1
 KEY = "kdsnn-deploy"
 PIXELS = "pixels/255"
+OPTIONAL = ("quantized", "class_names")
+"""Entries of the description that a file has only where they say something."""
 
 
 def _version() -> str:
@@ -50,6 +52,7 @@ class CheckpointInfo:
       sequence comes back as a tuple. Of any other module `model` is what `model_text` says, and `options` are empty.
     * `T` (time steps): None for an ANN. `readout`, `neuron`: of a spiking network that `kdsnn.models.build` makes.
     * `input_shape` (C, H, W), `classes`, `preprocessing` (uint8 pixels / 255).
+    * `class_names`: of the data set, in the order of the labels, or empty and then left out of the file.
     * `data`: the spec of the data set; `metrics`: name → value, accuracies in 0…1; `training`: method
       and configuration.
     * `quantized`: None, or for a student trained on a grid its `bits`, and the `layers` of which its weights are
@@ -70,6 +73,7 @@ class CheckpointInfo:
     training: Mapping[str, Any] = field(default_factory=dict)
     version: str = field(default_factory=_version)
     quantized: Mapping[str, Any] | None = None
+    class_names: tuple[str, ...] = ()
 
     def build(self) -> nn.Module:
         """The network described, with fresh weights.
@@ -117,8 +121,9 @@ def save(path: str | Path, module: nn.Module, info: CheckpointInfo) -> None:
     weights = _weights(path, module)
     _require_finite(path, weights)
     described = asdict(info)
-    if info.quantized is None:
-        del described["quantized"]
+    for name in OPTIONAL:
+        if not described[name]:
+            del described[name]
     header = {
         "format": FORMAT,
         "info": described,
@@ -195,10 +200,10 @@ def _info(path: Path, header: Mapping[str, Any]) -> CheckpointInfo:
     values = header["info"]
     try:
         entries = {f.name for f in fields(CheckpointInfo)}
-        if not entries - {"quantized"} <= set(values) <= entries:
+        if not entries - set(OPTIONAL) <= set(values) <= entries:
             raise TypeError("its entries are not those of this format")
-        listed = ("input_shape", "options", "training", "quantized")
-        info = CheckpointInfo(**{**values, **{name: _tuples(values.get(name)) for name in listed}})
+        listed = [n for n in ("input_shape", "options", "training", "quantized", "class_names") if n in values]
+        info = CheckpointInfo(**{**values, **{name: _tuples(values[name]) for name in listed}})
         _require_types(info)
     except (TypeError, ValueError) as error:
         raise KdsnnError(f"{path}: its description cannot be used ({error}): train it again.") from error
@@ -211,7 +216,7 @@ def _require_types(info: CheckpointInfo) -> None:
     expected: dict[str, type | tuple[type, ...]] = {
         "model": str, "spiking": bool, "classes": int, "data": str, "options": dict, "readout": optional_str,
         "neuron": optional_str, "T": optional_int, "preprocessing": str, "metrics": dict, "training": dict,
-        "version": str, "quantized": (dict, type(None)),
+        "version": str, "quantized": (dict, type(None)), "class_names": tuple,
     }  # fmt: skip
     for name, types in expected.items():
         if not isinstance(getattr(info, name), types):
@@ -224,6 +229,8 @@ def _require_types(info: CheckpointInfo) -> None:
         raise ValueError("a spiking network needs T")
     if info.T is not None and info.T > LARGEST_T:
         raise ValueError(f"T is {info.T}, and {LARGEST_T:,} time steps are the most")
+    if not all(isinstance(name, str) for name in info.class_names) or len(info.class_names) not in (0, info.classes):
+        raise ValueError(f"there must be {info.classes} class names, or none")
     if info.quantized is not None:
         _require_layers(info, info.quantized)
 

@@ -13,6 +13,11 @@ from kdsnn.errors import KdsnnError
 if TYPE_CHECKING:
     from torch import nn
 
+_OLD_NAME = (
+    "it imports spikingjelly.clock_driven, which SpikingJelly has called spikingjelly.activation_based since 0.0.0.0.13: write "
+    "that in its imports, LIFNode(step_mode='m') for MultiStepLIFNode and its like, and name the arguments of neurons; see "
+    "“SpikingJelly 0.0.0.0.12 and older” in docs/your-model.md"
+)
 _FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
@@ -39,6 +44,8 @@ def made_by(source: str) -> nn.Module:
             if isinstance(module, nn.Module):
                 module.eval()
     except (Exception, SystemExit) as error:  # whatever the user's own code raises
+        if isinstance(error, ImportError) and "clock_driven" in str(error):
+            raise KdsnnError(f"{source}: {_OLD_NAME}") from error
         reason = " ".join(str(error).split()) or type(error).__name__
         raise KdsnnError(f"{source}: cannot be built ({type(error).__name__}: {reason})") from error
     finally:

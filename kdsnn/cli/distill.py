@@ -7,17 +7,17 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from kdsnn.cli.options import NOISE, TRAINING, Data, Json, OutFile, Seed, takes, training_of
+from kdsnn.cli.options import IMAGES, TRAINING, Data, Json, OutFile, Seed, images_of, takes, training_of
 
 
-@takes(noise=NOISE, training=TRAINING)
+@takes(images=IMAGES, training=TRAINING)
 def distill(
     model: Annotated[
         str,
         typer.Argument(help="An architecture, see `list models`, or package.module:factory of SpikingJelly's layers."),
     ],
     out: OutFile,
-    noise: dict[str, Any],
+    images: dict[str, Any],
     training: dict[str, Any],
     teacher: Annotated[
         str | None, typer.Option(help="Checkpoint of the ANN teacher, or package.module:factory of any torch module.")
@@ -71,7 +71,7 @@ def distill(
         trained = kdsnn.distill(
             model, data, teacher=teacher, teacher_weights=teacher_weights, method=method, taps=taps,
             twin=twin, out=out, readout=readout, neuron=neuron,
-            quantize=quantize, start=start, seed=seed, progress=told, **noise, **training_of(training, T=timesteps, alpha=alpha, temperature=temperature),
+            quantize=quantize, start=start, seed=seed, progress=told, **images_of(images), **training_of(training, T=timesteps, alpha=alpha, temperature=temperature),
         )  # fmt: skip
     found = [trained, *([trained.twin] if trained.twin else [])]
     if json:

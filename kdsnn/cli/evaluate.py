@@ -7,13 +7,13 @@ from typing import Annotated, Any
 
 import typer
 
-from kdsnn.cli.options import NOISE, Data, Json, takes
+from kdsnn.cli.options import IMAGES, Data, Json, images_of, takes
 
 
-@takes(noise=NOISE)
+@takes(images=IMAGES)
 def evaluate(
     checkpoint: Annotated[str, typer.Argument(help="A checkpoint (.safetensors), or package.module:factory.")],
-    noise: dict[str, Any],
+    images: dict[str, Any],
     weights: Annotated[
         Path | None, typer.Option("--weights", help="For package.module:factory: the checkpoint of its network.")
     ] = None,
@@ -24,4 +24,4 @@ def evaluate(
     import kdsnn
     from kdsnn.cli.console import show
 
-    show(kdsnn.evaluate(checkpoint, data, weights=weights, **noise), json=json)
+    show(kdsnn.evaluate(checkpoint, data, weights=weights, **images_of(images)), json=json)

@@ -13,17 +13,22 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from kdsnn.errors import KdsnnError
+from kdsnn.errors import KdsnnError, OptionError
 
 Data = Annotated[
-    str, typer.Option("--data", help="digits, mnist, cifar10, npz:FILE, folder:DIR, … with variants: see `list data`.")
+    str,
+    typer.Option("--data", help="digits, mnist, cifar10, an .npz file, a folder, … with variants: see `list data`."),
+]
+Resized = Annotated[
+    str | None, typer.Option("--image-size", help="Resize all images to H,W pixels, or to one number for both.")
 ]
 OutFile = Annotated[Path, typer.Option("--out", help="The checkpoint to write (.safetensors).")]
 OutDir = Annotated[Path, typer.Option("--out", help="The folder to write into; made if missing.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="Makes the run repeatable.")]
 Json = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON.")]
 
-NOISE: dict[str, tuple[Any, Any]] = {
+IMAGES: dict[str, tuple[Any, Any]] = {
+    "image_size": (Resized, None),
     "noise": (
         Annotated[
             float, typer.Option("--noise", min=0, help="Gaussian noise on pixels in 0 to 1, rounded to 8 bits; 0 for none.")
@@ -201,6 +206,32 @@ def lowering_of(given: Mapping[str, Any]) -> dict[str, Any]:
     found = dict(given)
     read = {"input_shape": _shape(found.pop("input_shape")), "nir": nir_options(found.pop("nir"))}
     return {"T": found.pop("timesteps"), **read, **found}
+
+
+def images_of(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The `IMAGES` options as the arguments of `kdsnn.load_data`.
+
+    Raises:
+        KdsnnError: a text that is no size.
+    """
+    return {**given, "image_size": size_of(given["image_size"])}
+
+
+def size_of(text: str | None) -> int | tuple[int, int] | None:
+    """ "32" → 32, "32,48" → (32, 48).
+
+    Raises:
+        OptionError: neither one number nor two.
+    """
+    if text is None:
+        return None
+    try:
+        sides = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        sides = ()
+    if len(sides) not in (1, 2):
+        raise OptionError("{image_size}: it must be H,W or one number for both", image_size=text[:100])
+    return sides[0] if len(sides) == 1 else (sides[0], sides[1])
 
 
 def training_of(given: Mapping[str, Any], **more: Any) -> dict[str, Any]:

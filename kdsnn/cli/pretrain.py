@@ -6,14 +6,14 @@ from typing import Annotated, Any
 
 import typer
 
-from kdsnn.cli.options import NOISE, TRAINING, Data, Json, OutFile, Seed, takes, training_of
+from kdsnn.cli.options import IMAGES, TRAINING, Data, Json, OutFile, Seed, images_of, takes, training_of
 
 
-@takes(noise=NOISE, training=TRAINING)
+@takes(images=IMAGES, training=TRAINING)
 def pretrain(
     model: Annotated[str, typer.Argument(help="An architecture, see `list models`, or package.module:factory.")],
     out: OutFile,
-    noise: dict[str, Any],
+    images: dict[str, Any],
     training: dict[str, Any],
     data: Data = "digits",
     seed: Seed = 0,
@@ -24,7 +24,9 @@ def pretrain(
     from kdsnn.cli.console import percent, print_json, progress
 
     with progress(quiet=json) as told:
-        trained = kdsnn.pretrain(model, data, out=out, seed=seed, progress=told, **noise, **training_of(training))
+        trained = kdsnn.pretrain(
+            model, data, out=out, seed=seed, progress=told, **images_of(images), **training_of(training)
+        )
     if json:
         print_json({"checkpoint": str(out), "test_accuracy": trained.accuracy, "epochs": len(trained.history)})
     else:

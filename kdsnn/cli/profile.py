@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from kdsnn.cli.options import LOWERING, Data, Json, OutDir, lowering_of, takes
+from kdsnn.cli.options import LOWERING, Data, Json, OutDir, Resized, lowering_of, size_of, takes
 
 
 @takes(lowering=LOWERING)
@@ -28,7 +28,10 @@ def profile(
         typer.Option("--compare", help="Several SOURCEs in one report: A --compare B C. The verdict is about A."),
     ] = False,
     data: Data = "digits",
-    samples: Annotated[int | None, typer.Option(min=1, help="How many test images; all by default.")] = None,
+    image_size: Resized = None,
+    samples: Annotated[
+        int | None, typer.Option(min=1, help="How many test images, spread over the set; all by default.")
+    ] = None,
     energy_model: Annotated[
         list[Path] | None, typer.Option(help="An energy model of your own, beside the built-in ones (repeatable).")
     ] = None,
@@ -62,7 +65,7 @@ def profile(
     with progress(quiet=json) as told:
         report = kdsnn.profile(
             sources, data, teacher=teacher, twin=None if twin is None else str(twin), samples=samples,
-            energy_model=energy_model or [], seconds_per_image=seconds_per_image,
+            image_size=size_of(image_size), energy_model=energy_model or [], seconds_per_image=seconds_per_image,
             seconds_per_step=seconds_per_step, command=command_line(), progress=told,
             **lowering_of(lowering),
         )  # fmt: skip

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from kdsnn.cli.options import LOWERING, Data, Encoder, Json, listed, lowering_of, takes
+from kdsnn.cli.options import LOWERING, Data, Encoder, Json, Resized, listed, lowering_of, size_of, takes
 
 
 @takes(lowering=LOWERING)
@@ -27,7 +27,8 @@ def run(
         ),
     ] = None,
     data: Data = "digits",
-    samples: Annotated[int, typer.Option(min=1, help="How many test images.")] = 20,
+    image_size: Resized = None,
+    samples: Annotated[int, typer.Option(min=1, help="How many test images, spread over the set.")] = 20,
     save: Annotated[Path | None, typer.Option(help="Write integer input and output spikes to this .npz.")] = None,
     encoder: Encoder = "chip",
     timeout: Annotated[float | None, typer.Option(help="Seconds after which a Lava run is given up.")] = None,
@@ -45,6 +46,7 @@ def run(
     with progress(quiet=json) as told:
         result = kdsnn.run(
             source, data, on=listed(on, "onnx" if Path(source).suffix == ".onnx" else "emulator"), samples=samples, save=save,
+            image_size=size_of(image_size),
             encoder=encoder, timeout=timeout, stock_lava=stock_lava, progress=told, **lowering_of(lowering),
         )  # fmt: skip
     show(result, json=json)

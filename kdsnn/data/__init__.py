@@ -1,5 +1,5 @@
-"""Data sets by name: `load("digits")`, `load("cifar10")`, `load("npz:FILE")`, `load("mnist+rot")`, …; of arrays:
-`as_data`.
+"""Data sets by name: `load("digits")`, `load("cifar10")`, `load("npz:FILE")`, `load("mnist+rot")`, …; of a file or folder
+whose kind is recognized: `load("FILE.npz")`; of arrays: `as_data`.
 
 numpy only; scikit-learn, Pillow, `datasets` and torch are imported where they are needed, so that the
 command line starts fast.
@@ -19,12 +19,16 @@ from kdsnn.data.digits import load_digits
 from kdsnn.data.folder import load_folder
 from kdsnn.data.given import as_data
 from kdsnn.data.hub import HUB, load_hub
+from kdsnn.data.images import Size, require_size
 from kdsnn.data.noise import Noise
 from kdsnn.data.npz import load_npy, load_npz
-from kdsnn.data.variants import VARIANTS
+from kdsnn.data.variants import VARIANTS, of_size, size_in, variant_of
 from kdsnn.errors import KdsnnError
 
-__all__ = ["DESCRIPTIONS", "SPLIT_SEED", "Augmentation", "DataSet", "Noise", "as_data", "load"]
+__all__ = [
+    "DESCRIPTIONS", "SPLIT_SEED", "Augmentation", "DataSet", "Noise", "as_data", "load", "of_size", "recognized",
+    "require_size",
+]  # fmt: skip
 
 SPLIT_SEED = 0
 """Seed of the train/test split where the source has none, and of the variants. It is not the training
@@ -41,6 +45,10 @@ DESCRIPTIONS: Mapping[str, str] = MappingProxyType(
         "npz:FILE": "arrays x_train, y_train, x_test, y_test (uint8 images) in one archive",
         "npy:DIR": "the same arrays as .npy files, read batch by batch where they are large",
         "folder:DIR": "images in class sub-folders, in DIR/train and DIR/test or in DIR itself",
+        "FILE or DIR": "an .npz file, or a folder of .npy files or of images: its kind is recognized",
+        "DATA+HxW": "images resized, e.g. +32x32; those of folders and of the Hub may differ in size then",
+        "DATA+rgb": "gray images in three equal channels",
+        "DATA+gray": "color images in one channel",
         "DATA+rot": "gray images turned by random angles, a variant of MNIST",
         "DATA+back-rand": "gray images on random pixels, a variant of MNIST",
         "DATA+back-image": "gray images on patches of photographs, a variant of MNIST",
@@ -50,30 +58,57 @@ DESCRIPTIONS: Mapping[str, str] = MappingProxyType(
 )
 """The forms that `load` takes, and what they are."""
 
-FILES: Mapping[str, Callable[[Path, int], DataSet]] = MappingProxyType(
+FILES: Mapping[str, Callable[[Path, int, Size | None], DataSet]] = MappingProxyType(
     {
-        "npz": lambda path, seed: load_npz(path),
-        "npy": lambda path, seed: load_npy(path),
+        "npz": lambda path, seed, size: load_npz(path),
+        "npy": lambda path, seed, size: load_npy(path),
         "folder": load_folder,
     }
 )
 
 
-def load(spec: str, *, seed: int = SPLIT_SEED, noise: Noise | None = None) -> DataSet:
+def load(
+    spec: str,
+    *,
+    seed: int = SPLIT_SEED,
+    noise: Noise | None = None,
+    image_size: int | tuple[int, int] | None = None,
+) -> DataSet:
     """Load the data set that `spec` names: one of `DESCRIPTIONS`, with `+VARIANT` once or more behind it.
 
-    Variants apply from left to right, `noise` comes last. A file whose own name ends like a variant is
-    taken as that file. `seed` draws the split where the source has none, and the variants.
+    `image_size`, (H, W) or one number for both, is the variant `+HxW`, put before the others. Variants apply from left to
+    right, `noise` comes last. A file whose own name ends like a variant is taken as that file. `seed` draws the split where
+    the source has none, and the variants. The data set is called by the spec, with the kind of a file or folder before it.
 
     Raises KdsnnError when the name is unknown or the data cannot be had or used.
     """
     source, variants = _parse(spec)
-    data = _load(source, spec, seed)
-    for variant in variants:
-        data = VARIANTS[variant](data, seed)
+    source = recognized(source)
+    if image_size is not None:
+        variants = ["{}x{}".format(*require_size(image_size)), *variants]
+    data = _load(source, spec, seed, size_in(variants[0]) if variants else None)
+    for name in variants:
+        if variant := variant_of(name):
+            data = variant(data, seed)
     if noise:
         data = noise.added(data)
-    return replace(data, name=spec)
+    return replace(data, name="+".join([source, *variants]))
+
+
+def recognized(source: str) -> str:
+    """Put its kind before a file or folder: "images.npz" gives "npz:images.npz". Any other text stays what it is, and so does
+    the name of a data set, though a file has it too.
+
+    Raises KdsnnError for a file that holds no data set.
+    """
+    if source == "digits" or source in HUB or _exists(source, bare=False) or not _exists(source):
+        return source
+    path = Path(source)
+    if path.is_dir():
+        return f"npy:{source}" if (path / "x_train.npy").exists() else f"folder:{source}"
+    if path.suffix.lower() == ".npz":
+        return f"npz:{source}"
+    raise KdsnnError(f"{source}: not a data set: give an .npz file, a folder of .npy files, or a folder of images.")
 
 
 def _parse(spec: str) -> tuple[str, list[str]]:
@@ -82,32 +117,35 @@ def _parse(spec: str) -> tuple[str, list[str]]:
     variants: list[str] = []
     while "+" in source and not _exists(source):
         head, _, last = source.rpartition("+")
-        if last not in VARIANTS:
+        if variant_of(last) is None:
             if ":" not in source or _exists(head):  # else the + may be part of a file's name
-                raise KdsnnError(f"Unknown variant '{last}' of data set '{head}': {_suggestion(last, VARIANTS)}.")
+                known = [*VARIANTS, "HxW"]
+                raise KdsnnError(f"Unknown variant '{last}' of data set '{head}': {_suggestion(last, known)}.")
             break
         source, variants = head, [last, *variants]
     return source, variants
 
 
-def _exists(source: str) -> bool:
+def _exists(source: str, *, bare: bool = True) -> bool:
+    """Say whether a source is a file or folder that exists, with its kind before it or (`bare`) without."""
     kind, _, rest = source.partition(":")
     try:
-        return bool(rest) and kind in (*FILES, "hf") and Path(rest).exists()
-    except OSError:  # a name too long for a file
+        with_kind = bool(rest) and kind in (*FILES, "hf") and Path(rest).exists()
+        return with_kind or (bare and bool(source) and Path(source).exists())
+    except (OSError, ValueError):  # a name too long for a file, or with a NUL in it
         return False
 
 
-def _load(source: str, spec: str, seed: int) -> DataSet:
+def _load(source: str, spec: str, seed: int, size: Size | None) -> DataSet:
     kind, _, rest = source.partition(":")
     if source == "digits":
         return load_digits(seed)
     if source in HUB:
-        return load_hub(source, HUB[source], seed)
+        return load_hub(source, HUB[source], seed, size)
     if kind == "hf" and rest:
-        return load_hub(source, rest, seed)
+        return load_hub(source, rest, seed, size)
     if kind in FILES and rest:
-        return FILES[kind](Path(rest), seed)
+        return FILES[kind](Path(rest), seed, size)
     raise KdsnnError(f"Unknown data set '{spec}': {_suggestion(source, [k for k in DESCRIPTIONS if '+' not in k])}.")
 
 

@@ -1,6 +1,7 @@
 """`folder:DIR`: images in one sub-folder per class.
 
-* `DIR/train/CLASS/*.png` and `DIR/test/CLASS/*.png` (also `val`, `valid` or `validation` for `test`), or
+* `DIR/train/CLASS/*.png` and `DIR/test/CLASS/*.png` (also `training` and `testing`, in small or capital letters;
+  `val`, `valid` or `validation` is the test set where there is no other), or
 * `DIR/CLASS/*.png`, where 20 % of every class becomes the test set.
 
 Classes are numbered in the order of their sorted names. Images may lie deeper below their class; files
@@ -18,43 +19,46 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdsnn.data.dataset import DataSet, brief
-from kdsnn.data.images import Named, decode
-from kdsnn.data.splits import TEST_FRACTION, stratified_mask
+from kdsnn.data.images import Named, Size, decode
+from kdsnn.data.splits import TEST_FRACTION, parts_of, stratified_mask
 from kdsnn.errors import KdsnnError
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm"})
-TEST_NAMES = ("test", "val", "valid", "validation")
 
 
-def load_folder(folder: Path, seed: int) -> DataSet:
-    """Read `folder` as the module describes; raises KdsnnError naming the folder or image and the remedy."""
+def load_folder(folder: Path, seed: int, size: Size | None = None) -> DataSet:
+    """Read `folder` as the module describes, its images resized to `size`, (H, W), if that is given.
+
+    Raises KdsnnError naming the folder or image and the remedy.
+    """
     try:
-        return _load(folder, seed)
+        return _load(folder, seed, size)
     except OSError as error:
         place = folder if error.filename is None else error.filename
         raise KdsnnError(f"folder:{place}: {error.strerror or brief(error)}: make it readable.") from error
 
 
-def _load(folder: Path, seed: int) -> DataSet:
+def _load(folder: Path, seed: int, size: Size | None) -> DataSet:
     if not folder.is_dir():
         raise KdsnnError(f"{folder}: no such folder: give one with a sub-folder of images for each class.")
-    test_folder = next((folder / name for name in TEST_NAMES if (folder / name).is_dir()), None)
-    if (folder / "train").is_dir() != (test_folder is not None):
-        found, absent = ("train", "test") if test_folder is None else (test_folder.name, "train")
+    parts = parts_of(str(folder), [entry.name for entry in folder.iterdir() if entry.is_dir()])
+    if (parts.training is None) != (parts.test is None):
+        found, absent = (parts.training, "test") if parts.test is None else (parts.test, "train")
         raise KdsnnError(
-            f"{folder} has a sub-folder {found} and none named {absent}: add it, or use folder:{folder / found} to "
+            f"{folder} has a sub-folder {found} and none named {absent}: add it, or use folder:{folder / str(found)} to "
             f"have a test set drawn from {found}."
         )
-    images, others = _scan(folder / "train" if test_folder else folder)
+    training_folder = folder / (parts.training or "")
+    images, others = _scan(training_folder)
     names = sorted(images)
     train, y_train = _labeled(images, names)
-    notes = []
-    if test_folder:
-        images, more = _scan(test_folder)
+    notes = [parts.note] if parts.note else []
+    if parts.test is not None:
+        images, more = _scan(folder / parts.test)
         others += more
         if unknown := sorted(images.keys() - set(names)):
             raise KdsnnError(
-                f"{test_folder} has a class {unknown[0]} that {folder / 'train'} has not: add or rename it."
+                f"{folder / parts.test} has a class {unknown[0]} that {training_folder} has not: add or rename it."
             )
         test, y_test = _labeled(images, names)
     else:
@@ -66,7 +70,7 @@ def _load(folder: Path, seed: int) -> DataSet:
         notes.append(f"{TEST_FRACTION:.0%} of every class are the test set, drawn with seed {seed}.")
     if others:
         notes.append(f"{others} files that are no images were left out.")
-    x_train, x_test = decode([_named(train), _named(test)], "mend, convert or remove it")
+    x_train, x_test = decode([_named(train), _named(test)], "mend, convert or remove it", size)
     return DataSet(
         name=f"folder:{folder}",
         x_train=x_train,

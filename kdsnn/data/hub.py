@@ -3,8 +3,9 @@
 REPO is OWNER/NAME on the Hub, read from the local cache if the Hub cannot be reached, or a local folder
 that `datasets` can load; `hf:REPO:CONFIG` picks one of several configurations. The image column is the one named `image` or
 `img`, else the only one of type Image; the label column `label`, `fine_label`, `labels` or `target`,
-else the only one of type ClassLabel. The test set is the split `test`, else `validation`; without
-either, 20 % of every class of `train`.
+else the only one of type ClassLabel. The training images are the split `train` (or `training`), the test set is
+`test` (or `testing`), else `validation` (`valid`, `val`), in small or capital letters; without either, 20 % of every
+class of `train`.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdsnn.data.dataset import DataSet, brief
-from kdsnn.data.images import Named, decode
-from kdsnn.data.splits import TEST_FRACTION, stratified_mask
+from kdsnn.data.images import Named, Size, decode
+from kdsnn.data.splits import TEST_FRACTION, parts_of, stratified_mask
 from kdsnn.errors import KdsnnError
 
 HUB = {
@@ -34,19 +35,19 @@ HUB = {
 
 IMAGES = ("image", "img")
 LABELS = ("label", "fine_label", "labels", "target")
-TEST_SPLITS = ("test", "validation", "valid", "val")
 PATIENCE = 5.0
 """Seconds within which the Hub must answer; left to itself `datasets` tries for half a minute."""
 
 
-def load_hub(name: str, repository: str, seed: int) -> DataSet:
-    """Read `repository`, REPO or REPO:CONFIG, as the module describes; `name` is what to call it.
+def load_hub(name: str, repository: str, seed: int, size: Size | None = None) -> DataSet:
+    """Read `repository`, REPO or REPO:CONFIG, as the module describes; `name` is what to call it. The images are
+    resized to `size`, (H, W), if that is given.
 
     Raises KdsnnError when it can be had neither from the Hub nor from the cache, or when it does not
-    hold labeled images of one size.
+    hold labeled images of one size and no `size` is given.
     """
     try:
-        return _load(name, repository, seed)
+        return _load(name, repository, seed, size)
     except KdsnnError:
         raise
     except Exception as error:  # datasets, its readers and the network raise without a common base class
@@ -57,29 +58,30 @@ def load_hub(name: str, repository: str, seed: int) -> DataSet:
         ) from error
 
 
-def _load(name: str, repository: str, seed: int) -> DataSet:
+def _load(name: str, repository: str, seed: int, size: Size | None) -> DataSet:
     splits = _fetch(name, repository)
-    test_name = next((split for split in TEST_SPLITS if split in splits), None)
-    if "train" not in splits:
+    named = parts_of(name, splits)
+    if named.training is None:
         raise KdsnnError(f"{name}: its splits are {', '.join(splits)}: one named train is needed.")
-    train = splits["train"]
+    train = splits[named.training]
     image, label = _columns(name, train.features)
     y_train, names = _labels(name, train, label)
-    notes: tuple[str, ...] = ()
-    if test_name:
-        test = splits[test_name]
+    notes = (named.note,) if named.note else ()
+    title = f"{name}: split {named.training}"
+    if named.test is not None:
+        test = splits[named.test]
         if missing := {image, label} - set(test.features):
-            raise KdsnnError(f"{name}: split {test_name} has no column {missing.pop()}, as train has.")
+            raise KdsnnError(f"{name}: split {named.test} has no column {missing.pop()}, as {named.training} has.")
         y_test, test_names = _labels(name, test, label)
         if test_names and test_names != names:  # numbers would stand for other classes
-            raise KdsnnError(f"{name}: splits train and {test_name} do not have the same classes.")
-        parts = [_encoded(f"{name}: split train", train, image), _encoded(f"{name}: split {test_name}", test, image)]
+            raise KdsnnError(f"{name}: splits {named.training} and {named.test} do not have the same classes.")
+        parts = [_encoded(title, train, image), _encoded(f"{name}: split {named.test}", test, image)]
     else:
         chosen = stratified_mask(y_train, TEST_FRACTION, seed)
-        parts = [_encoded(f"{name}: split train", train, image, np.flatnonzero(part)) for part in (~chosen, chosen)]
+        parts = [_encoded(title, train, image, np.flatnonzero(part)) for part in (~chosen, chosen)]
         y_train, y_test = y_train[~chosen], y_train[chosen]
         notes = (f"{TEST_FRACTION:.0%} of every class are the test set, drawn with seed {seed}.",)
-    x_train, x_test = decode(parts, "mend or remove it")
+    x_train, x_test = decode(parts, "mend or remove it", size)
     return DataSet(
         name=name,
         x_train=x_train,

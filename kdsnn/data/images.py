@@ -1,4 +1,4 @@
-"""Encoded images (PNG, JPEG, …) to arrays."""
+"""Encoded images (PNG, JPEG, …) to arrays, and the resizing of images."""
 
 from __future__ import annotations
 
@@ -16,7 +16,13 @@ from numpy.typing import NDArray
 
 from kdsnn.data.dataset import brief
 from kdsnn.data.storage import empty
-from kdsnn.errors import KdsnnError
+from kdsnn.errors import KdsnnError, OptionError
+
+Size = tuple[int, int]
+"""(height, width), in pixels."""
+
+LONGEST_SIDE = 1 << 14
+"""Of an image, in pixels: a size that is longer is a slip."""
 
 Source = Path | bytes
 Named = tuple[str, Source]
@@ -28,8 +34,12 @@ FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
 """What a file may hold, whatever its name ends in. Pillow knows more, among them PostScript, which it has Ghostscript execute."""
 
 
-def decode(parts: list[Callable[[], Iterator[Named]]], suggestion: str) -> list[NDArray[np.uint8]]:
+def decode(
+    parts: list[Callable[[], Iterator[Named]]], suggestion: str, size: Size | None = None
+) -> list[NDArray[np.uint8]]:
     """Decode all images of each part into one uint8 array (N, C, H, W).
+
+    With `size` each is resized to it as `resized` does; without, all must have one size.
 
     C is 1 where every image of every part is gray, else 3: a palette becomes colors, transparency is
     dropped and a gray image among colored ones is repeated in all three channels. Of an animation or
@@ -39,10 +49,12 @@ def decode(parts: list[Callable[[], Iterator[Named]]], suggestion: str) -> list[
     pixels than Pillow thinks safe (89 million); `suggestion` completes that message.
     """
     with _strict():
-        return _decode(parts, suggestion)
+        return _decode(parts, suggestion, size)
 
 
-def _decode(parts: list[Callable[[], Iterator[Named]]], suggestion: str) -> list[NDArray[np.uint8]]:
+def _decode(
+    parts: list[Callable[[], Iterator[Named]]], suggestion: str, wanted: Size | None
+) -> list[NDArray[np.uint8]]:
     size: tuple[int, int] | None = None
     first, gray, counts = "", True, [0] * len(parts)
     for part, images in enumerate(parts):
@@ -50,17 +62,19 @@ def _decode(parts: list[Callable[[], Iterator[Named]]], suggestion: str) -> list
             found, mode = _header(name, source, suggestion)
             if size is None:
                 size, first = found, name
-            elif found != size:
-                raise KdsnnError(
-                    f"{name} is {_by(found)} pixels and {first} is {_by(size)}: all images must have one size: {suggestion}."
+            elif found != size and wanted is None:
+                raise OptionError(
+                    f"{name} is {_by(found)} pixels and {first} is {_by(size)}: all images must have one size: give "
+                    f"{{image_size}} H,W to resize them, or {suggestion}.",
+                    image_size=None,
                 )
             gray = gray and mode in GRAY
             counts[part] += 1
-    width, height = size or (0, 0)
+    height, width = wanted or (size or (0, 0))[::-1]
     arrays = [empty((count, 1 if gray else 3, height, width)) for count in counts]
     for array, images in zip(arrays, parts, strict=True):
         for index, (name, source) in enumerate(images()):
-            array[index] = _pixels(name, source, "L" if gray else "RGB", suggestion)
+            array[index] = _pixels(name, source, "L" if gray else "RGB", suggestion, (height, width))
     return arrays
 
 
@@ -122,11 +136,11 @@ def _is_wide(image: Any) -> bool:
     return False
 
 
-def _pixels(name: str, source: Source, mode: str, suggestion: str) -> NDArray[np.uint8]:
+def _pixels(name: str, source: Source, mode: str, suggestion: str, size: Size) -> NDArray[np.uint8]:
     """Decode one image, uint8 (C, H, W)."""
     try:
         with _opened(source) as image, _muted(image):
-            pixels = np.asarray(image if image.mode == mode else image.convert(mode), np.uint8)
+            pixels = _of_size(image if image.mode == mode else image.convert(mode), size)
     except Exception as error:
         raise _unreadable(name, error, suggestion) from error
     return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
@@ -145,3 +159,35 @@ def _unreadable(name: str, error: Exception, suggestion: str) -> KdsnnError:
 
 def _by(size: tuple[int, int]) -> str:
     return f"{size[0]}×{size[1]}"
+
+
+def resized(images: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
+    """Resize images (N, C, H, W) to `size`, (H, W), channel by channel: bilinear, and where they become smaller over all
+    the pixels that one covers (Pillow's BILINEAR). They are stretched where the proportions differ, not cropped."""
+    from PIL import Image
+
+    result = empty((*images.shape[:2], *size))
+    for i, image in enumerate(images):
+        for c, channel in enumerate(image):
+            result[i, c] = _of_size(Image.fromarray(np.ascontiguousarray(channel)), size)
+    return result
+
+
+def require_size(size: int | tuple[int, int]) -> Size:
+    """Read the size of images, (H, W), or one number for both; raises OptionError when they cannot have it."""
+    pair = (size, size) if isinstance(size, int) else tuple(size)
+    if len(pair) != 2 or not all(isinstance(side, int) and 1 <= side <= LONGEST_SIDE for side in pair):
+        raise OptionError(
+            f"{{image_size}}: it must be H,W or one number for both, from 1 to {LONGEST_SIDE:,}",
+            image_size=",".join(map(str, pair))[:100],
+        )
+    return pair
+
+
+def _of_size(image: Any, size: Size) -> NDArray[np.uint8]:
+    """Make an array of Pillow's image, resized where it has another size: uint8 (H, W) or (H, W, C)."""
+    from PIL import Image
+
+    if image.size != size[::-1]:
+        image = image.resize(size[::-1], Image.Resampling.BILINEAR)
+    return np.asarray(image, np.uint8)

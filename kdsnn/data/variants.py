@@ -1,4 +1,9 @@
-"""MNIST's variants (Larochelle et al., ICML 2007, section 4), made from any gray images with a seed.
+"""Variants of data sets: of another size or number of channels, and MNIST's variants.
+
+* `HxW`, such as `32x32`: resized, see `kdsnn.data.images.resized`.
+* `rgb`: gray images in three equal channels. `gray`: colored ones in one, 0.299 R + 0.587 G + 0.114 B (ITU-R BT.601).
+
+MNIST's variants (Larochelle et al., ICML 2007, section 4) are made from any gray images with a seed:
 
 * `rot`: each image turned about its center by its own angle, uniform in 0…2π; bilinear, black moves in.
 * `back-rand`: a background of independent pixels, uniform in 0…255.
@@ -15,6 +20,7 @@ images pooled, 62,000 drawn, 12,000 for training and 50,000 for the test.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
@@ -24,13 +30,15 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from kdsnn.data.dataset import DataSet
-from kdsnn.data.storage import mapped, picked
+from kdsnn.data.images import Size, require_size, resized
+from kdsnn.data.storage import CHUNK, empty, mapped, picked
 from kdsnn.errors import KdsnnError
 
 Images = NDArray[np.uint8]
 Variant = Callable[[DataSet, int], DataSet]
 """(data set, seed) → data set."""
 
+LUMA = (0.299, 0.587, 0.114)
 LEAST_CONTRAST = 0.10
 MOST_BRIGHTNESS = 0.70
 TRAINING, TEST = 12_000, 50_000
@@ -100,8 +108,34 @@ def benchmark_split(data: DataSet, seed: int) -> DataSet:
     )
 
 
+def in_color(data: DataSet, seed: int) -> DataSet:
+    """Make the variant `rgb`, see the module."""
+    return _recolored(data, 3, lambda images: images, "Gray images are repeated in three channels.")
+
+
+def in_gray(data: DataSet, seed: int) -> DataSet:
+    """Make the variant `gray`, see the module."""
+
+    def gray(images: Images) -> Images:
+        weighted = np.einsum("nchw,c->nhw", images.astype(np.float64), LUMA)
+        result: Images = np.rint(weighted).astype(np.uint8)[:, None]
+        return result
+
+    return _recolored(data, 1, gray, "Colors are made gray (ITU-R BT.601).")
+
+
+def of_size(data: DataSet, size: Size) -> DataSet:
+    """Make the variant `HxW`, see the module."""
+    note = f"Images are resized to {size[0]}×{size[1]} pixels (height × width)."
+    if data.input_shape[1:] != size:
+        data = replace(data, x_train=resized(data.x_train, size), x_test=resized(data.x_test, size))
+    return replace(data, notes=(*data.notes, note))
+
+
 VARIANTS: Mapping[str, Variant] = MappingProxyType(
     {
+        "rgb": in_color,
+        "gray": in_gray,
         "rot": rotation,
         "back-rand": random_background,
         "back-image": image_background,
@@ -109,7 +143,19 @@ VARIANTS: Mapping[str, Variant] = MappingProxyType(
         "12k-50k": benchmark_split,
     }
 )
-"""What can follow a `+` in the name of a data set."""
+"""What can follow a `+` in the name of a data set, beside a size."""
+
+
+def size_in(variant: str) -> Size | None:
+    """Read "32x48" as (32, 48); None for a variant that is no size. Raises KdsnnError for a size that images cannot have."""
+    sides = re.fullmatch(r"(\d{1,6})x(\d{1,6})", variant)
+    return None if sides is None else require_size((int(sides[1]), int(sides[2])))
+
+
+def variant_of(name: str) -> Variant | None:
+    """Find what makes the variant `name`; None where there is no such variant. Raises KdsnnError as `size_in` does."""
+    size = size_in(name)
+    return VARIANTS.get(name) if size is None else lambda data, seed: of_size(data, size)
 
 
 def rotated(images: Images, angles: NDArray[np.float64]) -> Images:
@@ -149,7 +195,8 @@ def _each_part(
     """Change training and test images, each part with a random stream of its own (RandomState's never changes)."""
     if data.input_shape[0] != 1:
         raise KdsnnError(
-            f"{data.name} has {data.input_shape[0]} channels: the variants of MNIST need gray images (one channel)."
+            f"{data.name} has {data.input_shape[0]} channels: the variants of MNIST need gray images (one channel): "
+            f"put +gray before them."
         )
     x_train, x_test = (
         mapped(x, drawing(np.random.RandomState([*seed, part]))) for part, x in enumerate((data.x_train, data.x_test))
@@ -158,12 +205,30 @@ def _each_part(
     return replace(data, x_train=x_train, x_test=x_test, notes=tuple(notes))
 
 
+def _recolored(data: DataSet, channels: int, change: Callable[[Images], Images], note: str) -> DataSet:
+    """Give images `channels` channels, the other number of 1 and 3 that they must have, a chunk of images at a time."""
+    have, wanted = data.input_shape[0], 4 - channels
+    if have == channels:
+        return data
+    if have != wanted:
+        raise KdsnnError(f"{data.name} has {have} channels: only images of {wanted} are given {channels}.")
+
+    def changed(images: Images) -> Images:
+        result = empty((len(images), channels, *images.shape[2:]))
+        step = max(1, CHUNK // images[0].size)
+        for start in range(0, len(images), step):
+            result[start : start + step] = change(images[start : start + step])
+        return result
+
+    return replace(data, x_train=changed(data.x_train), x_test=changed(data.x_test), notes=(*data.notes, note))
+
+
 def _patches(name: str, height: int, width: int) -> tuple[NDArray[np.uint8], NDArray[np.intp]]:
     """Take all windows of the photographs, (photo, y, x, height, width), and the (photo, y, x) of the fit ones."""
     import sklearn.datasets
 
     colors = np.stack(sklearn.datasets.load_sample_images().images).astype(np.float64)
-    photos = np.rint(colors @ (0.299, 0.587, 0.114)).astype(np.uint8)
+    photos = np.rint(colors @ LUMA).astype(np.uint8)
     if height > photos.shape[1] or width > photos.shape[2]:
         raise KdsnnError(
             f"{name}: images of {height}×{width} are larger than the background photographs "

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from kdsnn.deploy.images import Pixels, pixels, require_fit, spread_over
+from kdsnn.deploy.images import Pixels, chosen, pixels, require_trained_fit
 from kdsnn.deploy.progress import Progress, silent
 from kdsnn.errors import KdsnnError, OptionError
 
@@ -59,10 +59,10 @@ def count(
 
 
 def count_ann(
-    ann: TrainedNetwork, images: DataSet, x: Array, *, progress: Progress = silent
+    ann: TrainedNetwork, images: DataSet, x: Array, labels: Array, *, progress: Progress = silent
 ) -> tuple[report.Teacher, tuple[str, ...]]:
-    """The ANN of a checkpoint: its sizes, its accuracy on x, the first test images, and how much of its work a
-    zero-skipping accelerator would do on some of them. Returns what could not be counted too.
+    """The ANN of a checkpoint: its sizes, its accuracy on x, test images of `images` with their labels, and how much of its
+    work a zero-skipping accelerator would do on some of them. Returns what could not be counted too.
 
     Raises:
         KdsnnError: a spiking network, or one for other images.
@@ -80,15 +80,14 @@ def count_ann(
     called = str(ann.path or info.model)
     if info.spiking:
         raise OptionError("{teacher}: this is a spiking network; give the checkpoint of an ANN", teacher=called)
-    require_fit(called, info.input_shape, images)
+    require_trained_fit(called, ann, images)
     counts = count_module(ann.module, info.input_shape)
-    few = replace(images, x_test=images.x_test[: len(x)], y_test=images.y_test[: len(x)])
-    accuracy = train.evaluate(ann.module, few)[0]
-    chosen = torch.from_numpy(pixels(some(x))).reshape(-1, *info.input_shape)
+    accuracy = train.evaluate(ann.module, replace(images, x_test=x, y_test=labels))[0]
+    few = torch.from_numpy(pixels(some(x))).reshape(-1, *info.input_shape)
     title = f"count {info.model}"
     progress(title, 0, 1)
     try:
-        active = active_macs(ann.module, chosen)
+        active = active_macs(ann.module, few)
     except DeployError as error:  # an architecture it cannot look into: the dense counts stand alone
         return report.Teacher(info.model, accuracy, counts), (f"{info.model} without zero-skipping: {error}",)
     progress(title, 1, 1)
@@ -101,8 +100,8 @@ def count_ann(
 
 def some(x: Array) -> Array:
     """At most `FEW_SAMPLES` of samples (N, …), spread evenly: data may be sorted by class."""
-    chosen: Array = x[spread_over(len(x), FEW_SAMPLES)]
-    return chosen
+    found: Array = x[chosen(len(x), FEW_SAMPLES)]
+    return found
 
 
 def comparison_rows(

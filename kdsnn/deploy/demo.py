@@ -134,7 +134,7 @@ def _measure(
         count("twin", twin, x, labels, twin=True, title="6/6 ", progress=progress),
     ]
     students, placements, misfits = place_all(students, [student, twin], x, progress=progress)
-    counted, notes = count_ann(teacher, images, x, progress=progress)
+    counted, notes = count_ann(teacher, images, x, labels, progress=progress)
     made = report.build(
         "KDSNN on digits",
         command,

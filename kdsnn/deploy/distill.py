@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdsnn.deploy.factory import module_of
-from kdsnn.deploy.images import load_data, pixels, require_fit
+from kdsnn.deploy.images import load_data, pixels, require_trained_fit, some_tests
 from kdsnn.deploy.load import load
 from kdsnn.deploy.pretrain import named_model
 from kdsnn.deploy.progress import Progress, silent
@@ -21,11 +21,12 @@ if TYPE_CHECKING:
     from torch import nn
 
     from kdsnn.data import Augmentation
+    from kdsnn.deploy.images import ImageSize
     from kdsnn.models.kit import Neuron, Readout
     from kdsnn.train import Method, TrainConfig
 
 COUNTED = 200
-"""Test images on which the cost of a student and its twin is counted."""
+"""Test images on which the cost of a student and its twin is counted, spread over the set."""
 
 
 def distill(
@@ -53,6 +54,7 @@ def distill(
     augmentation: Augmentation | None = None,
     resume: bool = False,
     tensorboard: str | Path | None = None,
+    image_size: ImageSize = None,
     noise: float = 0.0,
     noise_kind: str = "std",
     noise_on: str = "train,test",
@@ -88,15 +90,19 @@ def distill(
     if path is not None:
         writable(path)
     began = None if quantize is None and start is None else _start(model, quantize, start, options, T)
-    ann, ann_path = (None, None) if method == "none" else _teacher(teacher, teacher_weights, method)
-    images = load_data(data, noise=noise, noise_kind=noise_kind, noise_on=noise_on)
+    ann = None if method == "none" else _teacher(teacher, teacher_weights, method)
+    images = load_data(data, image_size=image_size, noise=noise, noise_kind=noise_kind, noise_on=noise_on)
+    ann_path = ann.path if isinstance(ann, TrainedNetwork) else None
+    if isinstance(ann, TrainedNetwork):
+        require_trained_fit(str(ann_path or ann.info.model), ann, images)
     options, config = _settled(model, images.name, began, options or {}, T, settings)
     config = configured(
         config, epochs=epochs, batch_size=batch_size, lr=lr, alpha=alpha, temperature=temperature, seed=seed
     )
     named, module = named_model(model)
     job = Training(
-        f"distill {named}", named, images, config, options, path, module, method=method, teacher=ann,
+        f"distill {named}", named, images, config, options, path, module, method=method,
+        teacher=ann.module if isinstance(ann, TrainedNetwork) else ann,
         taps=_pairs(taps), readout=readout, neuron=neuron, augmentation=augmentation, resume=resume,
         tensorboard=None if tensorboard is None else Path(tensorboard),
         label="student" if method == "none" else "distilled",
@@ -119,8 +125,8 @@ def twin_path(out: Path) -> Path:
 
 def _teacher(
     teacher: str | Path | TrainedNetwork | nn.Module | None, weights: str | Path | None, method: str
-) -> tuple[nn.Module, Path | None]:
-    """The teacher's module, and its checkpoint if it has one.
+) -> nn.Module | TrainedNetwork:
+    """The teacher: a module, or what is known of it beside its module.
 
     Raises:
         KdsnnError: there is none, it is a spiking student, or it cannot be loaded.
@@ -132,18 +138,18 @@ def _teacher(
             teacher=None,
         )
     if isinstance(teacher, str) and is_factory(teacher):
-        return module_of(teacher, weights, option="teacher_weights"), None
+        return module_of(teacher, weights, option="teacher_weights")
     if weights is not None:
         raise OptionError(
             "{teacher_weights}: only a teacher from package.module:factory takes them", teacher_weights=weights
         )
     if not isinstance(teacher, str | Path | TrainedNetwork):
-        return teacher, None
+        return teacher
     found = teacher if isinstance(teacher, TrainedNetwork) else load(teacher)
     if found.info.spiking:
         called = found.path or found.info.model
         raise OptionError("{teacher}: this is a spiking network; give the checkpoint of an ANN", teacher=called)
-    return found.module, found.path
+    return found
 
 
 def _settled(
@@ -167,7 +173,7 @@ def _on_grid(job: Training, began: TrainedNetwork, bits: int | None) -> Training
             "compile=true: thresholds change at every step with {quantize}; leave compile out", quantize=None
         )
     info: Any = began.info
-    require_fit(str(began.path or info.model), info.input_shape, job.data)
+    require_trained_fit(str(began.path or info.model), began, job.data)
     start: Any = began.module
     return replace(job, quantize=bits, start=start, readout=info.readout, neuron=info.neuron)
 
@@ -224,6 +230,6 @@ def _cost(job: Training, trained: TrainedNetwork) -> dict[str, float]:
 
     graph = from_torch(trained.module, job.data.input_shape, job.config.T)
     counter = ActivityCounter(graph)
-    emulator.run(graph, graph.encode(pixels(job.data.x_test[:COUNTED])), observe=counter)
+    emulator.run(graph, graph.encode(pixels(some_tests(job.data, COUNTED)[0])), observe=counter)
     activity = counter.result()
     return {"spikes": float(activity.spikes.sum(1).mean()), "synops": float(activity.synops.sum(1).mean())}

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdsnn.deploy.images import load_data, require_fit
+from kdsnn.deploy.images import load_data, require_trained_fit
 from kdsnn.deploy.load import load
 from kdsnn.deploy.tables import Result
 from kdsnn.deploy.trained import TrainedNetwork
@@ -16,6 +16,8 @@ from profilers.text_table import TextTable, table
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from kdsnn.deploy.images import ImageSize
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -72,6 +74,7 @@ def evaluate(
     *,
     weights: str | Path | None = None,
     T: int | None = None,
+    image_size: ImageSize = None,
     noise: float = 0.0,
     noise_kind: str = "std",
     noise_on: str = "train,test",
@@ -80,7 +83,7 @@ def evaluate(
 
     Args:
         source: a checkpoint, what `pretrain`, `distill` or `load` returned, a torch module, or `package.module:factory`.
-        data: whatever `load_data` takes; `noise`, `noise_kind`, `noise_on` as there.
+        data: whatever `load_data` takes; `image_size`, `noise`, `noise_kind`, `noise_on` as there.
         weights: for a factory, the checkpoint of its network.
         T: time steps, for a spiking torch module; None for an ANN.
 
@@ -91,14 +94,14 @@ def evaluate(
 
     # what is wrong with it is said before data is waited for
     network = _network(source, weights) if isinstance(source, str | Path) else source
-    images = load_data(data, noise=noise, noise_kind=noise_kind, noise_on=noise_on)
+    images = load_data(data, image_size=image_size, noise=noise, noise_kind=noise_kind, noise_on=noise_on)
     if not isinstance(network, TrainedNetwork):
         kind = type(network).__name__
         found = train.evaluate(network, images, T=T)
         return Evaluation(kind.lower(), kind, images.name, len(images.y_test), T is not None, tuple(found))
     info = network.info
     name = str(source) if isinstance(source, str | Path) else info.model
-    require_fit(Path(name).name, info.input_shape, images)
+    require_trained_fit(Path(name).name, network, images)
     found = train.evaluate(network.module, images, T=info.T if info.spiking else None)
     return Evaluation(name, info.model, images.name, len(images.y_test), info.spiking, tuple(found))
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kdsnn.errors import OptionError
+from kdsnn.deploy.weights import load_weights
+from kdsnn.errors import OptionError, notice
 from kdsnn.factory import made_by
 
 if TYPE_CHECKING:
@@ -16,20 +17,25 @@ LONGEST_AXIS = 1 << 20
 """Of one image, in pixels or features."""
 
 
-def module_of(source: str, weights: str | Path | None = None, *, option: str = "weights") -> nn.Module:
+def module_of(
+    source: str, weights: str | Path | None = None, *, option: str = "weights", trained: bool = True
+) -> nn.Module:
     """The module that `package.module:factory` makes, in eval mode, with its weights loaded.
 
     Args:
         source: the factory; its package is looked for in the current folder too.
-        weights: a state dict (`.safetensors` or `.pt`), or None for the factory's own.
+        weights: a state dict (`.safetensors` or `.pt`), see `load_weights`, or None for the factory's own.
         option: what the weights are called where something is wrong with them.
+        trained: whether it is to be used as it is; then it is said where it has only the weights of its factory.
 
     Raises:
         KdsnnError: it cannot be built or is no torch module, or the weights are not its.
     """
     module = made_by(source)
     if weights is not None:
-        _load_weights(module, Path(weights), option)
+        load_weights(module, Path(weights), option)
+    elif trained:
+        notice(f"{source} has the weights that its factory gives it: random ones, unless that loads some")
     return module
 
 
@@ -50,22 +56,3 @@ def shape_error(given: str) -> OptionError:
         f"{{input_shape}}: it must read C,H,W (such as 3,32,32) or F, each from 1 to {LONGEST_AXIS:,}",
         input_shape=given[:100],
     )
-
-
-def _load_weights(module: nn.Module, path: Path, option: str) -> None:
-    """Load a state dict; a `.pt` file is read without running anything that is pickled in it."""
-    import torch
-    from safetensors.torch import load_file
-
-    if not path.is_file():
-        raise OptionError(f"{{{option}}}: no such file", **{option: path})
-    try:
-        state = (
-            load_file(path)
-            if path.suffix == ".safetensors"
-            else torch.load(path, map_location="cpu", weights_only=True)
-        )
-        module.load_state_dict(state)
-    except Exception as error:  # safetensors, pickle and torch raise a dozen unrelated types
-        reason = " ".join(str(error).split())[:300]
-        raise OptionError(f"{{{option}}}: not a state dict of this network ({reason})", **{option: path}) from error

@@ -1,9 +1,12 @@
-"""The images that a verb works on: loading them, with noise if wanted, and making of them what networks take."""
+"""The images that a verb works on: loading them, with noise if wanted, choosing some of them, comparing them with what a
+network takes, and making of them what networks take."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdsnn.errors import KdsnnError, notice
@@ -13,17 +16,27 @@ if TYPE_CHECKING:
 
     from exporters.graph import Array
     from kdsnn.data import DataSet
+    from kdsnn.deploy.lowered import Lowered
+    from kdsnn.deploy.trained import TrainedNetwork
+
+    ImageSize = int | tuple[int, int] | None
+
+NAMED = 12
+"""Classes whose names are printed; of more it is the first ones and the last."""
 
 
 def load_data(
-    data: Any, *, test: Any = None, noise: float = 0.0, noise_kind: str = "std", noise_on: str = "train,test"
-) -> DataSet:
+    data: Any, *, test: Any = None, image_size: ImageSize = None, noise: float = 0.0, noise_kind: str = "std",
+    noise_on: str = "train,test",
+) -> DataSet:  # fmt: skip
     """A data set from its name, from arrays, or from a torch `Dataset`.
 
     Args:
-        data: a name of `kdsnn-deploy list data` ("digits", "npz:FILE", "mnist+rot"), arrays (images, labels) or (training
-            images, their labels, test images, their labels), a torch `Dataset`, or a `DataSet`, which stays what it is.
+        data: a name of `kdsnn-deploy list data` ("digits", "npz:FILE", "mnist+rot"), a file or folder, arrays (images, labels)
+            or (training images, their labels, test images, their labels), a torch `Dataset`, or a `DataSet`, which stays
+            what it is.
         test: the test set, where `data` is a torch `Dataset` or a pair of arrays of training images only.
+        image_size: resize all images to (H, W), or one number for both; those of folders may differ in size then.
         noise: Gaussian noise on pixels in 0 to 1, rounded to 8 bits; 0 for none.
         noise_kind: whether `noise` is the standard deviation ("std") or the variance ("var").
         noise_on: which images get it, "train", "test" or "train,test".
@@ -33,28 +46,112 @@ def load_data(
     """
     from dataclasses import replace
 
-    from kdsnn.data import DataSet, Noise, as_data, load
+    from kdsnn.data import DataSet, Noise, as_data, load, of_size, require_size
 
     added = Noise.on(noise_on, noise, noise_kind) if noise else None
     known = isinstance(data, DataSet)
-    if isinstance(data, str):
-        found = load(data, noise=added)
+    if isinstance(data, str | Path):
+        found = load(str(data), noise=added, image_size=image_size)
     else:
         found = data if known else as_data(data, test=test)
+        found = found if image_size is None else of_size(found, require_size(image_size))
         found = replace(added.added(found), name=found.name) if added else found
-    for text in found.notes if not known else ():
+    for text in (*found.notes, *class_notes(found)) if not known else ():
         notice(text)
     return found
 
 
-def require_fit(name: str, shape: tuple[int, ...], data: DataSet) -> None:
-    """Compare a network's input shape with the images of a data set.
+def class_notes(data: DataSet) -> tuple[str, ...]:
+    """What is worth saying of the classes of a data set: their names, and that one class is no task."""
+    if data.classes == 1:
+        called = f" ({data.class_names[0]})" if data.class_names else ""
+        return (f"{data.name} has one class only{called}: any network classifies it rightly.",)
+    names = data.class_names
+    if not names:
+        return ()
+    listed = names if len(names) <= NAMED else (*names[: NAMED - 2], "…", names[-1])
+    return (f"{data.name} has {data.classes} classes: {', '.join(listed)}.",)
+
+
+def require_fit(
+    name: str, shape: tuple[int, ...], data: DataSet, *, classes: int | None = None, class_names: Sequence[str] = ()
+) -> None:
+    """Compare what a network takes and tells apart with the images and classes of a data set.
+
+    Args:
+        name: of the network.
+        shape: of its input; a flat one takes images of as many pixels.
+        data: what it is to be run on.
+        classes: how many it tells apart, None where that is not known.
+        class_names: of the data that it was trained on, in the order of its outputs, or empty.
 
     Raises:
-        KdsnnError: they differ; a flat input takes images of as many pixels.
+        KdsnnError: the images have another shape, or the classes are others or in another order.
     """
     if data.input_shape != shape and (math.prod(data.input_shape),) != shape:
-        raise KdsnnError(f"{name} takes input of shape {shape}, {data.name} has images of {data.input_shape}")
+        raise KdsnnError(
+            f"{name} takes input of shape {shape}, {data.name} has images of {data.input_shape}{_remedy(shape, data)}"
+        )
+    if classes is not None and classes != data.classes:
+        raise KdsnnError(
+            f"{name} tells {classes} classes apart, {data.name} has {data.classes}: "
+            "give data of the classes that the network was trained on"
+        )
+    pairs = list(zip(class_names, data.class_names, strict=False))
+    wrong = [k for k, (ours, theirs) in enumerate(pairs) if ours.casefold() != theirs.casefold()]
+    if not wrong:
+        return
+    where = f"class {wrong[0]} is {pairs[wrong[0]][0]!r} for the network and {pairs[wrong[0]][1]!r} in the data"
+    if sorted(map(str.casefold, class_names)) == sorted(map(str.casefold, data.class_names)):
+        raise KdsnnError(
+            f"{name} was trained on the classes of {data.name} in another order: {where} ({len(wrong)} of {len(pairs)} "
+            "differ): number the classes as in the data that it was trained on"
+        )
+    raise KdsnnError(
+        f"{name} was trained on other classes than {data.name} has: {where} ({len(wrong)} of {len(pairs)} differ): "
+        "give data of the same classes, named alike"
+    )
+
+
+def _remedy(shape: tuple[int, ...], data: DataSet) -> str:
+    """How to bring images to the shape that a network takes, where that can be done."""
+    channels, *size = data.input_shape
+    if len(shape) != 3 or (channels != shape[0] and {channels, shape[0]} != {1, 3}):
+        return ""
+    resized = "" if tuple(size) == shape[1:] else f"+{shape[1]}x{shape[2]}"
+    recolored = "" if channels == shape[0] else "+rgb" if channels == 1 else "+gray"
+    what = " and ".join(["resize them"] * bool(resized) + ["convert the channels"] * bool(recolored))
+    return f"; to {what}, add {resized}{recolored} to the name of the data"
+
+
+def require_network_fit(name: str, network: Lowered, data: DataSet) -> None:
+    """Compare a lowered network with a data set.
+
+    Raises:
+        KdsnnError: as `require_fit`.
+    """
+    graph = network.graph or network.integer
+    outputs = graph.shapes[graph.output_name]
+    require_fit(
+        name, network.input_shape, data, classes=outputs[0] if len(outputs) == 1 else None,
+        class_names=class_names_in(graph.metadata),
+    )  # fmt: skip
+
+
+def class_names_in(metadata: Any) -> tuple[str, ...]:
+    """The class names that `lower` put into a graph's metadata, which may have come back out of anybody's file; or none."""
+    names = metadata.get("class_names") if isinstance(metadata, Mapping) else None
+    return tuple(names) if isinstance(names, list | tuple) and all(isinstance(name, str) for name in names) else ()
+
+
+def require_trained_fit(name: str, trained: TrainedNetwork, data: DataSet) -> None:
+    """Compare a trained network with a data set.
+
+    Raises:
+        KdsnnError: as `require_fit`.
+    """
+    info = trained.info
+    require_fit(name, info.input_shape, data, classes=info.classes, class_names=info.class_names)
 
 
 def pixels(images: Array) -> Array:
@@ -64,12 +161,30 @@ def pixels(images: Array) -> Array:
     return (images / np.float32(255)).astype(np.float32)
 
 
-def spread_over(total: int, most: int) -> Array:
-    """At most `most` of the numbers 0…total − 1, spread evenly: data may be sorted by class."""
+def chosen(total: int, most: int | None, seed: int = 0) -> Array:
+    """At most `most` of the numbers 0…total − 1, in ascending order: all of them, or one drawn from each of `most` stretches
+    of equal length. So data that is sorted by class, or in which the classes take turns, gives of every class its share.
+
+    `most` None takes all. The same `seed` draws the same numbers, whatever else is drawn.
+    """
     import numpy as np
 
-    found: Array = np.linspace(0, total - 1, min(most, total)).round().astype(int)
+    if most is None or most >= total:
+        return np.arange(total)
+    ends = np.arange(most + 1) * total // most
+    # RandomState: the one numpy generator whose stream is frozen, so the choice survives numpy's next version
+    found: Array = np.random.RandomState(seed).randint(ends[:-1], ends[1:])
     return found
+
+
+def some_tests(data: DataSet, most: int | None) -> tuple[Array, Array]:
+    """At most `most` test images of a data set, uint8 (n, C, H, W), and their labels (n,), spread over the set by `chosen`."""
+    from kdsnn.data.storage import picked
+
+    if most is None or most >= len(data.y_test):
+        return data.x_test, data.y_test
+    rows = chosen(len(data.y_test), most)
+    return picked([data.x_test], rows), data.y_test[rows]
 
 
 @dataclass(frozen=True, eq=False)

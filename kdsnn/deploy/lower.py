@@ -175,6 +175,7 @@ def _trained(
         else:
             notice(f"{called} was trained for {trained_for} bits, not {bits}")
     metadata |= {"model": info.model, "data": info.data, "metrics": dict(info.metrics)}
+    metadata |= {"class_names": list(info.class_names)} if info.class_names else {}
     return _module(name, trained.module, info.input_shape, info.T, how, metadata)
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from kdsnn.data import Augmentation
+    from kdsnn.deploy.images import ImageSize
     from kdsnn.deploy.trained import TrainedNetwork
 
 
@@ -32,6 +33,7 @@ def pretrain(
     augmentation: Augmentation | None = None,
     resume: bool = False,
     tensorboard: str | Path | None = None,
+    image_size: ImageSize = None,
     noise: float = 0.0,
     noise_kind: str = "std",
     noise_on: str = "train,test",
@@ -52,7 +54,7 @@ def pretrain(
         augmentation: what happens to the training images in every epoch, see `kdsnn.data.Augmentation`.
         resume: go on with the run of `out` that was cut off.
         tensorboard: also write the history for TensorBoard into this folder.
-        noise, noise_kind, noise_on: as in `load_data`.
+        image_size, noise, noise_kind, noise_on: as in `load_data`.
         progress: told how far it is, with loss and accuracy of the last epoch as its note.
         **settings: any other field of `kdsnn.train.TrainConfig`, e.g. ema=0.999.
 
@@ -61,7 +63,7 @@ def pretrain(
     """
     if out is not None:
         writable(Path(out))
-    images = load_data(data, noise=noise, noise_kind=noise_kind, noise_on=noise_on)
+    images = load_data(data, image_size=image_size, noise=noise, noise_kind=noise_kind, noise_on=noise_on)
     base = configured(recipe_for(images.name).pretrain, **settings)
     config = configured(base, epochs=epochs, batch_size=batch_size, lr=lr, seed=seed)
     named, module = named_model(model)
@@ -79,4 +81,4 @@ def named_model(model: str | nn.Module) -> tuple[str, nn.Module | None]:
 
     if not isinstance(model, str):
         return model_text(model), model
-    return model, module_of(model) if is_factory(model) else None
+    return model, module_of(model, trained=False) if is_factory(model) else None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from exporters.graph import unique_name
 from kdsnn.deploy.counting import count, count_ann
-from kdsnn.deploy.images import load_data, require_fit
+from kdsnn.deploy.images import load_data, require_network_fit, some_tests
 from kdsnn.deploy.load import ann_of, load
 from kdsnn.deploy.lower import lower
 from kdsnn.deploy.lowered import Lowered
@@ -20,6 +20,7 @@ from kdsnn.deploy.trained import TrainedNetwork
 from kdsnn.errors import KdsnnError, OptionError
 
 if TYPE_CHECKING:
+    from kdsnn.deploy.images import ImageSize
     from kdsnn.deploy.lower import NetworkSource
     from kdsnn.deploy.report_options import Seconds
     from profilers.report import Report
@@ -32,6 +33,7 @@ def profile(
     teacher: str | Path | TrainedNetwork | None = None,
     twin: NetworkSource | None = None,
     samples: int | None = None,
+    image_size: ImageSize = None,
     energy_model: Sequence[str | Path] = (),
     seconds_per_image: Seconds = None,
     seconds_per_step: Seconds = None,
@@ -47,7 +49,8 @@ def profile(
         data: whatever `load_data` takes; the test images are counted on.
         teacher: the ANN to set beside them.
         twin: the same student trained without a teacher.
-        samples: how many test images; all by default.
+        samples: how many test images, spread over the set; all by default.
+        image_size: as in `load_data`.
         energy_model: files of energy models of your own, beside the built-in ones.
         seconds_per_image: seconds that an image keeps the chips busy, or (low, nominal, high): adds their static power. Measured
             or assumed by you; without it static power is left out.
@@ -77,12 +80,12 @@ def profile(
     given = [*sources, *([] if twin is None else [twin])]
     networks = [_lowered(one, lowering, progress) for one in given]
     names = _names(given, networks, len(sources))
-    images = load_data(data)
+    images = load_data(data, image_size=image_size)
     for name, network in zip(names, networks, strict=True):
         require_pixels(network)
-        require_fit(name, network.input_shape, images)
-    x, labels = images.x_test[:samples], images.y_test[:samples]
-    counted, notes = (None, ()) if ann is None else count_ann(ann, images, x, progress=progress)
+        require_network_fit(name, network, images)
+    x, labels = some_tests(images, samples)
+    counted, notes = (None, ()) if ann is None else count_ann(ann, images, x, labels, progress=progress)
     students = [
         count(name, network, x, labels, twin=index >= len(sources), progress=progress)
         for index, (name, network) in enumerate(zip(names, networks, strict=True))

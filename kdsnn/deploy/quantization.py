@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from kdsnn.deploy.images import load_data, require_fit, spread_over
+from kdsnn.deploy.images import chosen, load_data, require_fit
 from kdsnn.deploy.progress import Progress, silent
 from kdsnn.errors import OptionError
 from profilers.text_table import TextTable, table
@@ -105,7 +105,7 @@ def _images(name: str, graph: SpikingGraph, how: Quantization) -> Array:
         )
     data: DataSet = load_data(how.data)
     require_fit(name, graph.input.shape, data)
-    images = np.asarray(data.x_train[spread_over(len(data.x_train), how.samples)])
+    images = np.asarray(data.x_train[chosen(len(data.x_train), how.samples)])
     return (images.reshape(len(images), *graph.input.shape) / np.float32(255)).astype(np.float32)
 
 

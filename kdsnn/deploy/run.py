@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from kdsnn.deploy.backends import BackendRun, RunOptions, opened, require_backend, run_onnx
 from kdsnn.deploy.comparisons import BackendComparison, comparisons, joined, joined_comparisons
-from kdsnn.deploy.images import Pixels, load_data, pixels, require_fit
+from kdsnn.deploy.images import Pixels, class_names_in, load_data, pixels, require_fit, require_network_fit, some_tests
 from kdsnn.deploy.lower import lower
 from kdsnn.deploy.lowered import Lowered
 from kdsnn.deploy.places import writable_file
@@ -22,6 +22,7 @@ from profilers.text_table import TextTable, table
 
 if TYPE_CHECKING:
     from exporters.graph import Array
+    from kdsnn.deploy.images import ImageSize
     from kdsnn.deploy.lower import NetworkSource
     from profilers.profiling import Samples
 
@@ -79,6 +80,7 @@ def run(
     *,
     on: Sequence[str] = ("emulator",),
     samples: int = 20,
+    image_size: ImageSize = None,
     save: str | Path | None = None,
     timeout: float | None = None,
     stock_lava: bool = False,
@@ -91,7 +93,8 @@ def run(
         source: whatever `lower` takes, what it returned, or an `.onnx` file of this program.
         data: whatever `load_data` takes; for a network that reads spikes `npz:FILE` with spike trains.
         on: of "torch", "onnx", "emulator", "lava"; an `.onnx` file runs on "onnx" only.
-        samples: how many test images.
+        samples: how many test images, spread over the set.
+        image_size: as in `load_data`.
         save: also write integer input and outputs to this `.npz`.
         timeout: seconds after which a Lava run is given up.
         stock_lava: use Lava's own, slow convolution.
@@ -106,10 +109,10 @@ def run(
     if save is not None:
         writable_file(Path(save))
     if isinstance(source, str | Path) and Path(source).suffix == ".onnx":
-        result, frames = _run_onnx_file(Path(source), on, data, samples, lowering, progress)
+        result, frames = _run_onnx_file(Path(source), on, data, samples, image_size, lowering, progress)
     else:
         network = lower(source, progress=progress, **lowering)
-        x, labels, called = _samples(network, data, samples)
+        x, labels, called = _samples(network, data, samples, image_size)
         runs, found = run_all(
             network, on, x, options=RunOptions(fast_conv=not stock_lava, timeout=timeout), progress=progress
         )
@@ -120,16 +123,17 @@ def run(
     return result
 
 
-def _samples(network: Lowered, data: Any, samples: int) -> tuple[Samples, Array, str]:
+def _samples(network: Lowered, data: Any, samples: int, image_size: ImageSize) -> tuple[Samples, Array, str]:
     """Samples, labels, and what the data is called."""
     if network.reads_spikes:
         from kdsnn.deploy.spike_input import spike_trains
 
         x, labels = spike_trains(str(data), network, samples)
         return x, labels, str(data)
-    images = load_data(data)
-    require_fit(network.name, network.input_shape, images)
-    return Pixels(images.x_test[:samples], network.input_shape), images.y_test[:samples], images.name
+    images = load_data(data, image_size=image_size)
+    require_network_fit(network.name, network, images)
+    x, labels = some_tests(images, samples)
+    return Pixels(x, network.input_shape), labels, images.name
 
 
 def run_all(
@@ -188,8 +192,9 @@ def _samples_at_once(network: Lowered) -> int:
 
 
 def _run_onnx_file(
-    path: Path, on: Sequence[str], data: Any, samples: int, lowering: dict[str, Any], progress: Progress
-) -> tuple[RunResult, Array | None]:
+    path: Path, on: Sequence[str], data: Any, samples: int, image_size: ImageSize, lowering: dict[str, Any],
+    progress: Progress,
+) -> tuple[RunResult, Array | None]:  # fmt: skip
     """A model that `export` wrote, on onnxruntime: everything it takes to run is in its metadata."""
     import numpy as np
 
@@ -218,9 +223,12 @@ def _run_onnx_file(
     if facts.get("input_encoding") != "direct":
         raise KdsnnError(f"{path.name}: it takes spikes over time, but data sets hold images; run it from Python")
     shape, scale = tuple(facts["input_shape"]), facts.get("input_scale")
-    images = load_data(data)
-    require_fit(path.stem, shape, images)
-    x, labels = pixels(images.x_test[:samples]).reshape(-1, *shape), images.y_test[:samples]
+    images = load_data(data, image_size=image_size)
+    outputs = runner.model.proto.graph.output[0].type.tensor_type.shape.dim
+    classes = (outputs[-1].dim_value or None) if outputs else None  # a length that is a name is not known
+    require_fit(path.stem, shape, images, classes=classes, class_names=class_names_in(facts.get("source")))
+    chosen, labels = some_tests(images, samples)
+    x = pixels(chosen).reshape(-1, *shape)
     runs = [run_onnx(runner, x, T=lowering.get("T"), progress=lambda done, total: progress("run on onnx", done, total))]
     title = f"{path.name} ({runner.model.form}, {facts['arithmetic']}, T={runs[0].output.shape[1]}) on {images.name}"
     consumed = x if scale is None else np.rint(x * np.float32(scale)).astype(np.int32)

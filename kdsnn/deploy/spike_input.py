@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from kdsnn.deploy.images import chosen
 from kdsnn.errors import KdsnnError, OptionError
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def require_pixels(network: Lowered) -> None:
 
 
 def spike_trains(spec: str, network: Lowered, samples: int) -> tuple[Array, Array]:
-    """The first test samples of `npz:FILE`: spikes (N, T, *shape), float32 of 0 and 1, and labels (N,).
+    """Test samples of `npz:FILE`, spread over the set: spikes (N, T, *shape), float32 of 0 and 1, and labels (N,).
 
     Raises:
         KdsnnError: a data set of images; an unreadable file; arrays that do not fit the network.
@@ -62,9 +63,11 @@ def spike_trains(spec: str, network: Lowered, samples: int) -> tuple[Array, Arra
 
     import numpy as np
 
+    from kdsnn.data import recognized
+
     graph = network.integer
     wanted = f"x_test (N, {', '.join(map(str, (graph.T, *graph.input.shape)))}) of 0 and 1, and y_test (N,)"
-    kind, _, name = spec.partition(":")
+    kind, _, name = recognized(spec).partition(":")
     if kind != "npz":
         raise OptionError(f"{{data}}: {network.name} reads spikes over time; give npz:FILE with {wanted}", data=spec)
     try:
@@ -76,7 +79,13 @@ def spike_trains(spec: str, network: Lowered, samples: int) -> tuple[Array, Arra
         raise KdsnnError(f"{name}: not a readable .npz with x_test and y_test ({reason})") from error
     if x.shape[1:] != (graph.T, *graph.input.shape) or y.shape != x.shape[:1] or not x.size:
         raise KdsnnError(f"{name}: x_test has shape {x.shape}, y_test {y.shape}; {network.name} takes {wanted}")
-    x, y = x[:samples], y[:samples]
+    rows = chosen(len(x), samples)
+    x, y = x[rows], y[rows]
     if y.dtype.kind not in "iu" or x.dtype.kind not in "biuf" or not np.isin(x, (0, 1)).all():
         raise KdsnnError(f"{name}: {network.name} takes {wanted}, as whole numbers; it holds {x.dtype} and {y.dtype}")
+    classes = graph.shapes[graph.output_name][0]
+    if y.min() < 0 or y.max() >= classes:
+        raise KdsnnError(
+            f"{name}: its labels run from {y.min()} to {y.max()}; {network.name} tells {classes} classes apart, 0 to {classes - 1}"
+        )
     return x.astype(np.float32), y.astype(np.int64)

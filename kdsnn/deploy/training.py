@@ -264,6 +264,7 @@ def _described(job: Training, module: nn.Module) -> CheckpointInfo:
         readout=job.readout if spiking and not own else None,
         neuron=job.neuron if spiking and not own else None,
         T=job.config.T if spiking else None,
+        class_names=job.data.class_names,
         metrics={"test_accuracy": accuracies[-1]},
         training=training,
     )

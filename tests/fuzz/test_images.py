@@ -235,7 +235,8 @@ def test_an_odd_folder_loses_nothing(
     shown = {image.tobytes() for image in (*data.x_train, *data.x_test)}
     assert shown == {picture(10 * k + i).tobytes() for k in range(10) for i in range(3)}
     assert any(f"{left_out} files that are no images" in note for note in data.notes) == bool(left_out)
-    assert len([line for line in found.stderr.splitlines() if line.startswith("note: ")]) == len(data.notes)
+    said = [line for line in found.stderr.splitlines() if line.startswith("note: ")]
+    assert len(said) == len(data.notes) + 1 and "10 classes: " in said[-1]
 
 
 def nothing_but_pipes(data: Path) -> None:

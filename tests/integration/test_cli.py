@@ -48,9 +48,9 @@ def cli(*arguments: object, code: int = 0) -> Done:
 
 
 def error_line(*arguments: object) -> str:
-    """Run a command that must fail as users' mistakes do: exit code 2, one line, no traceback."""
+    """Run a command that must fail as users' mistakes do: exit code 2, one line behind its remarks, no traceback."""
     done = cli(*arguments, code=2)
-    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    lines = [line for line in done.stderr.splitlines() if line.strip() and not line.startswith("note: ")]
     assert len(lines) == 1 and lines[0].startswith("error: "), done.stderr
     return lines[0]
 

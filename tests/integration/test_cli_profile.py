@@ -278,5 +278,4 @@ def test_some_samples_are_spread_over_all() -> None:
     """Test images sorted by class must not be counted by their first class."""
     assert some(np.arange(10)).tolist() == list(range(10))
     found = some(np.arange(10 * FEW_SAMPLES))
-    assert len(set(found.tolist())) == FEW_SAMPLES and (found[0], found[-1]) == (0, 10 * FEW_SAMPLES - 1)
-    assert np.diff(found).max() <= 11
+    assert (found // 10).tolist() == list(range(FEW_SAMPLES))

@@ -64,7 +64,9 @@ def test_folder_with_a_split_of_its_own(tmp_path, name):
     class_folders(tmp_path / name, 2, names=("cat", "bee"))
     data = load(f"folder:{tmp_path}")
     assert data.y_train.tolist() == [0] * 5 + [1] * 5 + [2] * 5 and data.y_test.tolist() == [1, 1, 2, 2]
-    assert not data.notes
+    assert data.notes == (
+        () if name == "test" else (f"train is taken for the training images, {name} for the test images.",)
+    )
 
     saved(tmp_path / name / "dog" / "0.png", picture(0))
     with pytest.raises(KdsnnError, match=r"has a class dog that .*train has not"):

@@ -46,6 +46,7 @@ from exporters.nir.values import (
     fold,
     identity,
     is_one,
+    just_above,
     pair,
     same_factor,
     sample_shape,
@@ -172,7 +173,7 @@ class _Reader:
                     "the file does not say how the input is coded; it is taken to be constant over time"
                 )
             self.warnings.append(
-                "NIR fires above the threshold, a SpikingGraph at it; it differs only where they are equal"
+                "NIR fires above the threshold, a SpikingGraph at it; so thresholds are one float32 step above the file's"
             )
 
     def graph(self) -> SpikingGraph:
@@ -366,7 +367,7 @@ class _Reader:
             level /= common
         reset: Reset = "soft" if fact(node, "reset", self.reset) == "soft" else "hard"
         scale = float(fact(node, "scale", 1.0))
-        threshold_value = round(level) if self.facts.get("integer") else level
+        threshold_value = round(level) if self.facts.get("integer") else level if self.facts else just_above(level)
         persists = persistence(name, node, x.shape, self.time)
         is_leaky = leak != 1 or persists
         neuron = LIF(threshold_value, leak, reset, scale, persists) if is_leaky else IF(threshold_value, reset, scale)

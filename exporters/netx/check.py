@@ -115,7 +115,10 @@ def problems(file: h5py.File) -> Iterator[str]:
                 yield f"{where}: Lava skips or refuses layers of this type; supported are input, conv, dense, flatten"
         if not seen_neurons:
             yield "it has no conv or dense layer"
-        elif not says_shape(groups[0]) and next(k for g in groups if (k := text(g["type"])) in ("conv", "dense")) == "conv":
+        elif (
+            not says_shape(groups[0])
+            and next(k for g in groups if (k := text(g["type"])) in ("conv", "dense")) == "conv"
+        ):
             yield "no input layer says the shape of what its first convolution reads; add one"
     except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)

@@ -35,7 +35,7 @@ from exporters.graph import (
     SpikingGraph,
     unique_name,
 )
-from exporters.graph.editing import topological_order
+from exporters.graph.editing import cycle_of, topological_order
 from exporters.nir.check import NirError, Unfolded, load, unfold
 from exporters.nir.neurons import PREFIX, Discretization, Time, constants, dynamics, fact, persistence, resting
 from exporters.nir.values import (
@@ -197,9 +197,8 @@ class _Reader:
             if not self.sources[name] and (not isinstance(node, nir.Input) or name in self.file.inner_ends):
                 raise NirError(f"{name}: nothing feeds this node; it needs an Input node before it")
         order = topological_order(self.file.nodes, self.file.edges)
-        stuck = sorted(set(self.file.nodes) - set(order))
-        if stuck:
-            raise NirError(f"recurrent connections through {', '.join(stuck[:6])} cannot be mapped")
+        if cycle := cycle_of(self.file.nodes, self.file.edges):
+            raise NirError(f"recurrent connections through {', '.join(cycle[:6])} cannot be mapped")
         return order
 
     # -- the new graph -------------------------------------------------------------------------

@@ -87,6 +87,22 @@ class Lowered(Result):
         return None if isinstance(self.chip, DeployError) else self.chip.metadata.get("quantization", {}).get("bits")
 
     @property
+    def input_bits(self) -> int:
+        """Bits of a pixel on the chip; 8 where the network was quantized elsewhere, or cannot be."""
+        return (
+            8
+            if isinstance(self.chip, DeployError)
+            else int(self.chip.metadata.get("quantization", {}).get("input_bits", 8))
+        )
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether it was quantized on images."""
+        return not isinstance(self.chip, DeployError) and bool(
+            self.chip.metadata.get("quantization", {}).get("calibration")
+        )
+
+    @property
     def reads_spikes(self) -> bool:
         """Whether its samples are spikes over time, and no encoder on the host makes them of images."""
         chip = self.graph or self.chip

@@ -269,7 +269,14 @@ def test_input_blocks_with_neurons_and_affine_read_outs(tmp_path: Path) -> None:
 
 def blocks(path: Path, *layers: dict) -> Path:
     """A file of layers of CUBA neurons as lava-dl's slayer lays them out."""
-    neuron = {"type": np.bytes_("CUBA"), "iDecay": 1024, "vDecay": 128, "vThMant": 80, "refDelay": 1, "gradedSpike": False}
+    neuron = {
+        "type": np.bytes_("CUBA"),
+        "iDecay": 1024,
+        "vDecay": 128,
+        "vThMant": 80,
+        "refDelay": 1,
+        "gradedSpike": False,
+    }
     with h5py.File(path, "w") as file:
         for index, layer in enumerate(layers):
             for key, value in layer.items():
@@ -308,7 +315,8 @@ CONVOLUTION = {"type": b"conv", "shape": [3, 4, 4], "weight": even(3, 1, 3, 3), 
 def test_what_lava_loads_is_read(tmp_path: Path, bare: list[dict], whole: list[dict]) -> None:
     """`lava.lib.dl.netx` 0.6 loads all of these; it folds 1-D weights by the shape and drops a fifth axis of length 1."""
     found, expected = (
-        netx.read(blocks(tmp_path / f"{i}.net", *layers), T=8, encoding="spikes") for i, layers in enumerate((bare, whole))
+        netx.read(blocks(tmp_path / f"{i}.net", *layers), T=8, encoding="spikes")
+        for i, layers in enumerate((bare, whole))
     )
     assert found.input.shape == expected.input.shape
     x = np.random.default_rng(0).integers(0, 2, (4, 8, *found.input.shape)).astype(np.float32)
@@ -323,7 +331,10 @@ def test_what_lava_loads_is_read(tmp_path: Path, bare: list[dict], whole: list[d
     [
         ([CONVOLUTION], "no input layer says the shape"),
         ([{**HIDDEN, "weight": even(15)}], r"the weight has shape \(15,\)"),
-        ([{"type": b"input", "shape": [1, 6, 6]}, {**CONVOLUTION, "weight": even(3, 1, 3, 3, 2)}], r"shape \(3, 1, 3, 3, 2\)"),
+        (
+            [{"type": b"input", "shape": [1, 6, 6]}, {**CONVOLUTION, "weight": even(3, 1, 3, 3, 2)}],
+            r"shape \(3, 1, 3, 3, 2\)",
+        ),
         ([{**HIDDEN, "shape": [0], "weight": even(8)}], r"the weight has shape \(8,\)"),
     ],
 )

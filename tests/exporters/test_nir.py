@@ -465,7 +465,9 @@ def test_integers_fire_above_the_threshold_as_nir_says(seed: int, leaky: bool, s
     """With small integers membranes often equal θ; half of all steps are worth nothing if that is a spike."""
     rng = np.random.default_rng(seed)
     w, theta = rng.integers(-3, 4, (6, 8)).astype(float), float(rng.integers(1, 6))
-    node = lif(6, tau=2e-4, r=2.0, threshold=theta) if leaky else nir.IF(full(scale / 1e-4, 6), full(theta, 6), full(0, 6))
+    node = (
+        lif(6, tau=2e-4, r=2.0, threshold=theta) if leaky else nir.IF(full(scale / 1e-4, 6), full(theta, 6), full(0, 6))
+    )
     graph = door.from_nir(nir_chain(nir.Linear(w), node, shape=(8,)), T=6, dt=1e-4, encoding="spikes")
     x = rng.integers(0, 2, (20, 6, 8)).astype(np.float32)
     v, expected = np.zeros((20, 6)), []

@@ -1,17 +1,23 @@
 """HDF5 files may be hostile, so they are looked through before any number in them is read.
 
 A compressed dataset of a few bytes, or one that was never written, can unfold to any size, a link can lead
-into another file, a group can contain itself.
+into another file, a group can contain itself. What may unfold follows from the file and the machine: beyond `ALWAYS_READ`
+bytes a dataset may declare only what deflate can have packed into the bytes that it has, and all of them together only
+what memory holds twice. Whatever this program writes, it reads: a network that is written has been in memory.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import Any
 
 import h5py
 
-MAX_BYTES = 2**30
+ALWAYS_READ = 2**30
+"""Bytes of numbers that are read however little of the file they take."""
+DEFLATE = 1032
+"""Deflate packs at most so many bytes into one (RFC 1951: 258 bytes in two bits)."""
 MAX_OBJECTS = 100_000
 MAX_DEPTH = 40
 
@@ -29,10 +35,21 @@ def flaw(file: h5py.File) -> str | None:
         if isinstance(item, h5py.Dataset):
             if item.external or item.is_virtual:
                 return f"{name}: its numbers are in another file, which is not followed"
-            total += item.size * item.dtype.itemsize if item.size else 0
-            if total > MAX_BYTES:
-                return f"{name}: its numbers would take more than {MAX_BYTES >> 20} MB with those before it"
+            declared = item.size * item.dtype.itemsize if item.size else 0
+            total += declared
+            if total > ALWAYS_READ and declared > DEFLATE * (stored := item.id.get_storage_size()):
+                return f"{name}: its numbers would take more than {declared >> 20:,} MB, and {stored:,} bytes of them are in the file"
+            if total > (room := max(ALWAYS_READ, _memory() // 2)):
+                return f"{name}: its numbers would take more than the {room >> 20:,} MB that this machine has for them"
     return None
+
+
+def _memory() -> int:
+    """The machine has so many bytes of memory; as few as are always read where the system does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # Windows has no sysconf
+        return ALWAYS_READ
 
 
 def _walk(group: h5py.Group, depth: int) -> Iterator[tuple[str, int, Any]]:

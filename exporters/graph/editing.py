@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from exporters.graph.errors import GraphError
@@ -57,6 +57,23 @@ def topological_order(names: Iterable[str], edges: Iterable[Edge]) -> list[str]:
             if waiting[target] == 0:
                 order.append(target)
     return order
+
+
+def cycle_of(names: Iterable[str], edges: Sequence[Edge]) -> list[str]:
+    """The nodes of one cycle come in the order of its edges, without what lies before or behind it; none where there is
+    no cycle."""
+    place = {name: i for i, name in enumerate(names)}
+    ordered = set(topological_order(place, edges))
+    feeding = {b: a for a, b in edges if a not in ordered}
+    name = next((name for name in place if name not in ordered), None)
+    walked: dict[str, None] = {}
+    while name is not None and name not in walked:  # backward, where every such node has another before it
+        walked[name] = None
+        name = feeding[name]
+    loop = list(walked)
+    loop = loop[loop.index(name) :][::-1] if name is not None else []
+    first = min(range(len(loop)), key=lambda i: place[loop[i]], default=0)
+    return loop[first:] + loop[:first]
 
 
 def over_positions(bias: Array, shape: Shape) -> Array:

@@ -23,6 +23,9 @@ BIAS_LIMIT = 2**15 - 1
 """Largest |bias|: Lava keeps the mantissa in 16 bits."""
 THRESHOLD_LIMIT = 2**17
 """Largest integer threshold V: the file stores V − 1 in 17 bits."""
+MIXED_THRESHOLD_LIMIT = THRESHOLD_LIMIT // 2
+"""Largest V behind weights of both signs on the chip, which then holds even weights only: all is doubled, and V is
+stored as 2V − 1 in 17 bits. Lava's simulator takes odd weights too."""
 SILENT = THRESHOLD_LIMIT + 1
 """A threshold that no membrane can reach, since Lava's saturates below 131,072: neurons that only integrate."""
 DECAY_ONE = 4096

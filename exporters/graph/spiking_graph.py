@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from exporters.graph.editing import Edge, topological_order
+from exporters.graph.editing import Edge, cycle_of, topological_order
 from exporters.graph.errors import GraphError, require
 from exporters.graph.inference import infer_shape, infer_signal
 from exporters.graph.nodes import AnyNeuron, AnySynapse, Array, Input, Neuron, Node, Output, Shape, SignalKind, Synapse
@@ -45,7 +45,7 @@ class SpikingGraph:
             raise GraphError(f"T is {self.T!r}; the number of time steps must be a whole number of at least 1")
         order = topological_order(self.nodes, self.edges)
         if len(order) < len(self.nodes):
-            loop = ", ".join(sorted(set(self.nodes) - set(order)))
+            loop = ", ".join(cycle_of(self.nodes, tuple(self.edges)))
             raise GraphError(f"the graph has a cycle through {loop}; recurrent connections are not supported")
         for name in order:
             kind = type(self.nodes[name]).__name__

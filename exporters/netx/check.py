@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,24 @@ def text(dataset: Any) -> str:
     return value.decode("ascii") if isinstance(value, bytes) else str(value)
 
 
+def weight_of(kind: str, group: h5py.Group) -> Array:
+    """The weights of a layer are (Cout, Cin/groups, kH, kW) or (N, F), whichever way the file has them.
+
+    As netx does, a dense layer's flat weights are folded by its shape, and a convolution's last axis of length 1, which
+    slayer keeps for time, is left off. Any other array comes as it is.
+    """
+    weight = np.asarray(group["weight"][()])
+    neurons = math.prod(np.asarray(group["shape"][()]).reshape(-1).tolist())
+    if kind == "dense" and weight.ndim == 1 and neurons > 0 and weight.size % neurons == 0:
+        return weight.reshape(neurons, -1)
+    return weight[..., 0] if kind == "conv" and weight.ndim == 5 and weight.shape[-1] == 1 else weight
+
+
+def says_shape(group: h5py.Group) -> bool:
+    """A group says the shape of the network's input if it is an input layer and has one; netx takes both to be optional."""
+    return text(group["type"]) == "input" and "shape" in group
+
+
 def validate(path: Path) -> list[str]:
     """The findings are what Lava would silently skip, clip, wrap or crash on in a `.net` file: one line each, none if
     it is sound.
@@ -96,16 +115,21 @@ def problems(file: h5py.File) -> Iterator[str]:
                 yield f"{where}: Lava skips or refuses layers of this type; supported are input, conv, dense, flatten"
         if not seen_neurons:
             yield "it has no conv or dense layer"
+        elif (
+            not says_shape(groups[0])
+            and next(k for g in groups if (k := text(g["type"])) in ("conv", "dense")) == "conv"
+        ):
+            yield "no input layer says the shape of what its first convolution reads; add one"
     except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         yield f"it is damaged inside ({reason[:120]})"
 
 
 def _input_problems(group: h5py.Group) -> Iterator[str]:
-    if "shape" not in group:
-        yield "the shape is missing"
     if "neuron" not in group:
         return
+    if "shape" not in group:
+        yield "the shape is missing"
     for key in ("weight", "bias"):
         if key in group:
             values = np.asarray(group[key][()])
@@ -126,7 +150,7 @@ def _layer_problems(kind: str, group: h5py.Group, *, last: bool) -> Iterator[str
     if missing:
         yield f"{', '.join(missing)} missing"
         return
-    weight = np.asarray(group["weight"][()])
+    weight = weight_of(kind, group)
     if weight.ndim != (4 if kind == "conv" else 2) or weight.size == 0:
         yield f"the weight has shape {weight.shape}"
         return

@@ -24,7 +24,7 @@ from exporters.graph import (
     chain,
 )
 from exporters.graph.registers import SILENT, leak_of
-from exporters.netx.check import NetxError, layer_groups, opened, problems, text
+from exporters.netx.check import NetxError, layer_groups, opened, problems, says_shape, text, weight_of
 from exporters.netx.sidecar import digest, read_sidecar, sidecar_path
 
 
@@ -33,6 +33,8 @@ def read(path: Path, *, T: int | None = None, encoding: Literal["direct", "spike
 
     T, the input encoding and the scales come from the JSON file beside it; without one (slayer writes none),
     pass T and the encoding: graded 8-bit pixels ("direct") or "spikes".
+
+    Without an input layer, or one that says a shape, the first dense layer reads one flat spike for each of its columns.
 
     An input layer with neurons (slayer's `Input` block) becomes synapses of its own, one per pixel with the
     block's weight and bias: what Lava computes when weight·pixel + bias is written to the neurons' `bias_mant`
@@ -75,18 +77,26 @@ def _to_graph(file: h5py.File, T: int, extra: dict[str, Any]) -> SpikingGraph:
     names = [(row["synapse"], row["neuron"], float(row["scale"])) for row in extra.get("layers", [])]
     nodes: list[tuple[str, Node]] = []
     k = 0
-    for index, group in enumerate(layer_groups(file)):
+    groups = layer_groups(file)
+    if not says_shape(groups[0]):
+        first = next(group for group in groups if text(group["type"]) == "dense")
+        nodes.append(("input", Input((weight_of("dense", first).shape[1],), encoding, scale)))
+    for index, group in enumerate(groups):
         kind = text(group["type"])
         if kind == "input":
+            if not says_shape(group):
+                continue
             shape = tuple(int(d) for d in np.asarray(group["shape"][()]).reshape(-1))
             nodes.append(("input", Input(shape, encoding, scale)))
             if "neuron" in group:
                 nodes += _driven_neurons(group, shape)
         elif kind == "flatten":
+            if len(nodes) == 1 and not says_shape(groups[0]):
+                continue  # the columns of the dense layer behind it are flat already
             nodes.append((f"flatten{index}", Flatten()))
         else:
             synapse, neuron, unit = names[k] if k < len(names) else (f"layer{index}", f"layer{index}.neuron", 1.0)
-            weight = np.asarray(group["weight"][()]).astype(np.int32)
+            weight = weight_of(kind, group).astype(np.int32)
             bias = np.asarray(group["bias"][()]).T.astype(np.int32) if "bias" in group else None  # a map is (W, H, C)
             node: Node = Linear(weight, bias)
             if kind == "conv":

@@ -12,7 +12,7 @@ import numpy as np
 from exporters.graph import Array, Shape
 from exporters.graph.currents import uniform
 from exporters.nir.check import NirError
-from exporters.nir.values import fit, snapped
+from exporters.nir.values import fit, just_below, snapped
 
 PREFIX = "kdsnn_deploy_"
 Discretization = Literal["euler", "exponential"]
@@ -56,7 +56,11 @@ def constants(name: str, node: Any, shape: Shape, time: Time) -> tuple[float, Ar
     if isinstance(node, nir.Threshold):  # no memory
         return 0.0, np.ones(shape), fit(name, node.threshold, shape)
     leak, gain = dynamics(name, node, shape, time)
-    return leak, gain, fit(name, node.v_threshold, shape) - resting(name, node, shape)
+    threshold = fit(name, node.v_threshold, shape)
+    exact = fact(node, "threshold")
+    if exact is not None and (threshold == just_below(float(exact))).all():  # written by this program
+        threshold = np.full(shape, float(exact))
+    return leak, gain, threshold - resting(name, node, shape)
 
 
 def dynamics(name: str, node: Any, shape: Shape, time: Time) -> tuple[float, Array]:

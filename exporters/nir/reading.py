@@ -43,11 +43,11 @@ from exporters.graph.currents import (
     scaled_inputs,
     uniform,
 )
-from exporters.graph.editing import topological_order
+from exporters.graph.editing import cycle_of, topological_order
 from exporters.graph.inference import infer_shape
 from exporters.nir.check import NirError, Unfolded, load, unfold
 from exporters.nir.neurons import PREFIX, Discretization, Time, constants, dynamics, fact, persistence, resting
-from exporters.nir.values import connected_without, fit, pair, sample_shape, synapse_of
+from exporters.nir.values import connected_without, fit, just_above, pair, sample_shape, synapse_of
 
 Reset = Literal["hard", "soft"]
 MAX_ELEMENTS = 2**26
@@ -168,7 +168,7 @@ class _Reader:
                     "the file does not say how the input is coded; it is taken to be constant over time"
                 )
             self.warnings.append(
-                "NIR fires above the threshold, a SpikingGraph at it; it differs only where they are equal"
+                "NIR fires above the threshold, a SpikingGraph at it; so thresholds are one float32 step above the file's"
             )
 
     def graph(self) -> SpikingGraph:
@@ -192,9 +192,8 @@ class _Reader:
             if not self.sources[name] and (not isinstance(node, nir.Input) or name in self.file.inner_ends):
                 raise NirError(f"{name}: nothing feeds this node; it needs an Input node before it")
         order = topological_order(self.file.nodes, self.file.edges)
-        stuck = sorted(set(self.file.nodes) - set(order))
-        if stuck:
-            raise NirError(f"recurrent connections through {', '.join(stuck[:6])} cannot be mapped")
+        if cycle := cycle_of(self.file.nodes, self.file.edges):
+            raise NirError(f"recurrent connections through {', '.join(cycle[:6])} cannot be mapped")
         return order
 
     # -- nodes ---------------------------------------------------------------------------------
@@ -319,7 +318,7 @@ class _Reader:
             level /= common
         reset: Reset = "soft" if fact(node, "reset", self.reset) == "soft" else "hard"
         scale = float(fact(node, "scale", 1.0))
-        threshold_value = round(level) if self.facts.get("integer") else level
+        threshold_value = round(level) if self.facts.get("integer") else level if self.facts else just_above(level)
         persists = persistence(name, node, x.shape, self.time)
         is_leaky = leak != 1 or persists
         neuron = LIF(threshold_value, leak, reset, scale, persists) if is_leaky else IF(threshold_value, reset, scale)

@@ -20,6 +20,17 @@ def pair(value: Any) -> Pair:
     return (int(values[0]), int(values[-1]))
 
 
+def just_above(threshold: float) -> float:
+    """The smallest float32 above a threshold: NIR's v > θ is v ≥ this for every membrane that float32 holds, integers among them."""
+    nearest = np.float32(threshold)
+    return float(nearest if nearest > threshold else np.nextafter(nearest, np.float32(np.inf)))
+
+
+def just_below(threshold: float) -> float:
+    """The largest float32 below a threshold: to fire above it is, for membranes that float32 holds, to fire at `threshold`."""
+    return -just_above(-threshold)
+
+
 def snapped(gain: Array) -> Array:
     """One where it is one but for the rounding of r·dt."""
     return np.where(np.isclose(gain, 1.0, rtol=1e-6, atol=0), 1.0, gain)

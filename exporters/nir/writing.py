@@ -7,6 +7,7 @@ import itertools
 import json
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from exporters.graph import (
 )
 from exporters.nir.check import NirError
 from exporters.nir.neurons import PREFIX
+from exporters.nir.values import just_below
 from exporters.passes.kernels import merge_groups, or_synapses
 
 DT = 1e-4
@@ -74,7 +76,7 @@ def write(graph: SpikingGraph, path: Path, *, dt: float = DT) -> Path:
 
 def losses(graph: SpikingGraph) -> tuple[str, ...]:
     """What other programs will not see in the file, because NIR has no word for it: one sentence each."""
-    found = ["NIR fires above the threshold, this network at it; it differs where a membrane equals it exactly"]
+    found = []
     soft = [name for name, node in graph.neurons.items() if node.reset == "soft"]
     if soft:
         found.append(f"reset by subtraction ({', '.join(soft)}) is in the metadata only; other programs reset to zero")
@@ -149,7 +151,9 @@ def _parts(graph: SpikingGraph, name: str, node: Node, dt: float) -> Iterator[tu
         case IF() | LIF():
             if node.current_leak:
                 _check_current(graph, name)
-            yield "", _neurons(node, shape, dt, reset=node.reset, scale=node.scale)
+            facts = {"reset": node.reset, "scale": node.scale, "threshold": float(node.threshold)}
+            # NIR's neurons fire above their threshold, these at it
+            yield "", _neurons(replace(node, threshold=just_below(node.threshold)), shape, dt, **facts)
 
 
 def _weights(values: Array | None) -> Array:

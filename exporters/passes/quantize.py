@@ -6,8 +6,9 @@ Per membrane one scale s (integer units per real unit; Loihi's threshold is one 
     W_q = rint(s·W),   b_q = rint(s·b),   V = ceil(s·v_threshold)
 
 With integer membranes, `A ≥ V` is then exactly Lava's `v > (V − 1)·64`, and exactly `A ≥ s·v_threshold`: rounding the
-threshold up moves no spike. The scale is the largest that respects every limit of the chip's registers, so an integer
-graph made here can neither wrap nor clip; where that costs resolution, `LayerScale` says so.
+threshold up moves no spike. The scale is the largest that respects every limit of the registers, Lava's and the chip's own
+(`exporters.graph.registers`), so an integer graph made here can neither wrap nor clip, and what `check` holds against a
+Loihi is not a threshold that was chosen here; where that costs resolution, `LayerScale` says so.
 
 Calibrated, that is with `moments` of what every layer reads, the scale may be larger by up to 1/`CLIP_RATIOS[-1]`: the
 few weights that then pass the largest integer are cut there, the others are represented more finely, and biases take up
@@ -26,7 +27,14 @@ import numpy as np
 from exporters.errors import DeployError
 from exporters.graph import LIF, AnySynapse, Array, Neuron, Node, Output, SpikingGraph
 from exporters.graph.bounds import channel_bounds, input_bounds
-from exporters.graph.registers import BIAS_LIMIT, CURRENT_LIMIT, THRESHOLD_LIMIT, decay_of, leak_of
+from exporters.graph.registers import (
+    BIAS_LIMIT,
+    CURRENT_LIMIT,
+    MIXED_THRESHOLD_LIMIT,
+    THRESHOLD_LIMIT,
+    decay_of,
+    leak_of,
+)
 from exporters.passes.integer_inputs import integer_inputs
 from exporters.passes.membranes import Membrane, membranes_of, neuron_depths
 from exporters.passes.moments import (
@@ -187,7 +195,7 @@ def _fits(setting: _Setting, membrane: Membrane, scale: float, rounded: Mapping[
     """A scale fits when nothing passes a register or vanishes at it."""
     highest = max(_thresholds(setting.graph, membrane), default=0.0)
     return (
-        _integer_threshold(scale * highest) <= THRESHOLD_LIMIT
+        _integer_threshold(scale * highest) <= _threshold_limit(setting.graph, membrane)
         and round(scale * _largest_bias(setting.graph, membrane)) <= BIAS_LIMIT
         and all(s.weight.any() for s in rounded.values())
         and _current(setting, membrane, rounded) <= CURRENT_LIMIT
@@ -208,6 +216,13 @@ def _unit(graph: SpikingGraph, membrane: Membrane) -> float:
 
 def _thresholds(graph: SpikingGraph, membrane: Membrane) -> list[float]:
     return [float(graph.neurons[end].threshold) for end in membrane.ends if end in graph.neurons]
+
+
+def _threshold_limit(graph: SpikingGraph, membrane: Membrane) -> int:
+    """The largest threshold that a chip's register holds behind these weights."""
+    weights = [graph.synapses[name].weight for name in membrane.synapses]
+    is_mixed = any((w < 0).any() for w in weights) and any((w > 0).any() for w in weights)
+    return MIXED_THRESHOLD_LIMIT if is_mixed else THRESHOLD_LIMIT - 1
 
 
 def _largest_bias(graph: SpikingGraph, membrane: Membrane) -> float:
@@ -280,7 +295,7 @@ def _largest_scale(setting: _Setting, membrane: Membrane) -> Chosen:
     limits = {"weights": setting.largest / top}
     thresholds, bias = _thresholds(setting.graph, membrane), _largest_bias(setting.graph, membrane)
     if thresholds:
-        limits["threshold"] = (THRESHOLD_LIMIT - 1) / max(thresholds)
+        limits["threshold"] = _threshold_limit(setting.graph, membrane) / max(thresholds)
     if bias > 0:
         limits["bias"] = BIAS_LIMIT / bias
     limited_by = min(limits, key=limits.__getitem__)

@@ -6,7 +6,7 @@ good to know. Numbers are compared with the chip's registers, not with Lava's si
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,6 +21,8 @@ from hardware.chips.placement import Placement, PlacementError, place
 
 COARSE_THRESHOLD = 10
 """Below this many units of weight a threshold is coarse: rounding moves it by 5 % or more."""
+FEWER_BITS = "quantize with fewer bits"
+"""So begins what to change where smaller integers could put it right, and nothing has tried how many."""
 COARSE_WEIGHTS = 0.05
 """Relative RMS error of a layer's weights that is worth a warning; 8 bits usually give 0.01."""
 
@@ -55,7 +57,12 @@ def host_layers(chain: SpikingGraph, target: Target) -> int:
 
 
 def check(
-    chain: SpikingGraph, target: Target, *, scales: Sequence[LayerScale] = (), max_chips: int | None = None
+    chain: SpikingGraph,
+    target: Target,
+    *,
+    scales: Sequence[LayerScale] = (),
+    max_chips: int | None = None,
+    give_up: Callable[[Finding], bool] | None = None,
 ) -> Fit:
     """Hold an integer chain (from `to_chain`) against a chip.
 
@@ -64,6 +71,7 @@ def check(
         target: the chip.
         scales: how its layers were quantized, from `quantize`.
         max_chips: chips at hand; the largest system built by default.
+        give_up: no placement is looked for, which takes longest, where the numbers alone bring such a finding.
 
     Raises:
         DeployError: the graph is not a chain.
@@ -76,7 +84,8 @@ def check(
     found.append(Finding("note", "", f"{len(steps)} layers: the answer is {len(steps)} time steps behind the input"))
     placement = None
     try:
-        placement = place(chain, target, host_layers=on_host)
+        if give_up is None or not any(map(give_up, found)):
+            placement = place(chain, target, host_layers=on_host)
     except PlacementError as error:
         what, _, change = str(error).removeprefix(f"{error.layer}: ").partition("; ")
         found.append(Finding("error", error.layer, what, change))
@@ -94,7 +103,7 @@ def _input(chain: SpikingGraph, target: Target) -> Iterator[Finding]:
     if not target.graded_spikes and bits > 1:
         yield Finding(
             "warning", first, f"it reads {bits}-bit pixels, and {target.title} has no graded spikes",
-            "run this layer on the host and send its spikes (`export --encoder host`); it is not placed",
+            "run this layer on the host (export with the encoder there) and send its spikes; it is not placed",
         )  # fmt: skip
     elif bits > 1:
         yield Finding("note", first, f"it reads {bits}-bit pixels as graded spikes (input_message_bits={bits})")
@@ -104,9 +113,14 @@ def _quantization(scales: Sequence[LayerScale]) -> Iterator[Finding]:
     for scale in scales:
         if scale.rms_error > COARSE_WEIGHTS:
             held = "" if scale.limited_by == "weights" else f", held down by the {scale.limited_by}"
+            change = (
+                "more bits"
+                if not held
+                else "fewer bits of a pixel where the input holds it down, smaller biases or fan-in"
+            )
             yield Finding(
                 "warning", scale.name, f"rounding changes its weights by {100 * scale.rms_error:.1f} % (RMS){held}",
-                "more --bits, or fewer --input-bits where the input holds it down; compare with run --on emulator",
+                f"{change}; or calibrate, and compare accuracy on the emulator",
             )  # fmt: skip
 
 
@@ -121,12 +135,11 @@ def _registers(step: ChainLayer, target: Target) -> Iterator[Finding]:
     largest = int(np.abs(weight.astype(np.int64)).max())
     room = (1 << bits) - 1 >> both
     if largest > room:
-        fewer = max(2, 8 - (largest // (room + 1)).bit_length())
         relayed = " (a relayed spike has the threshold as its weight)" if step.name.endswith(".level") else ""
         yield Finding(
             "error", step.name, f"a weight of {largest}{relayed}; {target.title} holds ±{room}" if both else
             f"a weight of {largest}{relayed}; {target.title} holds {room}",
-            f"quantize with fewer bits: try --bits {fewer}, or clip the largest weights when training",
+            f"{FEWER_BITS}, or clip the largest weights when training",
         )  # fmt: skip
     top = (1 << target["threshold_bits"]) - 1
     mantissa = 2 * step.threshold - 1 if both else step.threshold - 1
@@ -138,12 +151,12 @@ def _registers(step: ChainLayer, target: Target) -> Iterator[Finding]:
     elif mantissa > top:
         yield Finding(
             "error", step.name, f"a threshold of {mantissa} (vThMant); {target.title} holds {top}",
-            "quantize with fewer bits, or lower the neurons' threshold when training",
+            f"{FEWER_BITS}, or lower the neurons' threshold when training",
         )  # fmt: skip
     elif 2 < step.threshold < COARSE_THRESHOLD:
         yield Finding(
             "warning", step.neuron_name, f"a threshold of {step.threshold} units: its weights are coarse steps",
-            "more --bits, or fewer --input-bits; or clip the largest weights when training",
+            "more bits, fewer bits of a pixel, or clip the largest weights when training",
         )  # fmt: skip
     bias = 0 if step.synapse.bias is None else int(np.abs(step.synapse.bias).max())
     widest = (1 << target["bias_bits"] - 1) - 1

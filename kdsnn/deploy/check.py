@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdsnn.deploy.formats import FORMATS
 from kdsnn.deploy.lower import lower
+from kdsnn.deploy.lowered import Lowered
 from kdsnn.deploy.progress import Progress, silent
 from kdsnn.deploy.tables import Result
 from profilers.text_table import TextTable, table
@@ -17,6 +19,10 @@ if TYPE_CHECKING:
     from hardware.chips.limits import Target
     from hardware.chips.placement import Placement
     from kdsnn.deploy.lower import NetworkSource
+
+WRITE_AGAIN = "write the file again; nothing can be checked before it is sound"
+OTHER_LAYERS = "build this part of the network of layers that can be lowered"
+ONLY_ONNX = "build this part of the network differently for a chip; ONNX takes it as it is"
 
 RESOURCES = ("neurons", "memory", "input axons", "output axons")
 """What a core has, as the table names it."""
@@ -65,7 +71,7 @@ class CheckResult(Result):
             title = f"{self.source} on {self.fit.target.title}: fullest core of each layer"
             found.append(table(title, ["layer", "neurons", "in all", "cores", "limited by", *RESOURCES], rows))
         if self.fit.findings:
-            cells = [[f.severity, f.layer, f.what, f.change] for f in self.fit.findings]
+            cells = [[f.severity, f.layer, f.what, f.change or "nothing"] for f in self.fit.findings]
             found.append(table("findings", ["severity", "layer", "what", "what to change"], cells))
         return tuple(found)
 
@@ -120,20 +126,73 @@ def _fit(source: NetworkSource, chip: Target, chips: int | None, progress: Progr
     """Load, lower and check; what cannot be lowered is a finding."""
     from exporters.errors import DeployError
     from exporters.netx import NetxError
-    from exporters.passes.chain import to_chain
     from hardware.chips import fit
 
     problems = _of_file(Path(source)) if isinstance(source, str | Path) else []
     if problems:
-        return fit.Fit(chip, tuple(fit.Finding("error", layer, what, change) for layer, what, change in problems), None)
+        findings = (fit.Finding("error", layer, what, change or WRITE_AGAIN) for layer, what, change in problems)
+        return fit.Fit(chip, tuple(findings), None)
     try:
         network = lower(source, progress=progress, **lowering)
-        chain = to_chain(network.integer)
     except NetxError:  # a readable file without T, say: nothing about the network
         raise
     except DeployError as error:
-        return fit.Fit(chip, (_refusal(error),), None)
-    return fit.check(chain, chip, scales=network.layer_scales, max_chips=chips)
+        return fit.Fit(chip, (_refusal(error, OTHER_LAYERS),), None)
+    found = _held(network, chip, chips)
+    return found if found.fits else _with_remedy(found, network, chips, lowering)
+
+
+def _held(network: Lowered, chip: Target, chips: int | None, give_up: Callable[[Finding], bool] | None = None) -> Fit:
+    """A lowered network against a chip; that it makes no chain is a finding too."""
+    from exporters.errors import DeployError
+    from exporters.passes.chain import to_chain
+    from hardware.chips import fit
+
+    try:
+        chain = to_chain(network.integer)
+    except DeployError as error:
+        return fit.Fit(chip, (_refusal(error, OTHER_LAYERS if network.exact is None else ONLY_ONNX),), None)
+    return fit.check(chain, chip, scales=network.layer_scales, max_chips=chips, give_up=give_up)
+
+
+def _with_remedy(found: Fit, network: Lowered, chips: int | None, lowering: dict[str, Any]) -> Fit:
+    """Where fewer bits could put errors right, they are tried, the most first, and the errors say what came of it."""
+    from hardware.chips.fit import FEWER_BITS
+
+    def is_curable(finding: Finding) -> bool:
+        return finding.severity == "error" and FEWER_BITS in finding.change
+
+    if not any(map(is_curable, found.findings)):
+        return found
+    if network.graph is None or network.bits is None:
+        change = "its integers are fixed; check the network that they were made from, with fewer bits"
+    elif network.calibrated and lowering.get("calibrate") is None:
+        change = "it is calibrated already; check the network that it was made from, with fewer bits"
+    else:
+        change = _tried(network, found.target, chips, lowering, is_curable)
+    findings = tuple(replace(f, change=change) if is_curable(f) else f for f in found.findings)
+    return replace(found, findings=findings)
+
+
+def _tried(
+    network: Lowered, chip: Target, chips: int | None, lowering: dict[str, Any], is_curable: Callable[[Finding], bool]
+) -> str:
+    """What to change, after every number of bits from one below the network's down was tried until one put it right."""
+    from exporters.errors import DeployError
+
+    assert network.graph is not None and network.bits is not None
+    how = {key: lowering[key] for key in ("calibrate", "calibration_samples") if key in lowering}
+    pixel_bits = network.input_bits
+    for bits in range(network.bits - 1, 1, -1):
+        again = lower(network.graph, bits=bits, input_bits=pixel_bits, **how)
+        if network.encoder is not None and not isinstance(again.chip, DeployError):
+            again = lower(again, encoder="host")
+        found = _held(again, chip, chips, give_up=is_curable)
+        if found.fits:
+            return f"quantize with {bits} bits: tried, it fits"
+        if not any(map(is_curable, found.findings)):
+            return f"quantize with {bits} bits: tried, its numbers fit, though not all else"
+    return f"no fewer bits make it fit ({network.bits - 1} to 2 were tried); clip the largest weights when training"
 
 
 def _of_file(path: Path) -> list[tuple[str, str, str]]:
@@ -155,11 +214,12 @@ def _parts(message: str) -> tuple[str, str, str]:
     return layer, what, change
 
 
-def _refusal(error: Exception) -> Finding:
+def _refusal(error: Exception, otherwise: str) -> Finding:
+    """An error as a finding, with what to change if the error does not say it."""
     from hardware.chips.fit import Finding
 
     layer, what, change = _parts(" ".join(str(error).split()))
-    return Finding("error", layer, what, change)
+    return Finding("error", layer, what, change or otherwise)
 
 
 def described(placement: Placement) -> dict[str, Any]:

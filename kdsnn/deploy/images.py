@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     from exporters.graph import Array
     from kdsnn.data import DataSet
-    from kdsnn.deploy.lowered import Lowered
     from kdsnn.deploy.trained import TrainedNetwork
 
     ImageSize = int | tuple[int, int] | None
@@ -122,20 +121,6 @@ def _remedy(shape: tuple[int, ...], data: DataSet) -> str:
     recolored = "" if channels == shape[0] else "+rgb" if channels == 1 else "+gray"
     what = " and ".join(["resize them"] * bool(resized) + ["convert the channels"] * bool(recolored))
     return f"; to {what}, add {resized}{recolored} to the name of the data"
-
-
-def require_network_fit(name: str, network: Lowered, data: DataSet) -> None:
-    """Compare a lowered network with a data set.
-
-    Raises:
-        KdsnnError: as `require_fit`.
-    """
-    graph = network.graph or network.integer
-    outputs = graph.shapes[graph.output_name]
-    require_fit(
-        name, network.input_shape, data, classes=outputs[0] if len(outputs) == 1 else None,
-        class_names=class_names_in(graph.metadata),
-    )  # fmt: skip
 
 
 def class_names_in(metadata: Any) -> tuple[str, ...]:

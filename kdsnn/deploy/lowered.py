@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from exporters.errors import DeployError
+from kdsnn.deploy.images import class_names_in, require_fit
 from kdsnn.deploy.quantization import drift_rows, quantization_table
 from kdsnn.deploy.tables import Result, TextTable
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from exporters.graph import Array, Shape, SpikingGraph
     from exporters.passes.quantize import LayerScale
     from hardware.emulator.calibration import LayerDrift
+    from kdsnn.data import DataSet
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +78,22 @@ class Lowered(Result):
     @property
     def bits(self) -> int | None:
         """Bits of a weight; None where the network was quantized elsewhere, or cannot be."""
-        return None if isinstance(self.chip, DeployError) else self.chip.metadata.get("quantization", {}).get("bits")
+        return self._quantization.get("bits")
+
+    @property
+    def input_bits(self) -> int:
+        """Bits of a pixel on the chip; 8 where the network was quantized elsewhere, or cannot be."""
+        return int(self._quantization.get("input_bits", 8))
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether it was quantized on images."""
+        return bool(self._quantization.get("calibration"))
+
+    @property
+    def _quantization(self) -> Mapping[str, Any]:
+        """What the chip's graph says of how it was quantized."""
+        return {} if isinstance(self.chip, DeployError) else self.chip.metadata.get("quantization", {})
 
     @property
     def reads_spikes(self) -> bool:
@@ -103,3 +120,17 @@ class Lowered(Result):
     def rows(self) -> list[dict[str, Any]]:
         """How each synapse layer was quantized; the measured columns are there only where it was calibrated."""
         return drift_rows(self.layer_scales, self.layer_drifts)
+
+
+def require_network_fit(name: str, network: Lowered, data: DataSet) -> None:
+    """Compare a lowered network with a data set.
+
+    Raises:
+        KdsnnError: as `require_fit`.
+    """
+    graph = network.graph or network.integer
+    outputs = graph.shapes[graph.output_name]
+    require_fit(
+        name, network.input_shape, data, classes=outputs[0] if len(outputs) == 1 else None,
+        class_names=class_names_in(graph.metadata),
+    )  # fmt: skip

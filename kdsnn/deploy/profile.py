@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from exporters.graph import unique_name
 from kdsnn.deploy.counting import count, count_ann
-from kdsnn.deploy.images import load_data, require_network_fit, some_tests
+from kdsnn.deploy.images import load_data, some_tests
 from kdsnn.deploy.load import ann_of, load
 from kdsnn.deploy.lower import lower
-from kdsnn.deploy.lowered import Lowered
+from kdsnn.deploy.lowered import Lowered, require_network_fit
 from kdsnn.deploy.on_chip import place_all
 from kdsnn.deploy.progress import Progress, silent
 from kdsnn.deploy.report_options import busy_time, distinct, energy_models

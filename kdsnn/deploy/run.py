@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from kdsnn.deploy.backends import BackendRun, RunOptions, opened, require_backend, run_onnx
 from kdsnn.deploy.comparisons import BackendComparison, comparisons, joined, joined_comparisons
-from kdsnn.deploy.images import Pixels, class_names_in, load_data, pixels, require_fit, require_network_fit, some_tests
+from kdsnn.deploy.images import Pixels, class_names_in, load_data, pixels, require_fit, some_tests
 from kdsnn.deploy.lower import lower
-from kdsnn.deploy.lowered import Lowered
+from kdsnn.deploy.lowered import Lowered, require_network_fit
 from kdsnn.deploy.places import writable_file
 from kdsnn.deploy.progress import Progress, silent
 from kdsnn.deploy.tables import Result

@@ -19,6 +19,7 @@ from exporters.graph import (
     SpikingGraph,
     chain,
 )  # fmt: skip
+from exporters.graph.editing import cycle_of
 
 W = np.ones((2, 3))
 K = np.ones((4, 1, 3, 3))
@@ -68,7 +69,7 @@ def test_shapes_and_signals() -> None:
         (lambda: chain([("in", Input((3,))), ("fc", Linear(W)), ("sn", IF(1)), ("out", Output("membrane"))], 2), '"membrane" read-out needs'),
         (lambda: chain([("in", Input((3,))), ("fc", Linear(W)), ("sn", IF(1))], 2), "0 Output nodes"),
         (lambda: SpikingGraph({"in": Input((3,)), "out": Output()}, (("in", "nowhere"),), 2), "'nowhere', which is not a node"),
-        (lambda: SpikingGraph({"in": Input((3,)), "a": Linear(np.eye(3)), "b": Linear(np.eye(3)), "out": Output()}, (("in", "a"), ("a", "b"), ("b", "a"), ("b", "out")), 2), "cycle"),
+        (lambda: SpikingGraph({"in": Input((3,)), "a": Linear(np.eye(3)), "b": Linear(np.eye(3)), "out": Output()}, (("in", "a"), ("a", "b"), ("b", "a"), ("b", "out")), 2), "cycle through a, b; rec"),
         (lambda: SpikingGraph({"in": Input((3,)), "a": Linear(np.eye(3)), "b": Linear(W), "s": IF(1), "out": Output()}, (("in", "a"), ("in", "b"), ("a", "s"), ("b", "s"), ("s", "out")), 2), "different shapes"),
         (lambda: SpikingGraph({"in": Input((3,)), "a": Linear(np.eye(3)), "s": IF(1), "out": Output()}, (("in", "a"), ("in", "s"), ("a", "s"), ("s", "out")), 2), "different kinds of signal"),
         (lambda: SpikingGraph({"in": Input((3,)), "a": Linear(W), "b": Linear(W), "s": IF(1), "out": Output()}, (("in", "a"), ("in", "b"), ("a", "s"), ("s", "out")), 2), "b: its output goes nowhere"),
@@ -109,3 +110,13 @@ def test_graph_cannot_be_changed() -> None:
     graph = simple()
     with pytest.raises(TypeError):
         graph.nodes["x"] = IF(1.0)  # type: ignore[index]
+
+
+def test_a_cycle_is_named_without_what_lies_around_it() -> None:
+    edges = [("in", "a"), ("a", "b"), ("b", "c"), ("c", "b"), ("c", "d"), ("d", "e"), ("e", "out")]
+    assert cycle_of(["in", "a", "e", "c", "d", "b", "out"], edges) == ["c", "b"]
+    assert cycle_of(["in", "a", "out"], [("in", "a"), ("a", "out")]) == []
+    assert cycle_of(["a"], [("a", "a")]) == ["a"]
+    # d lies between two cycles and is in none
+    two = [("a", "a"), ("a", "d"), ("d", "b"), ("b", "c"), ("c", "b")]
+    assert cycle_of(["d", "b", "c", "a"], two) == ["a"]

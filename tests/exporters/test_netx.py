@@ -105,7 +105,7 @@ def replace(file: h5py.File, key: str, value) -> None:
         (lambda f: replace(f, "layer/1/neuron/type", np.array([b"SDNN"])), "type SDNN"),
         (lambda f: f["layer/1"].pop("neuron"), "neuron missing"),
         (lambda f: f["layer/1"].pop("stride"), "stride missing"),
-        (lambda f: f["layer/0"].pop("shape"), r"layer 0 \(input\): the shape is missing"),
+        (lambda f: f["layer/0"].pop("shape"), "no input layer says the shape of what its first convolution reads"),
         (lambda f: replace(f, "layer/1/type", np.array([b"input"])), r"layer 1 \(input\): only the first layer can be the input"),
         (lambda f: [f["layer"].pop(key) for key in list(f["layer"]) if key != "0"], "it has no conv or dense layer"),
         (lambda f: replace(f, "layer/1/weight", np.ones((2, 2), np.float32)), r"the weight has shape \(2, 2\)"),
@@ -265,6 +265,82 @@ def test_input_blocks_with_neurons_and_affine_read_outs(tmp_path: Path) -> None:
     # the last layer without any neurons is the same to netx
     bare = netx.read(foreign(tmp_path / "bare.net", _2_neuron=None), T=9)
     np.testing.assert_array_equal(run(bare, x.astype(np.float32)).output, found)
+
+
+def blocks(path: Path, *layers: dict) -> Path:
+    """A file of layers of CUBA neurons as lava-dl's slayer lays them out."""
+    neuron = {
+        "type": np.bytes_("CUBA"),
+        "iDecay": 1024,
+        "vDecay": 128,
+        "vThMant": 80,
+        "refDelay": 1,
+        "gradedSpike": False,
+    }
+    with h5py.File(path, "w") as file:
+        for index, layer in enumerate(layers):
+            for key, value in layer.items():
+                file[f"layer/{index}/{key}"] = np.array([value], "S10") if key == "type" else value
+            for key, value in neuron.items() if "weight" in layer else ():
+                file[f"layer/{index}/neuron/{key}"] = value
+    return path
+
+
+def even(*shape: int) -> np.ndarray:
+    return 2.0 * np.random.default_rng(len(shape)).integers(-20, 30, shape).astype(np.float32)
+
+
+HIDDEN = {"type": b"dense", "shape": [8], "weight": even(8, 16)}
+GEOMETRY = {"stride": [1, 1], "padding": [0, 0], "dilation": [1, 1], "groups": 1, "inChannels": 1, "outChannels": 3}
+CONVOLUTION = {"type": b"conv", "shape": [3, 4, 4], "weight": even(3, 1, 3, 3), **GEOMETRY}
+
+
+@pytest.mark.parametrize(
+    ("bare", "whole"),
+    [
+        ([HIDDEN], [{"type": b"input", "shape": [16]}, HIDDEN]),
+        ([{"type": b"input"}, HIDDEN], [{"type": b"input", "shape": [16]}, HIDDEN]),
+        ([{"type": b"flatten", "shape": [16]}, HIDDEN], [{"type": b"input", "shape": [16]}, HIDDEN]),
+        (
+            [HIDDEN, {"type": b"dense", "shape": [1], "weight": even(8)}],
+            [{"type": b"input", "shape": [16]}, HIDDEN, {"type": b"dense", "shape": [1], "weight": even(8)[None]}],
+        ),
+        (
+            [{"type": b"input", "shape": [1, 6, 6]}, {**CONVOLUTION, "weight": CONVOLUTION["weight"][..., None]}],
+            [{"type": b"input", "shape": [1, 6, 6]}, CONVOLUTION],
+        ),
+    ],
+    ids=["no input", "input without shape", "flatten first", "flat weights of one output", "an axis for time"],
+)  # fmt: skip
+def test_what_lava_loads_is_read(tmp_path: Path, bare: list[dict], whole: list[dict]) -> None:
+    """`lava.lib.dl.netx` 0.6 loads all of these; it folds 1-D weights by the shape and drops a fifth axis of length 1."""
+    found, expected = (
+        netx.read(blocks(tmp_path / f"{i}.net", *layers), T=8, encoding="spikes")
+        for i, layers in enumerate((bare, whole))
+    )
+    assert found.input.shape == expected.input.shape
+    x = np.random.default_rng(0).integers(0, 2, (4, 8, *found.input.shape)).astype(np.float32)
+    spikes = run(found, x).output
+    np.testing.assert_array_equal(spikes, run(expected, x).output)
+    assert 0 < spikes.mean() < 1
+    assert netx.validate(netx.write(to_chain(found), tmp_path / "again.net")) == []
+
+
+@pytest.mark.parametrize(
+    ("layers", "finding"),
+    [
+        ([CONVOLUTION], "no input layer says the shape"),
+        ([{**HIDDEN, "weight": even(15)}], r"the weight has shape \(15,\)"),
+        (
+            [{"type": b"input", "shape": [1, 6, 6]}, {**CONVOLUTION, "weight": even(3, 1, 3, 3, 2)}],
+            r"shape \(3, 1, 3, 3, 2\)",
+        ),
+        ([{**HIDDEN, "shape": [0], "weight": even(8)}], r"the weight has shape \(8,\)"),
+    ],
+)
+def test_what_lava_would_not_load_either(tmp_path: Path, layers: list[dict], finding: str) -> None:
+    with pytest.raises(netx.NetxError, match=finding):
+        netx.read(blocks(tmp_path / "n.net", *layers), T=4)
 
 
 @pytest.mark.parametrize(

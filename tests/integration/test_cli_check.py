@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import re
 import sys
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import torch
 from spikingjelly.activation_based import layer, neuron
 from torch import nn
 
+import kdsnn
 from exporters import netx, nir
 from exporters.from_torch import from_torch
 from exporters.graph import IF, Conv2d, Flatten, Input, Linear, Node, Output, SpikingGraph, chain
@@ -55,7 +59,7 @@ def test_a_sound_network_has_notes_only() -> None:
 def test_weights_beyond_the_synapse() -> None:
     assert not any("weight of" in f.what for f in found(network(weight=127)))
     finding = one(network(weight=128), "a weight of 128; Loihi 1 holds ±127")
-    assert finding.severity == "error" and finding.layer == "conv" and "--bits 7" in finding.change
+    assert finding.severity == "error" and finding.layer == "conv" and "fewer bits" in finding.change
     graph = network()
     one_sign = graph.with_nodes({"dense": Linear(np.full((10, 144), 255, np.int32))})
     assert not any("weight of" in f.what for f in found(one_sign))
@@ -180,10 +184,62 @@ def test_a_residual_network_fits_with_the_bits_it_is_told(monkeypatch: pytest.Mo
     document = json.loads(cli("check", "factories_for_check:residual", *options, code=1).stdout)
     errors = [f for f in document["findings"] if f["severity"] == "error"]
     assert errors and all("relayed spike" in f["what"] for f in errors)
-    bits = min(int(f["change"].split("--bits ")[1][0]) for f in errors)
+    bits = min(int(re.fullmatch(r"quantize with (\d) bits: tried, it fits", f["change"])[1]) for f in errors)
     again = json.loads(cli("check", "factories_for_check:residual", *options, "--bits", bits).stdout)
     assert again["fits"]
     assert again["placement"]["cores"] <= document["placement"]["cores"]
+    # and one bit more would not
+    assert not json.loads(cli("check", "factories_for_check:residual", *options, "--bits", bits + 1, code=1).stdout)[
+        "fits"
+    ]
+
+
+@pytest.mark.parametrize("target", ["loihi1", "loihi2"])
+def test_thresholds_that_quantization_chooses_fit(monkeypatch: pytest.MonkeyPatch, target: str) -> None:
+    """A LIF divides by tau, and pixels by 255: the largest scale for weights would pass the threshold's register."""
+    monkeypatch.setitem(sys.modules, "factories_for_check", sys.modules[__name__])
+    options = ["--target", target, "--input-shape", "1,8,8", "--timesteps", 4, "--json"]
+    document = json.loads(cli("check", "factories_for_check:leaky", *options).stdout)
+    assert document["fits"]
+
+
+def leaky() -> nn.Module:
+    torch.manual_seed(0)
+    first = [layer.Conv2d(1, 16, 3, padding=1, bias=False), layer.BatchNorm2d(16), neuron.LIFNode(), layer.MaxPool2d(2)]
+    return nn.Sequential(*first, layer.Flatten(), layer.Linear(256, 10), neuron.LIFNode())
+
+
+def test_every_error_says_what_to_change_and_none_guesses(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "factories_for_check", sys.modules[__name__])
+    # a file's integers cannot be tried with fewer bits
+    path = netx.write(network(weight=200), tmp_path / "wide.net")
+    [error] = [f for f in kdsnn.check(path, "loihi1").fit.findings if f.severity == "error"]
+    assert error.change == "its integers are fixed; check the network that they were made from, with fewer bits"
+    # thresholds of a large ratio beside a small one: no number of bits puts them right
+    stubborn = kdsnn.check(stubborn_skip(), "loihi1").fit
+    errors = [f for f in stubborn.findings if f.severity == "error"]
+    assert errors and {f.change.partition(" (")[0] for f in errors} == {"no fewer bits make it fit"}
+    # a broken file
+    with h5py.File(path, "r+") as file:
+        file["layer/1/weight"][0] = np.nan
+    [broken] = kdsnn.check(path, "loihi1").fit.findings
+    assert broken.change == "write the file again; nothing can be checked before it is sound"
+    assert "nothing" in str(kdsnn.check(netx.write(network(), tmp_path / "sound.net"), "loihi1"))
+
+
+def stubborn_skip() -> SpikingGraph:
+    """A skip past neurons that take a hundred spikes' worth of the largest weight: its relay weighs too much at any bits."""
+    rng = np.random.default_rng(0)
+    nodes: dict[str, Node] = {
+        "input": Input((4, 6, 6), "spikes"),
+        "c1": Conv2d(rng.standard_normal((4, 4, 3, 3)).astype(np.float32), padding=(1, 1)), "n1": IF(1.0),
+        "c2": Conv2d(rng.standard_normal((4, 4, 3, 3)).astype(np.float32), padding=(1, 1)), "n2": IF(400.0),
+        "c3": Conv2d(rng.standard_normal((4, 4, 3, 3)).astype(np.float32), padding=(1, 1)),
+        "skip": Conv2d(rng.standard_normal((4, 4, 1, 1)).astype(np.float32)), "n3": IF(1.0), "output": Output(),
+    }  # fmt: skip
+    path = ["input", "c1", "n1", "c2", "n2", "c3", "n3", "output"]
+    edges = [*itertools.pairwise(path), ("n1", "skip"), ("skip", "n3")]
+    return SpikingGraph(nodes, tuple(edges), 4)
 
 
 def residual() -> nn.Module:

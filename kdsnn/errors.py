@@ -9,7 +9,7 @@ from typing import Any
 
 from exporters.errors import UserError
 
-__all__ = ["KdsnnError", "Notice", "OptionError", "UserError", "notice"]
+__all__ = ["KdsnnError", "Notice", "OptionError", "UnfaithfulError", "UserError", "notice"]
 
 
 class KdsnnError(UserError):
@@ -36,6 +36,10 @@ class OptionError(KdsnnError):
 
 def _in_python(name: str, value: Any) -> str:
     return name if value is None else f"{name}={value}"
+
+
+class UnfaithfulError(UserError):
+    """The graph is not the network that it was made from: nothing is said or written about it."""
 
 
 class Notice(UserWarning):

@@ -23,7 +23,7 @@ import typer
 from kdsnn.cli import check, demo, distill, evaluate, export, lava, listing, pretrain, profile, run
 from kdsnn.cli.console import say
 from kdsnn.cli.options import spelled
-from kdsnn.errors import Notice, OptionError, UserError
+from kdsnn.errors import Notice, OptionError, UnfaithfulError, UserError
 
 app = typer.Typer(
     name="kdsnn-deploy",
@@ -81,7 +81,8 @@ def main() -> None:
         if debug or not (isinstance(error, MENDABLE) or _is_out_of_memory(error)):
             raise
         say(f"error: {_one_line(error)}")
-        raise SystemExit(2) from None
+        # a network that is not what it was made from is an answer, and a bad one; all else is a question not understood
+        raise SystemExit(1 if isinstance(error, UnfaithfulError) else 2) from None
 
 
 def _unwind_when_stopped() -> list[int]:

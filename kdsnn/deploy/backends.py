@@ -3,8 +3,8 @@
 The back ends form two families. `torch` (the lowered float graph) and `onnx` compute the float network
 in exact arithmetic and must agree on every spike; so must `emulator` and `lava`, which compute the
 quantized one. Between the families stands quantization, whose effect is reported, not judged. Where
-there is a SpikingJelly module, it runs too, and `torch` is compared with it: BatchNorm folded into
-weights rounds differently, so a few spikes in a million may differ there.
+there is a SpikingJelly module, it runs too, and `torch` is compared with it: weights on the grid of exact sums are not
+quite the author's, so some spikes differ there. That the lowered graph is that module is proven before (`faithful`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -24,9 +24,6 @@ from kdsnn.deploy.places import temporary_folder
 from kdsnn.errors import OptionError
 
 if TYPE_CHECKING:
-    import torch
-    from torch import nn
-
     from exporters.onnx import OnnxModel
 
 
@@ -140,61 +137,22 @@ def _float_graph(network: Lowered, backend: str) -> SpikingGraph:
 
 
 def _spikingjelly(network: Lowered, x: Array) -> BackendRun:
-    import torch
-    from spikingjelly.activation_based import functional
+    """The author's own module."""
+    from kdsnn.deploy.author import run_author
 
-    from exporters.from_torch import node_name
-
-    assert network.module is not None and network.exact is not None
-    module, T = network.module, network.exact.T
-    paths = ((m, node_name(path, m)) for path, m in module.named_modules())
-    names = {m: name for m, name in paths if name in network.exact.neurons}
-    single_step = all(getattr(m, "step_mode", "s") == "s" for m in names)
-    layers: dict[str, list[Array]] = {n: [] for n in names.values()}
-
-    def keep(m: Any, args: Any, spikes: torch.Tensor) -> None:
-        layers[names[m]].append(spikes.to(torch.uint8).numpy())
-
-    hooks = [m.register_forward_hook(keep) for m in names]
-    graph = network.exact
-    outputs = []
+    graph, calling = network.exact, network.calling
+    assert network.module is not None and graph is not None and calling is not None
     started = time.perf_counter()
-    try:
-        with torch.inference_mode():
-            for batch in torch.split(torch.from_numpy(x), 64):
-                functional.reset_net(module)
-                outputs.append(_steps(module, batch, T, single_step))
-                for parts in layers.values():
-                    # one call per step gives T arrays (N, …), one call for all steps an array (T, N, …)
-                    parts[:] = (
-                        [*parts[:-T], np.stack(parts[-T:], 1)]
-                        if single_step
-                        else [*parts[:-1], parts[-1].swapaxes(0, 1)]
-                    )
-    finally:
-        functional.reset_net(module)
-        for hook in hooks:
-            hook.remove()
-    spikes = {name: np.concatenate(parts) for name, parts in layers.items()}
-    if graph.output.readout == "membrane":
-        output = np.concatenate(outputs).cumsum(axis=1)
-        return BackendRun("spikingjelly", output, output[:, -1] / T, spikes, time.perf_counter() - started)
-    # the spikes themselves: a module may return their mean
-    output = spikes[graph.sources(graph.output_name)[0]]
+    ran = run_author(network.module, graph, calling, x)
+    seconds = time.perf_counter() - started
+    output = ran.output / calling.factor
     scores = output.mean(axis=1)
-    return BackendRun("spikingjelly", output, scores, spikes, time.perf_counter() - started)
-
-
-def _steps(module: nn.Module, batch: torch.Tensor, T: int, single_step: bool) -> Array:
-    """What a module gives at every step (N, T, F), whichever way it takes its input: frame by frame, all frames, or one image."""
-    import torch
-
-    if single_step:
-        return np.asarray(torch.stack([module(batch) for _ in range(T)], 1).numpy())
-    try:
-        return np.asarray(module(batch.expand(T, *batch.shape)).movedim(0, 1).numpy())
-    except (RuntimeError, ValueError, IndexError):  # it repeats the image itself
-        return np.asarray(module(batch).unsqueeze(1).numpy())
+    if graph.output.readout == "membrane":
+        # as everywhere, the membrane so far; of a mean only the last is known
+        membrane = output.cumsum(axis=1) if output.shape[1] == graph.T else output * graph.T
+        return BackendRun("spikingjelly", membrane, scores, ran.spikes, seconds)
+    spikes = ran.spikes.get(graph.sources(graph.output_name)[0])  # a module may return their mean
+    return BackendRun("spikingjelly", output if spikes is None else spikes, scores, ran.spikes, seconds)
 
 
 def run_onnx(

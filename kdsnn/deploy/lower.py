@@ -183,12 +183,16 @@ def _module(
     name: str, module: nn.Module, input_shape: tuple[int, ...] | None, T: int | None, how: Quantization,
     metadata: dict[str, Any],
 ) -> Lowered:  # fmt: skip
-    from exporters.from_torch import from_torch
+    from exporters.from_torch import lower_module
+    from kdsnn.deploy.faithful import proven
 
     if input_shape is None or T is None:
         raise OptionError(f"{name}: a module needs {{input_shape}} and {{T}}", input_shape=None, T=None)
-    graph = from_torch(module.eval(), require_shape(input_shape), T, **metadata)
-    return _with_chip(name, module, graph, how)
+    made = lower_module(module.eval(), require_shape(input_shape), T, **metadata)
+    for text in made.notes.values():
+        notice(text)
+    proof = proven(name, module, made.graph, made.calling)
+    return replace(_with_chip(name, module, made.graph, how), calling=made.calling, proof=proof)
 
 
 def _with_chip(name: str, module: nn.Module | None, graph: SpikingGraph, how: Quantization) -> Lowered:

@@ -15,10 +15,12 @@ if TYPE_CHECKING:
     import pandas as pd
     from torch import nn
 
+    from exporters.from_torch import Calling
     from exporters.graph import Array, Shape, SpikingGraph
     from exporters.passes.quantize import LayerScale
     from hardware.emulator.calibration import LayerDrift
     from kdsnn.data import DataSet
+    from kdsnn.deploy.proof import Proof
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +48,8 @@ class Lowered(Result):
         layer_scales: how each synapse layer was quantized.
         layer_drifts: how each synapse layer drifted by it, where it was calibrated.
         encoder: what makes spikes of images on the host, where `chip` reads these.
+        calling: how the module is called, None where there is none.
+        proof: what comparing the graph with the module gave, None where there is none.
     """
 
     name: str
@@ -56,6 +60,8 @@ class Lowered(Result):
     layer_scales: tuple[LayerScale, ...] = ()
     layer_drifts: tuple[LayerDrift, ...] = ()
     encoder: HostEncoder | None = None
+    calling: Calling | None = None
+    proof: Proof | None = None
 
     @property
     def integer(self) -> SpikingGraph:

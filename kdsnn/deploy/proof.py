@@ -40,6 +40,7 @@ from exporters.graph import (
     SpikingGraph,
     Synapse,
 )
+from exporters.graph.editing import over_positions
 from kdsnn.deploy.tables import Result
 from profilers.text_table import TextTable, table
 
@@ -109,7 +110,9 @@ class Proof(Result):
         return [asdict(layer) for layer in self.layers]
 
 
-def prove(graph: SpikingGraph, x: Array, spikes: Mapping[str, Array], output: Array, *, roundoff: float) -> Proof:
+def prove(
+    graph: SpikingGraph, x: Array, spikes: Mapping[str, Array], output: Array, *, roundoff: float, factor: float = 1.0
+) -> Proof:
     """Compare a float graph with what its module did.
 
     Args:
@@ -117,14 +120,15 @@ def prove(graph: SpikingGraph, x: Array, spikes: Mapping[str, Array], output: Ar
         x: samples as the graph consumes them, (N, *shape), or (N, T, *shape) where its input is over time.
         spikes: neuron layer → the module's spikes (N, T, *shape). Neurons that are missing (a gate that has no module of its
             own) run by themselves.
-        output: what the module gives at every step (N, T, F), currents of a membrane read-out; ignored for a rate.
+        output: what the module gives at every step (N, T, F), or its mean over time (N, 1, F).
+        factor: what the module's output is of the graph's: 1, or another where it scales.
         roundoff: ε of the type that the module computed in, 2⁻²⁴ for float32, 2⁻⁵³ for float64.
 
     Returns:
-        What was found at each neuron layer that is in `spikes`, and at a membrane read-out.
+        What was found at each neuron layer that is in `spikes`, and at the output.
     """
     forced = _Forced(graph, x, spikes, roundoff)
-    return Proof(len(x), tuple(forced.layers(output)))
+    return Proof(len(x), tuple(forced.layers(output, factor)))
 
 
 class _Forced:
@@ -138,7 +142,7 @@ class _Forced:
         self.spikes = {name: torch.from_numpy(np.asarray(s)).movedim(1, 0) for name, s in spikes.items()}
         self.values: dict[str, Tensor] = {}
 
-    def layers(self, output: Array) -> list[LayerProof]:
+    def layers(self, output: Array, factor: float) -> list[LayerProof]:
         """Walk through the graph and compare wherever the module's own values are known."""
         found = []
         for name, node in self.graph.nodes.items():
@@ -148,19 +152,27 @@ class _Forced:
                 case IF() | LIF():
                     current = self._arriving(name, self.values)
                     own = self.spikes.get(name)
-                    membranes = _membranes(node, current, own, self.graph.T)
+                    membranes = _membranes(node, current, self._late_bias(name, node), own, self.graph.T)
                     fired = membranes >= node.threshold
                     if own is not None:
                         found.append(self._compared(name, node, membranes, fired, own.bool()))
                     self.values[name] = (fired if own is None else own).double()
                 case Output():
-                    if node.readout == "membrane":
-                        found.append(self._read_out(name, output))
+                    found.append(self._read_out(name, output, factor))
                 case Conv2d() | Linear() | MaxPool2d() | AvgPool2d() | Flatten():
                     self.values[name] = _computed(node, self._arriving(name, self.values))
                 case _:
                     assert_never(node)
         return found
+
+    def _late_bias(self, name: str, node: Neuron) -> Tensor:
+        """The biases that do not pass through a current that persists."""
+        if not node.current_leak:
+            return torch.zeros((), dtype=torch.float64)
+        synapses = [self.graph.synapses[source] for source in self.graph.sources(name)]
+        shape = self.graph.shapes[name]
+        biases = [_tensor(over_positions(s.bias, shape)) for s in synapses if s.bias is not None]
+        return sum(biases, torch.zeros((), dtype=torch.float64))
 
     def _arriving(self, name: str, values: Mapping[str, Tensor]) -> Tensor:
         first, *others = (values[source] for source in self.graph.sources(name))
@@ -184,11 +196,19 @@ class _Forced:
         )
         return LayerProof(name, own.numel(), ties, count, first)
 
-    def _read_out(self, name: str, output: Array) -> LayerProof:
-        ours = self._arriving(name, self.values)
+    def _read_out(self, name: str, output: Array, factor: float) -> LayerProof:
+        """What comes out, step by step, or as its mean where the module returns no more; spikes of a rate are known already."""
         theirs = torch.from_numpy(np.asarray(output, np.float64)).movedim(1, 0)
-        ours = ours.expand(len(theirs), *ours.shape[1:])
-        wrong = (ours - theirs).abs() > self._bound(name, 0.0, ours.shape)
+        ours = self._arriving(name, self.values)
+        ours = factor * ours.expand(self.graph.T, *ours.shape[1:])
+        bound = abs(factor) * self._bound(name, 0.0, ours.shape)
+        if len(theirs) != len(ours):
+            ours, bound = ours.mean(0, keepdim=True), bound[-1:]
+        if theirs.shape != ours.shape:
+            shapes = f"the module gives {tuple(theirs.shape[2:])}, the graph {tuple(ours.shape[2:])}"
+            return LayerProof(name, theirs.numel(), 0, theirs.numel(), shapes)
+        # a mean or a scale is rounded once more
+        wrong = (ours - theirs).abs() > bound + SLACK * self.roundoff * (1 + theirs.abs())
         first = ""
         if wrong.any():
             t, n, *where = wrong.nonzero()[0].tolist()
@@ -219,17 +239,17 @@ class _Forced:
         return values, terms
 
 
-def _membranes(node: Neuron, current: Tensor, own: Tensor | None, T: int) -> Tensor:
-    """Membranes before firing (T, N, *shape), reset by the module's own spikes where these are known."""
+def _membranes(node: Neuron, current: Tensor, bias: Tensor, own: Tensor | None, T: int) -> Tensor:
+    """Membranes before firing (T, N, *shape), reset by the module's own spikes where these are known.
+
+    `bias` is that part of the current which does not persist where the rest does.
+    """
     v = torch.zeros(current.shape[1:], dtype=torch.float64)
     u = torch.zeros_like(v)
     found = torch.empty((T, *current.shape[1:]), dtype=torch.float64)
     for t in range(T):
-        arriving = current[min(t, len(current) - 1)]
-        if node.current_leak:
-            u = node.current_leak * u + arriving
-            arriving = u
-        v = node.leak * v + arriving
+        u = node.current_leak * u + (current[min(t, len(current) - 1)] - bias)
+        v = node.leak * v + (u + bias)
         found[t] = v
         spikes = (v >= node.threshold) if own is None else own[t].bool()
         v = torch.where(spikes, torch.zeros(()) if node.reset == "hard" else v - node.threshold, v)
@@ -253,8 +273,7 @@ def _computed(node: Synapse | MaxPool2d | AvgPool2d | Flatten, x: Tensor) -> Ten
         case _:
             raise TypeError(f"{type(node).__name__} has state")
     if isinstance(node, Synapse) and node.bias is not None:
-        bias = _tensor(node.bias)
-        made = made + (bias if bias.ndim == made.ndim - 1 else bias.view(-1, *[1] * (made.ndim - 2)))
+        made = made + _tensor(over_positions(node.bias, tuple(made.shape[1:])))
     return made.view(*x.shape[:2], *made.shape[1:])
 
 
@@ -277,4 +296,4 @@ def _terms(node: Any) -> int:
 
 
 def _tensor(array: Array) -> Tensor:
-    return torch.from_numpy(np.asarray(array, np.float64))
+    return torch.from_numpy(np.array(array, np.float64))

@@ -1,0 +1,46 @@
+"""The comparison that comes before every answer: the graph against the module that it was made from."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from kdsnn.deploy.author import run_author
+from kdsnn.deploy.proof import Proof, prove
+from kdsnn.errors import UnfaithfulError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from exporters.from_torch import Calling
+    from exporters.graph import Array, SpikingGraph
+
+SAMPLES = 2
+"""Random samples, and as many of the user's where there are some: a network that is another one differs on the first."""
+
+
+def proven(
+    name: str, module: nn.Module, graph: SpikingGraph, calling: Calling, x: Array | None = None, *, seed: int = 0
+) -> Proof:
+    """Compare a graph with its module on a few random samples, or on samples x, in float64 where the module can.
+
+    Raises:
+        UnfaithfulError: they differ other than by rounding; names layer, sample, step and neuron.
+    """
+    if x is None:
+        x = _random_samples(graph, seed)
+    ran = run_author(module, graph, calling, x, double=True)
+    proof = prove(graph, x, ran.spikes, ran.output, roundoff=ran.roundoff, factor=calling.factor)
+    if not proof.ok:
+        raise UnfaithfulError(
+            f"{name}: what was lowered is not this network: {proof.first}; please report this with the module"
+        )
+    return proof
+
+
+def _random_samples(graph: SpikingGraph, seed: int) -> Array:
+    rng = np.random.default_rng(seed)
+    if graph.input.encoding == "direct":
+        return rng.random((SAMPLES, *graph.input.shape)).astype(np.float32)
+    return rng.integers(0, 2, (SAMPLES, graph.T, *graph.input.shape)).astype(np.float32)

@@ -89,7 +89,7 @@ def load(path: Path) -> Target:
         DeployError: it cannot be read or is not a target; the message names file and place.
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise DeployError(f"{path}: not a readable JSON file ({error})") from error
     place = "the target"

@@ -50,7 +50,7 @@ def write_csv(path: Path, history: Sequence[EpochRecord]) -> None:
 def read_csv(path: Path) -> tuple[EpochRecord, ...]:
     """Read what `write_csv` wrote. Raises KdsnnError when the file is missing or something else."""
     try:
-        with path.open(newline="", encoding="utf-8") as file:
+        with path.open(newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file))
         steps = sum(name.startswith("accuracy_t") for name in rows[0]) if rows else 0
         return tuple(

@@ -158,7 +158,7 @@ def load(path: Path) -> EnergyModel:
     if path.exists() and not path.is_file():  # a pipe would be waited for
         raise DeployError(f"{path}: a folder or a device; give an energy model's JSON file")
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise DeployError(f"{path}: cannot read this energy model ({error.strerror})") from error
     except UnicodeDecodeError as error:

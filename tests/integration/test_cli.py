@@ -427,3 +427,23 @@ def test_factory_weights_and_mistakes(user_module: Path, monkeypatch: pytest.Mon
         "export", "my_networks:soft_reset", *shape, *where
     )
     assert not (user_module / "x").exists() or not list((user_module / "x").iterdir())
+
+
+def test_images_of_several_sizes_need_the_option_that_is_named(tmp_path: Path) -> None:
+    from PIL import Image
+
+    for part in ("Training", "Testing"):
+        for k, name in enumerate("ab"):
+            (tmp_path / part / name).mkdir(parents=True)
+            for i in range(3):
+                Image.new("L", (8 + i, 8), 50 * k + i).save(tmp_path / part / name / f"{i}.png")
+    small = ["--epochs", 1, "--option", "channels=2,2", "--option", "hidden=4", "--out", tmp_path / "t.safetensors"]
+    line = error_line("pretrain", "cnn2", "--data", tmp_path, *small)
+    assert "all images must have one size: give --image-size H,W to resize them" in line
+    assert "--image-size 8x8: it must be H,W" in error_line(
+        "pretrain", "cnn2", "--data", tmp_path, *small, "--image-size", "8x8"
+    )
+    done = cli("pretrain", "cnn2", "--data", tmp_path, *small, "--image-size", "8")
+    assert "Training is taken for the training images" in done.stderr and "has 2 classes: a, b." in done.stderr
+    found = cli("evaluate", tmp_path / "t.safetensors", "--data", f"{tmp_path}+8x8", "--json")
+    assert json.loads(found.stdout)["samples"] == 6

@@ -275,3 +275,18 @@ def test_no_damage_goes_unnoticed(path, network, data):
     else:
         assert info == INFO
         assert all(torch.equal(v, network.state_dict()[k]) for k, v in loaded.state_dict().items())
+
+
+def test_class_names_are_kept_where_there_are_any(tmp_path, network, path):
+    names = tuple("abcdefghij")
+    save(tmp_path / "named.safetensors", network, replace(INFO, class_names=names))
+    assert read_info(tmp_path / "named.safetensors").class_names == names
+    assert read_info(path).class_names == ()
+    with safetensors.safe_open(path, framework="pt") as file:  # as files were before there were names
+        assert "class_names" not in json.loads(file.metadata()[checkpoint.KEY])["info"]
+
+
+@pytest.mark.parametrize("names", [["a"], "abcdefghij", [1] * 10, {"a": 1}, 3])
+def test_class_names_that_are_none_are_refused(tmp_path, network, names):
+    forged(tmp_path / "f", network.state_dict(), info={"class_names": names})
+    refused(tmp_path / "f", "its description cannot be used")

@@ -42,6 +42,8 @@ from exporters.passes.kernels import merge_groups
 from hardware.chips.limits import Target
 
 WORD = 64
+_SMALL_KERNEL = 128
+"""Taps; the larger kernels are those of dense layers, whose taps are their sources."""
 Span = tuple[int, int]
 Axons = Literal["discrete", "population"]
 
@@ -110,7 +112,8 @@ class Hop:
     @cached_property
     def _cumulated(self) -> Array:
         summed = np.zeros((len(self.mask) + 1, *self.mask.shape[1:]), np.int32)
-        np.cumsum(self.mask, axis=0, out=summed[1:])
+        for channel, synapses in enumerate(self.mask):  # np.cumsum along the first axis is ten times slower
+            np.add(summed[channel], synapses, out=summed[channel + 1])
         return summed
 
     def synapses_per_tap(self, channels: Span) -> Array:
@@ -251,14 +254,18 @@ def _lists(target: Target, hop_: Hop, block: Block, rows: Window, columns: Windo
     lines = words.max(axis=1, initial=0) * (rows.counts[:, None] * (words > 0)).sum(axis=1)
     # a reset by subtraction is one more synapse, and list, per neuron
     recurrent = block.neurons if hop_.soft else 0
-    return int(lines.sum()) + recurrent, int(words.max(initial=0))
+    return int(lines.sum(dtype=np.int64)) + recurrent, int(words.max(initial=0))
 
 
 def _through(per_tap: Array, rows: Array, columns: Array) -> Array:
     """Sums over the taps that are open: (I, kH, kW), (Y, kH), (X, kW) → (I, Y, X)."""
     # float32 for the sake of BLAS; counts below 2²⁴ are exact in it
+    if math.prod(per_tap.shape[1:]) <= _SMALL_KERNEL:  # one product instead of two for every channel
+        both = np.kron(rows, columns).astype(np.float32)  # (Y·X, kH·kW)
+        found = per_tap.reshape(len(per_tap), -1).astype(np.float32) @ both.T
+        return found.astype(np.int32).reshape(len(per_tap), len(rows), len(columns))
     over_columns = per_tap.astype(np.float32) @ columns.T.astype(np.float32)
-    return np.asarray(np.rint(rows.astype(np.float32) @ over_columns).astype(np.int64))
+    return np.asarray((rows.astype(np.float32) @ over_columns).astype(np.int32))
 
 
 def memory_bytes(target: Target, hop_: Hop, block: Block) -> int:

@@ -131,8 +131,8 @@ def _registers(step: ChainLayer, target: Target) -> Iterator[Finding]:
     to 2w, the threshold to 2V − 1; the bias has an exponent for that.
     """
     weight, bits = step.synapse.weight, target["weight_bits"]
-    both = bool(weight.min() < 0 < weight.max())
-    largest = int(np.abs(weight.astype(np.int64)).max())
+    lowest, highest = int(weight.min()), int(weight.max())
+    both, largest = lowest < 0 < highest, max(-lowest, highest)
     room = (1 << bits) - 1 >> both
     if largest > room:
         relayed = " (a relayed spike has the threshold as its weight)" if step.name.endswith(".level") else ""

@@ -271,12 +271,12 @@ def _try(synapses: Hop, outgoing: FanOut, target: Target, step: Shape) -> Iterat
     limits = _limits(target)
     for parts in from_one_to_all(synapses.grid, step):
         sending, receiving = [0] * len(parts), [0] * len(parts)
+        if not all(_memory_fits(target, synapses, block) for block in parts):
+            return
         if target.sharing == "lines":
             sending = outgoing.entries(target, parts, soft=synapses.soft).tolist()
             if max(sending) > limits["output axons"]:
                 return
-        if not all(_memory_fits(target, synapses, block) for block in parts):
-            return
     reached = synapses.reached(parts) if target.sharing == "lines" else []
     kinds: tuple[Axons, ...] = ("discrete", "population") if reached and not synapses.soft else ("discrete",)
     for axons in kinds:

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
     ImageSize = int | tuple[int, int] | None
 
+LONGEST_NAME = 40
+"""Characters of a class's name that are printed."""
+
 NAMED = 12
 """Classes whose names are printed; of more it is the first ones and the last."""
 
@@ -63,13 +66,18 @@ def load_data(
 def class_notes(data: DataSet) -> tuple[str, ...]:
     """What is worth saying of the classes of a data set: their names, and that one class is no task."""
     if data.classes == 1:
-        called = f" ({data.class_names[0]})" if data.class_names else ""
+        called = f" ({_one_line(data.class_names[0])})" if data.class_names else ""
         return (f"{data.name} has one class only{called}: any network classifies it rightly.",)
     names = data.class_names
     if not names:
         return ()
     listed = names if len(names) <= NAMED else (*names[: NAMED - 2], "…", names[-1])
-    return (f"{data.name} has {data.classes} classes: {', '.join(listed)}.",)
+    return (f"{data.name} has {data.classes} classes: {', '.join(map(_one_line, listed))}.",)
+
+
+def _one_line(name: str) -> str:
+    """The name of a class for a message, whatever a folder is called."""
+    return (name if name.isprintable() else ascii(name))[:LONGEST_NAME]
 
 
 def require_fit(
@@ -100,7 +108,8 @@ def require_fit(
     wrong = [k for k, (ours, theirs) in enumerate(pairs) if ours.casefold() != theirs.casefold()]
     if not wrong:
         return
-    where = f"class {wrong[0]} is {pairs[wrong[0]][0]!r} for the network and {pairs[wrong[0]][1]!r} in the data"
+    ours, theirs = (repr(_one_line(name)) for name in pairs[wrong[0]])
+    where = f"class {wrong[0]} is {ours} for the network and {theirs} in the data"
     if sorted(map(str.casefold, class_names)) == sorted(map(str.casefold, data.class_names)):
         raise KdsnnError(
             f"{name} was trained on the classes of {data.name} in another order: {where} ({len(wrong)} of {len(pairs)} "

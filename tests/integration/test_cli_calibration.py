@@ -19,12 +19,13 @@ from hardware.emulator.calibration import calibrate
 from kdsnn import checkpoint, models
 from kdsnn.checkpoint import CheckpointInfo
 from kdsnn.data import load
+from kdsnn.deploy.images import chosen
 from tests.integration.test_cli import cli, error_line
 
 
 def training_images(n: int) -> np.ndarray:
     x = load("digits").x_train
-    return (x[np.linspace(0, len(x) - 1, n).round().astype(int)] / np.float32(255)).astype(np.float32)
+    return (x[chosen(len(x), n)] / np.float32(255)).astype(np.float32)
 
 
 def test_export_calibrates_on_training_images(student: Path, tmp_path: Path) -> None:

@@ -94,7 +94,7 @@ class Hop:
         stride, padding, dilation: (y, x).
         weight_bits: stored bits per weight.
         soft: whether its neurons reset by subtraction.
-        words: what `memory_words` has found so far.
+        words: what `hardware.chips.resources` has found so far.
     """
 
     mask: Array
@@ -111,13 +111,15 @@ class Hop:
 
     @cached_property
     def _cumulated(self) -> Array:
-        summed = np.zeros((len(self.mask) + 1, *self.mask.shape[1:]), np.int32)
+        summed = np.zeros_like(self.mask, np.int32, shape=(len(self.mask) + 1, *self.mask.shape[1:]))  # laid out alike
         for channel, synapses in enumerate(self.mask):  # np.cumsum along the first axis is ten times slower
             np.add(summed[channel], synapses, out=summed[channel + 1])
         return summed
 
     def synapses_per_tap(self, channels: Span) -> Array:
         """(I, kH, kW): how many of these output channels a source reaches through each kernel tap."""
+        if channels[1] - channels[0] == 1:  # without the sums over all
+            return np.asarray(self.mask[channels[0]].astype(np.int32))
         if channels not in self._counts:
             self._counts[channels] = self._cumulated[channels[1]] - self._cumulated[channels[0]]
         return self._counts[channels]
@@ -147,7 +149,8 @@ class Hop:
             ys, xs = self.window(0, block.rows), self.window(1, block.columns)
             key = (block.channels, ys.key, xs.key)
             if key not in masks:
-                masks[key] = _through(self.synapses_per_tap(block.channels) > 0, ys.taps, xs.taps) > 0
+                open_taps = through(self.synapses_per_tap(block.channels) > 0, ys.taps, xs.taps)
+                masks[key] = np.ascontiguousarray((open_taps > 0).transpose(2, 0, 1))
             found.append(Reach(ys.sources, xs.sources, masks[key]))
         return found
 
@@ -227,53 +230,16 @@ def wrapped_source(source: Shape, longest: int) -> Shape:
     return (channels, height * width, 1) if height * width <= longest else source
 
 
-def memory_words(target: Target, hop_: Hop, block: Block) -> tuple[int, int]:
-    """Words of synaptic memory that a block takes on Loihi 1, and of its longest list."""
-    rows, columns = hop_.window(0, block.rows), hop_.window(1, block.columns)
-    # blocks that differ by a shift only, most of a layer's, take the same
-    key = (block.channels, block.neurons, rows.key, columns.key)
-    if key not in hop_.words:
-        hop_.words[key] = _lists(target, hop_, block, rows, columns)
-    return hop_.words[key]
-
-
-def _lists(target: Target, hop_: Hop, block: Block, rows: Window, columns: Window) -> tuple[int, int]:
-    per_tap = hop_.synapses_per_tap(block.channels)
-    # columns of a kind share their lists; a row's source has one of its own
-    synapses = _through(per_tap, rows.kinds, columns.kinds)
-    entries = _through(per_tap > 0, rows.kinds, columns.kinds)
-    per_entry, prefix = target["synapses_per_entry"], target["entry_prefix_bits"]
-    neurons = block.neurons * (target["soft_reset_compartments"] if hop_.soft else 1)
-    index = max(target["min_index_bits"], (neurons - 1).bit_length())
-    channels = block.channels[1] - block.channels[0]
-    sparse = synapses * (hop_.weight_bits + index) + -(-synapses // per_entry) * prefix
-    dense = entries * (channels * hop_.weight_bits + -(-channels // per_entry) * (prefix + index))
-    bits = np.minimum(sparse, dense)
-    words = -(-bits // WORD) + ((bits % WORD == 0) | (bits % WORD >= WORD - 5))
-    words = np.where(synapses > 0, words, 0)
-    lines = words.max(axis=1, initial=0) * (rows.counts[:, None] * (words > 0)).sum(axis=1)
-    # a reset by subtraction is one more synapse, and list, per neuron
-    recurrent = block.neurons if hop_.soft else 0
-    return int(lines.sum(dtype=np.int64)) + recurrent, int(words.max(initial=0))
-
-
-def _through(per_tap: Array, rows: Array, columns: Array) -> Array:
-    """Sums over the taps that are open: (I, kH, kW), (Y, kH), (X, kW) → (I, Y, X)."""
+def through(per_tap: Array, rows: Array, columns: Array) -> Array:
+    """Sums over the taps that are open: (I, kH, kW), (Y, kH), (X, kW) → (Y, X, I)."""
     # float32 for the sake of BLAS; counts below 2²⁴ are exact in it
-    if math.prod(per_tap.shape[1:]) <= _SMALL_KERNEL:  # one product instead of two for every channel
-        both = np.kron(rows, columns).astype(np.float32)  # (Y·X, kH·kW)
-        found = per_tap.reshape(len(per_tap), -1).astype(np.float32) @ both.T
-        return found.astype(np.int32).reshape(len(per_tap), len(rows), len(columns))
-    over_columns = per_tap.astype(np.float32) @ columns.T.astype(np.float32)
-    return np.asarray((rows.astype(np.float32) @ over_columns).astype(np.int32))
-
-
-def memory_bytes(target: Target, hop_: Hop, block: Block) -> int:
-    """Bytes that a block takes on Loihi 2: neuron state, and each non-zero weight that it uses once."""
-    per_tap = hop_.synapses_per_tap(block.channels)
-    used = np.outer(hop_.window(0, block.rows).taps.any(axis=0), hop_.window(1, block.columns).taps.any(axis=0))
-    weights = int((per_tap * used).sum())
-    return block.neurons * target["neuron_bytes"] + -(-weights * hop_.weight_bits // 8)
+    taps, size = per_tap.astype(np.float32), (len(rows), len(columns), len(per_tap))
+    if math.prod(taps.shape[1:]) <= _SMALL_KERNEL:  # one product instead of two for every channel
+        shape = size[0] * size[1], math.prod(taps.shape[1:])
+        both = (rows[:, None, :, None] & columns[:, None, :]).reshape(shape).astype(np.float32)
+        return (both @ taps.reshape(len(taps), shape[1]).T).astype(np.int32).reshape(size)
+    found = rows.astype(np.float32) @ (taps @ columns.T.astype(np.float32))
+    return np.ascontiguousarray(found.astype(np.int32).transpose(1, 2, 0))
 
 
 def input_axons(hop_: Hop, reached: Sequence[Reach], axons: Axons, parts: Sequence[Block]) -> list[int]:
@@ -397,9 +363,9 @@ def from_one_to_all(grid: Shape, step: Shape) -> Iterator[list[Block]]:
 
 def _weight_bits(weight: Array) -> int:
     """Bits to store a weight: sign included where both signs occur, a common power of two left to the exponent."""
-    values = np.abs(weight[weight != 0].astype(np.int64))
-    if not values.size:
+    lowest, highest = int(weight.min(initial=0)), int(weight.max(initial=0))
+    if not lowest and not highest:
         return 1
-    common = int(np.bitwise_or.reduce(values))
+    common = int(np.bitwise_or.reduce(np.abs(weight), axis=None))
     shift = (common & -common).bit_length() - 1
-    return int(values.max() >> shift).bit_length() + bool(weight.min() < 0 < weight.max())
+    return int(max(-lowest, highest) >> shift).bit_length() + (lowest < 0 < highest)

@@ -17,7 +17,8 @@ from exporters.graph.registers import SILENT
 from exporters.passes.chain import ChainLayer, chain_layers
 from exporters.passes.quantize import LayerScale
 from hardware.chips.limits import Target
-from hardware.chips.placement import Placement, PlacementError, place
+from hardware.chips.placement import Placement, place
+from hardware.chips.resources import PlacementError
 
 COARSE_THRESHOLD = 10
 """Below this many units of weight a threshold is coarse: rounding moves it by 5 % or more."""

@@ -34,22 +34,22 @@ from hardware.chips.cores import (
     from_one_to_all,
     hop,
     input_axons,
-    memory_bytes,
-    memory_words,
     silent,
 )
 from hardware.chips.limits import Target
+from hardware.chips.resources import (
+    PlacementError,
+    compartments_per_neuron,
+    core_limits,
+    memory,
+    memory_fits,
+    require_fan_in,
+    require_one_neuron,
+    used,
+)
 
 WINDOW = 1.25
 """How many times the fewest cores a cut may take to be considered."""
-
-
-class PlacementError(DeployError):
-    """A layer that no number of cores can hold: the message names layer and limit."""
-
-    def __init__(self, layer: str, message: str) -> None:
-        super().__init__(message)
-        self.layer = layer
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +91,7 @@ class PlacedLayer:
 
     def totals(self) -> dict[str, int]:
         """Resource → how much of it all cores take together."""
-        return {name: sum(_used(u, name) for u in self.usage) for name in self.limits}
+        return {name: sum(used(u, name) for u in self.usage) for name in self.limits}
 
     def needed(self) -> dict[str, int]:
         """Resource → the cores that it alone would ask for: its total over a core's limit, rounded up."""
@@ -99,7 +99,7 @@ class PlacedLayer:
 
     def utilization(self) -> dict[str, float]:
         """Resource → share of the limit that the fullest core takes, 0…1."""
-        return {name: max(_used(u, name) for u in self.usage) / limit for name, limit in self.limits.items()}
+        return {name: max(used(u, name) for u in self.usage) / limit for name, limit in self.limits.items()}
 
     @property
     def limited_by(self) -> str:
@@ -193,16 +193,18 @@ def place(graph: SpikingGraph, target: Target, *, host_layers: int = 0) -> Place
     chain = chain_layers(graph)
     found: list[tuple[ChainLayer, Shape, Cut]] = []
     outgoing: FanOut | None = None
+    hops = [_synapses(graph, step, target) for step in chain[host_layers:]]
+    for step, synapses in reversed(list(zip(chain[host_layers:], hops, strict=True))):
+        # what no cut can mend is told before any search
+        require_fan_in(step.name, synapses, target, {int(synapses.mask.sum(axis=(1, 2, 3)).argmax())})
     for step in reversed(chain[host_layers:]):
-        shape = graph.shapes[step.neuron_name]
-        soft = _is_soft(graph.nodes[step.neuron_name])
-        synapses = hop(step.synapse, _source(graph, step.name), as_grid(shape), target, soft=soft)
+        shape, synapses = graph.shapes[step.neuron_name], hops.pop()  # what it has counted goes with it
         best = _search(step.name, synapses, outgoing or silent(shape), target)
         found.append((step, shape, best))
         outgoing = fan_out(synapses, best.blocks, best.axons, _source(graph, step.name))
     found.reverse()
     firsts = list(itertools.accumulate((len(best.blocks) for _, _, best in found), initial=0))
-    limits = _limits(target)
+    limits = core_limits(target)
     placed = tuple(
         PlacedLayer(
             step.name, step.neuron_name, shape, best.blocks, best.usage, limits, first, best.axons,
@@ -229,7 +231,7 @@ class Cut:
 
 def _search(name: str, synapses: Hop, outgoing: FanOut, target: Target) -> Cut:
     """The cheapest cut that exceeds no limit: cores, plus the share of a core that its axons take before it."""
-    _require_one_neuron(name, synapses, outgoing, target)
+    require_one_neuron(name, synapses, outgoing, target)
     best: Cut | None = None
     most = math.inf
     for cores, step in _candidates(synapses, target):
@@ -241,7 +243,7 @@ def _search(name: str, synapses: Hop, outgoing: FanOut, target: Target) -> Cut:
                 best = found
     if best is None:
         raise PlacementError(
-            name, f"{name}: no way to cut it keeps within a core's {', '.join(_limits(target))}; make it, or the "
+            name, f"{name}: no way to cut it keeps within a core's {', '.join(core_limits(target))}; make it, or the "
             "layers beside it, smaller",
         )  # fmt: skip
     return best
@@ -257,7 +259,7 @@ def _cost(cut: Cut, target: Target) -> float:
 
 def _candidates(synapses: Hop, target: Target) -> Iterator[tuple[int, Shape]]:
     """(cores, block size) by cores, cutting rows and columns before channels, which repeat the whole source."""
-    room = target["compartments"] // _per_neuron(target, synapses)
+    room = target["compartments"] // compartments_per_neuron(target, synapses)
     steps = [sorted({-(-n // k) for k in range(1, n + 1)}, reverse=True) for n in synapses.grid]
     found = []
     for step in itertools.product(*steps):
@@ -268,10 +270,10 @@ def _candidates(synapses: Hop, target: Target) -> Iterator[tuple[int, Shape]]:
 
 def _try(synapses: Hop, outgoing: FanOut, target: Target, step: Shape) -> Iterator[Cut]:
     """The cut into boxes of a size, once for each kind of input axons with which no core exceeds a limit."""
-    limits = _limits(target)
+    limits = core_limits(target)
     for parts in from_one_to_all(synapses.grid, step):
         sending, receiving = [0] * len(parts), [0] * len(parts)
-        if not all(_memory_fits(target, synapses, block) for block in parts):
+        if not all(memory_fits(target, synapses, block) for block in parts):
             return
         if target.sharing == "lines":
             sending = outgoing.entries(target, parts, soft=synapses.soft).tolist()
@@ -285,83 +287,20 @@ def _try(synapses: Hop, outgoing: FanOut, target: Target, step: Shape) -> Iterat
             if max(receiving) > limits["input axons"]:
                 continue
         usage = tuple(
-            Usage(b.neurons, b.neurons * _per_neuron(target, synapses), *_memory(target, synapses, b), come, go)
+            Usage(
+                b.neurons, b.neurons * compartments_per_neuron(target, synapses), *memory(target, synapses, b), come, go
+            )
             for b, come, go in zip(parts, receiving, sending, strict=True)
         )
         yield Cut(tuple(parts), usage, axons, outgoing)
 
 
-def _memory_fits(target: Target, synapses: Hop, block: Block) -> bool:
-    used, longest = _memory(target, synapses, block)
-    return used <= _limits(target)["memory"] and longest <= (target.get("words_per_list") or longest)
-
-
-def _memory(target: Target, synapses: Hop, block: Block) -> tuple[int, int]:
-    if target.sharing == "lines":
-        return memory_words(target, synapses, block)
-    return memory_bytes(target, synapses, block), 0
-
-
-def _require_one_neuron(name: str, synapses: Hop, outgoing: FanOut, target: Target) -> None:
-    """Raise PlacementError where one neuron, in the middle of a channel, needs more than an empty core has.
-
-    Tried are the channel with the most synapses and the one that feeds the most cores.
-    """
-    limits = _limits(target)
-    middle = [n // 2 for n in synapses.grid[1:]]
-    feeds = outgoing.feeds[:, middle[0], middle[1]]
-    largest = {int(synapses.mask.sum(axis=(1, 2, 3)).argmax()), int(feeds.argmax())}
-    for channel in largest:
-        block = Block((channel, channel + 1), *((m, m + 1) for m in middle))
-        used, _ = _memory(target, synapses, block)
-        if used > limits["memory"]:
-            unit = "words of synaptic memory" if target.sharing == "lines" else "bytes of memory"
-            raise PlacementError(
-                name, f"{name}: one neuron needs {used:,} {unit}, a core has {limits['memory']:,}; reduce its fan-in "
-                "(fewer channels, a smaller kernel, a pool before it)",
-            )  # fmt: skip
-        if target.sharing == "kernel":
-            continue
-        mask = synapses.reached([block])[0].mask
-        axons = int(mask.sum() if synapses.soft else mask.any(axis=1).sum())
-        if axons > limits["input axons"]:
-            raise PlacementError(
-                name, f"{name}: one neuron needs {axons:,} input axons, a core has {limits['input axons']:,}; reduce "
-                "its fan-in (fewer channels, a smaller kernel, a pool before it)",
-            )  # fmt: skip
-        entries = int(outgoing.entries(target, [block], soft=synapses.soft)[0])
-        if entries > limits["output axons"]:
-            raise PlacementError(
-                name, f"{name}: one neuron needs {entries:,} output axons, a core has {limits['output axons']:,}; make "
-                "the next layer smaller, so that it takes fewer cores",
-            )  # fmt: skip
-
-
-def _limits(target: Target) -> dict[str, int]:
-    """Resource → a core's limit; what is not published is left out."""
-    known = {
-        "neurons": target["compartments"],
-        "memory": target.get("synaptic_words") or target.get("memory_bytes"),
-        "input axons": target.get("input_axons"),
-        "output axons": target.get("output_axons"),
-    }
-    return {name: limit for name, limit in known.items() if limit is not None}
-
-
-def _used(usage: Usage, resource: str) -> int:
-    return {
-        "neurons": usage.compartments,
-        "memory": usage.memory,
-        "input axons": usage.input_axons,
-        "output axons": usage.output_axons,
-    }[resource]
-
-
-def _per_neuron(target: Target, synapses: Hop) -> int:
-    return target["soft_reset_compartments"] if synapses.soft else 1
-
-
 # -- the chain ---------------------------------------------------------------------------------------
+
+
+def _synapses(graph: SpikingGraph, step: ChainLayer, target: Target) -> Hop:
+    grid, soft = as_grid(graph.shapes[step.neuron_name]), _is_soft(graph.nodes[step.neuron_name])
+    return hop(step.synapse, _source(graph, step.name), grid, target, soft=soft)
 
 
 def _source(graph: SpikingGraph, name: str) -> Shape:

@@ -20,7 +20,8 @@ from exporters.graph import IF, Conv2d, Flatten, Input, Linear, Node, Output, Sp
 from exporters.passes.chain import chain_layers, to_chain
 from exporters.passes.quantize import quantize
 from hardware.chips import cores, fit, limits
-from hardware.chips.placement import Placement, PlacementError, hops, place, position
+from hardware.chips.placement import Placement, hops, place, position
+from hardware.chips.resources import PlacementError
 from kdsnn import models
 from tests.networks import random_integer_chain
 

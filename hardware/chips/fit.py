@@ -17,7 +17,8 @@ from exporters.graph.registers import SILENT
 from exporters.passes.chain import ChainLayer, chain_layers
 from exporters.passes.quantize import LayerScale
 from hardware.chips.limits import Target
-from hardware.chips.placement import Placement, PlacementError, place
+from hardware.chips.placement import Placement, place
+from hardware.chips.search import PlacementError
 
 COARSE_THRESHOLD = 10
 """Below this many units of weight a threshold is coarse: rounding moves it by 5 % or more."""
@@ -27,7 +28,14 @@ COARSE_WEIGHTS = 0.05
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing to know: `layer` "" is the whole network, `change` says what to do, "" where nothing need be done."""
+    """One thing to know.
+
+    Attributes:
+        severity: what it means for the network, see this module's description.
+        layer: where; "" is the whole network.
+        what: the problem.
+        change: what to do, "" where nothing need be done. Options are named as in Python: bits=7, or `bits` alone.
+    """
 
     severity: Literal["error", "warning", "note"]
     layer: str
@@ -94,7 +102,7 @@ def _input(chain: SpikingGraph, target: Target) -> Iterator[Finding]:
     if not target.graded_spikes and bits > 1:
         yield Finding(
             "warning", first, f"it reads {bits}-bit pixels, and {target.title} has no graded spikes",
-            "run this layer on the host and send its spikes (`export --encoder host`); it is not placed",
+            "run this layer on the host and send its spikes (`export encoder=host`); it is not placed",
         )  # fmt: skip
     elif bits > 1:
         yield Finding("note", first, f"it reads {bits}-bit pixels as graded spikes (input_message_bits={bits})")
@@ -106,7 +114,7 @@ def _quantization(scales: Sequence[LayerScale]) -> Iterator[Finding]:
             held = "" if scale.limited_by == "weights" else f", held down by the {scale.limited_by}"
             yield Finding(
                 "warning", scale.name, f"rounding changes its weights by {100 * scale.rms_error:.1f} % (RMS){held}",
-                "more --bits, or fewer --input-bits where the input holds it down; compare with run --on emulator",
+                "more `bits`, or fewer `input_bits` where the input holds it down; compare with run on=emulator",
             )  # fmt: skip
 
 
@@ -126,7 +134,7 @@ def _registers(step: ChainLayer, target: Target) -> Iterator[Finding]:
         yield Finding(
             "error", step.name, f"a weight of {largest}{relayed}; {target.title} holds ±{room}" if both else
             f"a weight of {largest}{relayed}; {target.title} holds {room}",
-            f"quantize with fewer bits: try --bits {fewer}, or clip the largest weights when training",
+            f"quantize with fewer bits: try bits={fewer}, or clip the largest weights when training",
         )  # fmt: skip
     top = (1 << target["threshold_bits"]) - 1
     mantissa = 2 * step.threshold - 1 if both else step.threshold - 1
@@ -143,7 +151,7 @@ def _registers(step: ChainLayer, target: Target) -> Iterator[Finding]:
     elif 2 < step.threshold < COARSE_THRESHOLD:
         yield Finding(
             "warning", step.neuron_name, f"a threshold of {step.threshold} units: its weights are coarse steps",
-            "more --bits, or fewer --input-bits; or clip the largest weights when training",
+            "more `bits`, or fewer `input_bits`; or clip the largest weights when training",
         )  # fmt: skip
     bias = 0 if step.synapse.bias is None else int(np.abs(step.synapse.bias).max())
     widest = (1 << target["bias_bits"] - 1) - 1

@@ -5,17 +5,15 @@ the OR neurons of max-pools and the relay channels of skip connections are neuro
 average pools, which take none, have become larger kernels. A network without a chain has no placement.
 
 The search is NxTF's in outline (Rueckauer et al. 2022): layers from the last to the first, since a
-layer's output axons depend on how the next one is cut; for each the boxes of equal size that cover it
-at the lowest cost and exceed no limit. The cost is cores plus the axons that the cut asks of the cores
-before it, in shares of a core; NxTF adds synaptic memory, and keeps several candidates per layer where
-this keeps one. `hardware.chips.cores` has the rules of what a block takes.
+layer's output axons depend on how the next one is cut; for each the cheapest cut (`hardware.chips.search`) by what its
+blocks take of a core's memory (`hardware.chips.memory`) and axons (`hardware.chips.axons`).
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,33 +21,11 @@ import numpy as np
 from exporters.errors import DeployError
 from exporters.graph import Flatten, Neuron, Output, Shape, SpikingGraph
 from exporters.passes.chain import ChainLayer, chain_layers
-from hardware.chips.cores import (
-    Axons,
-    Block,
-    FanOut,
-    Hop,
-    Usage,
-    as_grid,
-    fan_out,
-    from_one_to_all,
-    hop,
-    input_axons,
-    memory_bytes,
-    memory_words,
-    silent,
-)
+from hardware.chips.axons import Axons, FanOut, fan_out, silent
+from hardware.chips.blocks import Block, as_grid
 from hardware.chips.limits import Target
-
-WINDOW = 1.25
-"""How many times the fewest cores a cut may take to be considered."""
-
-
-class PlacementError(DeployError):
-    """A layer that no number of cores can hold: the message names layer and limit."""
-
-    def __init__(self, layer: str, message: str) -> None:
-        super().__init__(message)
-        self.layer = layer
+from hardware.chips.projection import projection
+from hardware.chips.search import Cut, Usage, search
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +67,7 @@ class PlacedLayer:
 
     def totals(self) -> dict[str, int]:
         """Resource → how much of it all cores take together."""
-        return {name: sum(_used(u, name) for u in self.usage) for name in self.limits}
+        return {name: sum(used.of(name) for used in self.usage) for name in self.limits}
 
     def needed(self) -> dict[str, int]:
         """Resource → the cores that it alone would ask for: its total over a core's limit, rounded up."""
@@ -99,7 +75,7 @@ class PlacedLayer:
 
     def utilization(self) -> dict[str, float]:
         """Resource → share of the limit that the fullest core takes, 0…1."""
-        return {name: max(_used(u, name) for u in self.usage) / limit for name, limit in self.limits.items()}
+        return {name: max(used.of(name) for used in self.usage) / limit for name, limit in self.limits.items()}
 
     @property
     def limited_by(self) -> str:
@@ -196,169 +172,22 @@ def place(graph: SpikingGraph, target: Target, *, host_layers: int = 0) -> Place
     for step in reversed(chain[host_layers:]):
         shape = graph.shapes[step.neuron_name]
         soft = _is_soft(graph.nodes[step.neuron_name])
-        synapses = hop(step.synapse, _source(graph, step.name), as_grid(shape), target, soft=soft)
-        best = _search(step.name, synapses, outgoing or silent(shape), target)
+        source = _source(graph, step.name)
+        synapses = projection(step.synapse, source, as_grid(shape), target, soft=soft)
+        best = search(step.name, synapses, outgoing or silent(shape), target)
         found.append((step, shape, best))
-        outgoing = fan_out(synapses, best.blocks, best.axons, _source(graph, step.name))
+        outgoing = fan_out(synapses, best.blocks, best.axons, source)
     found.reverse()
     firsts = list(itertools.accumulate((len(best.blocks) for _, _, best in found), initial=0))
-    limits = _limits(target)
     placed = tuple(
         PlacedLayer(
-            step.name, step.neuron_name, shape, best.blocks, best.usage, limits, first, best.axons,
+            step.name, step.neuron_name, shape, best.blocks, best.usage, target.room, first, best.axons,
             float(best.outgoing.feeds.mean()),
             _hops_per_spike(target, best, first, first + len(best.blocks)),
         )
         for (step, shape, best), first in zip(found, firsts, strict=False)
     )  # fmt: skip
     return Placement(target, placed, tuple(step.name for step in chain[:host_layers]))
-
-
-# -- the search --------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, eq=False)
-class Cut:
-    """A layer cut into blocks."""
-
-    blocks: tuple[Block, ...]
-    usage: tuple[Usage, ...]
-    axons: Axons
-    outgoing: FanOut
-
-
-def _search(name: str, synapses: Hop, outgoing: FanOut, target: Target) -> Cut:
-    """The cheapest cut that exceeds no limit: cores, plus the share of a core that its axons take before it."""
-    _require_one_neuron(name, synapses, outgoing, target)
-    best: Cut | None = None
-    most = math.inf
-    for cores, step in _candidates(synapses, target):
-        if cores > most or (best is not None and cores >= _cost(best, target)):
-            break
-        for found in _try(synapses, outgoing, target, step):
-            most = min(most, WINDOW * cores)
-            if best is None or _cost(found, target) < _cost(best, target):
-                best = found
-    if best is None:
-        raise PlacementError(
-            name, f"{name}: no way to cut it keeps within a core's {', '.join(_limits(target))}; make it, or the "
-            "layers beside it, smaller",
-        )  # fmt: skip
-    return best
-
-
-def _cost(cut: Cut, target: Target) -> float:
-    """NxTF's cost as far as a cut decides it: each input axon takes output axons on the cores before it."""
-    if target.sharing == "kernel":
-        return len(cut.blocks)
-    entries = target["population_entries"] if cut.axons == "population" else 1
-    return len(cut.blocks) + entries * sum(u.input_axons for u in cut.usage) / target["output_axons"]
-
-
-def _candidates(synapses: Hop, target: Target) -> Iterator[tuple[int, Shape]]:
-    """(cores, block size) by cores, cutting rows and columns before channels, which repeat the whole source."""
-    room = target["compartments"] // _per_neuron(target, synapses)
-    steps = [sorted({-(-n // k) for k in range(1, n + 1)}, reverse=True) for n in synapses.grid]
-    found = []
-    for step in itertools.product(*steps):
-        if math.prod(step) <= room:
-            found.append((math.prod(-(-n // s) for n, s in zip(synapses.grid, step, strict=True)), step))
-    yield from sorted(found, key=lambda f: (f[0], -f[1][0]))
-
-
-def _try(synapses: Hop, outgoing: FanOut, target: Target, step: Shape) -> Iterator[Cut]:
-    """The cut into boxes of a size, once for each kind of input axons with which no core exceeds a limit."""
-    limits = _limits(target)
-    for parts in from_one_to_all(synapses.grid, step):
-        sending, receiving = [0] * len(parts), [0] * len(parts)
-        if target.sharing == "lines":
-            sending = outgoing.entries(target, parts, soft=synapses.soft).tolist()
-            if max(sending) > limits["output axons"]:
-                return
-        if not all(_memory_fits(target, synapses, block) for block in parts):
-            return
-    reached = synapses.reached(parts) if target.sharing == "lines" else []
-    kinds: tuple[Axons, ...] = ("discrete", "population") if reached and not synapses.soft else ("discrete",)
-    for axons in kinds:
-        if reached:
-            receiving = input_axons(synapses, reached, axons, parts)
-            if max(receiving) > limits["input axons"]:
-                continue
-        usage = tuple(
-            Usage(b.neurons, b.neurons * _per_neuron(target, synapses), *_memory(target, synapses, b), come, go)
-            for b, come, go in zip(parts, receiving, sending, strict=True)
-        )
-        yield Cut(tuple(parts), usage, axons, outgoing)
-
-
-def _memory_fits(target: Target, synapses: Hop, block: Block) -> bool:
-    used, longest = _memory(target, synapses, block)
-    return used <= _limits(target)["memory"] and longest <= (target.get("words_per_list") or longest)
-
-
-def _memory(target: Target, synapses: Hop, block: Block) -> tuple[int, int]:
-    if target.sharing == "lines":
-        return memory_words(target, synapses, block)
-    return memory_bytes(target, synapses, block), 0
-
-
-def _require_one_neuron(name: str, synapses: Hop, outgoing: FanOut, target: Target) -> None:
-    """Raise PlacementError where one neuron, in the middle of a channel, needs more than an empty core has.
-
-    Tried are the channel with the most synapses and the one that feeds the most cores.
-    """
-    limits = _limits(target)
-    middle = [n // 2 for n in synapses.grid[1:]]
-    feeds = outgoing.feeds[:, middle[0], middle[1]]
-    largest = {int(synapses.mask.sum(axis=(1, 2, 3)).argmax()), int(feeds.argmax())}
-    for channel in largest:
-        block = Block((channel, channel + 1), *((m, m + 1) for m in middle))
-        used, _ = _memory(target, synapses, block)
-        if used > limits["memory"]:
-            unit = "words of synaptic memory" if target.sharing == "lines" else "bytes of memory"
-            raise PlacementError(
-                name, f"{name}: one neuron needs {used:,} {unit}, a core has {limits['memory']:,}; reduce its fan-in "
-                "(fewer channels, a smaller kernel, a pool before it)",
-            )  # fmt: skip
-        if target.sharing == "kernel":
-            continue
-        mask = synapses.reached([block])[0].mask
-        axons = int(mask.sum() if synapses.soft else mask.any(axis=1).sum())
-        if axons > limits["input axons"]:
-            raise PlacementError(
-                name, f"{name}: one neuron needs {axons:,} input axons, a core has {limits['input axons']:,}; reduce "
-                "its fan-in (fewer channels, a smaller kernel, a pool before it)",
-            )  # fmt: skip
-        entries = int(outgoing.entries(target, [block], soft=synapses.soft)[0])
-        if entries > limits["output axons"]:
-            raise PlacementError(
-                name, f"{name}: one neuron needs {entries:,} output axons, a core has {limits['output axons']:,}; make "
-                "the next layer smaller, so that it takes fewer cores",
-            )  # fmt: skip
-
-
-def _limits(target: Target) -> dict[str, int]:
-    """Resource → a core's limit; what is not published is left out."""
-    known = {
-        "neurons": target["compartments"],
-        "memory": target.get("synaptic_words") or target.get("memory_bytes"),
-        "input axons": target.get("input_axons"),
-        "output axons": target.get("output_axons"),
-    }
-    return {name: limit for name, limit in known.items() if limit is not None}
-
-
-def _used(usage: Usage, resource: str) -> int:
-    return {
-        "neurons": usage.compartments,
-        "memory": usage.memory,
-        "input axons": usage.input_axons,
-        "output axons": usage.output_axons,
-    }[resource]
-
-
-def _per_neuron(target: Target, synapses: Hop) -> int:
-    return target["soft_reset_compartments"] if synapses.soft else 1
 
 
 # -- the chain ---------------------------------------------------------------------------------------

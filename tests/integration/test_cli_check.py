@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -55,7 +56,7 @@ def test_a_sound_network_has_notes_only() -> None:
 def test_weights_beyond_the_synapse() -> None:
     assert not any("weight of" in f.what for f in found(network(weight=127)))
     finding = one(network(weight=128), "a weight of 128; Loihi 1 holds ±127")
-    assert finding.severity == "error" and finding.layer == "conv" and "--bits 7" in finding.change
+    assert finding.severity == "error" and finding.layer == "conv" and "bits=7" in finding.change
     graph = network()
     one_sign = graph.with_nodes({"dense": Linear(np.full((10, 144), 255, np.int32))})
     assert not any("weight of" in f.what for f in found(one_sign))
@@ -121,12 +122,42 @@ def test_exit_codes_and_json(tmp_path: Path, net_file: Path) -> None:
 
 def test_what_cannot_be_checked_is_an_error(tmp_path: Path, net_file: Path) -> None:
     err = cli("check", net_file, "--target", "loihi9", code=2).stderr
-    assert err == "error: there is no target 'loihi9'; choose from loihi1, loihi2\n"
+    assert err == "error: there is no target 'loihi9'; choose from loihi1, loihi2, or give a .json file of your own\n"
     for name in ("none.net", "none.nir", "none.safetensors", "none"):
         assert cli("check", tmp_path / name, "--target", "loihi1", code=2).stderr.count("\n") == 1
     broken = tmp_path / "broken.nir"
     broken.write_bytes(net_file.read_bytes()[:300])
     assert "broken.nir" in cli("check", broken, "--target", "loihi1", code=2).stderr
+
+
+def test_a_chip_of_ones_own(tmp_path: Path, net_file: Path) -> None:
+    """The example of docs/check.md: 4 × 6 × 6 neurons that read 9 inputs, and 10 that read 144."""
+    page = (Path(__file__).parents[2] / "docs" / "check.md").read_text(encoding="utf-8")
+    chip = json.loads(page.split("```json\n")[1].split("```")[0])
+    path = tmp_path / "grid.json"
+
+    def check(code: int = 0) -> dict[str, Any]:
+        path.write_text(json.dumps(chip), encoding="utf-8")
+        return json.loads(cli("check", net_file, "--target", path, "--json", code=code).stdout)
+
+    found = check()
+    assert found["target"] == "grid" and found["fits"]
+    assert [layer["cores"] for layer in found["placement"]["layers"]] == [1, 1]
+    assert cli("check", net_file, "--target", path).stdout.splitlines()[-1] == "fits Grid: 2 cores, 1 chip"
+    chip["limits"]["weight_bytes"]["value"] = 500  # for 55 neurons of the first layer, three of the second
+    found = check()
+    assert [layer["cores"] for layer in found["placement"]["layers"]] == [3, 4]
+    assert [layer["utilization"]["memory"] for layer in found["placement"]["layers"]] == [48 * 9 / 500, 3 * 144 / 500]
+    chip["memory"]["shared_along"] = ["columns"]  # a kernel of 4 × 9 for each of six rows
+    assert check()["placement"]["layers"][0]["utilization"]["memory"] == 6 * 36 / 500
+    chip["memory"]["shared_along"] = ["rows", "columns"]
+    assert check()["placement"]["layers"][0]["utilization"]["memory"] == 36 / 500
+    chip["limits"]["weight_bytes"]["value"] = 143
+    (error,) = [f for f in check(code=1)["findings"] if f["severity"] == "error"]
+    assert (error["layer"], error["what"]) == ("dense", "one neuron needs 144 bytes of weights, a core has 143")
+    del chip["limits"]["compartments"]
+    path.write_text(json.dumps(chip), encoding="utf-8")
+    assert cli("check", net_file, "--target", path, code=2).stderr == f"error: {path}: limits: compartments missing\n"
 
 
 def soft() -> nn.Module:
@@ -162,7 +193,10 @@ def test_a_factory_and_coarse_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     options = ["--target", "loihi2", "--input-shape", "1,8,8", "--timesteps", 4, "--json"]
     assert json.loads(cli("check", "factories_for_check:sound", *options).stdout)["fits"]
     coarse = json.loads(cli("check", "factories_for_check:sound", *options, "--bits", 3).stdout)
-    assert any("rounding changes its weights" in f["what"] for f in coarse["findings"])
+    changes = {f["change"] for f in coarse["findings"] if "rounding changes its weights" in f["what"]}
+    assert changes == {
+        "more --bits, or fewer --input-bits where the input holds it down; compare with run --on emulator"
+    }
     error = cli("check", "factories_for_check:sound", *options, "--bits", 9, code=2).stderr
     assert "--bits 9" in error and "weights have 2 to 8 bits" in error
 

@@ -15,7 +15,8 @@ from exporters.passes.chain import to_chain
 from exporters.passes.quantize import quantize
 from hardware.chips import limits
 from hardware.chips.fit import host_layers
-from hardware.chips.placement import PlacementError, place
+from hardware.chips.placement import place
+from hardware.chips.search import PlacementError
 from kdsnn import models
 
 T = 4

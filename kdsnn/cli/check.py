@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -32,7 +33,10 @@ def check(
         str,
         typer.Argument(help="A checkpoint (.safetensors), a .net or .nir file, or package.module:factory."),
     ],
-    target: Annotated[str, typer.Option("--target", help="The chip: loihi1 or loihi2, see `list targets`.")],
+    target: Annotated[
+        str,
+        typer.Option("--target", help="The chip: loihi1 or loihi2, see `list targets`; or a .json file of your own."),
+    ],
     chips: Annotated[
         int | None, typer.Option("--chips", min=1, help="Chips at hand; the largest system built by default.")
     ] = None,
@@ -51,7 +55,7 @@ def check(
 
     Exit code 0: it fits; 1: it does not; 2: it could not be checked.
     """
-    from dataclasses import asdict
+    from dataclasses import asdict, replace
 
     from hardware.chips import limits
     from kdsnn.cli.console import print_json
@@ -63,6 +67,7 @@ def check(
         calibration_samples=calibration_samples, nir=nir_options(nir), input_coding=input_coding,
         quiet=json,
     )  # fmt: skip
+    fit = replace(fit, findings=tuple(replace(f, change=as_options(f.change)) for f in fit.findings))
     if json:
         print_json(
             {
@@ -97,6 +102,12 @@ def _fit(source: str, chip: Target, chips: int | None, **how: Any) -> Fit:
     except DeployError as error:
         return fit.Fit(chip, (_refusal(error),), None)
     return fit.check(chain, chip, scales=network.scales, max_chips=chips)
+
+
+def as_options(text: str) -> str:
+    """Advice in which options are named as in Python, as the command line names them: bits=7 becomes --bits 7, `bits` --bits."""
+    named = re.sub(r"\b(bits|encoder|on)=(\w+)", r"--\1 \2", text)
+    return re.sub(r"`(bits|input_bits)`", lambda found: f"--{found[1].replace('_', '-')}", named)
 
 
 def _of_file(path: Path) -> list[tuple[str, str, str]]:

@@ -1,4 +1,4 @@
-"""Writing files so that whatever goes wrong leaves the old file or the new one, never half of one."""
+"""Files are written so that whatever goes wrong leaves the old one or the new one, never half of one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from pathlib import Path
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; rename it over `path` if the block succeeds, else delete it.
+    """The block writes to a temporary path beside `path`, which is renamed over `path` if the block succeeds, else
+    deleted.
 
     Missing parent folders are made; a link is followed, so that it stays one. Raises OSError, with `path` for its
     file name, when the place or the disk does not take the file, or `path` is a folder or a device.
@@ -23,8 +24,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_paths(*paths: Path) -> Iterator[tuple[Path, ...]]:
-    """`atomic_path` for files of one folder that belong together: all are on the disk before the first is renamed,
-    and no other process that renames several there does so in between."""
+    """Files of one folder that belong together are written as by `atomic_path`: all are on the disk before the first
+    is renamed, and no other process that renames several there does so in between."""
     # named before they are made, since a signal (Ctrl-C) may come while the system makes one
     temporaries = tuple(_temporary(path) for path in paths)
     try:
@@ -51,7 +52,7 @@ def atomic_paths(*paths: Path) -> Iterator[tuple[Path, ...]]:
 
 
 def _temporary(path: Path) -> Path:
-    """A name beside `path`, hidden, with the same ending."""
+    """The temporary name is beside `path`, hidden, and has the same ending."""
     # a name may have 255 bytes, and this one is longer than `path`'s
     start = os.fsencode(path.name)[:100].decode(errors="ignore")
     ending = path.suffix if len(path.suffix) <= 20 else ""
@@ -59,7 +60,7 @@ def _temporary(path: Path) -> Path:
 
 
 def _make(path: Path, temporary: Path) -> None:
-    """An empty file that only this user may read, as long as it is not whole."""
+    """The file starts empty, and only this user may read it as long as it is not whole."""
     with _naming(path):
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
@@ -71,7 +72,7 @@ def _make(path: Path, temporary: Path) -> None:
 
 
 def _finish(temporary: Path) -> None:
-    """Bring a written file to the disk."""
+    """A written file gets its permissions and is brought to the disk."""
     # the permissions that open() would have given it
     umask = os.umask(0)
     os.umask(umask)
@@ -83,7 +84,7 @@ def _finish(temporary: Path) -> None:
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Hold a lock on `folder` for the moment, where the system has such."""
+    """The block holds a lock on `folder`, where the system has such."""
     if os.name != "posix":
         yield
         return

@@ -1,4 +1,4 @@
-"""HDF5 files that may be hostile: looked through before any number in them is read.
+"""HDF5 files may be hostile, so they are looked through before any number in them is read.
 
 A compressed dataset of a few bytes, or one that was never written, can unfold to any size, a link can lead
 into another file, a group can contain itself.
@@ -17,7 +17,7 @@ MAX_DEPTH = 40
 
 
 def flaw(file: h5py.File) -> str | None:
-    """Why a file should not be read, if it should not; h5py raises a dozen kinds where it is damaged."""
+    """The flaw is why a file should not be read, None if it may be; h5py raises a dozen kinds where it is damaged."""
     total = 0
     for count, (name, depth, item) in enumerate(_walk(file, 0)):
         if count > MAX_OBJECTS:
@@ -36,7 +36,7 @@ def flaw(file: h5py.File) -> str | None:
 
 
 def _walk(group: h5py.Group, depth: int) -> Iterator[tuple[str, int, Any]]:
-    """(name, depth, object) of all that is in a group; None for a link, depth by depth until the caller stops."""
+    """The walk gives (name, depth, object) of all that is in a group, None for a link, until the caller stops."""
     for key in group:
         name = f"{group.name}/{key}"
         if not isinstance(group.get(key, getlink=True), h5py.HardLink):

@@ -1,4 +1,4 @@
-"""How large the numbers inside a network can become, worst case, from its weights alone.
+"""Bounds say how large the numbers inside a network can become, worst case, from its weights alone.
 
 Three decisions rest on this: whether float32 adds a layer's products exactly, whether a current fits
 Lava's registers, and how finely weights may be represented.
@@ -18,11 +18,13 @@ EXACT_IN_FLOAT32 = 2**24
 """Whole numbers up to here are float32 numbers, so sums that stay below are exact in any order of addition."""
 
 _sums: WeakKeyDictionary[Synapse, tuple[Array, Array]] = WeakKeyDictionary()
-"""Per output channel the sums of positive and of negative weights: a pass over millions of weights, asked for many times."""
+"""The sums of positive and of negative weights per output channel are kept: they are a pass over millions of weights,
+asked for many times."""
 
 
 def input_bounds(graph: SpikingGraph) -> dict[str, float]:
-    """Largest absolute value that can arrive at each node (spikes are 1, pixels `scale` or 1, sums add up)."""
+    """The bounds are the largest absolute value that can arrive at each node (spikes are 1, pixels `scale` or 1, sums
+    add up)."""
     out: dict[str, float] = {}
     into: dict[str, float] = {}
     for name, node in graph.nodes.items():
@@ -45,12 +47,13 @@ def input_bounds(graph: SpikingGraph) -> dict[str, float]:
 
 
 def is_signed(graph: SpikingGraph, name: str) -> bool:
-    """Whether negative values can arrive at a node: what synapses give out; spikes and pixels never are."""
+    """A node is signed if negative values can arrive there: what synapses give out can be negative, spikes and pixels
+    never are."""
     return graph.in_signal(name) == "current"
 
 
 def channel_bounds(synapse: Synapse, arriving: float, *, bias: bool = True, signed: bool = False) -> Array:
-    """Per output channel, the largest |sum| that any subset of the products can have: float64 (Cout,).
+    """The bounds are, per output channel, the largest |sum| that any subset of the products can have: float64 (Cout,).
 
     Every partial sum in every order of addition is within it. Where inputs are never negative, the
     positive products alone or the negative products alone are the worst case; `signed` inputs can
@@ -64,11 +67,13 @@ def channel_bounds(synapse: Synapse, arriving: float, *, bias: bool = True, sign
     if signed:
         positive = negative = positive + negative
     if bias and synapse.bias is not None:
-        b = synapse.bias.astype(np.float64)
-        positive, negative = positive + np.maximum(b, 0), negative + np.maximum(-b, 0)
+        b = synapse.bias.astype(np.float64).reshape(
+            len(synapse.bias), -1
+        )  # of a whole map, the extremes of each channel
+        positive, negative = positive + np.maximum(b.max(axis=1), 0), negative + np.maximum(-b.min(axis=1), 0)
     return np.asarray(np.maximum(positive, negative))
 
 
 def sum_bound(synapse: Synapse, arriving: float, *, bias: bool = True, signed: bool = False) -> float:
-    """The largest of `channel_bounds`."""
+    """The bound of a layer is the largest of its `channel_bounds`."""
     return float(channel_bounds(synapse, arriving, bias=bias, signed=signed).max())

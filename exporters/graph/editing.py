@@ -1,4 +1,4 @@
-"""What several passes do to a graph: order its nodes, name new ones, put nodes and edges together, slide windows."""
+"""Passes edit graphs alike: they order nodes, name new ones, put nodes and edges together, and slide windows."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 
 from exporters.graph.errors import GraphError
-from exporters.graph.nodes import Node, Pair, Shape
+from exporters.graph.nodes import Array, Node, Pair, Shape
 
 Edge = tuple[str, str]
 
 
 @dataclass(frozen=True)
 class Draft:
-    """A graph under construction: nodes and edges that `SpikingGraph.redrawn` makes a graph of."""
+    """A draft is a graph under construction: nodes and edges that `SpikingGraph.redrawn` makes a graph of."""
 
     nodes: dict[str, Node] = field(default_factory=dict)
     edges: list[Edge] = field(default_factory=list)
 
     def add(self, name: str, node: Node, sources: Iterable[str]) -> str:
-        """Add a node behind its sources. Returns its name: the one given, or one like it that is free."""
+        """The node is added behind its sources, under the name given or one like it that is free, which is returned."""
         unique = unique_name(name, self.nodes)
         self.nodes[unique] = node
         self.edges.extend((source, unique) for source in sources)
@@ -27,7 +27,7 @@ class Draft:
 
 
 def unique_name(name: str, taken: Container[str]) -> str:
-    """The name, or with the first number from 2 on that makes it one of its own."""
+    """A name that is taken gets the first number from 2 on that makes it one of its own."""
     unique, n = name, 2
     while unique in taken:
         unique, n = f"{name}_{n}", n + 1
@@ -35,7 +35,7 @@ def unique_name(name: str, taken: Container[str]) -> str:
 
 
 def topological_order(names: Iterable[str], edges: Iterable[Edge]) -> list[str]:
-    """The nodes, each behind all that feed it, otherwise in the order given.
+    """The order puts each node behind all that feed it, and otherwise keeps the one given.
 
     Nodes of cycles, and what lies behind these, are left out.
 
@@ -59,12 +59,18 @@ def topological_order(names: Iterable[str], edges: Iterable[Edge]) -> list[str]:
     return order
 
 
+def over_positions(bias: Array, shape: Shape) -> Array:
+    """The bias gets a shape that adds to currents of the layer's output shape: (Cout,) becomes (Cout, 1, 1) where these
+    are maps."""
+    return bias.reshape(-1, *[1] * (len(shape) - 1)) if bias.ndim == 1 else bias
+
+
 def window_positions(size: int, kernel: int, stride: int, padding: int, dilation: int = 1) -> int:
-    """Number of positions of a window along one axis: floor((size + 2p − d(k − 1) − 1)/s) + 1."""
+    """Along one axis a window has floor((size + 2p − d(k − 1) − 1)/s) + 1 positions."""
     return (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
 
 
 def window_grid(size: Shape, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair = (1, 1)) -> Pair:
-    """Positions (y, x) of a window that slides over (H, W); 0 or less where it does not fit."""
+    """A window that slides over (H, W) has this many positions (y, x); 0 or less where it does not fit."""
     h, w = (window_positions(*axis) for axis in zip(size, kernel, stride, padding, dilation, strict=True))
     return (h, w)

@@ -1,4 +1,4 @@
-"""The error of a graph that cannot be built, and the check that raises it."""
+"""A graph that cannot be built raises an error that names the node."""
 
 from __future__ import annotations
 
@@ -10,6 +10,6 @@ class GraphError(DeployError):
 
 
 def require(ok: bool, name: str, problem: str) -> None:
-    """Raise GraphError, naming the node, unless `ok`."""
+    """The check raises GraphError, which names the node, unless `ok`."""
     if not ok:
         raise GraphError(f"{name}: {problem}")

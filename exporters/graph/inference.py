@@ -1,4 +1,5 @@
-"""Which shape and which kind of signal leave a node, given what arrives, and what is wrong with the node itself."""
+"""Inference says which shape and which kind of signal leave a node, given what arrives, and what is wrong with the node
+itself."""
 
 from __future__ import annotations
 
@@ -30,7 +31,8 @@ from exporters.graph.nodes import (
 
 
 def infer_signal(name: str, node: Node, incoming: SignalKind) -> SignalKind:
-    """What a node's output carries, given what arrives. Raises GraphError where a read-out gets the wrong kind."""
+    """The signal is what a node's output carries, given what arrives. Raises GraphError where a read-out gets the wrong
+    kind."""
     match node:
         case Input():
             return "analog" if node.encoding == "direct" else "spikes"
@@ -51,7 +53,8 @@ def infer_signal(name: str, node: Node, incoming: SignalKind) -> SignalKind:
 
 
 def infer_shape(name: str, node: Node, shape: Shape) -> Shape:
-    """Shape of a node's output, given that of its input. Raises GraphError for what is wrong with the node itself."""
+    """The shape is that of a node's output, given that of its input. Raises GraphError for what is wrong with the node
+    itself."""
     match node:
         case Input():
             return _input_shape(name, node)
@@ -95,10 +98,12 @@ def _convolution_shape(name: str, node: Conv2d, shape: Shape) -> Shape:
         f"{cout} output channels cannot be split into {node.groups} groups",
     )
     require(cin == shape[0], name, f"the weight expects {cin} input channels, but {shape[0]} arrive")
-    require(node.bias is None or node.bias.shape == (cout,), name, f"the bias must have shape ({cout},)")
     kernel = (int(w.shape[2]), int(w.shape[3]))
     _check_window(name, kernel=kernel, stride=node.stride, padding=node.padding, dilation=node.dilation)
-    return (cout, *_grid(name, shape[1:], kernel, node.stride, node.padding, node.dilation))
+    output = (cout, *_grid(name, shape[1:], kernel, node.stride, node.padding, node.dilation))
+    ok = node.bias is None or node.bias.shape in ((cout,), output)
+    require(ok, name, f"the bias must have shape ({cout},), or {output} for a value at every position")
+    return output
 
 
 def _linear_shape(name: str, node: Linear, shape: Shape) -> Shape:

@@ -1,10 +1,11 @@
-"""The nodes of a `SpikingGraph`, as data: what each holds.
+"""The nodes of a `SpikingGraph` are data; this is what each holds.
 
-What they compute is told in `exporters.graph`, which shape and signal leaves them in `exporters.graph.inference`. Arrays are numpy in
-PyTorch's layout: kernels OIHW, shapes CHW.
+What they compute is told in `exporters.graph`, which shape and signal leaves them in `exporters.graph.inference`.
+Arrays are numpy in PyTorch's layout: kernels OIHW, shapes CHW.
 
-`Synapse`, `Neuron` and `Pool` are the bases of nodes of a kind. They are open, so exhaustive matches are over `Node` or over the unions
-`AnySynapse`, `AnyNeuron` and `AnyPool`, and end in `assert_never`: a node added to its union is a list of type errors.
+`Synapse`, `Neuron` and `Pool` are the bases of nodes of a kind. They are open, so exhaustive matches are over `Node` or
+over the unions `AnySynapse`, `AnyNeuron` and `AnyPool`, and end in `assert_never`: a node added to its union is a list
+of type errors.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ Shape = tuple[int, ...]
 Pair = tuple[int, int]
 Reset = Literal["hard", "soft"]
 SignalKind = Literal["analog", "spikes", "current"]
-"""What an edge carries: analog input, spikes (also pooled or summed ones), or synaptic current."""
+"""An edge carries analog input, spikes (also pooled or summed ones), or synaptic current."""
 
 
 @dataclass(frozen=True, eq=False)
 class Input:
-    """Where samples enter, shape (C, H, W) or (F,) without batch or time.
+    """The input is where samples enter, of shape (C, H, W) or (F,) without batch or time.
 
     `scale` is None for real-valued input. Otherwise the network consumes integers
     `rint(x * scale)` in 0…scale (255: 8-bit pixels), see `SpikingGraph.encode`.
@@ -37,7 +38,7 @@ class Input:
 
 @dataclass(frozen=True, eq=False)
 class Synapse:
-    """The base of weighted layers: `weight` (outputs, inputs of each, …), `bias` or none, added at every step."""
+    """A synapse layer has weights (outputs, inputs of each, …) and perhaps a bias, which is added at every step."""
 
     weight: Array
     bias: Array | None = None
@@ -45,7 +46,12 @@ class Synapse:
 
 @dataclass(frozen=True, eq=False)
 class Conv2d(Synapse):
-    """A convolution is the cross-correlation of `torch.nn.Conv2d`: weight (Cout, Cin/groups, kH, kW), bias (Cout,)."""
+    """A convolution is the cross-correlation of `torch.nn.Conv2d`: weight (Cout, Cin/groups, kH, kW), bias (Cout,).
+
+    Its bias may also be a whole map, of the output's shape (Cout, H, W). What adds a constant to a padded input (a
+    BatchNorm before the convolution, the mean of normalized images) adds less at the border than inside, and folds into
+    such a map exactly.
+    """
 
     stride: Pair = (1, 1)
     padding: Pair = (0, 0)
@@ -60,7 +66,7 @@ class Linear(Synapse):
 
 @dataclass(frozen=True, eq=False)
 class Pool:
-    """The base of windows that slide over (C, H, W), channel by channel."""
+    """A pool is a window that slides over (C, H, W), channel by channel."""
 
     kernel: Pair
     stride: Pair
@@ -85,7 +91,7 @@ class Flatten:
 
 
 class Neuron:
-    """The base of neuron layers.
+    """A neuron layer integrates its current and fires at its threshold.
 
     Attributes:
         threshold: the membrane at which a neuron fires.

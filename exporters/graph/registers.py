@@ -1,8 +1,8 @@
-"""The constants of Loihi's arithmetic, as Lava's fixed-point models compute it (lava-nc 0.10, lava-dl 0.6).
+"""These are the constants of Loihi's arithmetic, as Lava's fixed-point models compute it (lava-nc 0.10, lava-dl 0.6).
 
-`PyConvModelFixed` and `PyDenseModelBitAcc` add up spikes times weights, `PyLifModelBitAcc` is the neuron: a current u and a membrane v in
-registers with six fractional bits, biases and thresholds that are moved up by as many. Whatever computes, limits, writes or checks these
-numbers reads them here.
+`PyConvModelFixed` and `PyDenseModelBitAcc` add up spikes times weights, `PyLifModelBitAcc` is the neuron: a current u
+and a membrane v in registers with six fractional bits, biases and thresholds that are moved up by as many. Whatever
+computes, limits, writes or checks these numbers reads them here.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ MAX_STEP = 127
 
 
 def decay_of(leak: float) -> int:
-    """The 12-bit decay of a register that keeps the share `leak` of itself from step to step: 0 to 4096."""
+    """A register that keeps the share `leak` of itself from step to step has this 12-bit decay, 0 to 4096."""
     return DECAY_ONE - round(leak * DECAY_ONE)
 
 
 def leak_of(decay: int) -> float:
-    """The share that a register keeps with a 12-bit decay, a multiple of 1/4096."""
+    """A register with this 12-bit decay keeps this share of itself, a multiple of 1/4096."""
     return (DECAY_ONE - decay) / DECAY_ONE

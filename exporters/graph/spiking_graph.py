@@ -1,4 +1,4 @@
-"""The class `SpikingGraph`, validated when built; `exporters.graph` tells what it means."""
+"""The class `SpikingGraph` validates what it is built of; `exporters.graph` tells what a graph means."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from exporters.graph.nodes import AnyNeuron, AnySynapse, Array, Input, Neuron, N
 
 @dataclass(frozen=True, eq=False)
 class SpikingGraph:
-    """A spiking network in discrete time. Validated when built; nodes end up in topological order.
+    """A spiking network in discrete time is nodes and edges, validated when built; the nodes end up in topological
+    order.
 
     Attributes:
         nodes: name → node.
@@ -70,8 +71,8 @@ class SpikingGraph:
     def _check_currents(self) -> None:
         """Neurons whose current persists are fed by synapse layers alone, which feed neurons alone.
 
-        Such a current takes in the products of its synapses and not their biases, which go straight to the membrane. Behind a pool, or in
-        a layer that something else reads too, the two could not be told apart.
+        Such a current takes in the products of its synapses and not their biases, which go straight to the membrane.
+        Behind a pool, or in a layer that something else reads too, the two could not be told apart.
         """
         ends = {*self.neurons, self.output_name}
         for name, neuron in self.neurons.items():
@@ -85,58 +86,58 @@ class SpikingGraph:
     # -- structure -----------------------------------------------------------------------------
 
     def sources(self, name: str) -> tuple[str, ...]:
-        """Names of the nodes whose outputs add up to this node's input, in edge order."""
+        """The sources are the nodes whose outputs add up to this node's input, in edge order."""
         return tuple(a for a, b in self.edges if b == name)
 
     def targets(self, name: str) -> tuple[str, ...]:
-        """Names of the nodes that this node feeds, in edge order."""
+        """The targets are the nodes that this node feeds, in edge order."""
         return tuple(b for a, b in self.edges if a == name)
 
     @property
     def input_name(self) -> str:
-        """Name of the one `Input` node."""
+        """This is the name of the one `Input` node."""
         return next(n for n, node in self.nodes.items() if isinstance(node, Input))
 
     @property
     def output_name(self) -> str:
-        """Name of the one `Output` node."""
+        """This is the name of the one `Output` node."""
         return next(n for n, node in self.nodes.items() if isinstance(node, Output))
 
     @property
     def input(self) -> Input:
-        """The one `Input` node."""
+        """Every graph has one `Input` node."""
         node = self.nodes[self.input_name]
         assert isinstance(node, Input)
         return node
 
     @property
     def output(self) -> Output:
-        """The one `Output` node."""
+        """Every graph has one `Output` node."""
         node = self.nodes[self.output_name]
         assert isinstance(node, Output)
         return node
 
     def in_shape(self, name: str) -> Shape:
-        """Shape of the (summed) input of a node, without batch and time."""
+        """The (summed) input of a node has this shape, without batch and time."""
         return self.shapes[self.sources(name)[0]]
 
     def in_signal(self, name: str) -> SignalKind:
-        """What arrives at a node: a synapse that receives "spikes" counts SynOps, any other MACs."""
+        """This kind of signal arrives at a node: a synapse that receives "spikes" counts SynOps, any other MACs."""
         return _common_signal(name, list(self.sources(name)), self.signals)
 
     @property
     def neurons(self) -> dict[str, AnyNeuron]:
-        """The neuron layers, in topological order."""
+        """The neuron layers are in topological order."""
         return {n: node for n, node in self.nodes.items() if isinstance(node, Neuron)}
 
     @property
     def synapses(self) -> dict[str, AnySynapse]:
-        """The weighted layers, in topological order."""
+        """The weighted layers are in topological order."""
         return {n: node for n, node in self.nodes.items() if isinstance(node, Synapse)}
 
     @property
     def is_integer(self) -> bool:
-        """True when every weight, bias and threshold is an integer, and the input too: chip arithmetic."""
+        """A graph is integer, and so in chip arithmetic, when every weight, bias and threshold is, and the input too."""
         arrays = [a for s in self.synapses.values() for a in (s.weight, s.bias) if a is not None]
         return (
             (self.input.encoding == "spikes" or self.input.scale is not None)
@@ -145,15 +146,15 @@ class SpikingGraph:
         )
 
     def with_nodes(self, changed: Mapping[str, Node], **fields: Any) -> SpikingGraph:
-        """A copy with some nodes replaced (same names, same edges) and other fields changed."""
+        """The copy has some nodes replaced (same names, same edges) and other fields changed."""
         return replace(self, nodes={**self.nodes, **changed}, **fields)
 
     def redrawn(self, nodes: Mapping[str, Node], edges: Iterable[Edge]) -> SpikingGraph:
-        """A graph of other nodes and edges with the same T and metadata."""
+        """The new graph has other nodes and edges, the same T and metadata."""
         return replace(self, nodes=nodes, edges=tuple(edges))
 
     def encode(self, x: Array) -> Array:
-        """Real-valued samples (N, *shape) to what the network consumes: float32, integers if `input.scale`.
+        """Real-valued samples (N, *shape) become what the network consumes: float32, integers if `input.scale`.
 
         Raises:
             GraphError: wrong shape, values that are not finite, or values outside 0…1 when `input.scale` is set.
@@ -176,7 +177,7 @@ class SpikingGraph:
 
 
 def chain(nodes: Iterable[tuple[str, Node]], T: int, **fields: Any) -> SpikingGraph:
-    """A graph whose nodes follow one another in the order given."""
+    """The graph is a chain: its nodes follow one another in the order given."""
     named = list(nodes)
     names = [n for n, _ in named]
     if len(set(names)) != len(names):

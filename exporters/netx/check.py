@@ -1,4 +1,4 @@
-"""Opening netx files (`.net`, HDF5), and finding in them what Lava would not run right, without Lava."""
+"""The check opens netx files (`.net`, HDF5) and finds in them what Lava would not run right, without Lava."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from exporters.hdf5 import flaw
 
 
 class NetxError(DeployError):
-    """A `.net` file that cannot be read, or that Lava would skip, clip, wrap or crash on."""
+    """A `.net` file cannot be read, or Lava would skip, clip, wrap or crash on what it holds."""
 
 
 class opened:  # noqa: N801 - reads as a function
-    """`h5py.File` for reading, with every way it can fail turned into one line."""
+    """The block reads an `h5py.File`; every way in which opening it can fail is one line."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -41,20 +41,21 @@ class opened:  # noqa: N801 - reads as a function
 
 
 def layer_groups(file: h5py.File) -> list[h5py.Group]:
-    """The layers in order."""
+    """The layers of a file come in order."""
     root = file["layer"]
     return [root[str(i)] for i in range(len(root))]
 
 
 def text(dataset: Any) -> str:
-    """A string as slayer (one-element arrays of bytes), h5py or others store it."""
+    """A string comes out as slayer (one-element arrays of bytes), h5py or others store it."""
     value = dataset[()]
     value = value.flat[0] if isinstance(value, np.ndarray) else value
     return value.decode("ascii") if isinstance(value, bytes) else str(value)
 
 
 def validate(path: Path) -> list[str]:
-    """What Lava would silently skip, clip, wrap or crash on in a `.net` file: one line each, empty if sound.
+    """The findings are what Lava would silently skip, clip, wrap or crash on in a `.net` file: one line each, none if
+    it is sound.
 
     Raises:
         NetxError: the file cannot be read at all.
@@ -64,7 +65,7 @@ def validate(path: Path) -> list[str]:
 
 
 def problems(file: h5py.File) -> Iterator[str]:
-    """The findings; a file damaged inside raises from h5py at any point, which is one more finding."""
+    """The findings come one by one; a file damaged inside raises from h5py at any point, which is one more finding."""
     try:
         if (what := flaw(file)) is not None:
             yield what
@@ -148,8 +149,10 @@ def _layer_problems(kind: str, group: h5py.Group, *, last: bool) -> Iterator[str
         yield from _number_problems("bias", bias)
         if np.abs(bias).max(initial=0) > BIAS_LIMIT:
             yield f"a bias of {np.abs(bias).max():g}; Lava keeps it in 16 bits (±{BIAS_LIMIT})"
-        if bias.shape != weight.shape[:1]:
-            yield f"the bias has shape {bias.shape}, expected {weight.shape[:1]}"
+        whole = tuple(np.asarray(group["shape"][()]).reshape(-1).tolist())[::-1]
+        if bias.shape != weight.shape[:1] and (kind == "dense" or bias.shape != whole):
+            instead = "" if kind == "dense" else f" or {whole}, width before height before channels"
+            yield f"the bias has shape {bias.shape}, expected {weight.shape[:1]}{instead}"
     if "delay" in group and np.any(np.asarray(group["delay"][()])):
         lost = "which Lava ignores in convolutions" if kind == "conv" else "which this program does not run"
         yield f"it has synaptic delays, {lost}; train without delays"

@@ -1,4 +1,4 @@
-"""Reading a `.net` file, of this program or of lava-dl's slayer, as a chain."""
+"""A `.net` file, of this program or of lava-dl's slayer, is read as a chain."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from exporters.netx.sidecar import digest, read_sidecar, sidecar_path
 
 
 def read(path: Path, *, T: int | None = None, encoding: Literal["direct", "spikes"] = "direct") -> SpikingGraph:
-    """A `.net` file as an integer chain.
+    """A `.net` file becomes an integer chain.
 
     T, the input encoding and the scales come from the JSON file beside it; without one (slayer writes none),
     pass T and the encoding: graded 8-bit pixels ("direct") or "spikes".
@@ -87,7 +87,7 @@ def _to_graph(file: h5py.File, T: int, extra: dict[str, Any]) -> SpikingGraph:
         else:
             synapse, neuron, unit = names[k] if k < len(names) else (f"layer{index}", f"layer{index}.neuron", 1.0)
             weight = np.asarray(group["weight"][()]).astype(np.int32)
-            bias = np.asarray(group["bias"][()]).astype(np.int32) if "bias" in group else None
+            bias = np.asarray(group["bias"][()]).T.astype(np.int32) if "bias" in group else None  # a map is (W, H, C)
             node: Node = Linear(weight, bias)
             if kind == "conv":
                 stride, padding, dilation = (_pair(group[key]) for key in ("stride", "padding", "dilation"))
@@ -104,7 +104,7 @@ def _to_graph(file: h5py.File, T: int, extra: dict[str, Any]) -> SpikingGraph:
 
 
 def _neuron(group: h5py.Group, unit: float) -> AnyNeuron:
-    """A layer's neurons; netx gives a dense layer without any some that sum its current and never fire."""
+    """A dense layer without neurons gets, from netx and here, some that sum its current and never fire."""
     if "neuron" not in group:
         return IF(SILENT, scale=unit)
     voltage, current, threshold = (
@@ -117,7 +117,7 @@ def _neuron(group: h5py.Group, unit: float) -> AnyNeuron:
 
 
 def _driven_neurons(group: h5py.Group, shape: tuple[int, ...]) -> list[tuple[str, Node]]:
-    """slayer's `Input` block: neurons that weight·pixel + bias drives; their current decay has nothing to decay."""
+    """slayer's `Input` block is neurons that weight·pixel + bias drives; their current decay has nothing to decay."""
     weight, bias = (
         int(np.asarray(group[key][()]).flat[0]) if key in group else default
         for key, default in (("weight", 1), ("bias", 0))

@@ -1,4 +1,5 @@
-"""The JSON file beside a `.net` file (`NAME.net.json`): T, input encoding, scales, read-out and timing, for which the format has no room."""
+"""The sidecar is the JSON file beside a `.net` file (`NAME.net.json`), with what the format has no room for: T, input
+encoding, scales, read-out and timing."""
 
 from __future__ import annotations
 
@@ -32,22 +33,22 @@ class ChainTiming:
 
 
 def timing(graph: SpikingGraph) -> ChainTiming:
-    """The timing of a chain: one step per neuron layer, membranes reset as each layer's sample begins."""
+    """A chain takes one step per neuron layer, and resets membranes as each layer's sample begins."""
     return ChainTiming(graph.T, len(chain_layers(graph)), graph.T, 1)
 
 
 def message_bits(graph: SpikingGraph) -> int:
-    """`input_message_bits` for netx: 0 for binary spikes, else the bits of a graded pixel."""
+    """The message bits are netx's `input_message_bits`: 0 for binary spikes, else the bits of a graded pixel."""
     return 0 if graph.input.encoding == "spikes" else int(graph.input.scale or 1).bit_length()
 
 
 def sidecar_path(path: Path) -> Path:
-    """`NAME.net` → `NAME.net.json`."""
+    """The sidecar of `NAME.net` is `NAME.net.json`."""
     return path.with_name(path.name + ".json")
 
 
 def describe(graph: SpikingGraph) -> dict[str, Any]:
-    """What the sidecar of a chain says, but for the digest."""
+    """The description is what the sidecar of a chain says, but for the digest."""
     when = timing(graph)
     return {
         "format": "kdsnn-deploy netx sidecar",
@@ -79,7 +80,8 @@ def describe(graph: SpikingGraph) -> dict[str, Any]:
 
 
 def digest(path: Path, beside: dict[str, Any]) -> str:
-    """The SHA-256 of the file and of what stands beside it: a flipped bit in a weight is still a sound network, but not this one."""
+    """The digest is the SHA-256 of the file and of what stands beside it: with a flipped bit in a weight the network is
+    sound, but another one."""
     facts = {key: value for key, value in beside.items() if key != "digest"}
     content = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     with path.open("rb") as file:
@@ -89,7 +91,8 @@ def digest(path: Path, beside: dict[str, Any]) -> str:
 
 
 def read_sidecar(path: Path) -> dict[str, Any]:
-    """What stands beside `path`, empty if nothing does. Raises NetxError for a file that is no sidecar of this program."""
+    """The sidecar is what stands beside `path`, empty if nothing does. Raises NetxError for a file that is none of this
+    program."""
     beside = sidecar_path(path)
     if not beside.is_file():
         return {}

@@ -1,4 +1,4 @@
-"""Writing a chain as a `.net` file and its sidecar."""
+"""A chain is written as a `.net` file and its sidecar."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ COMPRESSED = 2**16
 
 
 def write(graph: SpikingGraph, path: Path) -> Path:
-    """Write an integer chain (from `to_chain`) as `path`, and `path`.json beside it.
+    """An integer chain (from `to_chain`) is written as `path`, and `path`.json beside it.
 
     Raises:
         NetxError: a number that Lava would clip, wrap or crash on, by layer.
@@ -47,7 +47,7 @@ def write(graph: SpikingGraph, path: Path) -> Path:
 
 
 def _layers(graph: SpikingGraph) -> Iterator[dict[str, Any]]:
-    """The layers as nested dictionaries of datasets."""
+    """The layers are nested dictionaries of datasets."""
     yield {"type": "input", "shape": np.array(graph.input.shape, np.int64)}
     for step in chain_layers(graph):
         name = step.name
@@ -88,7 +88,9 @@ def _synapses(synapse: AnySynapse) -> dict[str, Any]:
         case _:
             assert_never(synapse)
     if synapse.bias is not None:
-        found["bias"] = synapse.bias.astype(np.float32)
+        found["bias"] = synapse.bias.T.astype(
+            np.float32
+        )  # a whole map in Lava's order (W, H, C), which netx leaves as it is
     return found
 
 

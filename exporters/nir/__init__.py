@@ -146,6 +146,11 @@ def _parts(graph: SpikingGraph, name: str, node: Node, dt: float) -> Iterator[tu
         case Linear():
             yield "", nir.Affine(_weights(node.weight), _weights(node.bias))
         case Conv2d():
+            if node.bias is not None and node.bias.ndim > 1:
+                raise NirError(
+                    f"{name}: its bias differs between positions, and NIR's Conv2d has one for each channel; put the BatchNorm behind "
+                    "the convolution, and normalize images before the network"
+                )
             yield "", _convolution(node, graph.in_shape(name))
         case Flatten():
             yield "", nir.Flatten({"input": np.array(graph.in_shape(name))}, 0, -1)

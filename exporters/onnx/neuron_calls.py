@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from exporters.graph import AnyNeuron, Output
+from exporters.graph import AnyNeuron, Array, Output
 from exporters.graph.bounds import sum_bound
+from exporters.graph.editing import over_positions
 from exporters.graph.registers import CURRENT_LIMIT, CURRENT_REGISTER, FRACTION
 from exporters.onnx import functions
 from exporters.onnx.facts import OnnxError, current_of, membrane_of
@@ -87,8 +89,8 @@ def _biased(model: ModelBuilder, name: str, x: ModelTensor, synapses: Collection
     biases = [b for s in synapses if (b := model.graph.synapses[s].bias) is not None]
     if not biases:
         return x
-    total = np.sum([b.astype(np.int64 if model.integer else np.float32) for b in biases], axis=0)
-    total = total.reshape(-1, *[1] * (len(model.graph.shapes[name]) - 1))
+    kind = np.int64 if model.integer else np.float32
+    total: Array = functools.reduce(np.add, [over_positions(b.astype(kind), model.graph.shapes[name]) for b in biases])
     if model.integer and np.abs(total).max() >= 2**17:
         raise OnnxError(f"{name}: a bias of {np.abs(total).max()} exceeds Lava's 16 bits by far")
     if model.integer and name in model.persistent:

@@ -1,1 +1,1 @@
-"""Functions from graph to graph, each of which keeps every spike: what lowering is made of."""
+"""Passes are functions from graph to graph, each of which keeps every spike; lowering is made of them."""

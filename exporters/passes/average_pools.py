@@ -31,7 +31,7 @@ from exporters.graph import (
 
 
 def fold_average_pools(graph: SpikingGraph) -> SpikingGraph:
-    """The same integer graph without `AvgPool2d`, spike for spike.
+    """The integer graph becomes one without `AvgPool2d`, spike for spike.
 
     A synapse layer that reads several signals becomes one layer for each signal, into the same targets.
 
@@ -74,7 +74,7 @@ def fold_average_pools(graph: SpikingGraph) -> SpikingGraph:
 
 
 def _paths(graph: SpikingGraph, name: str) -> list[tuple[str, tuple[str, ...], bool]]:
-    """Where a signal comes from: (node that is neither pool nor flatten, the pools on the way in order, flattened)."""
+    """A signal comes from these: (node that is neither pool nor flatten, the pools on the way in order, flattened)."""
     node = graph.nodes[name]
     if not isinstance(node, AvgPool2d | Flatten):
         return [(name, (), False)]
@@ -136,7 +136,7 @@ def _stretched(kernel: Array, axis: int, step: int, window: int) -> Array:
 
 
 def _axis_is_exact(layer: Conv2d, pool: AvgPool2d, axis: int, size: int, pooled: int) -> bool:
-    """Whether every zero the convolution pads with stands for windows that see nothing but zeros."""
+    """An axis is exact if every zero that the convolution pads with stands for windows that see nothing but zeros."""
     kernel, stride, padding = pool.kernel[axis], pool.stride[axis], pool.padding[axis]
     taps, dilation = layer.weight.shape[2 + axis], layer.dilation[axis]
     outputs = window_positions(pooled, taps, layer.stride[axis], layer.padding[axis], dilation)
@@ -155,7 +155,7 @@ def _axis_is_exact(layer: Conv2d, pool: AvgPool2d, axis: int, size: int, pooled:
 
 
 def _unpooled(weight: Array, pool: AvgPool2d, before: Shape, after: Shape) -> Array:
-    """Weights over the flattened pool as weights over what is pooled: each position takes its windows' weights."""
+    """Weights over the flattened pool become weights over what is pooled: each position takes its windows' weights."""
     pooled = weight.reshape(len(weight), *after)
     (kh, kw), (sh, sw), (ph, pw) = pool.kernel, pool.stride, pool.padding
     channels, height, width = before

@@ -1,4 +1,5 @@
-"""Lowering step 3: an integer graph → what netx can express: a plain chain of synapse and neuron layers.
+"""The third step of lowering makes of an integer graph what netx can express: a plain chain of synapse and neuron
+layers.
 
 netx loads convolutions, dense layers and flatten, each with its neurons; no pool and no branch.
 
@@ -38,7 +39,7 @@ from exporters.passes.relays import straighten
 
 
 def to_chain(graph: SpikingGraph) -> SpikingGraph:
-    """The same integer network as one chain Input → (synapse → IF)… → Output, spike for spike.
+    """The integer network becomes one chain Input → (synapse → neurons)… → Output, spike for spike.
 
     Max-pools become OR neurons (one more step of latency each), average pools go into the next layer,
     skips are relayed, grouped convolutions with more than 127 groups become block-diagonal ones.
@@ -56,7 +57,7 @@ def to_chain(graph: SpikingGraph) -> SpikingGraph:
 
 
 def _or_neurons(graph: SpikingGraph) -> SpikingGraph:
-    """Max-pools as synapses (under the pool's name) and neurons (`NAME.or`)."""
+    """Max-pools become synapses (under the pool's name) and neurons (`NAME.or`)."""
     nodes: dict[str, Node] = {}
     edges = []
     pools = {name for name, node in graph.nodes.items() if isinstance(node, MaxPool2d)}
@@ -78,7 +79,7 @@ def _or_neurons(graph: SpikingGraph) -> SpikingGraph:
 
 
 def member_spikes(chained: SpikingGraph, spikes: Mapping[str, Array]) -> dict[str, Array]:
-    """Spikes of a chain's layers, (N, T, *shape), as those of the layers they were made from, by their names."""
+    """The spikes of a chain's layers, (N, T, *shape), become those of the layers they were made from, by their names."""
     members = chained.metadata.get("members", {})
     found = {
         name: values for name, values in spikes.items() if not members or name not in {m[0] for m in members.values()}
@@ -91,7 +92,7 @@ def member_spikes(chained: SpikingGraph, spikes: Mapping[str, Array]) -> dict[st
 
 @dataclass(frozen=True, eq=False)
 class ChainLayer:
-    """One step of a chain: a synapse layer and the neurons behind it.
+    """A layer of a chain is one step of latency: a synapse layer and the neurons behind it.
 
     A membrane read-out has no neurons in the graph; on the chip it is neurons whose threshold, `SILENT`,
     is out of reach. `neuron_name` is then the output's. The decays are Loihi's: v ← v·(4096 − decay)/4096 per step,
@@ -108,7 +109,7 @@ class ChainLayer:
 
 
 def chain_layers(chained: SpikingGraph) -> list[ChainLayer]:
-    """The layers of a chain in order, each one step of latency on Lava.
+    """A chain has these layers, in order, each one step of latency on Lava.
 
     Raises:
         DeployError: the graph is not a chain of synapses and neurons in turn; names the node at fault.
@@ -128,7 +129,7 @@ def chain_layers(chained: SpikingGraph) -> list[ChainLayer]:
 
 
 def _stands_well(node: Node, *, behind_synapses: bool) -> bool:
-    """Whether a node may stand here in a chain: right behind a synapse layer, or anywhere else."""
+    """A node stands well in a chain where it may: right behind a synapse layer, or anywhere else."""
     match node:
         case Input() | Flatten() | Synapse():
             return not behind_synapses
@@ -150,7 +151,7 @@ def _layer(name: str, synapse: AnySynapse, neuron_name: str, neuron: AnyNeuron |
 
 
 def _fewer_groups(conv: Conv2d) -> Conv2d:
-    """The same convolution with at most 127 groups: neighbors merge into block-diagonal kernels."""
+    """A convolution of more than 127 groups gets fewer: neighbors merge into block-diagonal kernels."""
     if conv.groups <= MAX_GROUPS:
         return conv
     groups = max(g for g in range(1, MAX_GROUPS + 1) if conv.groups % g == 0)

@@ -1,4 +1,4 @@
-"""A float graph whose float32 arithmetic is exact: the same spikes on every machine and runtime.
+"""A float graph can have float32 arithmetic that is exact, and so the same spikes on every machine and runtime.
 
 A spiking network in floating point is chaotic: add the same products in another order, the membrane
 differs in its last bit, a neuron at its threshold fires or not, and everything behind it changes. So a
@@ -26,7 +26,7 @@ from exporters.passes.membranes import membranes_of
 
 
 def make_exact(graph: SpikingGraph, *, input_scale: int = 255) -> SpikingGraph:
-    """A copy with float32 weights on a grid that makes every sum exact, reading integer pixels 0…`input_scale`.
+    """The copy has float32 weights on a grid that makes every sum exact, and reads integer pixels 0…`input_scale`.
 
     Average pools become sums (divisor 1), their divisor moves into the next layer's weights.
 

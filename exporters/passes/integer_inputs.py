@@ -1,4 +1,4 @@
-"""Networks whose synapses read whole numbers: what `quantize` and `make_exact` start from."""
+"""Synapses are made to read whole numbers; `quantize` and `make_exact` start from such networks."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from exporters.graph import AvgPool2d, Flatten, Input, MaxPool2d, Neuron, Output
 from exporters.graph.editing import Draft
 
 Part = tuple[str, float]
-"""A node of integers, and the real value of one of its units."""
+"""A part is a node of integers, and the real value of one of its units."""
 
 
 def integer_inputs(graph: SpikingGraph, input_scale: int) -> SpikingGraph:
-    """The same function with every synapse reading integers: pixels 0…input_scale, spikes, and sums of spikes.
+    """The network computes the same with every synapse reading integers: pixels 0…input_scale, spikes, and sums of
+    spikes.
 
     The factor that makes real values of them (1/input_scale, an average pool's divisor) moves into the
     weights. A layer that reads spikes and averages at once becomes one layer for each, into the same neurons.

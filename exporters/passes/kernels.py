@@ -1,4 +1,5 @@
-"""Kernels for targets that lack something: grouped convolutions for those with few groups or none, ORs for those without max-pools."""
+"""Some targets lack something that kernels can do instead: grouped convolutions where there are few groups or none, ORs
+for max-pools."""
 
 from __future__ import annotations
 
@@ -8,7 +9,8 @@ from exporters.graph import Array, Conv2d, MaxPool2d
 
 
 def merge_groups(weight: Array, groups: int, fewer: int) -> Array:
-    """The same convolution in `fewer` groups, a divisor of `groups`: neighbors merge into block-diagonal kernels.
+    """The convolution is rewritten in `fewer` groups, a divisor of `groups`: neighbors merge into block-diagonal
+    kernels.
 
     Args:
         weight: (Cout, Cin/groups, kH, kW), of any type.
@@ -30,9 +32,11 @@ def merge_groups(weight: Array, groups: int, fewer: int) -> Array:
 
 
 def or_synapses(pool: MaxPool2d, channels: int, weight: float) -> Conv2d:
-    """The synapses of the neurons that compute a max-pool of spikes, the OR of its window: `weight` from each spike.
+    """A max-pool of spikes is the OR of its window, which neurons compute behind these synapses: `weight` from each
+    spike.
 
-    A threshold above 0 and up to `weight` makes any spike of the window fire them. Weights are int32 where `weight` is an int.
+    A threshold above 0 and up to `weight` makes any spike of the window fire them. Weights are int32 where `weight` is
+    an int.
     """
     kind = np.int32 if isinstance(weight, int) else np.float32
     kernel = np.full((channels, 1, *pool.kernel), weight, kind)

@@ -1,8 +1,9 @@
-"""Levels: the neuron layers of one depth, and the relays that pass through them, before they become one layer of a chain.
+"""A level is the neuron layers of one depth and the relays that pass through them, before they become one layer of a
+chain.
 
-A level's channels are *slots*, blocks of channels side by side: first those of its own neuron layers, its members, then those of relays.
-Where the main path strides, a relay takes the positions that will be read, and several slots hold several of them: offsets (y, x) of the
-grid of the layer whose spikes they repeat.
+A level's channels are *slots*, blocks of channels side by side: first those of its own neuron layers, its members,
+then those of relays. Where the main path strides, a relay takes the positions that will be read, and several slots
+hold several of them: offsets (y, x) of the grid of the layer whose spikes they repeat.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from exporters.graph import AnySynapse, Array, Conv2d, Flatten, Linear, Neuron, 
 from exporters.passes.membranes import require_synapses
 
 Slot = tuple[str, int, int]
-"""A block of a level's channels: the spikes of a neuron layer at offset (y, x) of its grid (0, 0 for its own)."""
+"""A slot is a block of a level's channels: the spikes of a neuron layer at offset (y, x) of its grid (0, 0 for its
+own)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +50,7 @@ class Level:
 
     @property
     def relays(self) -> list[Slot]:
-        """The slots that repeat spikes of earlier levels."""
+        """Relays are the slots that repeat spikes of earlier levels."""
         return self.slots[len(self.members) :]
 
 
@@ -70,12 +72,12 @@ class LevelTap:
 
 
 def leaks(node: Node) -> tuple[float, float]:
-    """The shares of membrane and of current that last from step to step; a read-out keeps its membrane."""
+    """The leaks are the shares of membrane and of current that last from step to step; a read-out keeps its membrane."""
     return (node.leak, node.current_leak) if isinstance(node, Neuron) else (1.0, 0.0)
 
 
 def links_of(graph: SpikingGraph) -> tuple[Link, ...]:
-    """Every synapse layer, once for each signal it reads and each neuron layer it feeds.
+    """Every synapse layer is a link for each signal it reads and each neuron layer it feeds.
 
     Raises:
         DeployError: synapses that feed synapses, or neurons that are fed without.
@@ -95,7 +97,8 @@ def links_of(graph: SpikingGraph) -> tuple[Link, ...]:
 
 
 def depths_of(graph: SpikingGraph, links: Sequence[Link]) -> dict[str, int]:
-    """Neuron layer, input or read-out → the most neuron layers on a way from the input to it, itself included."""
+    """The depth of a neuron layer, the input or the read-out is the most neuron layers on a way from the input to it,
+    itself included."""
     depth = {graph.input_name: 0}
     for name in graph.nodes:
         reaching = [depth[link.source] for link in links if link.target == name]
@@ -105,10 +108,10 @@ def depths_of(graph: SpikingGraph, links: Sequence[Link]) -> dict[str, int]:
 
 
 class Levels:
-    """The levels of a graph, numbered as depths: 0 is the input.
+    """The levels of a graph are numbered as depths: 0 is the input.
 
     Raises:
-        DeployError: layers of one depth that differ in size, stride or leak, or a skip that no relay can carry; by name.
+        DeployError: layers of one depth that differ in size, stride or leak, or a skip that no relay can carry.
     """
 
     def __init__(self, graph: SpikingGraph, links: Sequence[Link], depth: Mapping[str, int]) -> None:
@@ -123,15 +126,15 @@ class Levels:
         self._place_relays()
 
     def shape(self, d: int) -> Shape:
-        """The shape of each member of level d; the channels are the first one's."""
+        """Each member of level d has this shape, but for the channels, which are the first one's."""
         return self.graph.shapes[self.levels[d].members[0]]
 
     def links_to(self, member: str) -> list[Link]:
-        """The connections that end in a neuron layer or the read-out."""
+        """These connections end in a neuron layer or the read-out."""
         return [link for link in self.links if link.target == member]
 
     def width(self, slot: Slot) -> int:
-        """The number of channels of a slot."""
+        """A slot has this many channels."""
         return self.graph.shapes[slot[0]][0]
 
     def _check_alike(self, level: Level) -> None:
@@ -146,7 +149,7 @@ class Levels:
                 raise DeployError(f"{other}: it runs beside {first} but leaks differently; a Loihi layer has one decay")
 
     def _stride(self, d: int) -> Pair:
-        """The stride into a level: that of the connections that come from the level right below."""
+        """The stride into a level is that of the connections that come from the level right below."""
         strides = {
             link.synapse.stride if isinstance(link.synapse, Conv2d) else (1, 1)
             for link in self.links
@@ -159,12 +162,12 @@ class Levels:
         return strides.pop() if strides else (1, 1)
 
     def _factor(self, source: str, d: int) -> Pair:
-        """How many positions of a source's grid one position of level d stands for."""
+        """One position of level d stands for this many positions of a source's grid."""
         strides = [self.levels[k].stride for k in range(self.depth[source] + 1, d + 1)]
         return (math.prod(s[0] for s in strides), math.prod(s[1] for s in strides))
 
     def _place_relays(self) -> None:
-        """Give every level its slots: walk down from the readers and note which offsets each level must carry."""
+        """Every level gets its slots: a walk down from the readers notes which offsets each level must carry."""
         wanted: list[dict[Slot, None]] = [{} for _ in self.levels]
         for d in range(self.top, 0, -1):
             for link in self.links:
@@ -198,13 +201,13 @@ class Levels:
             )
 
     def relay_source(self, slot: Slot, d: int) -> tuple[Slot, Pair]:
-        """Which slot of the level below feeds a relay, and at which tap offset."""
+        """A relay is fed by this slot of the level below, at this tap offset."""
         source, y, x = slot
         below = self._factor(source, d - 1)
         return (source, y % below[0], x % below[1]), (y // below[0], x // below[1])
 
     def taps(self, link: Link, d: int) -> Iterator[LevelTap]:
-        """What a connection into level d reads on level d − 1."""
+        """The taps are what a connection into level d reads on level d − 1."""
         synapse = link.synapse
         factor = self._factor(link.source, d - 1)
         if isinstance(synapse, Linear):
@@ -226,7 +229,7 @@ class Levels:
             yield LevelTap((y // factor[0], x // factor[1]), slot, taps, synapse.groups)
 
     def _dense_taps(self, link: Link, d: int, factor: Pair) -> Iterator[LevelTap]:
-        """The taps of a dense layer, one for each offset of the source's grid."""
+        """A dense layer has one tap for each offset of the source's grid."""
         weight = link.synapse.weight
         if factor == (1, 1):
             yield LevelTap((0, 0), (link.source, 0, 0), weight)

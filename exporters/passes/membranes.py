@@ -1,4 +1,5 @@
-"""Membranes: which synapse layers add up in the same one, and how many layers of neurons lie before it."""
+"""Synapse layers that add up in one membrane share a unit of current; these functions find membranes and how deep they
+lie."""
 
 from __future__ import annotations
 
@@ -10,14 +11,15 @@ from exporters.graph import MaxPool2d, Neuron, Output, SpikingGraph
 
 @dataclass(frozen=True)
 class Membrane:
-    """A membrane is the synapse layers that add up in it and the neuron layers (or output) that hold it: one unit of current."""
+    """A membrane is the synapse layers that add up in it and the neuron layers (or output) that hold it: one unit of
+    current."""
 
     synapses: tuple[str, ...]
     ends: tuple[str, ...]
 
 
 def membranes_of(graph: SpikingGraph) -> tuple[Membrane, ...]:
-    """The membranes of a graph, that is its synapse layers grouped by shared target, in topological order.
+    """The membranes of a graph are its synapse layers grouped by shared target, in topological order.
 
     Raises:
         DeployError: a layer that feeds something other than neurons or the output, or neurons fed by anything else.
@@ -48,14 +50,15 @@ def membranes_of(graph: SpikingGraph) -> tuple[Membrane, ...]:
 
 
 def require_synapses(graph: SpikingGraph) -> None:
-    """Raise DeployError where spikes reach neurons without synapses, which no chip can do."""
+    """The check raises DeployError where spikes reach neurons without synapses, which no chip can do."""
     for name in graph.neurons:
         if not all(source in graph.synapses for source in graph.sources(name)):
             raise DeployError(f"{name}: spikes reach these neurons without a synapse layer; put a layer in between")
 
 
 def neuron_depths(graph: SpikingGraph) -> dict[str, int]:
-    """Node → the most layers of neurons that a spike passes from the input to here, OR neurons of max-pools included."""
+    """The depth of a node is the most layers of neurons that a spike passes from the input to it, OR neurons of
+    max-pools included."""
     depth: dict[str, int] = {}
     for name, node in graph.nodes.items():
         before = max((depth[source] for source in graph.sources(name)), default=0)

@@ -1,18 +1,22 @@
-"""What calibrated quantization minimizes: the expected squared error of a membrane's current, and the bias that goes with it.
+"""Calibrated quantization minimizes the expected squared error of a membrane's current, and corrects the bias that goes
+with it.
 
-Quantized weights Ŵ/s change the current of an output channel by e = Σᵢ Dᵢ·xᵢ + d, with D = Ŵ/s − W, xᵢ the inputs and d the change of the
-bias. With mean mᵢ and variance σᵢ² of the inputs, and inputs uncorrelated with one another,
+Quantized weights Ŵ/s change the current of an output channel by e = Σᵢ Dᵢ·xᵢ + d, with D = Ŵ/s − W, xᵢ the inputs and d
+the change of the bias. With mean mᵢ and variance σᵢ² of the inputs, and inputs uncorrelated with one another,
 
     E[e²] = Σᵢ Dᵢ²·σᵢ² + (Σᵢ Dᵢ·mᵢ + d)²
 
-The second term is the shift of the mean current. It vanishes for d = −Σᵢ Dᵢ·mᵢ, so that is what the bias takes up (bias correction, Nagel et al.
-2019, arXiv 1906.04721, section 4.2), as far as the bias's own rounding lets it. The first term remains and decides where weights are clipped.
+The second term is the shift of the mean current. It vanishes for d = −Σᵢ Dᵢ·mᵢ, so that is what the bias takes up (bias
+correction, Nagel et al. 2019, arXiv 1906.04721, section 4.2), as far as the bias's own rounding lets it. The first term
+remains and decides where weights are clipped.
 
-Quantized layers in front change the means to m̂ᵢ. Where these have been measured, the bias takes up Σᵢ Ŵᵢ/s·(m̂ᵢ − mᵢ) as well.
+Quantized layers in front change the means to m̂ᵢ. Where these have been measured, the bias takes up Σᵢ Ŵᵢ/s·(m̂ᵢ − mᵢ)
+as well.
 
-Inputs are correlated in truth, above all neighboring pixels; the rounding errors D of different weights are not, so the cross terms
-Dᵢ·Dⱼ·cov(xᵢ, xⱼ) cancel out on average. Direct-coded pixels are the same at every step: their error adds up over T by the same factor at every
-scale, so it changes no choice. Zeros that padding adds are not counted in the moments.
+Inputs are correlated in truth, above all neighboring pixels; the rounding errors D of different weights are not, so the
+cross terms Dᵢ·Dⱼ·cov(xᵢ, xⱼ) cancel out on average. Direct-coded pixels are the same at every step: their error adds up
+over T by the same factor at every scale, so it changes no choice. Zeros that padding adds are not counted in the
+moments.
 """
 
 from __future__ import annotations
@@ -28,7 +32,7 @@ from exporters.graph import Array, Conv2d, SpikingGraph, Synapse
 
 @dataclass(frozen=True, eq=False)
 class InputMoments:
-    """What a synapse layer reads, per input channel (Conv2d) or feature (Linear): float64 (Cin,).
+    """The moments are of what a synapse layer reads, per input channel (Conv2d) or feature (Linear): float64 (Cin,).
 
     Attributes:
         mean: over samples, time steps and positions. For spikes, the firing rate.
@@ -42,7 +46,7 @@ class InputMoments:
 
 
 def require_moments(graph: SpikingGraph, moments: Mapping[str, InputMoments]) -> None:
-    """Raise DeployError unless there are finite moments for every input channel of every synapse layer."""
+    """The check raises DeployError unless there are finite moments for every input channel of every synapse layer."""
     for name, synapse in graph.synapses.items():
         if name not in moments:
             raise DeployError(
@@ -67,32 +71,33 @@ def require_moments(graph: SpikingGraph, moments: Mapping[str, InputMoments]) ->
 
 
 def mean_change(change: Array, synapse: Synapse, moments: InputMoments) -> Array:
-    """Σᵢ Dᵢ·mᵢ per output channel (Cout,), of a change D of the weights in PyTorch's layout."""
+    """A change D of the weights, in PyTorch's layout, changes the mean current by Σᵢ Dᵢ·mᵢ per output channel (Cout,)."""
     groups, outputs, inputs = _split(synapse)
     per_channel = change.reshape(groups, outputs, inputs, -1).sum(axis=3)
     return np.asarray((per_channel @ moments.mean.reshape(groups, inputs, 1)).reshape(-1))
 
 
 def mean_drift(weight: Array, synapse: Synapse, moments: InputMoments) -> Array:
-    """Σᵢ Wᵢ·(m̂ᵢ − mᵢ) per output channel (Cout,): what inputs of another mean add to the current through quantized weights."""
+    """Inputs of another mean add Σᵢ Wᵢ·(m̂ᵢ − mᵢ) to the mean current per output channel (Cout,), through quantized
+    weights."""
     if moments.arriving is None:
         return np.zeros(len(weight))
     return mean_change(weight, synapse, InputMoments(moments.arriving - moments.mean, moments.variance))
 
 
 def weighted_squares(values: Array, synapse: Synapse, moments: InputMoments) -> float:
-    """Σ values²·σ², over all weights of a layer: values in the layout of the weights."""
+    """The result is Σ values²·σ² over all weights of a layer; the values are in the layout of the weights."""
     groups, outputs, inputs = _split(synapse)
     per_channel = np.square(values).reshape(groups, outputs, inputs, -1).sum(axis=(1, 3))
     return float(per_channel.reshape(-1) @ moments.variance)
 
 
 def clipping_error(synapse: Synapse, limit: float, moments: InputMoments) -> float:
-    """What cutting weights at ±`limit` alone adds to Σ Dᵢ²·σᵢ²: a lower bound of it that only grows as the limit falls."""
+    """Cutting weights at ±`limit` alone adds this to Σ Dᵢ²·σᵢ²: a lower bound of it that only grows as the limit falls."""
     return weighted_squares(np.maximum(np.abs(synapse.weight) - limit, 0), synapse, moments)
 
 
 def _split(synapse: Synapse) -> tuple[int, int, int]:
-    """Groups, output channels per group and input channels per group."""
+    """The layer splits into groups, of so many output channels and so many input channels each."""
     groups = synapse.groups if isinstance(synapse, Conv2d) else 1
     return groups, synapse.weight.shape[0] // groups, synapse.weight.shape[1]

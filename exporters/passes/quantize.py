@@ -1,16 +1,18 @@
-"""Lowering step 2: float `SpikingGraph` → integer graph, with the arithmetic of Loihi as Lava simulates it.
+"""The second step of lowering makes of a float `SpikingGraph` an integer graph, in the arithmetic of Loihi as Lava
+simulates it.
 
 Per membrane one scale s (integer units per real unit; Loihi's threshold is one number per layer):
 
     W_q = rint(s·W),   b_q = rint(s·b),   V = ceil(s·v_threshold)
 
-With integer membranes, `A ≥ V` is then exactly Lava's `v > (V − 1)·64`, and exactly `A ≥ s·v_threshold`: rounding the threshold up moves no
-spike. The scale is the largest that respects every limit of the chip's registers, so an integer graph made here can neither wrap nor clip;
-where that costs resolution, `LayerScale` says so.
+With integer membranes, `A ≥ V` is then exactly Lava's `v > (V − 1)·64`, and exactly `A ≥ s·v_threshold`: rounding the
+threshold up moves no spike. The scale is the largest that respects every limit of the chip's registers, so an integer
+graph made here can neither wrap nor clip; where that costs resolution, `LayerScale` says so.
 
-Calibrated, that is with `moments` of what every layer reads, the scale may be larger by up to 1/`CLIP_RATIOS[-1]`: the few weights that then
-pass the largest integer are cut there, the others are represented more finely, and biases take up the shift of the mean current. The scale
-with the least expected squared error of the current wins (`exporters.passes.moments` has the formula and what it assumes).
+Calibrated, that is with `moments` of what every layer reads, the scale may be larger by up to 1/`CLIP_RATIOS[-1]`: the
+few weights that then pass the largest integer are cut there, the others are represented more finely, and biases take up
+the shift of the mean current. The scale with the least expected squared error of the current wins
+(`exporters.passes.moments` has the formula and what it assumes).
 """
 
 from __future__ import annotations
@@ -37,12 +39,13 @@ from exporters.passes.moments import (
 )
 
 CLIP_RATIOS = tuple(float(r) for r in np.geomspace(1, 0.1, 78))
-"""Where calibration may cut weights, as shares of the largest weight that needs no cut: steps of 3 %, 1 first."""
+"""Calibration tries scales that are larger than without a cut by 1 over these ratios, in steps of 3 %; at 1 it cuts
+nothing."""
 
 
 @dataclass(frozen=True)
 class LayerScale:
-    """How one synapse layer was quantized.
+    """The row says how one synapse layer was quantized.
 
     Attributes:
         name: the synapse layer.
@@ -67,7 +70,7 @@ class LayerScale:
 def quantize(
     graph: SpikingGraph, *, bits: int = 8, input_bits: int = 8, moments: Mapping[str, InputMoments] | None = None
 ) -> tuple[SpikingGraph, tuple[LayerScale, ...]]:
-    """Integer weights of `bits` bits (sign included), integer biases and thresholds, integer pixels.
+    """The network gets integer weights of `bits` bits (sign included), integer biases and thresholds, integer pixels.
 
     Args:
         graph: a float graph.
@@ -115,7 +118,7 @@ def quantize(
 
 @dataclass(frozen=True, eq=False)
 class _Setting:
-    """What every decision below rests on: `largest` is the largest integer weight, `arriving` are `input_bounds`."""
+    """Every decision below rests on these: `largest` is the largest integer weight, `arriving` are `input_bounds`."""
 
     graph: SpikingGraph
     largest: int
@@ -124,11 +127,11 @@ class _Setting:
 
 
 Chosen = tuple[float, str]
-"""A scale and what limited it."""
+"""A choice is a scale and what limited it."""
 
 
 def _side_by_side(graph: SpikingGraph) -> list[tuple[Membrane, ...]]:
-    """The membranes, those together whose neurons run side by side.
+    """The membranes whose neurons run side by side come together.
 
     On the chip these become one layer (`relays`), and a layer has one threshold.
     """
@@ -141,7 +144,7 @@ def _side_by_side(graph: SpikingGraph) -> list[tuple[Membrane, ...]]:
 
 
 def _aligned(graph: SpikingGraph, level: Sequence[Membrane], scales: Sequence[Chosen]) -> list[Chosen]:
-    """The scales, lowered where neuron layers run side by side, so that these get the same integer threshold."""
+    """The scales are lowered where neuron layers run side by side, so that these get the same integer threshold."""
     if len(level) == 1:
         return list(scales)
     thetas = [float(graph.neurons[membrane.ends[0]].threshold) for membrane in level]
@@ -154,7 +157,7 @@ def _aligned(graph: SpikingGraph, level: Sequence[Membrane], scales: Sequence[Ch
 
 
 def _least_error(setting: _Setting, level: Sequence[Membrane], largest: Sequence[Chosen]) -> list[Chosen]:
-    """Of the scales that `CLIP_RATIOS` gives, those with the least expected error among all that fit.
+    """The scales are, of those that `CLIP_RATIOS` gives, the ones with the least expected error among all that fit.
 
     Side by side, errors add up in units of each layer's threshold. Where nothing fits, the largest
     scales without a cut, which `_quantize_membrane` then refuses with the reason.
@@ -176,7 +179,7 @@ def _least_error(setting: _Setting, level: Sequence[Membrane], largest: Sequence
 
 
 def _fits(setting: _Setting, membrane: Membrane, scale: float, rounded: Mapping[str, AnySynapse]) -> bool:
-    """True when nothing passes a register or vanishes at this scale."""
+    """A scale fits when nothing passes a register or vanishes at it."""
     highest = max(_thresholds(setting.graph, membrane), default=0.0)
     return (
         _integer_threshold(scale * highest) <= THRESHOLD_LIMIT
@@ -187,7 +190,7 @@ def _fits(setting: _Setting, membrane: Membrane, scale: float, rounded: Mapping[
 
 
 def _cut(setting: _Setting, membrane: Membrane, scale: float) -> float:
-    """The part of a membrane's expected error that cutting weights makes on its own."""
+    """Cutting weights makes this part of a membrane's expected error on its own."""
     assert setting.moments is not None
     synapses, limit = setting.graph.synapses, setting.largest / scale
     error = sum(clipping_error(synapses[name], limit, setting.moments[name]) for name in membrane.synapses)
@@ -203,13 +206,13 @@ def _thresholds(graph: SpikingGraph, membrane: Membrane) -> list[float]:
 
 
 def _largest_bias(graph: SpikingGraph, membrane: Membrane) -> float:
-    """The largest |bias| of a membrane."""
+    """This is the largest |bias| of a membrane."""
     biases = [graph.synapses[name].bias for name in membrane.synapses]
     return max((float(np.abs(b).max()) for b in biases if b is not None), default=0.0)
 
 
 def _current(setting: _Setting, membrane: Membrane, rounded: Mapping[str, AnySynapse]) -> float:
-    """The worst integer that a membrane must hold besides what it holds already.
+    """This is the worst integer that a membrane must hold besides what it holds already.
 
     A membrane that is read out must hold all T currents with their biases, any other one current without;
     where the current persists, its register holds what is left of the earlier ones too.
@@ -223,7 +226,7 @@ def _current(setting: _Setting, membrane: Membrane, rounded: Mapping[str, AnySyn
 
 
 def _current_leaks(graph: SpikingGraph, membrane: Membrane) -> list[float]:
-    """What the membrane's neurons keep of their current from step to step, in Loihi's 12 bits."""
+    """The membrane's neurons keep these shares of their current from step to step, in Loihi's 12 bits."""
     return [leak_of(decay_of(graph.neurons[end].current_leak)) for end in membrane.ends if end in graph.neurons]
 
 
@@ -263,7 +266,8 @@ def _quantize_membrane(
 
 
 def _largest_scale(setting: _Setting, membrane: Membrane) -> Chosen:
-    """The largest scale at which weights, thresholds, biases and the worst possible current fit, and which of them set it."""
+    """The choice is the largest scale at which weights, thresholds, biases and the worst possible current fit, and
+    which of them set it."""
     where = membrane.synapses[0]
     top = max(float(np.abs(setting.graph.synapses[name].weight).max()) for name in membrane.synapses)
     if top == 0:
@@ -289,36 +293,40 @@ def _largest_scale(setting: _Setting, membrane: Membrane) -> Chosen:
 
 
 def _integers_at(setting: _Setting, membrane: Membrane, scale: float) -> tuple[dict[str, AnySynapse], float]:
-    """The membrane's synapse layers in integers at a scale, and the expected squared error of their current.
+    """The membrane's synapse layers become integers at a scale, and their current gets an expected squared error.
 
     The error is in units of the membrane's (lowest) threshold if it has one, and 0 without calibration. A
     bias that rounds to nothing is dropped.
     """
     rounded: dict[str, AnySynapse] = {}
     error = 0.0
-    remaining = np.zeros(1)  # shift of the membrane's mean current, per output channel
+    remaining = np.zeros((1, 1))  # shift of the membrane's mean current, (output channel, position)
     # where the current persists the bias passes it by, and cannot make up for it
     corrects = not any(_current_leaks(setting.graph, membrane))
     for name in membrane.synapses:
         synapse = setting.graph.synapses[name]
         whole = np.rint(synapse.weight * np.float64(scale))
         np.clip(whole, -setting.largest, setting.largest, out=whole)
-        wanted = np.zeros(len(whole)) if synapse.bias is None else synapse.bias.astype(np.float64)
-        shift = np.zeros(len(whole))
+        # (output channel, position); one position stands for all where the bias is the same at each
+        wanted = np.zeros((len(whole), 1)) if synapse.bias is None else synapse.bias.astype(np.float64)
+        wanted = wanted.reshape(len(whole), -1)
+        shift = np.zeros((len(whole), 1))
         if setting.moments is not None:
             moments, change = setting.moments[name], whole / scale - synapse.weight
-            shift = mean_change(change, synapse, moments) + mean_drift(whole / scale, synapse, moments)
+            shift[:, 0] = mean_change(change, synapse, moments) + mean_drift(whole / scale, synapse, moments)
             error += weighted_squares(change, synapse, moments)
         bias = np.rint(np.clip((wanted - shift if corrects else wanted) * scale, -BIAS_LIMIT, BIAS_LIMIT))
         if setting.moments is not None:
             remaining = remaining + shift + bias / scale - wanted
-        integers = bias.astype(np.int32) if bias.any() else None
+        shape = len(whole) if synapse.bias is None else synapse.bias.shape
+        integers = bias.astype(np.int32).reshape(shape) if bias.any() else None
         rounded[name] = replace(synapse, weight=whole.astype(np.int32), bias=integers)
-    return rounded, (error + float(np.sum(remaining**2))) / _unit(setting.graph, membrane) ** 2
+    return rounded, (error + float((remaining**2).mean(axis=1).sum())) / _unit(setting.graph, membrane) ** 2
 
 
 def _integer_threshold(value: float) -> int:
-    """The smallest integer V with A ≥ V ⇔ A ≥ value for integer A; a rounding error of the product is not a unit."""
+    """The threshold is the smallest integer V with A ≥ V ⇔ A ≥ value for integer A; a rounding error of the product is
+    not a unit."""
     nearest = round(value)
     return nearest if math.isclose(value, nearest, rel_tol=1e-12) else math.ceil(value)
 

@@ -1,4 +1,4 @@
-"""Residual networks as plain chains: what skips layers is relayed through them.
+"""Residual networks become plain chains: what skips layers is relayed through them.
 
 On Lava a spike takes one time step per layer of neurons, so a skip connection must wait while the main
 path computes. Relay neurons do that: a synapse of weight V into a threshold of V repeats the spike one
@@ -23,13 +23,13 @@ import numpy as np
 from exporters.errors import DeployError
 from exporters.graph import AnySynapse, Array, Conv2d, Flatten, Linear, Neuron, Node, Output, Pair, SpikingGraph, chain
 from exporters.graph.bounds import sum_bound
-from exporters.graph.editing import window_positions
+from exporters.graph.editing import over_positions, window_positions
 from exporters.graph.registers import BIAS_LIMIT, CURRENT_LIMIT, DENSE_WEIGHTS, THRESHOLD_LIMIT
 from exporters.passes.levels import Level, Levels, Link, Slot, depths_of, leaks, links_of
 
 
 def straighten(graph: SpikingGraph) -> SpikingGraph:
-    """An integer graph of synapses and neurons (no pools) as one chain, spike for spike.
+    """An integer graph of synapses and neurons (no pools) becomes one chain, spike for spike.
 
     Where a neuron layer ends up in the chain stands in `metadata["members"]`: layer → [chain layer, first
     channel, end]. A chain comes back as it is.
@@ -80,7 +80,7 @@ def _chained(plan: Levels) -> SpikingGraph:
 
 
 def _starts(plan: Levels, slots: Sequence[Slot]) -> dict[Slot, int]:
-    """Slot → the first of its channels."""
+    """Each slot starts at this channel."""
     ends = itertools.accumulate(map(plan.width, slots), initial=0)
     return dict(zip(slots, ends, strict=False))
 
@@ -89,7 +89,7 @@ def _starts(plan: Levels, slots: Sequence[Slot]) -> dict[Slot, int]:
 
 
 def _common_threshold(plan: Levels, level: Level) -> tuple[dict[str, int], int]:
-    """What multiplies each member's weights, and the threshold that then stands for all of theirs; 0 for a read-out."""
+    """Factors multiply each member's weights, and then one threshold stands for all of theirs; it is 0 for a read-out."""
     nodes = {m: plan.graph.nodes[m] for m in level.members}
     thresholds = {m: round(n.threshold) for m, n in nodes.items() if isinstance(n, Neuron)}
     if len(thresholds) < len(nodes):  # the membrane read-out stands alone
@@ -109,7 +109,7 @@ def _common_threshold(plan: Levels, level: Level) -> tuple[dict[str, int], int]:
 
 
 def _fits(plan: Levels, factors: Mapping[str, int]) -> bool:
-    """Whether the currents and biases of members, times their factors, still fit Lava's registers."""
+    """The factors fit if the currents and biases of members, times these, still fit Lava's registers."""
     graph = plan.graph
     for member, factor in factors.items():
         into = plan.links_to(member)
@@ -127,7 +127,7 @@ def _fits(plan: Levels, factors: Mapping[str, int]) -> bool:
 
 
 def _synapse_into(plan: Levels, d: int, factors: Mapping[str, int], threshold: int) -> AnySynapse:
-    """The one synapse layer from level d − 1 to level d."""
+    """One synapse layer leads from level d − 1 to level d."""
     level, below = plan.levels[d], plan.levels[d - 1]
     into = [link for link in plan.links if plan.depth[link.target] == d]
     if len(level.slots) == len(below.slots) == len(into) == 1:
@@ -139,21 +139,22 @@ def _synapse_into(plan: Levels, d: int, factors: Mapping[str, int], threshold: i
 
 
 def _bias(plan: Levels, d: int, into: Sequence[Link], factors: Mapping[str, int]) -> Array | None:
-    """The biases of all members side by side, none for relays."""
-    level = plan.levels[d]
+    """The biases of all members stand side by side, none for relays: they are a whole map if any of them is one."""
+    level, shape = plan.levels[d], plan.shape(d)
     starts = _starts(plan, level.slots)
-    bias: Array = np.zeros(sum(map(plan.width, level.slots)), np.int64)
-    for link in into:
-        if link.synapse.bias is not None:
-            start = starts[link.target, 0, 0]
-            bias[start : start + len(link.synapse.bias)] += link.synapse.bias.astype(np.int64) * factors[link.target]
-    return bias.astype(np.int32) if bias.any() else None
+    biases = [(starts[link.target, 0, 0], link.synapse.bias, factors[link.target]) for link in into]
+    is_map = any(b is not None and b.ndim > 1 for _, b, _ in biases)
+    total: Array = np.zeros((sum(map(plan.width, level.slots)), *(shape[1:] if is_map else ())), np.int64)
+    for start, bias, factor in biases:
+        if bias is not None:
+            total[start : start + len(bias)] += over_positions(bias.astype(np.int64), total.shape) * factor
+    return total.astype(np.int32) if total.any() else None
 
 
 def _merged_taps(
     plan: Levels, d: int, into: Sequence[Link], factors: Mapping[str, int], threshold: int
 ) -> dict[Pair, Array]:
-    """Tap offset → weights (channels of level d, channels of level d − 1) of all connections and relays."""
+    """Each tap offset has weights (channels of level d, channels of level d − 1) of all connections and relays."""
     level, below = plan.levels[d], plan.levels[d - 1]
     starts_in, starts_out = _starts(plan, below.slots), _starts(plan, level.slots)
     width_out, width_in = sum(map(plan.width, level.slots)), sum(map(plan.width, below.slots))
@@ -181,7 +182,7 @@ def _merged_taps(
 
 
 def _dense(plan: Levels, d: int, into: Sequence[Link], factors: Mapping[str, int], threshold: int) -> Array:
-    """Weights (channels of level d, channels × positions of level d − 1) of all connections and relays."""
+    """The weights (channels of level d, channels × positions of level d − 1) are those of all connections and relays."""
     level, below = plan.levels[d], plan.levels[d - 1]
     starts_in, starts_out = _starts(plan, below.slots), _starts(plan, level.slots)
     positions = math.prod(plan.shape(d - 1)[1:])
@@ -206,7 +207,7 @@ def _dense(plan: Levels, d: int, into: Sequence[Link], factors: Mapping[str, int
 
 
 def _convolution(plan: Levels, d: int, taps: Mapping[Pair, Array], bias: Array | None) -> Conv2d:
-    """Taps at offsets around each position as one kernel whose padding and size give the level's shape."""
+    """Taps at offsets around each position become one kernel, whose padding and size give the level's shape."""
     height, width = (_axis(plan, d, axis, [offset[axis] for offset in taps]) for axis in (0, 1))
     kernel, padding = (height[0], width[0]), (height[1], width[1])
     first = next(iter(taps.values()))
@@ -217,7 +218,7 @@ def _convolution(plan: Levels, d: int, taps: Mapping[Pair, Array], bias: Array |
 
 
 def _axis(plan: Levels, d: int, axis: int, offsets: Sequence[int]) -> Pair:
-    """The kernel's size and padding along an axis."""
+    """Along an axis the kernel has this size and padding."""
     size, wanted = plan.shape(d - 1)[1 + axis], plan.shape(d)[1 + axis]
     stride = plan.levels[d].stride[axis]
     least = max(0, -min(offsets))

@@ -1,4 +1,4 @@
-"""Splitting a network where its input becomes spikes: the encoder stays on the host, the chip gets spikes.
+"""A network is split where its input becomes spikes: the encoder stays on the host, the chip gets spikes.
 
 A direct-coded network reads the same analog image at every step, and only its first layer does arithmetic
 on it. Chips that take no graded input (Loihi 1), and images whose currents do not fit their registers,
@@ -13,7 +13,7 @@ from exporters.graph import Input, Neuron, Node, Output, SpikingGraph
 
 
 def split_encoder(graph: SpikingGraph) -> tuple[SpikingGraph, SpikingGraph]:
-    """A direct-coded network as (host graph, chip graph), float or integer.
+    """A direct-coded network, float or integer, becomes (host graph, chip graph).
 
     The host graph ends with the first neuron layer, whose spikes (N, T, *shape) are its output; the chip graph
     has an `Input` of that shape with encoding "spikes" in that layer's place. Run one after the other they give

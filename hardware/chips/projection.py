@@ -12,10 +12,11 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import assert_never
 
 import numpy as np
 
-from exporters.graph import Array, Conv2d, Pair, Shape, Synapse
+from exporters.graph import AnySynapse, Array, Conv2d, Linear, Pair, Shape
 from exporters.passes.kernels import merge_groups
 from hardware.chips.blocks import Block, Span
 from hardware.chips.limits import Target
@@ -163,7 +164,7 @@ class Projection:
             yield Connections(first, full, block, source, synapses, taps)
 
 
-def projection(synapse: Synapse, source: Shape, grid: Shape, target: Target, *, soft: bool) -> Projection:
+def projection(synapse: AnySynapse, source: Shape, grid: Shape, target: Target, *, soft: bool) -> Projection:
     """The synapses of a layer, ready to be counted.
 
     Args:
@@ -175,21 +176,26 @@ def projection(synapse: Synapse, source: Shape, grid: Shape, target: Target, *, 
     """
     bits = target.get("stored_weight_bits") or weight_bits(synapse.weight)
     compartments = target["soft_reset_compartments"] if soft else 1
-    if isinstance(synapse, Conv2d):
-        axes = [
-            _used_taps(source[1 + axis], synapse.weight.shape[2 + axis], grid[1 + axis], synapse, axis)
-            for axis in (0, 1)
-        ]
-        (down, pad_y), (across, pad_x) = axes
-        exists = np.asarray(synapse.weight[:, :, down, across] != 0) | target.memory.stores_zeros
-        mask = np.ascontiguousarray(merge_groups(exists, synapse.groups, 1).transpose(2, 3, 0, 1))
-        return Projection(mask, grid, source, synapse.stride, (pad_y, pad_x), synapse.dilation, bits, compartments)
-    wrapped = wrapped_source(source, target.get("population_size") or 1)
-    exists = np.asarray(synapse.weight != 0) | target.memory.stores_zeros
-    padded: Array = np.zeros((len(exists), math.prod(wrapped)), bool)
-    padded[:, : exists.shape[1]] = exists
-    mask = np.ascontiguousarray(padded.reshape(len(exists), *wrapped).transpose(2, 3, 0, 1))
-    return Projection(mask, (len(exists), 1, 1), wrapped, (1, 1), (0, 0), (1, 1), bits, compartments)
+    match synapse:
+        case Conv2d(groups=groups):
+            down, top = _used_taps(synapse, 0, source[1], grid[1])
+            across, left = _used_taps(synapse, 1, source[2], grid[2])
+            mask = merge_groups(_exists(synapse.weight[:, :, down, across], target), groups, 1)
+            geometry = (synapse.stride, (top, left), synapse.dilation)
+        case Linear():
+            source = wrapped_source(source, target.get("population_size") or 1)
+            outputs, inputs = synapse.weight.shape
+            padded: Array = np.zeros((outputs, math.prod(source)), bool)
+            padded[:, :inputs] = _exists(synapse.weight, target)
+            mask, geometry = padded.reshape(outputs, *source), ((1, 1), (0, 0), (1, 1))
+        case _:
+            assert_never(synapse)
+    taps_first = np.ascontiguousarray(mask.transpose(2, 3, 0, 1))
+    return Projection(taps_first, grid, source, *geometry, bits, compartments)
+
+
+def _exists(weight: Array, target: Target) -> Array:
+    return np.asarray(weight != 0) | target.memory.stores_zeros
 
 
 def wrapped_source(source: Shape, longest: int) -> Shape:
@@ -246,9 +252,10 @@ def _cumulated(values: Array, axis: int) -> Array:
     return sums
 
 
-def _used_taps(size: int, kernel: int, positions: int, synapse: Conv2d, axis: int) -> tuple[slice, int]:
+def _used_taps(synapse: Conv2d, axis: int, size: int, positions: int) -> tuple[slice, int]:
     """The taps of a kernel that do not always meet the padding, which on small maps are few, and the padding in front of these."""
     padding, dilation = synapse.padding[axis], synapse.dilation[axis]
+    kernel = synapse.weight.shape[2 + axis]
     taps = _taps(size, kernel, (0, positions), synapse.stride[axis], padding, dilation)
     used = np.flatnonzero(taps.any(axis=0))
     first, last = (int(used[0]), int(used[-1])) if used.size else (0, 0)

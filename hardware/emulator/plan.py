@@ -69,7 +69,7 @@ class EmulationPlan:
         """The biases of all synapses that feed a neuron layer, shaped to broadcast over (N, *shape)."""
         found = [b for s in self.sources[name] if s in self.late and (b := self.biases[s]) is not None]
         dims = len(self.graph.shapes[name]) - 1
-        return add(*(b.reshape(-1, *[1] * dims) for b in found)) if found else None
+        return add(*(b.reshape(-1, *[1] * dims) if b.ndim == 1 else b for b in found)) if found else None
 
     def _tensor(self, values: Array, device: torch.device) -> Tensor:
         return torch.from_numpy(values.astype(np.float32 if self.dtype == torch.float32 else np.float64)).to(device)

@@ -16,7 +16,7 @@ from exporters.passes.quantize import quantize
 from hardware.chips import limits
 from hardware.chips.fit import host_layers
 from hardware.chips.placement import place
-from hardware.chips.resources import PlacementError
+from hardware.chips.search import PlacementError
 from kdsnn import models
 
 T = 4

@@ -8,12 +8,12 @@ int32 weights, which is exact because the worst sum stays below 2²⁴ (`exporte
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, assert_never
 
 import numpy as np
 from onnx import TensorProto, helper
 
-from exporters.graph import AnySynapse, AvgPool2d, Conv2d, Flatten, Input, MaxPool2d
+from exporters.graph import AnySynapse, AvgPool2d, Conv2d, Flatten, Input, Linear, MaxPool2d
 from exporters.graph.bounds import EXACT_IN_FLOAT32, sum_bound
 from exporters.onnx import functions
 from exporters.onnx.facts import OnnxError
@@ -59,23 +59,33 @@ def add_synapses(model: ModelBuilder, name: str, node: AnySynapse, x: ModelTenso
 
 def _float_synapses(model: ModelBuilder, name: str, node: AnySynapse, x: ModelTensor) -> ModelTensor:
     inputs = [x.tensor, model.constant(f"{name}/weight", node.weight.astype(np.float32))]
-    output, whole_map = f"{name}/current", False
-    if node.bias is not None and name not in model.late:
-        bias, whole_map = model.constant(f"{name}/bias", node.bias.astype(np.float32)), node.bias.ndim > 1
-        inputs += [] if whole_map else [bias]
-    operator = "Conv" if isinstance(node, Conv2d) else "Gemm"
-    geometry = _geometry(node) if isinstance(node, Conv2d) else {"transB": 1}
-    found = model.op(operator, inputs, f"{name}/products" if whole_map else output, static=x.static, **geometry)
-    if whole_map:  # the operators take one bias per channel
-        found = model.op("Add", [found, bias], output, static=x.static)
-    return replace(x, tensor=found)
+    bias = None if node.bias is None or name in model.late else node.bias.astype(np.float32)
+    is_map = bias is not None and bias.ndim > 1  # which no operator takes
+    if bias is not None and not is_map:
+        inputs.append(model.constant(f"{name}/bias", bias))
+    output = f"{name}/current"
+    summed = f"{name}/products" if is_map else output
+    match node:
+        case Conv2d():
+            model.op("Conv", inputs, summed, static=x.static, **_geometry(node))
+        case Linear():
+            model.op("Gemm", inputs, summed, static=x.static, transB=1)
+        case _:
+            assert_never(node)
+    if bias is not None and is_map:
+        model.op("Add", [summed, model.constant(f"{name}/bias", bias)], output, static=x.static)
+    return replace(x, tensor=output)
 
 
 def _integer_synapses(model: ModelBuilder, name: str, node: AnySynapse, x: ModelTensor) -> ModelTensor:
-    """The current as int32 without the bias, which Lava adds in the neurons."""
-    is_conv = isinstance(node, Conv2d)
-    weight = node.weight if is_conv else node.weight.T
-    geometry = _geometry(node) if isinstance(node, Conv2d) else {}
+    """The current is int32 and without the bias, which Lava adds in the neurons."""
+    match node:
+        case Conv2d():
+            weight, of_bytes, of_floats, geometry = node.weight, "ConvInteger", "Conv", _geometry(node)
+        case Linear():
+            weight, of_bytes, of_floats, geometry = node.weight.T, "MatMulInteger", "MatMul", {}
+        case _:
+            assert_never(node)
     bound = sum_bound(node, model.bounds[name], bias=False)
     output = f"{name}/current"
     if x.kind == "uint8" and weight.min() >= -128 and weight.max() <= 127 and bound < 2**30:
@@ -86,16 +96,14 @@ def _integer_synapses(model: ModelBuilder, name: str, node: AnySynapse, x: Model
         model.call(functions.OFFSET, [stored], [moved], static=True)
         zero = model.constant("zero_points/signal", np.array(0, np.uint8))
         offset = model.constant("zero_points/weight", np.array(128, np.uint8))
-        operator = "ConvInteger" if is_conv else "MatMulInteger"
-        model.op(operator, [x.tensor, moved, zero, offset], output, static=x.static, **geometry)
+        model.op(of_bytes, [x.tensor, moved, zero, offset], output, static=x.static, **geometry)
         return ModelTensor(output, "int32", x.static)
     if bound >= EXACT_IN_FLOAT32:
         raise OnnxError(f"{name}: its currents can reach {bound:g}; no more than 2^24 can be computed exactly")
     stored = model.constant(f"{name}/weight", weight.astype(np.int32))
     exact = model.op("Cast", [stored], f"{name}/weight_float", static=True, to=TensorProto.FLOAT)
     x = model.cast(x, "float32")
-    operator = "Conv" if is_conv else "MatMul"
-    summed = model.op(operator, [x.tensor, exact], f"{name}/sums", static=x.static, **geometry)
+    summed = model.op(of_floats, [x.tensor, exact], f"{name}/sums", static=x.static, **geometry)
     return ModelTensor(model.op("Cast", [summed], output, static=x.static, to=TensorProto.INT32), "int32", x.static)
 
 

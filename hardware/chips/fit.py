@@ -18,7 +18,7 @@ from exporters.passes.chain import ChainLayer, chain_layers
 from exporters.passes.quantize import LayerScale
 from hardware.chips.limits import Target
 from hardware.chips.placement import Placement, place
-from hardware.chips.resources import PlacementError
+from hardware.chips.search import PlacementError
 
 COARSE_THRESHOLD = 10
 """Below this many units of weight a threshold is coarse: rounding moves it by 5 % or more."""

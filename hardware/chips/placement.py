@@ -5,17 +5,15 @@ the OR neurons of max-pools and the relay channels of skip connections are neuro
 average pools, which take none, have become larger kernels. A network without a chain has no placement.
 
 The search is NxTF's in outline (Rueckauer et al. 2022): layers from the last to the first, since a
-layer's output axons depend on how the next one is cut; for each the boxes of equal size that cover it
-at the lowest cost and exceed no limit. The cost is cores plus the axons that the cut asks of the cores
-before it, in shares of a core; NxTF adds synaptic memory, and keeps several candidates per layer where
-this keeps one. `hardware.chips.cores` has the rules of what a block takes.
+layer's output axons depend on how the next one is cut; for each the cheapest cut (`hardware.chips.search`) by what its
+blocks take of a core's memory (`hardware.chips.memory`) and axons (`hardware.chips.axons`).
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,33 +21,11 @@ import numpy as np
 from exporters.errors import DeployError
 from exporters.graph import Flatten, Neuron, Output, Shape, SpikingGraph
 from exporters.passes.chain import ChainLayer, chain_layers
-from hardware.chips.cores import (
-    Axons,
-    Block,
-    FanOut,
-    Hop,
-    Usage,
-    as_grid,
-    fan_out,
-    from_one_to_all,
-    hop,
-    input_axons,
-    silent,
-)
+from hardware.chips.axons import Axons, FanOut, fan_out, silent
+from hardware.chips.blocks import Block, as_grid
 from hardware.chips.limits import Target
-from hardware.chips.resources import (
-    PlacementError,
-    compartments_per_neuron,
-    core_limits,
-    memory,
-    memory_fits,
-    require_fan_in,
-    require_one_neuron,
-    used,
-)
-
-WINDOW = 1.25
-"""How many times the fewest cores a cut may take to be considered."""
+from hardware.chips.projection import projection
+from hardware.chips.search import Cut, Usage, search
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +67,7 @@ class PlacedLayer:
 
     def totals(self) -> dict[str, int]:
         """Resource → how much of it all cores take together."""
-        return {name: sum(used(u, name) for u in self.usage) for name in self.limits}
+        return {name: sum(used.of(name) for used in self.usage) for name in self.limits}
 
     def needed(self) -> dict[str, int]:
         """Resource → the cores that it alone would ask for: its total over a core's limit, rounded up."""
@@ -99,7 +75,7 @@ class PlacedLayer:
 
     def utilization(self) -> dict[str, float]:
         """Resource → share of the limit that the fullest core takes, 0…1."""
-        return {name: max(used(u, name) for u in self.usage) / limit for name, limit in self.limits.items()}
+        return {name: max(used.of(name) for used in self.usage) / limit for name, limit in self.limits.items()}
 
     @property
     def limited_by(self) -> str:
@@ -193,21 +169,19 @@ def place(graph: SpikingGraph, target: Target, *, host_layers: int = 0) -> Place
     chain = chain_layers(graph)
     found: list[tuple[ChainLayer, Shape, Cut]] = []
     outgoing: FanOut | None = None
-    hops = [_synapses(graph, step, target) for step in chain[host_layers:]]
-    for step, synapses in reversed(list(zip(chain[host_layers:], hops, strict=True))):
-        # what no cut can mend is told before any search
-        require_fan_in(step.name, synapses, target, {int(synapses.mask.sum(axis=(1, 2, 3)).argmax())})
     for step in reversed(chain[host_layers:]):
-        shape, synapses = graph.shapes[step.neuron_name], hops.pop()  # what it has counted goes with it
-        best = _search(step.name, synapses, outgoing or silent(shape), target)
+        shape = graph.shapes[step.neuron_name]
+        soft = _is_soft(graph.nodes[step.neuron_name])
+        source = _source(graph, step.name)
+        synapses = projection(step.synapse, source, as_grid(shape), target, soft=soft)
+        best = search(step.name, synapses, outgoing or silent(shape), target)
         found.append((step, shape, best))
-        outgoing = fan_out(synapses, best.blocks, best.axons, _source(graph, step.name))
+        outgoing = fan_out(synapses, best.blocks, best.axons, source)
     found.reverse()
     firsts = list(itertools.accumulate((len(best.blocks) for _, _, best in found), initial=0))
-    limits = core_limits(target)
     placed = tuple(
         PlacedLayer(
-            step.name, step.neuron_name, shape, best.blocks, best.usage, limits, first, best.axons,
+            step.name, step.neuron_name, shape, best.blocks, best.usage, target.room, first, best.axons,
             float(best.outgoing.feeds.mean()),
             _hops_per_spike(target, best, first, first + len(best.blocks)),
         )
@@ -216,91 +190,7 @@ def place(graph: SpikingGraph, target: Target, *, host_layers: int = 0) -> Place
     return Placement(target, placed, tuple(step.name for step in chain[:host_layers]))
 
 
-# -- the search --------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, eq=False)
-class Cut:
-    """A layer cut into blocks."""
-
-    blocks: tuple[Block, ...]
-    usage: tuple[Usage, ...]
-    axons: Axons
-    outgoing: FanOut
-
-
-def _search(name: str, synapses: Hop, outgoing: FanOut, target: Target) -> Cut:
-    """The cheapest cut that exceeds no limit: cores, plus the share of a core that its axons take before it."""
-    require_one_neuron(name, synapses, outgoing, target)
-    best: Cut | None = None
-    most = math.inf
-    for cores, step in _candidates(synapses, target):
-        if cores > most or (best is not None and cores >= _cost(best, target)):
-            break
-        for found in _try(synapses, outgoing, target, step):
-            most = min(most, WINDOW * cores)
-            if best is None or _cost(found, target) < _cost(best, target):
-                best = found
-    if best is None:
-        raise PlacementError(
-            name, f"{name}: no way to cut it keeps within a core's {', '.join(core_limits(target))}; make it, or the "
-            "layers beside it, smaller",
-        )  # fmt: skip
-    return best
-
-
-def _cost(cut: Cut, target: Target) -> float:
-    """NxTF's cost as far as a cut decides it: each input axon takes output axons on the cores before it."""
-    if target.sharing == "kernel":
-        return len(cut.blocks)
-    entries = target["population_entries"] if cut.axons == "population" else 1
-    return len(cut.blocks) + entries * sum(u.input_axons for u in cut.usage) / target["output_axons"]
-
-
-def _candidates(synapses: Hop, target: Target) -> Iterator[tuple[int, Shape]]:
-    """(cores, block size) by cores, cutting rows and columns before channels, which repeat the whole source."""
-    room = target["compartments"] // compartments_per_neuron(target, synapses)
-    steps = [sorted({-(-n // k) for k in range(1, n + 1)}, reverse=True) for n in synapses.grid]
-    found = []
-    for step in itertools.product(*steps):
-        if math.prod(step) <= room:
-            found.append((math.prod(-(-n // s) for n, s in zip(synapses.grid, step, strict=True)), step))
-    yield from sorted(found, key=lambda f: (f[0], -f[1][0]))
-
-
-def _try(synapses: Hop, outgoing: FanOut, target: Target, step: Shape) -> Iterator[Cut]:
-    """The cut into boxes of a size, once for each kind of input axons with which no core exceeds a limit."""
-    limits = core_limits(target)
-    for parts in from_one_to_all(synapses.grid, step):
-        sending, receiving = [0] * len(parts), [0] * len(parts)
-        if not all(memory_fits(target, synapses, block) for block in parts):
-            return
-        if target.sharing == "lines":
-            sending = outgoing.entries(target, parts, soft=synapses.soft).tolist()
-            if max(sending) > limits["output axons"]:
-                return
-    reached = synapses.reached(parts) if target.sharing == "lines" else []
-    kinds: tuple[Axons, ...] = ("discrete", "population") if reached and not synapses.soft else ("discrete",)
-    for axons in kinds:
-        if reached:
-            receiving = input_axons(synapses, reached, axons, parts)
-            if max(receiving) > limits["input axons"]:
-                continue
-        usage = tuple(
-            Usage(
-                b.neurons, b.neurons * compartments_per_neuron(target, synapses), *memory(target, synapses, b), come, go
-            )
-            for b, come, go in zip(parts, receiving, sending, strict=True)
-        )
-        yield Cut(tuple(parts), usage, axons, outgoing)
-
-
 # -- the chain ---------------------------------------------------------------------------------------
-
-
-def _synapses(graph: SpikingGraph, step: ChainLayer, target: Target) -> Hop:
-    grid, soft = as_grid(graph.shapes[step.neuron_name]), _is_soft(graph.nodes[step.neuron_name])
-    return hop(step.synapse, _source(graph, step.name), grid, target, soft=soft)
 
 
 def _source(graph: SpikingGraph, name: str) -> Shape:

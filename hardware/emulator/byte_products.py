@@ -12,6 +12,7 @@ import functools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import assert_never
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -19,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from exporters.graph import Array, Conv2d, Pair, Shape, Synapse
+from exporters.graph import AnySynapse, Array, Conv2d, Linear, Pair, Shape
 
 LARGEST_BYTE = 255
 """The largest number that travels as a byte."""
@@ -45,11 +46,11 @@ class ByteProduct:
         return self.tried(frames, torch.get_num_threads())
 
 
-_made: WeakKeyDictionary[Synapse, dict[tuple[Shape, float], ByteProduct | None]] = WeakKeyDictionary()
+_made: WeakKeyDictionary[AnySynapse, dict[tuple[Shape, float], ByteProduct | None]] = WeakKeyDictionary()
 """What `byte_product` made: arranging millions of weights for the processor takes as long as several samples."""
 
 
-def byte_product(synapse: Synapse, in_shape: Shape, largest: float) -> ByteProduct | None:
+def byte_product(synapse: AnySynapse, in_shape: Shape, largest: float) -> ByteProduct | None:
     """The layer on bytes, for frames of whole numbers from 0 to `largest`; None where this machine or the layer cannot."""
     made = _made.setdefault(synapse, {})
     if (in_shape, largest) not in made:
@@ -57,8 +58,14 @@ def byte_product(synapse: Synapse, in_shape: Shape, largest: float) -> ByteProdu
     return made[in_shape, largest]
 
 
-def _make(synapse: Synapse, in_shape: Shape, largest: float) -> ByteProduct | None:
-    possible = _is_ordinary(synapse, in_shape) if isinstance(synapse, Conv2d) else in_shape[0] >= 64 and largest <= 127
+def _make(synapse: AnySynapse, in_shape: Shape, largest: float) -> ByteProduct | None:
+    match synapse:
+        case Conv2d():
+            possible = _is_ordinary(synapse, in_shape)
+        case Linear():
+            possible = in_shape[0] >= 64 and largest <= 127
+        case _:
+            assert_never(synapse)
     if not possible or largest > LARGEST_BYTE or torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"):
         return None
     found = _as_bytes(synapse.weight)
@@ -67,11 +74,15 @@ def _make(synapse: Synapse, in_shape: Shape, largest: float) -> ByteProduct | No
     weight, step = found
     shape = tuple(weight.shape)
     try:
-        if isinstance(synapse, Conv2d):
-            geometry = (synapse.stride, synapse.padding, synapse.dilation, synapse.groups)
-            tried = functools.partial(_convolves_exactly, in_shape, shape, *geometry, int(largest))
-            return ByteProduct(_convolution(weight, step, in_shape, *geometry), tried)
-        return ByteProduct(_dense(weight, step), functools.partial(_multiplies_exactly, shape, int(largest)))
+        match synapse:
+            case Conv2d():
+                geometry = (synapse.stride, synapse.padding, synapse.dilation, synapse.groups)
+                tried = functools.partial(_convolves_exactly, in_shape, shape, *geometry, int(largest))
+                return ByteProduct(_convolution(weight, step, in_shape, *geometry), tried)
+            case Linear():
+                return ByteProduct(_dense(weight, step), functools.partial(_multiplies_exactly, shape, int(largest)))
+            case _:
+                assert_never(synapse)
     except (AttributeError, RuntimeError):  # another version of torch, or one built without these kernels
         return None
 

@@ -73,14 +73,18 @@ def synaptic_current(plan: EmulationPlan, name: str, node: AnySynapse, x: Tensor
 
 
 def _products(plan: EmulationPlan, name: str, node: AnySynapse, x: Tensor, bias: Tensor | None) -> Tensor:
-    """Weights times values, plus a bias per output channel if there is one."""
+    """Sums of weights times values, and of a bias per output channel if there is one."""
     product = plan.products.get(name)
     if product is not None and x.dtype == torch.uint8 and product.is_exact(x.shape[0] * x.shape[1]):
         return _per_frame(x, lambda y: product.multiply(y, bias))
     weight, x = plan.weight(name), x.to(plan.dtype)
-    if isinstance(node, Linear):
-        return F.linear(x, weight, bias)
-    return _per_frame(x, lambda y: F.conv2d(y, weight, bias, node.stride, node.padding, node.dilation, node.groups))
+    match node:
+        case Linear():
+            return F.linear(x, weight, bias)
+        case Conv2d(stride=stride, padding=padding, dilation=dilation, groups=groups):
+            return _per_frame(x, lambda y: F.conv2d(y, weight, bias, stride, padding, dilation, groups))
+        case _:
+            assert_never(node)
 
 
 def _frames(plan: EmulationPlan, batch: Tensor) -> Tensor:

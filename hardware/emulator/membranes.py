@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from exporters.graph import LIF, Neuron
+from exporters.graph import Neuron
 from exporters.graph.registers import CURRENT_REGISTER, DECAY_ONE, FRACTION, MEMBRANE_REGISTER
 
 MEMBRANE_MAX = MEMBRANE_REGISTER / FRACTION
@@ -26,7 +26,7 @@ def fire(node: Neuron, x: Tensor, T: int, *, integer: bool, saturates: bool, dty
     # a comparison cannot write bytes into what the membrane is then multiplied with
     room = None if spikes.dtype == v.dtype else torch.empty_like(v)
     for t in range(T):
-        if isinstance(node, LIF):
+        if node.leak < 1:
             v = _leak(v, node.leak, integer=integer)
         v += x[t if len(x) > 1 else 0]
         if saturates:

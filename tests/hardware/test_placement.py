@@ -7,6 +7,7 @@ import json
 import math
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import hypothesis.strategies as st
 import numpy as np
@@ -19,10 +20,14 @@ from exporters.from_torch import from_torch
 from exporters.graph import IF, Conv2d, Flatten, Input, Linear, Node, Output, SpikingGraph, chain
 from exporters.passes.chain import chain_layers, to_chain
 from exporters.passes.quantize import quantize
-from hardware.chips import cores, fit, limits
+from hardware.chips import axons as chip_axons
+from hardware.chips import fit, limits
+from hardware.chips.blocks import blocks
 from hardware.chips.placement import Placement, hops, place, position
-from hardware.chips.resources import PlacementError
+from hardware.chips.projection import projection
+from hardware.chips.search import PlacementError
 from kdsnn import models
+from tests.hardware.by_enumeration import connections, lines, weight_bits, words
 from tests.networks import random_integer_chain
 
 LOIHI1, LOIHI2 = limits.target("loihi1"), limits.target("loihi2")
@@ -39,27 +44,6 @@ def small_chip(tmp_path: Path, **numbers: int) -> limits.Target:
 
 
 # -- every connection, one by one ----------------------------------------------------------------------
-
-
-def connections(graph: SpikingGraph, name: str) -> list[tuple[int, tuple[int, int, int], tuple[int, ...]]]:
-    """(flat source, (c, y, x) of the neuron, kernel position) of every non-zero synapse, by six loops."""
-    node = graph.synapses[name]
-    found = []
-    if isinstance(node, Linear):
-        for o, i in itertools.product(*map(range, node.weight.shape)):
-            if node.weight[o, i]:
-                found.append((i, (o, 0, 0), (o, i)))
-        return found
-    _, height, width = graph.in_shape(name)
-    out, per_in, kh, kw = node.weight.shape
-    for o, y, x in itertools.product(*map(range, graph.shapes[name])):
-        for i, a, b in itertools.product(range(per_in), range(kh), range(kw)):
-            sy = y * node.stride[0] - node.padding[0] + a * node.dilation[0]
-            sx = x * node.stride[1] - node.padding[1] + b * node.dilation[1]
-            if 0 <= sy < height and 0 <= sx < width and node.weight[o, i, a, b]:
-                channel = o // (out // node.groups) * per_in + i
-                found.append(((channel * height + sy) * width + sx, (o, y, x), (o, i, a, b)))
-    return found
 
 
 def core_maps(placement: Placement) -> list[dict[tuple[int, int, int], int]]:
@@ -106,56 +90,8 @@ def assert_counts(graph: SpikingGraph, placement: Placement, target: limits.Targ
                     else:
                         entries += len(to)
                 assert usage.output_axons == entries + 2 * len(shared)
-            assert usage.memory == words(graph, layer.name, maps[k], core, line, target)
-
-
-def lines(graph: SpikingGraph, name: str, target: limits.Target):
-    """Flat source → its line: an image column of a channel; a channel or a run of neurons before a dense layer."""
-    source = graph.sources(name)[0]
-    flattened = isinstance(graph.nodes[source], Flatten)
-    shape = graph.in_shape(source) if flattened else graph.shapes[source]
-    longest = target["population_size"]
-    if len(shape) == 1:
-        return lambda s: s // longest
-    _, height, width = shape
-    if isinstance(graph.synapses[name], Linear) and height * width <= longest:
-        return lambda s: s // (height * width)
-    return lambda s: (s // (height * width), s % width)
-
-
-def weight_bits(weight: np.ndarray) -> int:
-    """Of the largest, sign included, once all are halved as often as none is odd."""
-    while (weight % 2 == 0).all():
-        weight = weight // 2
-    return len(f"{abs(weight).max():b}") + (weight.min() < 0 < weight.max())
-
-
-def words(graph: SpikingGraph, name: str, where, core: int, line, target: limits.Target) -> int:
-    """64-bit words by writing out every list of the core and storing equal lines once."""
-    node = graph.synapses[name]
-    bits_each = weight_bits(node.weight)
-    here = sorted(n for n, c in where.items() if c == core)
-    channels = len({n[0] for n in here})
-    index = max(6, (len(here) - 1).bit_length())
-    lists: dict[int, list[tuple[tuple[int, int, int], tuple[int, ...]]]] = defaultdict(list)
-    for source, neuron, kernel in connections(graph, name):
-        if where[neuron] == core:
-            lists[source].append((neuron, kernel))
-    by_line: dict[object, dict[int, int]] = defaultdict(dict)
-    looks: dict[object, list[object]] = defaultdict(list)
-    for source, synapses in sorted(lists.items()):
-        n, taps = len(synapses), len({k[2:] for _, k in synapses}) if isinstance(node, Conv2d) else 1
-        sparse = n * (bits_each + index) + 10 * math.ceil(n / 60)
-        dense = taps * (channels * bits_each + math.ceil(channels / 60) * (10 + index))
-        bits = min(sparse, dense)
-        length = math.ceil(bits / 64) + (bits % 64 == 0 or bits % 64 >= 59)
-        by_line[line(source)][source] = length
-        left = min(x for (_, _, x), _ in synapses)
-        looks[line(source)].append(frozenset(((o, y, x - left), k) for (o, y, x), k in synapses))
-    stored = {}
-    for key, lengths in by_line.items():
-        stored[tuple(looks[key])] = max(lengths.values()) * len(lengths)
-    return sum(stored.values())
+            here = {neuron for neuron, c in maps[k].items() if c == core}
+            assert (usage.memory, usage.longest) == words(graph, layer.name, here, target, loop=False)
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -193,7 +129,7 @@ def test_loihi2_memory_against_enumeration(seed: int) -> None:
     placement = place(graph, LOIHI2)
     for layer, where in zip(placement.layers, core_maps(placement), strict=True):
         node = graph.synapses[layer.name]
-        size = weight_bits(node.weight)
+        size = weight_bits(node.weight, LOIHI2)
         for core, usage in enumerate(layer.usage, layer.first_core):
             kernels = {k for _, neuron, k in connections(graph, layer.name) if where[neuron] == core}
             assert usage.memory == 24 * usage.neurons + math.ceil(len(kernels) * size / 8)
@@ -206,9 +142,9 @@ def test_output_axons_to_more_cores_than_a_word_has_bits(axons: str, soft: bool)
     rng = np.random.default_rng(3)
     weight = (rng.random((9, 3, 3, 3)) < 0.3).astype(np.int32)
     graph = one_layer(Conv2d(weight, None, (1, 1), (1, 1)), (3, 8, 8))
-    synapses = cores.hop(graph.synapses["layer"], (3, 8, 8), (9, 8, 8), LOIHI1, soft=soft)
-    parts = cores.blocks((9, 8, 8), (1, 1, 8))
-    outgoing = cores.fan_out(synapses, parts, axons, (3, 8, 8))
+    synapses = projection(graph.synapses["layer"], (3, 8, 8), (9, 8, 8), LOIHI1, soft=soft)
+    parts = blocks((9, 8, 8), (1, 1, 8))
+    outgoing = chip_axons.fan_out(synapses, parts, axons, (3, 8, 8))
     core_of = {
         (c, y, x): k for k, b in enumerate(parts) for c in range(*b.channels) for y in range(*b.rows) for x in range(8)
     }
@@ -217,7 +153,7 @@ def test_output_axons_to_more_cores_than_a_word_has_bits(axons: str, soft: bool)
         feeds[source].add(core_of[neuron])
     assert outgoing.cores == len(parts) == 72 and outgoing.feeds.max() > 8
     assert outgoing.feeds.ravel().tolist() == [len(feeds[s]) for s in range(3 * 64)]
-    senders = cores.blocks((3, 8, 8), (2, 3, 8))
+    senders = blocks((3, 8, 8), (2, 3, 8))
     expected = []
     for k, block in enumerate(senders):
         inside = [
@@ -232,7 +168,7 @@ def test_output_axons_to_more_cores_than_a_word_has_bits(axons: str, soft: bool)
         lone = sum(len(feeds[s]) for s in inside if s not in shared)
         pairs = {(s // 64, s % 8, core) for s in shared for core in feeds[s]}
         expected.append(sum(listening) + len(inside) if soft else lone + 2 * len(pairs))
-    assert outgoing.entries(LOIHI1, senders, soft=soft).tolist() == expected
+    assert outgoing.entries(LOIHI1, senders, loops=soft).tolist() == expected
 
 
 STUDENTS = [
@@ -386,41 +322,98 @@ def test_targets_state_a_source_for_every_number() -> None:
         for limit in target.limits.values():
             assert limit.source.url.startswith("https://") and limit.confidence in ("A", "B", "inference")
             assert limit.confidence != "inference" or limit.note
-    with pytest.raises(DeployError, match="there is no target 'loihi3'; choose from loihi1, loihi2"):
+    with pytest.raises(
+        DeployError,
+        match=r"^there is no target 'loihi3'; choose from loihi1, loihi2, or give a \.json file of your own$",
+    ):
         limits.target("loihi3")
 
 
+def built_in(name: str) -> dict[str, Any]:
+    data: dict[str, Any] = json.loads((Path(limits.__file__).parent / "data" / f"{name}.json").read_text("utf-8"))
+    return data
+
+
+def message(folder: Path, data: object) -> str:
+    """What reading a target file says, behind the file's name."""
+    path = folder / "t.json"
+    path.write_text(data if isinstance(data, str) else json.dumps(data), encoding="utf-8")
+    with pytest.raises(DeployError) as caught:
+        limits.target(str(path))
+    where, _, what = str(caught.value).partition(".json: ")
+    assert where == str(path).removesuffix(".json") and "\n" not in what
+    return what
+
+
+def test_target_files_that_cannot_be_read(tmp_path: Path) -> None:
+    assert message(tmp_path, "{").startswith("not a readable JSON file (")
+    assert message(tmp_path, "[" * 100_000).startswith("not a readable JSON file (")
+    assert message(tmp_path, []) == "the target: it must be an object, not []"
+    with pytest.raises(DeployError, match=r"none\.json: no such file$"):
+        limits.target(str(tmp_path / "none.json"))
+    (tmp_path / "folder.json").mkdir()
+    with pytest.raises(DeployError, match=r"folder\.json: cannot be read: Is a directory$"):
+        limits.target(str(tmp_path / "folder.json"))
+
+
+def test_target_files_need_every_field_and_know_no_other(tmp_path: Path) -> None:
+    whole = built_in("loihi2")
+    for field in whole:
+        assert message(tmp_path, {k: v for k, v in whole.items() if k != field}) == f"the target lacks {field!r}"
+    assert message(tmp_path, whole | {"sharing": "rows"}) == "the target: the field 'sharing' is not known"
+    for field in whole["memory"]:
+        part = {k: v for k, v in whole["memory"].items() if k != field}
+        assert message(tmp_path, whole | {"memory": part}) == f"memory lacks {field!r}"
+    (tmp_path / "bom.json").write_text("\ufeff" + json.dumps(whole), encoding="utf-8")  # as Windows writes it
+    assert limits.target(str(tmp_path / "bom.json")) == limits.target("loihi2")
+
+
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("place", "value", "words"),
     [
-        ({"value": 0}, "limits.compartments: value 0 must be"),
-        ({"confidence": "C"}, "limits.compartments: confidence 'C'"),
-        ({"source": "x"}, "source 'x' is not among the sources"),
+        ("name", "", "name: '' must be text"),
+        ("title", 3, "title: 3 must be text"),
+        ("graded_spikes", "false", "graded_spikes: 'false' must be true or false"),
+        ("memory", "lines", "memory: it must be an object, not 'lines'"),
+        ("memory.limit", "bytes", "memory.limit: 'bytes' is not among the limits"),
+        ("memory.word_bits", 0, "memory.word_bits 0 must be a whole number of at least 1"),
+        ("memory.storage", "rows", "memory.storage: 'rows' must be one of lists, weights"),
+        ("memory.shared_along", "rows", "memory.shared_along: 'rows' must be a list of rows, columns, or []"),
+        ("memory.shared_along", ["time"], "memory.shared_along: ['time'] must be a list of rows, columns, or []"),
+        ("memory.stores_zeros", 1, "memory.stores_zeros: 1 must be true or false"),
+        ("sources.lava.url", None, "sources.lava.url: None must be text"),
+        ("limits", [], "limits: it must be an object, not []"),
+        ("limits.compartments", 1024, "limits.compartments: it must be an object, not 1024"),
+        ("limits.compartments.value", 0, "limits.compartments: value 0 must be a whole number of at least 1"),
+        ("limits.compartments.value", 8.0, "limits.compartments: value 8.0 must be a whole number of at least 1"),
+        ("limits.compartments.value", True, "limits.compartments: value True must be a whole number of at least 1"),
+        (
+            "limits.compartments.value", 2**31,
+            "limits.compartments: value 2147483648 is larger than 2,147,483,647, the most that is counted with",
+        ),
+        ("limits.compartments.confidence", "C", "limits.compartments: confidence 'C' must be one of A, B, inference"),
+        ("limits.compartments.source", "x", "limits.compartments: source 'x' is not among the sources"),
+        ("limits.compartments.source", [], "limits.compartments: source [] is not among the sources"),
+        ("limits.compartments.unit", None, "limits.compartments.unit: None must be text"),
+        ("limits.compartments.comment", "", "limits.compartments: the field 'comment' is not known"),
+        ("limits.input_axon", {}, "limits.input_axon: not a limit that is known; is input_axons meant?"),
+        ("limits.words_per_list", {}, 'limits.words_per_list: nothing reads it with storage "weights"'),
+        ("limits.price", {}, "limits.price: not a limit that is known"),
+        ("limits.mesh_columns", {}, "limits.mesh_columns: it says nothing without cores_per_tile"),
     ],
-)
-def test_target_files_are_checked(tmp_path: Path, change: dict[str, object], message: str) -> None:
-    data = json.loads((Path(limits.__file__).parent / "data" / "loihi1.json").read_text())
-    data["limits"]["compartments"] |= change
-    path = tmp_path / "t.json"
-    path.write_text(json.dumps(data))
-    with pytest.raises(DeployError, match=message):
-        limits.load(path)
-    path.write_text("{")
-    with pytest.raises(DeployError, match="not a readable JSON file"):
-        limits.load(path)
-    del data["limits"]["input_axons"], data["limits"]["compartments"]
-    path.write_text(json.dumps(data))
-    with pytest.raises(DeployError, match="compartments, input_axons missing"):
-        limits.load(path)
+)  # fmt: skip
+def test_a_wrong_field_of_a_target_file_is_named(tmp_path: Path, place: str, value: object, words: str) -> None:
+    data = built_in("loihi2")
+    *path, last = place.split(".")
+    within = data
+    for step in path:
+        within = within[step]
+    within[last] = value
+    assert message(tmp_path, data) == words
 
 
-def test_target_files_need_every_field(tmp_path: Path) -> None:
-    whole = json.loads((Path(limits.__file__).parent / "data" / "loihi2.json").read_text())
-    path = tmp_path / "t.json"
-    for field in ("name", "title", "graded_spikes", "sharing", "sources", "limits"):
-        path.write_text(json.dumps({key: value for key, value in whole.items() if key != field}))
-        with pytest.raises(DeployError, match=rf"t\.json: the target lacks '{field}'$"):
-            limits.load(path)
-    path.write_text(json.dumps(whole | {"sharing": "rows"}))
-    with pytest.raises(DeployError, match=r"t\.json: the target: sharing must be lines or kernel"):
-        limits.load(path)
+def test_limits_that_are_missing_are_named(tmp_path: Path) -> None:
+    data = built_in("loihi1")
+    del data["limits"]["list_end_bits"], data["limits"]["compartments"]
+    assert message(tmp_path, data) == "limits: compartments, list_end_bits missing"
+    assert limits.target("loihi1")["list_end_bits"] == 6

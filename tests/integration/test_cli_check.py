@@ -7,6 +7,7 @@ import json
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -125,7 +126,7 @@ def test_exit_codes_and_json(tmp_path: Path, net_file: Path) -> None:
 
 def test_what_cannot_be_checked_is_an_error(tmp_path: Path, net_file: Path) -> None:
     err = cli("check", net_file, "--target", "loihi9", code=2).stderr
-    assert err == "error: there is no target 'loihi9'; choose from loihi1, loihi2\n"
+    assert err == "error: there is no target 'loihi9'; choose from loihi1, loihi2, or give a .json file of your own\n"
     for name in ("none.net", "none.nir", "none.safetensors", "none"):
         assert cli("check", tmp_path / name, "--target", "loihi1", code=2).stderr.count("\n") == 1
     broken = tmp_path / "broken.nir"
@@ -252,3 +253,33 @@ def test_list_targets() -> None:
     rows = json.loads(cli("list", "targets", "--json").stdout)
     assert {r["target"] for r in rows} == {"loihi1", "loihi2"}
     assert {"target": "loihi1", "limit": "compartments", "value": "1,024"}.items() <= rows[0].items()
+
+
+def test_a_chip_of_ones_own(tmp_path: Path, net_file: Path) -> None:
+    """The example of docs/check.md: 4 × 6 × 6 neurons that read 9 inputs, and 10 that read 144."""
+    page = (Path(__file__).parents[2] / "docs" / "check.md").read_text(encoding="utf-8")
+    chip = json.loads(page.split("```json\n")[1].split("```")[0])
+    path = tmp_path / "grid.json"
+
+    def check(code: int = 0) -> dict[str, Any]:
+        path.write_text(json.dumps(chip), encoding="utf-8")
+        return json.loads(cli("check", net_file, "--target", path, "--json", code=code).stdout)
+
+    found = check()
+    assert found["target"] == "grid" and found["fits"]
+    assert [layer["cores"] for layer in found["placement"]["layers"]] == [1, 1]
+    assert cli("check", net_file, "--target", path).stdout.splitlines()[-1] == "fits Grid: 2 cores, 1 chip"
+    chip["limits"]["weight_bytes"]["value"] = 500  # for 55 neurons of the first layer, three of the second
+    found = check()
+    assert [layer["cores"] for layer in found["placement"]["layers"]] == [3, 4]
+    assert [layer["utilization"]["memory"] for layer in found["placement"]["layers"]] == [48 * 9 / 500, 3 * 144 / 500]
+    chip["memory"]["shared_along"] = ["columns"]  # a kernel of 4 × 9 for each of six rows
+    assert check()["placement"]["layers"][0]["utilization"]["memory"] == 6 * 36 / 500
+    chip["memory"]["shared_along"] = ["rows", "columns"]
+    assert check()["placement"]["layers"][0]["utilization"]["memory"] == 36 / 500
+    chip["limits"]["weight_bytes"]["value"] = 143
+    (error,) = [f for f in check(code=1)["findings"] if f["severity"] == "error"]
+    assert (error["layer"], error["what"]) == ("dense", "one neuron needs 144 bytes of weights, a core has 143")
+    del chip["limits"]["compartments"]
+    path.write_text(json.dumps(chip), encoding="utf-8")
+    assert cli("check", net_file, "--target", path, code=2).stderr == f"error: {path}: limits: compartments missing\n"

@@ -1,0 +1,252 @@
+"""How spikes find the cores that they are sent to: the axons that a layer's cores take at either end.
+
+The rules are those of NxTF's partitioner (Rueckauer et al. 2022; its public source is cited in Loihi 1's target file). Input axons:
+one for each source that feeds several cores (discrete), one for all those of a line that feed this core only (a population).
+Output axons: one entry for each core a discrete source feeds, `population_entries` for each population. On a chip without
+populations every source is discrete.
+
+One thing is an inference: where discrete axons do not fit, as for more than 4096 sources on Loihi 1, a line stays one population on
+all the cores it feeds, `population_entries` for each; NxTF refuses such a layer, nengo-loihi maps so. The extra entry of a spike
+that leaves the chip is not counted.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+
+from exporters.graph import Array, Shape
+from hardware.chips.blocks import Block, as_grid
+from hardware.chips.limits import Target
+from hardware.chips.projection import Connections, Projection, Window, windows
+
+Axons = Literal["discrete", "population"]
+
+
+@dataclass(frozen=True, eq=False)
+class Stack:
+    """Blocks of a layer with the same rows and columns and different channels, and the sources that reach each.
+
+    Attributes:
+        members: (blocks,) their numbers among the layer's blocks.
+        rows, columns: the source rows and columns that lead into them.
+        full: (blocks, I) bool: source channels with all synapses into a block that the geometry allows.
+        plane: (row kinds, column kinds) bool: which sources of such a channel reach the block.
+        block, source: (pairs,) block (counted among `members`) and channel of the other channels with a synapse.
+        some: (row kinds, column kinds, pairs) bool: which sources of these reach the block.
+    """
+
+    members: Array
+    rows: Window
+    columns: Window
+    full: Array
+    plane: Array
+    block: Array
+    source: Array
+    some: Array
+
+    @property
+    def window(self) -> tuple[slice, slice, slice]:
+        """For indexing an array of the source's shape."""
+        return slice(None), slice(*self.rows.sources), slice(*self.columns.sources)
+
+    def in_place(self, of_kinds: Array) -> Array:
+        """What is known of kinds, (row kinds, column kinds, …), for every source of the window: (…, rows, columns)."""
+        in_place = of_kinds[self.rows.kind_of[:, None], self.columns.kind_of]
+        return np.ascontiguousarray(np.moveaxis(in_place, (0, 1), (-2, -1)))
+
+    def sources(self) -> Array:
+        """(blocks,): how many sources reach each block."""
+        each = np.outer(self.rows.counts, self.columns.counts).astype(np.float64)
+        return self._per_block(int((self.plane * each).sum()), np.tensordot(each, self.some))
+
+    def lines(self) -> Array:
+        """(blocks,): from how many lines sources reach each block."""
+        full = int(self.plane.any(axis=0) @ self.columns.counts)
+        return self._per_block(full, self.columns.counts @ self.some.any(axis=0))
+
+    def _per_block(self, of_full: int, of_pairs: Array) -> Array:
+        total = np.bincount(self.block, of_pairs, len(self.members)).astype(np.int64)  # in float64, exact below 2⁵³
+        return np.asarray(total + of_full * self.full.sum(axis=1))
+
+    def feeds(self) -> Array:
+        """(I, rows, columns): how many of the blocks each source reaches."""
+        total = self.plane[:, :, None] * self.full.sum(axis=0)
+        for kind in np.ndindex(self.plane.shape):
+            total[kind] += np.bincount(self.source[self.some[kind]], minlength=total.shape[2])
+        return self.in_place(total)
+
+    def alone(self, feeds: Array) -> tuple[Array, Array]:
+        """(blocks,) each: sources that reach a block and, of all the layer's, no other; and the lines that these are from.
+
+        `feeds` (I, H, W) is how many blocks of the layer each source reaches.
+        """
+        lonely = feeds[self.window] == 1
+        # where two blocks have all of a channel, none is alone there
+        once = lonely.any(axis=(1, 2)) & (self.full.sum(axis=0) == 1)
+        block, source = np.nonzero(self.full & once)
+        pairs = lonely[self.source].any(axis=(1, 2))
+        found = np.concatenate(
+            [
+                lonely[source] & self.in_place(self.plane),
+                lonely[self.source[pairs]] & self.in_place(self.some[:, :, pairs]),
+            ]
+        )
+        owner = np.concatenate([block, self.block[pairs]])
+        return (
+            _sums(owner, found.sum(axis=(1, 2)), len(self.members)),
+            _sums(owner, found.any(axis=1).sum(axis=1), len(self.members)),
+        )
+
+
+def stacks(projection: Projection, parts: Sequence[Block]) -> list[Stack]:
+    """The blocks of a layer, stacked, with the sources that reach them."""
+    by_place: dict[tuple[object, object], list[int]] = defaultdict(list)
+    for number, block in enumerate(parts):
+        by_place[block.rows, block.columns].append(number)
+    # stacks that differ by a shift only, most of a layer's, are reached alike
+    known: dict[object, tuple[Array, ...]] = {}
+    found = []
+    for members in by_place.values():
+        rows, columns = windows(projection, parts[members[0]])
+        spans = tuple(parts[number].channels for number in members)
+        if (key := (spans, rows.key, columns.key)) not in known:
+            known[key] = _reaching([*projection.connections(spans, rows, columns)])
+        full, of_block, source, some = known[key]
+        plane = np.outer(rows.kinds.any(axis=1), columns.kinds.any(axis=1))
+        found.append(Stack(np.array(members), rows, columns, full, plane, of_block, source, some))
+    return found
+
+
+def _reaching(connections: Sequence[Connections]) -> tuple[Array, ...]:
+    return (
+        np.concatenate([part.full for part in connections]),
+        np.concatenate([part.first + part.block for part in connections]),
+        np.concatenate([part.source for part in connections]),
+        np.concatenate([part.synapses > 0 for part in connections], axis=2),
+    )
+
+
+def feeds(projection: Projection, stacked: Sequence[Stack]) -> Array:
+    """How many blocks each source reaches: (I, H, W)."""
+    total = np.zeros(projection.source, np.int64)
+    for stack in stacked:
+        total[stack.window] += stack.feeds()
+    return total
+
+
+def input_axons(
+    target: Target, projection: Projection, parts: Sequence[Block], stacked: Sequence[Stack], axons: Axons
+) -> list[int]:
+    """Input axons of the cores that hold the blocks of a layer; `stacked`: their `stacks`."""
+    total: Array = np.zeros(len(parts), np.int64)
+    is_mixed = axons == "discrete" and target.has_populations and not projection.loops
+    reached = feeds(projection, stacked) if is_mixed else None
+    for stack in stacked:
+        if axons == "population":
+            total[stack.members] = stack.lines()
+            continue
+        total[stack.members] = stack.sources()
+        if reached is not None:
+            alone, lines = stack.alone(reached)
+            total[stack.members] += lines - alone
+    if projection.loops:  # one for each neuron's way back to itself
+        total += [block.neurons for block in parts]
+    return [int(count) for count in total]
+
+
+@dataclass(frozen=True, eq=False)
+class FanOut:
+    """Where the spikes of a layer go.
+
+    Attributes:
+        bits: (neurons, bytes) uint8: the cores of the next layer that listen to each neuron. Core k is bit k % 8 of
+            byte k // 8; the bytes are a multiple of 8.
+        cores: of the next layer.
+        feeds: (C, H, W): how many cores each neuron feeds.
+        lines: (C, H, W): the line that each neuron belongs to.
+        axons: how they are addressed.
+    """
+
+    bits: Array
+    cores: int
+    feeds: Array
+    lines: Array
+    axons: Axons
+
+    def entries(self, target: Target, parts: Sequence[Block], *, loops: bool) -> Array:
+        """Output axon entries of the cores that hold these blocks, (len(parts),); no two blocks overlap.
+
+        `loops`: the neurons lead back to themselves, which takes one entry each, and populations are not made of them.
+        """
+        senders = np.concatenate([self._numbers[block.slices].ravel() for block in parts])
+        block_of = np.repeat(np.arange(len(parts)), [block.neurons for block in parts])
+        reached = self.feeds.ravel()[senders]
+        if loops:
+            return np.asarray(_sums(block_of, reached, len(parts)) + np.array([block.neurons for block in parts]))
+        if not target.has_populations:
+            return _sums(block_of, reached, len(parts))
+        shared = reached > 0 if self.axons == "population" else reached == 1
+        discrete = _sums(block_of[~shared], reached[~shared], len(parts))
+        senders, block_of = senders[shared], block_of[shared]
+        if not len(senders):
+            return discrete
+        # the neurons of one line in one block share their populations
+        population = block_of * (int(self.lines.max()) + 1) + self.lines.ravel()[senders]
+        order = np.argsort(population, kind="stable")
+        starts = np.flatnonzero(np.diff(population[order], prepend=-1))
+        together = np.bitwise_or.reduceat(self.bits.view(np.uint64)[senders[order]], starts, axis=0)
+        pairs = np.bitwise_count(together).sum(axis=1, dtype=np.int64)
+        return np.asarray(discrete + target["population_entries"] * _sums(block_of[order][starts], pairs, len(parts)))
+
+    def messages(self, block: Block) -> Array:
+        """(cores,): how many of a block's neurons each core of the next layer listens to."""
+        listeners = self.bits[self._numbers[block.slices].ravel()]
+        each = np.unpackbits(listeners, axis=1, count=self.cores, bitorder="little")
+        return np.asarray(each.sum(axis=0, dtype=np.int64))
+
+    @cached_property
+    def _numbers(self) -> Array:
+        return np.arange(self.feeds.size).reshape(self.feeds.shape)
+
+
+def fan_out(projection: Projection, parts: Sequence[Block], axons: Axons, shape: Shape) -> FanOut:
+    """Where a layer of a shape sends its spikes, given the blocks of the next layer."""
+    channels, _, width = projection.source
+    bits = np.zeros((*projection.source, 8 * -(-len(parts) // 64)), np.uint8)
+    stacked = stacks(projection, parts)
+    for stack in stacked:
+        plane, some = stack.in_place(stack.plane), stack.in_place(stack.some)
+        first = np.searchsorted(stack.block, np.arange(len(stack.members) + 1))
+        listens = np.zeros((channels, 8 * bits.shape[-1]), bool)
+        listens[:, stack.members] = stack.full.T
+        in_bytes = np.packbits(listens, axis=1, bitorder="little")
+        used = slice(stack.members.min() // 8, stack.members.max() // 8 + 1)
+        bits[(*stack.window, used)] |= np.where(plane[..., None], in_bytes[:, None, None, used], np.uint8(0))
+        for k, core in enumerate(stack.members):
+            pairs = slice(first[k], first[k + 1])
+            listening = bits[(*stack.window, core // 8)]
+            listening[stack.source[pairs]] |= some[pairs] * np.uint8(1 << core % 8)
+    line = np.broadcast_to(np.arange(channels)[:, None, None] * width + np.arange(width), projection.source)
+    # a flat source was wrapped into lines and padded
+    size, grid = math.prod(shape), as_grid(shape)
+    reached, lines = (values.ravel()[:size].reshape(grid) for values in (feeds(projection, stacked), line))
+    return FanOut(bits.reshape(-1, bits.shape[-1])[:size], len(parts), reached, lines, axons)
+
+
+def silent(shape: Shape) -> FanOut:
+    """The fan-out of the last layer, which only the host reads."""
+    grid = as_grid(shape)
+    nothing = np.zeros(grid, np.int64)
+    return FanOut(np.zeros((math.prod(grid), 0), np.uint8), 0, nothing, nothing, "discrete")
+
+
+def _sums(index: Array, values: Array, size: int) -> Array:
+    """Sums of the integer values that have the same index, 0…size - 1."""
+    return np.asarray(np.bincount(index, values, size).astype(np.int64))  # in float64, exact below 2⁵³

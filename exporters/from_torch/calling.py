@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Hashable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -120,7 +122,7 @@ def _lowered(lowering: Lowering, task: Task, root: nn.Module, modules: Modules, 
     with (
         watched(lowering, modules, task.declared),
         torch.no_grad(),
-        torch.compiler.set_stance("force_eager"),
+        _uncompiled(),
         Factories(lowering),
     ):
         results = [_call(lowering, root, x) for x in inputs]
@@ -177,6 +179,11 @@ def _call(lowering: Lowering, root: nn.Module, x: Symbolic) -> Any:
             what = explained(module, args, error)
         where = node_name(path, module) if path else type(module).__name__
         raise RaisedError(f"{where}: {what}{raised_line(error)}") from error
+
+
+def _uncompiled() -> AbstractContextManager[Any]:
+    """While it is entered, what torch.compile made runs as it was written; where nothing is compiled its import is spared."""
+    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
 
 
 ENTRIES.update({_call.__code__, run.__code__})

@@ -168,11 +168,13 @@ def signals(lowering: Lowering, value: Affine, name: str) -> tuple[list[Read], f
             pass  # a factor within a channel: the layer that reads it may take it in
         else:
             moving = max(reads, key=lambda read: read.origin.steps)
-            return [Read(origin, moving.rows, None, 1.0, flat=reads[0].flat)], 0.0
-    for origin in (read.origin for read in reads):
+            return [Read(origin, moving.shape, moving.rows, None, flat=reads[0].flat)], 0.0
+    for read in reads:
+        origin = read.origin
         if not origin.nodes:
             assert origin.term is not None
-            origin.nodes = tuple(place(lowering, Current((origin.term,), origin.shape), [origin]))
+            alone = replace(read, features=None, scale=1.0)
+            origin.nodes = tuple(place(lowering, Current((origin.term,), origin.shape), [alone]))
     return reads, shift
 
 
@@ -187,12 +189,12 @@ def composite(lowering: Lowering, reads: Sequence[Read], shift: float | Array, n
     return lowering.origins[key]
 
 
-def place(lowering: Lowering, what: Current, origins: Sequence[Origin]) -> list[str]:
+def place(lowering: Lowering, what: Current, reads: Sequence[Read]) -> list[str]:
     """The nodes of a sum of currents, whose weights are remembered by what they are of."""
     nodes = lowering.builder.place(what)
-    for node, origin in zip(nodes, origins, strict=False):
-        if origin.weights is not None:
-            lowering.weights_of[node] = origin.weights
+    for node, read in zip(nodes, reads, strict=True):
+        if read.origin.weights is not None:
+            lowering.weights_of[node] = (read.origin.weights, as_bytes(read.features), as_bytes(read.scale))
     return nodes
 
 
@@ -216,7 +218,7 @@ def placed_current(
                 "maps and flat currents meet before neurons that scale them; flatten before the layers", name
             )
         what = Current(tuple(parts), shape)
-    return place(lowering, what, [read.origin for read in _sums_of_signals(reads)])
+    return place(lowering, what, _sums_of_signals(reads))
 
 
 def current(lowering: Lowering, reads: Sequence[Read], shift: float | Array, name: str, shape: Shape) -> Current:
@@ -274,7 +276,7 @@ def _onto(lowering: Lowering, read: Read, name: str, shape: Shape) -> SynapseTer
     if not (isinstance(read.scale, float) and read.scale == 1):
         scale = read.scale
         if isinstance(scale, np.ndarray) and len(inner) != scale.ndim:
-            scale = np.broadcast_to(scale, shape if read.features is None else read.features.shape).reshape(inner)
+            scale = np.broadcast_to(scale, read.shape).reshape(inner)
         term = replace(term, synapse=scaled_outputs(term.synapse, per_channel(term.name, "its current", scale, inner)))
     if inner == shape:
         return term

@@ -57,7 +57,7 @@ def assert_faithful(
     hooks = []
     for path, m in module.named_modules():
         if isinstance(m, SPIKING):
-            parts = layers.setdefault(node_name(path, m), [])
+            parts = layers.setdefault(node_name(path.removeprefix("_orig_mod.").removeprefix("module."), m), [])
             hooks.append(m.register_forward_hook(lambda m, a, out, parts=parts: parts.append(out)))
     outputs = [pick(out) for out in call(module, found, x)]
     for hook in hooks:

@@ -85,7 +85,7 @@ def run(task: Task) -> Lowered:
     """
     root = unwrapped(task.module)
     modules = modules_of(root)
-    failures: list[tuple[bool, int, DeployError]] = []
+    failures: list[tuple[int, bool, DeployError]] = []
     try:
         for way in _ways(task, modules):
             lowering = Lowering(task.T, _samples(task), [t for _, m in modules for t in _tensors(m)])
@@ -93,8 +93,9 @@ def run(task: Task) -> Lowered:
             try:
                 return _lowered(lowering, task, root, modules, way)
             except DeployError as error:
-                failures.append((not isinstance(error, RaisedError), lowering.progress, error))
-        # an error that a way of calling provokes says less than what a layer is refused for
+                is_meant = lowering.progress > 0 and not isinstance(error, RaisedError)
+                failures.append((lowering.progress, is_meant, error))
+        # of those that came equally far, an error that a way of calling provokes says less than what a layer is refused for
         raise max(failures, key=lambda failure: failure[:2])[2]
     finally:
         forget_runs()

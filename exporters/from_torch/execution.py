@@ -20,65 +20,27 @@ Handler = Callable[..., Any]
 
 LAYOUT = frozenset(
     [
-        "view",
-        "_unsafe_view",
-        "_reshape_alias",
-        "reshape",
-        "permute",
-        "transpose",
-        "t",
-        "squeeze",
-        "unsqueeze",
-        "expand",
-        "repeat",
-        "select",
-        "slice",
-        "index",
-        "index_select",
-        "split",
-        "split_with_sizes",
-        "unsafe_split",
-        "chunk",
-        "unbind",
-        "flip",
-        "roll",
-        "clone",
-        "alias",
-        "detach",
-        "lift_fresh",
-        "diagonal",
-        "unfold",
-        "gather",
-        "pixel_shuffle",
-        "pixel_unshuffle",
-        "native_channel_shuffle",
-        "channel_shuffle",
+        "view", "_unsafe_view", "_reshape_alias", "reshape", "permute", "transpose", "t", "squeeze", "unsqueeze",
+        "expand", "repeat", "select", "slice", "index", "index_select", "split", "split_with_sizes", "unsafe_split",
+        "chunk", "unbind", "flip", "roll", "clone", "alias", "detach", "lift_fresh", "diagonal", "unfold", "gather", "reflection_pad1d", "reflection_pad2d", "replication_pad1d", "replication_pad2d",
+        "pixel_shuffle", "pixel_unshuffle", "native_channel_shuffle", "channel_shuffle",
     ]
-)
+)  # fmt: skip
 """Operations that only move elements: torch does them to the indices."""
+
+OF_FLOATS = frozenset(
+    [
+        "pixel_shuffle", "pixel_unshuffle", "reflection_pad1d", "reflection_pad2d", "replication_pad1d", "replication_pad2d",
+    ]
+)  # fmt: skip
+"""Those of them that torch does not have for integers, such as indices are."""
 
 READS_NUMBERS = frozenset(
     [
-        "_local_scalar_dense",
-        "item",
-        "is_nonzero",
-        "equal",
-        "nonzero",
-        "masked_select",
-        "allclose",
-        "unique",
-        "_unique2",
-        "argmax",
-        "argmin",
-        "sort",
-        "topk",
-        "bincount",
-        "max",
-        "min",
-        "any",
-        "all",
+        "_local_scalar_dense", "item", "is_nonzero", "equal", "nonzero", "masked_select", "allclose", "unique",
+        "_unique2", "argmax", "argmin", "sort", "topk", "bincount", "max", "min", "any", "all",
     ]
-)
+)  # fmt: skip
 """Operations whose result, or its shape, depends on the numbers."""
 
 FACTORIES = frozenset(["zeros", "ones", "full", "empty", "zeros_like", "ones_like", "empty_like", "full_like"])
@@ -238,7 +200,7 @@ def _rearranged(
     def move(t: Tensor, at: int | None = None) -> Tensor:
         if name in ("view", "_unsafe_view", "_reshape_alias"):
             moved = t.reshape(others[0])  # what torch shows in place an expanded index has to copy
-        elif t.dtype == torch.int64 and name.startswith("pixel"):
+        elif t.dtype == torch.int64 and name in OF_FLOATS:
             moved = func(t.double(), *others, **keywords).long()
         else:
             moved = func(t, *others, **keywords)

@@ -62,8 +62,8 @@ def _convolution(
         raise lowering.error(
             f"the weight expects {weight.shape[1] * groups} input channels, but {x.shape[1]} arrive", lowering.name
         )
-    axes = zip(x.shape[2:], weight.shape[2:], stride, padding, dilation, strict=True)
-    size = [window_positions(*axis) for axis in axes]
+    windows = (list(v) * (x.ndim - 2) if len(v) == 1 else v for v in (stride, padding, dilation))
+    size = [window_positions(*axis) for axis in zip(x.shape[2:], weight.shape[2:], *windows, strict=True)]
     if min(size) < 1:
         kernel, given = ("×".join(map(str, t.shape[2:])) for t in (weight, x))
         raise lowering.error(f"its {kernel} window does not fit into its {given} input", lowering.name)

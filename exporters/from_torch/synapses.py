@@ -18,6 +18,7 @@ from exporters.from_torch.folding import (
     response,
 )
 from exporters.from_torch.lowering import Lowering, as_bytes, as_shift, float64, key_of
+from exporters.from_torch.steps import shift_for
 from exporters.from_torch.values import Affine, Gather, Origin, added, elements
 from exporters.graph import AnySynapse, Array, Conv2d, Flatten, GraphError, Linear, Shape
 from exporters.graph.currents import (
@@ -183,7 +184,7 @@ def composite(lowering: Lowering, reads: Sequence[Read], shift: float | Array, n
     key = key_of(reads, shift)
     if key not in lowering.origins:
         shape = reads[0].origin.shape
-        nodes = tuple(placed_current(lowering, reads, shift, name, shape))
+        nodes = tuple(placed_current(lowering, reads, shift_for(shift, reads[0].shape, shape), name, shape))
         steps = max(read.origin.steps for read in reads)
         lowering.origins[key] = Origin(reads[0].origin.name, shape, steps, lowering.samples, nodes)
     return lowering.origins[key]

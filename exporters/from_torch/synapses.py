@@ -11,6 +11,7 @@ from torch import Tensor
 
 from exporters.from_torch.decode import Read, UndecodableError, grouped, joint, reads_of, shift_of
 from exporters.from_torch.folding import (
+    CutError,
     UnfoldableError,
     chosen_outputs,
     fold_convolution,
@@ -96,7 +97,10 @@ def _current_of(
             folded: AnySynapse = fold_linear(layer, read.features, read.scale, read.origin.size, shape)
             nodes, inner = flattened(lowering, read), (read.origin.size,)
         else:
-            folded = fold_convolution(name, layer, read.features, read.scale, shape, inner)
+            try:
+                folded = fold_convolution(name, layer, read.features, read.scale, shape, inner)
+            except CutError:
+                folded, nodes, inner = layer, _cut(lowering, name, read, shape), shape
     except UnfoldableError as error:
         raise lowering.error(str(error), name) from error
     except GraphError as error:
@@ -109,6 +113,17 @@ def _current_of(
         term=SynapseTerm(name, folded, nodes),
         weights=(weights, as_bytes(read.features), as_bytes(read.scale)),
     )
+
+
+def _cut(lowering: Lowering, name: str, read: Read, shape: Shape) -> tuple[str, ...]:
+    """What a layer reads as a node of its own: synapses of weight 1 (or the factor)."""
+    label = f"{name}.cut"
+    same = identity(label, shape)
+    assert isinstance(same, Conv2d)
+    term = SynapseTerm(
+        label, fold_convolution(label, same, read.features, read.scale, shape, read.origin.shape), read.origin.nodes
+    )
+    return (lowering.builder.add(term.name, term.synapse, term.nodes),)
 
 
 def rows_index(origin: Origin, rows: Tensor, shape: Shape) -> Tensor:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Hashable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -83,7 +85,7 @@ def run(task: Task) -> LoweredModule:
     """
     root = unwrapped(task.module)
     modules = modules_of(root)
-    failures: list[tuple[bool, int, DeployError]] = []
+    failures: list[tuple[int, bool, DeployError]] = []
     try:
         for way in _ways(task, modules):
             lowering = Lowering(task.T, _samples(task), [t for _, m in modules for t in _tensors(m)])
@@ -91,8 +93,9 @@ def run(task: Task) -> LoweredModule:
             try:
                 return _lowered(lowering, task, root, modules, way)
             except DeployError as error:
-                failures.append((not isinstance(error, RaisedError), lowering.progress, error))
-        # an error that a way of calling provokes says less than what a layer is refused for
+                is_meant = lowering.progress > 0 and not isinstance(error, RaisedError)
+                failures.append((lowering.progress, is_meant, error))
+        # of those that came equally far, an error that a way of calling provokes says less than what a layer is refused for
         raise max(failures, key=lambda failure: failure[:2])[2]
     finally:
         forget_runs()
@@ -120,7 +123,7 @@ def _lowered(lowering: Lowering, task: Task, root: nn.Module, modules: Modules, 
     with (
         watched(lowering, modules, task.declared),
         torch.no_grad(),
-        torch.compiler.set_stance("force_eager"),
+        _uncompiled(),
         Factories(lowering),
     ):
         results = [_call(lowering, root, x) for x in inputs]
@@ -177,6 +180,11 @@ def _call(lowering: Lowering, root: nn.Module, x: Symbolic) -> Any:
             what = explained(module, args, error)
         where = node_name(path, module) if path else type(module).__name__
         raise RaisedError(f"{where}: {what}{raised_line(error)}") from error
+
+
+def _uncompiled() -> AbstractContextManager[Any]:
+    """While it is entered, what torch.compile made runs as it was written; where nothing is compiled its import is spared."""
+    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
 
 
 ENTRIES.update({_call.__code__, run.__code__})

@@ -20,10 +20,11 @@ class UndecodableError(Exception):
 
 @dataclass(frozen=True, eq=False)
 class Read:
-    """What the rows of a value hold of one origin.
+    """A read is what the rows of a value hold of one origin.
 
     Attributes:
         origin: what is read.
+        shape: of a row.
         rows: int64 (B,), the number of each row's space of features: step·samples + sample, or the sample of what is static.
         features: int64 of the row's shape, the feature that each element is, or NOTHING; None where it is all in order.
         scale: a number, or float64 that broadcasts to the row's shape.
@@ -31,9 +32,10 @@ class Read:
     """
 
     origin: Origin
+    shape: Shape
     rows: Tensor
     features: Array | None
-    scale: float | Array
+    scale: float | Array = 1.0
     label: str = ""
     flat: str = ""
 
@@ -50,7 +52,7 @@ def decoded(gather: Gather, shape: Shape) -> Read | None:
     start = index.storage_offset()
     if is_run(index) and count == origin.size and start % origin.size == 0:
         rows = torch.arange(start // origin.size, start // origin.size + shape[0])
-        return Read(origin, rows, None, scale, gather.label, gather.flat)
+        return Read(origin, shape[1:], rows, None, scale, gather.label, gather.flat)
     flat = index.reshape(shape[0], count)
     held = flat[0] != NOTHING
     if not bool(held.any()):
@@ -68,7 +70,7 @@ def decoded(gather: Gather, shape: Shape) -> Read | None:
         raise UndecodableError(_mixture(flat, origin))
     in_order = count == origin.size and torch.equal(features, torch.arange(count))
     kept = None if in_order else features.reshape(shape[1:]).numpy()
-    return Read(origin, rows, kept, scale, gather.label, gather.flat)
+    return Read(origin, shape[1:], rows, kept, scale, gather.label, gather.flat)
 
 
 def _of_a_row(scale: Factor) -> float | Array:

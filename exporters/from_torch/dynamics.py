@@ -152,6 +152,7 @@ def _first_or_alone(lowering: Lowering, difference: Affine, *, strict: bool) -> 
     layer = written.layer
     start = layer.steps * lowering.samples * layer.origin.size
     layer.steps += steps
+    written.differences.append(difference)
     return Affine(difference.shape, (Gather(layer.origin, elements(start, difference.shape)),))
 
 
@@ -197,9 +198,16 @@ def _feedback(lowering: Lowering, value: Affine) -> tuple[Written, int] | None:
         written = known.get(id(gather.origin))
         if written is None or not is_run(gather.index) or not written.differences:
             continue
-        step, before = step_of(lowering, gather), written.differences[-1]
-        is_next = step == written.layer.steps - 1 and before.shape == value.shape == tuple(gather.index.shape)
-        if is_next and all(any(same_place(g, o, closely=True) for o in value.gathers) for g in before.gathers):
+        before = written.differences[-1]
+        if not before.shape == value.shape == tuple(gather.index.shape):
+            continue
+        if not all(any(same_place(g, o, closely=True) for o in value.gathers) for g in before.gathers):
+            continue
+        if gather.index.numel() > lowering.samples * gather.origin.size:
+            raise lowering.error(
+                "it runs several steps of its neurons within each step of its input", written.layer.name
+            )
+        if (step := step_of(lowering, gather)) == written.layer.steps - 1:
             return written, step
     return None
 

@@ -1,8 +1,4 @@
-"""One ATen operation on symbolic tensors: torch does it to copies without data, and to the indices or by a handler to values.
-
-The copy without data ("meta") goes first, so that shapes, types and strides, and the errors of what does not fit, are
-torch's own.
-"""
+"""One ATen operation on symbolic tensors: torch does it to their shadows and to indices, or a handler does it to values."""
 
 from __future__ import annotations
 
@@ -15,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from exporters.from_torch.lowering import Lowering
+from exporters.from_torch.shadows import shadow_of
 from exporters.from_torch.symbolic import Symbolic
 from exporters.from_torch.values import Affine, constant, expanded, laid_out, real
 
@@ -23,65 +20,27 @@ Handler = Callable[..., Any]
 
 LAYOUT = frozenset(
     [
-        "view",
-        "_unsafe_view",
-        "_reshape_alias",
-        "reshape",
-        "permute",
-        "transpose",
-        "t",
-        "squeeze",
-        "unsqueeze",
-        "expand",
-        "repeat",
-        "select",
-        "slice",
-        "index",
-        "index_select",
-        "split",
-        "split_with_sizes",
-        "unsafe_split",
-        "chunk",
-        "unbind",
-        "flip",
-        "roll",
-        "clone",
-        "alias",
-        "detach",
-        "lift_fresh",
-        "diagonal",
-        "unfold",
-        "gather",
-        "pixel_shuffle",
-        "pixel_unshuffle",
-        "native_channel_shuffle",
-        "channel_shuffle",
+        "view", "_unsafe_view", "_reshape_alias", "reshape", "permute", "transpose", "t", "squeeze", "unsqueeze",
+        "expand", "repeat", "select", "slice", "index", "index_select", "split", "split_with_sizes", "unsafe_split",
+        "chunk", "unbind", "flip", "roll", "clone", "alias", "detach", "lift_fresh", "diagonal", "unfold", "gather", "reflection_pad1d", "reflection_pad2d", "replication_pad1d", "replication_pad2d",
+        "pixel_shuffle", "pixel_unshuffle", "native_channel_shuffle", "channel_shuffle",
     ]
-)
+)  # fmt: skip
 """Operations that only move elements: torch does them to the indices."""
+
+OF_FLOATS = frozenset(
+    [
+        "pixel_shuffle", "pixel_unshuffle", "reflection_pad1d", "reflection_pad2d", "replication_pad1d", "replication_pad2d",
+    ]
+)  # fmt: skip
+"""Those of them that torch does not have for integers, such as indices are."""
 
 READS_NUMBERS = frozenset(
     [
-        "_local_scalar_dense",
-        "item",
-        "is_nonzero",
-        "equal",
-        "nonzero",
-        "masked_select",
-        "allclose",
-        "unique",
-        "_unique2",
-        "argmax",
-        "argmin",
-        "sort",
-        "topk",
-        "bincount",
-        "max",
-        "min",
-        "any",
-        "all",
+        "_local_scalar_dense", "item", "is_nonzero", "equal", "nonzero", "masked_select", "allclose", "unique",
+        "_unique2", "argmax", "argmin", "sort", "topk", "bincount", "max", "min", "any", "all",
     ]
-)
+)  # fmt: skip
 """Operations whose result, or its shape, depends on the numbers."""
 
 FACTORIES = frozenset(["zeros", "ones", "full", "empty", "zeros_like", "ones_like", "empty_like", "full_like"])
@@ -132,7 +91,7 @@ def _execute(
     if name in READS_NUMBERS and not (name in ("max", "min") and len(args) > 1):
         raise lowering.error(_depends_on_numbers(name))
     if mutates:
-        return _in_place(lowering, name, args, kwargs)
+        return _in_place(lowering, name, func, args, kwargs)
     if name in LAYOUT and any(not s.value.is_constant for s in symbols if s is not args[0]):
         raise lowering.error(_depends_on_numbers(name))
     if name not in handlers and name not in LAYOUT and name != "_to_copy":
@@ -140,7 +99,7 @@ def _execute(
         if result is NotImplemented:
             raise lowering.unknown(name)
         return result
-    shadow = _shadow_result(lowering, name, func, args, kwargs)
+    shadow = shadow_of(lowering, name, func, args, kwargs)
     if name == "_to_copy":
         return _converted(lowering, args[0], shadow)
     if name in LAYOUT:
@@ -156,32 +115,7 @@ def _depends_on_numbers(name: str) -> str:
     )
 
 
-# -- shapes and types --------------------------------------------------------------------------------
-
-
-def _shadow_result(lowering: Lowering, name: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    keywords = tree_map(_shadow, kwargs)
-    if "device" in keywords:
-        keywords["device"] = "meta"
-    try:
-        return func(*tree_map(_shadow, args), **keywords)
-    except (RuntimeError, ValueError) as error:
-        shapes = [tuple(a.shape[1:]) for a in args[:2] if isinstance(a, Symbolic)]
-        if name in ("add", "sub", "mul") and len(shapes) == 2:
-            raise lowering.error(
-                f"it adds shapes {shapes[0]} and {shapes[1]}; a downsample is missing on one side"
-            ) from error
-        raise
-
-
-def _shadow(a: Any) -> Any:
-    if isinstance(a, Symbolic):
-        return a.shadow
-    if isinstance(a, Tensor):
-        if a.is_floating_point():
-            return torch.empty_strided(a.shape, a.stride(), dtype=a.dtype, device="meta")
-        return a if a.ndim == 0 else a.to("meta")
-    return a
+# -- results -----------------------------------------------------------------------------------------
 
 
 def _operand(a: Any) -> Any:
@@ -234,7 +168,7 @@ def _really(
     return tree_map(wrapped, result)
 
 
-def _in_place(lowering: Lowering, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _in_place(lowering: Lowering, name: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """An operation that writes into its first argument."""
     target, shape = args[0], tuple(args[0].shape)
     if name == "copy_":
@@ -245,7 +179,8 @@ def _in_place(lowering: Lowering, name: str, args: tuple[Any, ...], kwargs: dict
     elif name == "zero_":
         value = Affine(())
     elif hasattr(torch.ops.aten, name.removesuffix("_")):
-        result = getattr(torch.ops.aten, name.removesuffix("_"))(*args, **kwargs)
+        alone = getattr(getattr(torch.ops.aten, name.removesuffix("_")), func._overloadname)
+        result = lowering.execute(alone, args, kwargs)
         value = result.value if isinstance(result, Symbolic) else constant(result)
     else:
         raise lowering.unknown(name)
@@ -265,7 +200,7 @@ def _rearranged(
     def move(t: Tensor, at: int | None = None) -> Tensor:
         if name in ("view", "_unsafe_view", "_reshape_alias"):
             moved = t.reshape(others[0])  # what torch shows in place an expanded index has to copy
-        elif t.dtype == torch.int64 and name.startswith("pixel"):
+        elif t.dtype == torch.int64 and name in OF_FLOATS:
             moved = func(t.double(), *others, **keywords).long()
         else:
             moved = func(t, *others, **keywords)
@@ -299,11 +234,19 @@ class Factories(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self.lowering = lowering
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Spare the import of torch's compiler, which takes longer than the lowering."""
+        return False
+
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Wrap what factories make, and refuse what draws random numbers."""
         lowering = self.lowering
+        if any(isinstance(a, Symbolic) for a in tree_leaves((args, kwargs))):
+            with lowering.busy():
+                return lowering.execute(func, args, kwargs or {})
         if not lowering.is_busy and torch.Tag.nondeterministic_seeded in func.tags:
             raise lowering.error(RANDOM)
         result = func(*args, **(kwargs or {}))

@@ -23,6 +23,10 @@ class UnfoldableError(Exception):
     """No weights do the same; the message says why."""
 
 
+class CutError(UnfoldableError):
+    """A part of a map is cut off where the layer's padding wants zeros: it must be cut off before."""
+
+
 @dataclass(frozen=True, eq=False)
 class MapCopy:
     """A copy of a whole map stands inside a larger one; `channels` (C,) says which of its channels stands in each, or NOTHING."""
@@ -71,6 +75,10 @@ def fold_convolution(
         first = np.where(held.any(axis=(1, 2)), held.reshape(len(held), -1).argmax(axis=1), 0)
         scale = np.where(held, factors, factors.reshape(len(factors), -1)[np.arange(len(held)), first][:, None, None])
     placed = map_copies(features.reshape(shape), inner)
+    for axis in (0, 1):
+        starts = [(copy.top, copy.left)[axis] for copy in placed]
+        if layer.padding[axis] and any(at < 0 or at + inner[axis + 1] > shape[axis + 1] for at in starts):
+            raise CutError("it cuts its map, and pads with zeros where that went on")
     in_order = len(placed) == 1 and shape[0] == inner[0] and bool((placed[0].channels == np.arange(shape[0])).all())
     layer = scaled_inputs(name, layer, scale, shape)
     if not in_order and layer.groups > 1:

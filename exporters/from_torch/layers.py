@@ -87,9 +87,11 @@ def _bmm(lowering: Lowering, shadow: Any, a: Operand, b: Operand) -> Affine:
 
 def _dense(lowering: Lowering, a: Operand, b: Operand, bias: Tensor | None) -> Affine:
     """a @ b + bias, where b does not depend on the input."""
+    if isinstance(a, Tensor) and isinstance(b, Affine):
+        raise lowering.error("it multiplies its input by a matrix from the left, which mixes time steps or samples")
     if not isinstance(a, Affine) or not isinstance(b, Tensor):
         raise lowering.unknown("bmm")
-    return synapse(lowering, a, b, bias, lambda w: Linear(w.T), "linear", (b.shape[1],))
+    return synapse(lowering, a, b.t(), bias, Linear, "linear", (b.shape[1],))
 
 
 def _batch_norm(

@@ -22,19 +22,11 @@ from exporters.graph.nodes import Reset
 
 BEHAVIOR = frozenset(
     [
-        "forward",
-        "neuronal_charge",
-        "neuronal_fire",
-        "neuronal_reset",
-        "single_step_forward",
-        "multi_step_forward",
-        "functional_forward",
-        "single_step_functional_forward",
-        "multi_step_functional_forward",
-        "materialize_states",
+        "forward", "neuronal_charge", "neuronal_fire", "neuronal_reset", "single_step_forward", "multi_step_forward",
+        "functional_forward", "single_step_functional_forward", "multi_step_functional_forward", "materialize_states",
         "__call__",
     ]
-)
+)  # fmt: skip
 """Methods by which a subclass changes what a neuron does."""
 
 HOMES = {

@@ -98,6 +98,10 @@ def without_counterpart(operation: str) -> str:
     return f"the operation {plain!r} has no counterpart in a spiking network; {NEAREST.get(operation, SUPPORTED)}"
 
 
+def _channels(shape: tuple[int, ...]) -> int:
+    return shape[-3] if len(shape) > 3 else shape[-1]
+
+
 def explained(module: nn.Module, args: tuple[Any, ...], error: Exception) -> str:
     """What is wrong with the shape that a layer of torch was given, in the words of the graph; else the error's own."""
     given = args[0] if args else None
@@ -110,13 +114,15 @@ def explained(module: nn.Module, args: tuple[Any, ...], error: Exception) -> str
                 return f"the weight expects {module.in_channels} input channels, but {shape[-3]} arrive"
             case nn.Linear() if shape[-1:] != (module.in_features,):
                 return f"the weight expects {module.in_features} inputs, but {shape[-1] if shape else 1} arrive"
-            case nn.modules.batchnorm._BatchNorm() if given.ndim > 1 and shape[1] != module.num_features:
-                return f"it normalizes {module.num_features} channels, but input of shape {shape[1:]} arrives"
+            case nn.modules.batchnorm._BatchNorm() if (
+                len(shape) > 1 and (found := _channels(shape)) != module.num_features
+            ):
+                return f"it normalizes {module.num_features} channels, but {found} arrive"
             case nn.MaxPool2d() | nn.AvgPool2d() | nn.AdaptiveAvgPool2d() if given.ndim < 4:
                 return f"a pool needs (C, H, W) input, but {shape[1:]} arrives; put it before the flatten"
             case nn.MaxPool2d() | nn.AvgPool2d():
                 return f"its {module.kernel_size} window does not fit into its {shape[-2]}×{shape[-1]} input"
-            case _ if getattr(module, "step_mode", "s") == "m":
+            case _ if getattr(module, "step_mode", "s") == "m" and given.ndim < 5:
                 return (
                     f'{first_line(error)}: its step_mode is "m", so that it takes (T, N, …), and {shape} arrives; set that of the '
                     'whole network (functional.set_step_mode(net, "m"))'

@@ -138,28 +138,9 @@ def _put(
 
 
 FUNCTIONS = [
-    "relu",
-    "clamp",
-    "clamp_min",
-    "clamp_max",
-    "abs",
-    "sign",
-    "sgn",
-    "square",
-    "pow",
-    "sqrt",
-    "exp",
-    "sigmoid",
-    "tanh",
-    "round",
-    "floor",
-    "ceil",
-    "threshold",
-    "hardtanh",
-    "leaky_relu",
-    "log1p",
-    "erf",
-]
+    "relu", "clamp", "clamp_min", "clamp_max", "abs", "sign", "sgn", "square", "pow", "sqrt", "exp", "sigmoid",
+    "tanh", "round", "floor", "ceil", "threshold", "hardtanh", "leaky_relu", "log1p", "erf",
+]  # fmt: skip
 
 HANDLERS: dict[str, Callable[..., Any]] = {
     **{name: _comparison(name) for name in ("ge", "gt", "le", "lt", "eq", "ne")},

@@ -38,8 +38,8 @@ def require_steps(lowering: Lowering, reads: Sequence[Read], done: int, steps: i
                     name,
                 )
             raise lowering.error(
-                f"this neuron layer is called twice per step (its call {done + 1} reads step {found[0]}) and would share its "
-                "membrane; use two layers",
+                f"its call {done + 1} reads step {found[0]}: this neuron layer is called twice per step and would share its membrane "
+                "(use two layers), or connections lead back in time (which have no counterpart)",
                 name,
             )
         raise lowering.error(

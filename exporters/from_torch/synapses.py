@@ -11,6 +11,7 @@ from torch import Tensor
 
 from exporters.from_torch.decode import Read, UndecodableError, grouped, joint, reads_of, shift_of
 from exporters.from_torch.folding import (
+    CutError,
     UnfoldableError,
     chosen_outputs,
     fold_convolution,
@@ -18,6 +19,7 @@ from exporters.from_torch.folding import (
     response,
 )
 from exporters.from_torch.lowering import Lowering, as_bytes, as_shift, float64, key_of
+from exporters.from_torch.steps import shift_for
 from exporters.from_torch.values import Affine, Gather, Origin, added, elements
 from exporters.graph import AnySynapse, Array, Conv2d, Flatten, GraphError, Linear, Shape
 from exporters.graph.currents import (
@@ -95,7 +97,10 @@ def _current_of(
             folded: AnySynapse = fold_linear(layer, read.features, read.scale, read.origin.size, shape)
             nodes, inner = flattened(lowering, read), (read.origin.size,)
         else:
-            folded = fold_convolution(name, layer, read.features, read.scale, shape, inner)
+            try:
+                folded = fold_convolution(name, layer, read.features, read.scale, shape, inner)
+            except CutError:
+                folded, nodes, inner = layer, _cut(lowering, name, read, shape), shape
     except UnfoldableError as error:
         raise lowering.error(str(error), name) from error
     except GraphError as error:
@@ -108,6 +113,17 @@ def _current_of(
         term=SynapseTerm(name, folded, nodes),
         weights=(weights, as_bytes(read.features), as_bytes(read.scale)),
     )
+
+
+def _cut(lowering: Lowering, name: str, read: Read, shape: Shape) -> tuple[str, ...]:
+    """What a layer reads as a node of its own: synapses of weight 1 (or the factor)."""
+    label = f"{name}.cut"
+    same = identity(label, shape)
+    assert isinstance(same, Conv2d)
+    term = SynapseTerm(
+        label, fold_convolution(label, same, read.features, read.scale, shape, read.origin.shape), read.origin.nodes
+    )
+    return (lowering.builder.add(term.name, term.synapse, term.nodes),)
 
 
 def rows_index(origin: Origin, rows: Tensor, shape: Shape) -> Tensor:
@@ -168,11 +184,13 @@ def signals(lowering: Lowering, value: Affine, name: str) -> tuple[list[Read], f
             pass  # a factor within a channel: the layer that reads it may take it in
         else:
             moving = max(reads, key=lambda read: read.origin.steps)
-            return [Read(origin, moving.rows, None, 1.0, flat=reads[0].flat)], 0.0
-    for origin in (read.origin for read in reads):
+            return [Read(origin, moving.shape, moving.rows, None, flat=reads[0].flat)], 0.0
+    for read in reads:
+        origin = read.origin
         if not origin.nodes:
             assert origin.term is not None
-            origin.nodes = tuple(place(lowering, Current((origin.term,), origin.shape), [origin]))
+            alone = replace(read, features=None, scale=1.0)
+            origin.nodes = tuple(place(lowering, Current((origin.term,), origin.shape), [alone]))
     return reads, shift
 
 
@@ -181,18 +199,18 @@ def composite(lowering: Lowering, reads: Sequence[Read], shift: float | Array, n
     key = key_of(reads, shift)
     if key not in lowering.origins:
         shape = reads[0].origin.shape
-        nodes = tuple(placed_current(lowering, reads, shift, name, shape))
+        nodes = tuple(placed_current(lowering, reads, shift_for(shift, reads[0].shape, shape), name, shape))
         steps = max(read.origin.steps for read in reads)
         lowering.origins[key] = Origin(reads[0].origin.name, shape, steps, lowering.samples, nodes)
     return lowering.origins[key]
 
 
-def place(lowering: Lowering, what: Current, origins: Sequence[Origin]) -> list[str]:
+def place(lowering: Lowering, what: Current, reads: Sequence[Read]) -> list[str]:
     """The nodes of a sum of currents, whose weights are remembered by what they are of."""
     nodes = lowering.builder.place(what)
-    for node, origin in zip(nodes, origins, strict=False):
-        if origin.weights is not None:
-            lowering.weights_of[node] = origin.weights
+    for node, read in zip(nodes, reads, strict=True):
+        if read.origin.weights is not None:
+            lowering.weights_of[node] = (read.origin.weights, as_bytes(read.features), as_bytes(read.scale))
     return nodes
 
 
@@ -216,7 +234,7 @@ def placed_current(
                 "maps and flat currents meet before neurons that scale them; flatten before the layers", name
             )
         what = Current(tuple(parts), shape)
-    return place(lowering, what, [read.origin for read in _sums_of_signals(reads)])
+    return place(lowering, what, _sums_of_signals(reads))
 
 
 def current(lowering: Lowering, reads: Sequence[Read], shift: float | Array, name: str, shape: Shape) -> Current:
@@ -274,7 +292,7 @@ def _onto(lowering: Lowering, read: Read, name: str, shape: Shape) -> SynapseTer
     if not (isinstance(read.scale, float) and read.scale == 1):
         scale = read.scale
         if isinstance(scale, np.ndarray) and len(inner) != scale.ndim:
-            scale = np.broadcast_to(scale, shape if read.features is None else read.features.shape).reshape(inner)
+            scale = np.broadcast_to(scale, read.shape).reshape(inner)
         term = replace(term, synapse=scaled_outputs(term.synapse, per_channel(term.name, "its current", scale, inner)))
     if inner == shape:
         return term

@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -157,7 +158,7 @@ def real(value: Affine, dtype: torch.dtype) -> Tensor:
 
 def broadcast(a: Sequence[int], b: Sequence[int]) -> Shape:
     """The shape of a sum or product of values of two shapes."""
-    return tuple(torch.broadcast_shapes(a, b))  # type: ignore[no-untyped-call]
+    return np.broadcast_shapes(tuple(a), tuple(b))  # torch has it in Python, behind a long import
 
 
 def expanded(value: Affine, shape: Shape) -> Affine:

@@ -57,13 +57,14 @@ def assert_faithful(
     hooks = []
     for path, m in module.named_modules():
         if isinstance(m, SPIKING):
-            parts = layers.setdefault(node_name(path, m), [])
-            hooks.append(m.register_forward_hook(lambda m, a, out, parts=parts: parts.append(out)))
+            parts = layers.setdefault(node_name(path.removeprefix("_orig_mod.").removeprefix("module."), m), [])
+            hooks.append(m.register_forward_hook(lambda m, a, out, parts=parts: parts.append(out.clone())))
     outputs = [pick(out) for out in call(module, found, x)]
     for hook in hooks:
         hook.remove()
     recorder = Recorder(found.graph)
-    ours = run(found.graph, found.graph.encode(x.numpy()).astype(np.float64), observe=recorder, dtype=torch.float64)
+    frames = x.numpy().reshape(*x.shape[: x.ndim - len(shape)], *found.graph.input.shape)
+    ours = run(found.graph, found.graph.encode(frames).astype(np.float64), observe=recorder, dtype=torch.float64)
     compared = 0
     for name, spikes in recorder.spikes.items():
         if not layers.get(name):

@@ -24,7 +24,7 @@ from exporters.from_torch.refusals import ENTRIES, LoweringError, explained, nod
 from exporters.from_torch.symbolic import Symbolic
 from exporters.from_torch.values import Affine, Gather, Origin, concatenated, elements, forget_runs, laid_out
 from exporters.from_torch.watching import PLACE, Modules, modules_of, unwrapped, watched
-from exporters.graph import Input, Shape, SpikingGraph
+from exporters.graph import Input, Neuron, Shape, SpikingGraph, Synapse
 
 Way = Literal["step", "image", "frames", "frames, samples first"]
 """One call a step with (N, …), or one call in all, with (N, …), (T, N, …) or (N, T, …)."""
@@ -208,6 +208,8 @@ def _graph(lowering: Lowering, task: Task) -> SpikingGraph:
             waiting += sources.get(name, [])
     if "input" not in needed:
         raise lowering.error("what its forward returns does not depend on its input")
+    if not any(isinstance(nodes[name], Synapse | Neuron) and not name.endswith(".identity") for name in needed):
+        raise lowering.error("it has no layer of weights and no neurons; analog arrives at its end as it came in")
     kept = [(a, b) for a, b in edges if b in needed]
     metadata = {**task.metadata, **_facts(lowering, needed)}
     return SpikingGraph({n: node for n, node in nodes.items() if n in needed}, tuple(kept), task.T, metadata)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Hashable
 from dataclasses import dataclass
@@ -207,6 +208,8 @@ def _neuron_origin(
     inner = neuron_shape(reads, shape)
     gain = np.full(inner[0], constants.gain) if constants.gain != 1 else None
     threshold, level = constants.threshold, float(constants.threshold.flat[0])
+    if not math.isfinite(level):  # one number, or a whole layer of them
+        raise lowering.error(f"the threshold is {level}; a neuron needs a positive one", name)
     if not (threshold == level).all():
         each = np.broadcast_to(np.broadcast_to(threshold, shape).reshape(inner), inner).reshape(inner[0], -1)
         if not (each == each[:, :1]).all() or not (each > 0).all():

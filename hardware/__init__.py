@@ -1,1 +1,1 @@
-"""Running: the exact emulator, the Lava runner, chip limits and core placement."""
+"""Networks run here: on the exact emulator, on Lava, and, as far as cores and limits go, on chips."""

@@ -1,4 +1,4 @@
-"""ONNX: networks that are right at every time step, in standard operators only.
+"""An exported ONNX model is right at every time step, and made of standard operators only.
 
 Three forms of a `SpikingGraph` (pass float graphs through `make_exact` first for exact spikes):
 

@@ -1,4 +1,4 @@
-"""The ANN teacher as ONNX: torch's own exporter, verified against torch."""
+"""The ANN teacher becomes ONNX by torch's own exporter, and is verified against torch."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 TOLERANCE = 1e-4
-"""Of the logits, relative to the largest: float32 sums in another order, BatchNorm folded."""
+"""A logit may differ by this share of the largest: float32 adds up in another order, and BatchNorm is folded."""
 
 
 def write_ann(module: nn.Module, input_shape: Shape, path: Path, *, x: Array | None = None) -> float:

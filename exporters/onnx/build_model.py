@@ -1,4 +1,4 @@
-"""`SpikingGraph` → ONNX model in memory, in three forms that share everything but how time passes.
+"""A `SpikingGraph` becomes an ONNX model in memory, in three forms that share everything but how time passes.
 
 * sequence: time is folded into the batch axis, (T·N, …) time major; neurons carry time inside.
 * loop: a `Loop` whose body computes one step; T is an input of the model.
@@ -41,7 +41,7 @@ from exporters.onnx.synapse_operators import add_average_pool, add_flatten, add_
 
 
 def build(graph: SpikingGraph, form: Form = "sequence") -> onnx.ModelProto:
-    """The model of a graph.
+    """The graph's model is built in memory.
 
     Raises:
         OnnxError: an unknown form, or an integer graph with something that integers do not express.

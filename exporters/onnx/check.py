@@ -1,4 +1,4 @@
-"""Reading `.onnx` files that may be broken or hostile: looked through before a runtime sees them.
+"""Files that may be broken or hostile are looked through here before a runtime sees them.
 
 A model can ask for any amount of memory or time in a few bytes: a size of 10⁹, a loop of 10¹² steps, a
 constant that lies about its length, functions that call themselves, weights in another file. So only what
@@ -25,14 +25,16 @@ from exporters.onnx.operators import DOMAIN, IR_VERSION, OPSET
 from exporters.onnx.operators import node as operator
 
 MAX_BYTES = 2**31
-"""Of a file: what protobuf can hold."""
+"""A file has at most this many bytes, which is what protobuf can hold."""
 MAX_NODES = 20_000
 MAX_ELEMENTS = 2**28
-"""Of one tensor for one sample and all its steps (1 GB of float32)."""
+"""One tensor has at most this many elements for one sample and all its steps (1 GB of float32)."""
 MAX_TOTAL = 2**30
-"""Elements of all tensors of one sample together: a model can keep them all until its end."""
+"""All tensors of one sample together have at most this many elements: a model can keep them all until its end."""
 MAX_WORK = 2**40
-"""Multiplications and comparisons for one sample, the ResNet-18 of ImageNet for 150 steps: runtimes cannot be interrupted."""
+"""One sample takes at most this many multiplications and comparisons, those of ImageNet's ResNet-18 for 150 steps:
+runtimes cannot be
+interrupted."""
 OPERATORS = {
     "Add", "AveragePool", "Cast", "Clip", "Conv", "ConvInteger", "Div", "Flatten", "Gather", "Gemm", "Identity",
     "Loop", "MatMul", "MatMulInteger", "MaxPool", "Mul", "ReduceMean", "Reshape", "Round", "Transpose",
@@ -41,7 +43,7 @@ OPERATORS = {
 
 @dataclass(frozen=True, eq=False)
 class CheckedModel:
-    """A model that was looked through.
+    """The model was looked through and may be run.
 
     Attributes:
         path: where it came from.
@@ -57,12 +59,12 @@ class CheckedModel:
 
     @property
     def form(self) -> str:
-        """sequence, loop or step."""
+        """The model's form is sequence, loop or step."""
         return str(self.facts["kdsnn_deploy_form"])
 
 
 def load(path: Path) -> CheckedModel:
-    """Read a model of this program.
+    """A model of this program is read and looked through.
 
     Raises:
         OnnxError: no such file, not a model, or one that this program would not have written; in one line.
@@ -89,7 +91,7 @@ def load(path: Path) -> CheckedModel:
 
 
 def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    """The graph and the body of its loop; a loop within a loop is not ours."""
+    """The graph comes first, then the body of its loop; a loop within a loop is not ours."""
     yield graph
     for outer in graph.node:
         for attribute in outer.attribute:
@@ -148,7 +150,7 @@ def _check_node(node: onnx.NodeProto, known: set[str], *, inside: bool) -> None:
 
 
 def _check_tensor(tensor: onnx.TensorProto) -> None:
-    """The constant holds as many numbers as it says, in this file."""
+    """The constant must hold as many numbers as it says, in this file."""
     name = tensor.name[:60]
     if tensor.data_location == TensorProto.EXTERNAL or tensor.external_data:
         raise OnnxError(f"{name}: its weights are in another file, which is not followed")
@@ -160,7 +162,7 @@ def _check_tensor(tensor: onnx.TensorProto) -> None:
 
 
 def _largest_tensor(proto: onnx.ModelProto, facts: dict[str, Any]) -> int:
-    """Elements of the largest tensor for one sample, every shape worked out by onnx."""
+    """The elements of the largest tensor are counted for one sample, from shapes that onnx works out."""
     outline = helper.make_model(
         _outline(proto.graph, facts), opset_imports=[helper.make_opsetid("", OPSET)],
         ir_version=IR_VERSION,
@@ -189,7 +191,7 @@ def _largest_tensor(proto: onnx.ModelProto, facts: dict[str, Any]) -> int:
 
 
 def _work(node: onnx.NodeProto, shapes: dict[str, tuple[int, ...]]) -> int:
-    """Multiplications or comparisons of an operator for one sample."""
+    """An operator takes this many multiplications or comparisons for one sample."""
     size = math.prod(shapes[node.output[0]])
     if node.op_type in ("Conv", "ConvInteger"):  # weights per output channel
         return size * math.prod(shapes[node.input[1]][1:])
@@ -200,7 +202,8 @@ def _work(node: onnx.NodeProto, shapes: dict[str, tuple[int, ...]]) -> int:
 
 
 def _outline(graph: onnx.GraphProto, facts: dict[str, Any]) -> onnx.GraphProto:
-    """The graph for one sample, without its weights, functions replaced by operators with the same shapes."""
+    """The outline is the graph for one sample, without its weights, and with operators of the same shapes in place of
+    functions."""
     small, shapes_only = [], []
     for tensor in graph.initializer:
         if tensor.data_type == TensorProto.INT64 and math.prod(tensor.dims) <= 8:
@@ -247,14 +250,14 @@ def _stand_ins(node: onnx.NodeProto, facts: dict[str, Any]) -> Iterable[onnx.Nod
 
 
 def _result(kind: NeuronKind, current: str, y: str) -> onnx.NodeProto:
-    """Spikes or membranes: as many as currents."""
+    """There are as many spikes or membranes as currents."""
     if not kind.fires:
         return operator("Identity", [current], [y])
     return operator("Cast", [current], [y], to=TensorProto.UINT8 if kind.integer else TensorProto.FLOAT)
 
 
 def _unrolled_once(loop: onnx.NodeProto, facts: dict[str, Any]) -> Iterator[onnx.NodeProto]:
-    """One step of the loop: the body between its membranes, its results as the first of T."""
+    """One step stands for the loop: its body between its membranes, its results as the first of T."""
     body = next(a.g for a in loop.attribute if a.HasField("g"))
     states = len(loop.input) - 2
     if len(body.input) != states + 2 or len(body.output) != states + 2 or len(loop.output) != states + 1:

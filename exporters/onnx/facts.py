@@ -1,4 +1,4 @@
-"""What an exported model says about itself: its metadata and the names of its tensors. Also the error of all ONNX modules."""
+"""An exported model says about itself what is written here: metadata, and the names of its tensors."""
 
 from __future__ import annotations
 
@@ -18,26 +18,27 @@ MAX_T = 4_096
 
 
 class OnnxError(DeployError):
-    """An ONNX model that could not be written or read, or does not compute what it should."""
+    """An ONNX model could not be written or read, or does not compute what it should."""
 
 
 def spikes_of(name: str) -> str:
-    """The tensor in the model that holds a neuron layer's spikes: (T·N, *shape) in a sequence, else (N, *shape)."""
+    """This tensor of the model holds a neuron layer's spikes: (T·N, *shape) in a sequence, else (N, *shape)."""
     return f"{name}/spikes"
 
 
 def membrane_of(name: str) -> str:
-    """The input of a `step` model that takes a layer's membrane (N, *shape); the output is `…/v_next`."""
+    """This input of a `step` model takes a layer's membrane (N, *shape); the output is `…/v_next`."""
     return f"{name}/v"
 
 
 def current_of(name: str) -> str:
-    """The input of a `step` model that takes a layer's synaptic current (N, *shape), where it persists; the output is `…/u_next`."""
+    """This input of a `step` model takes a layer's synaptic current (N, *shape), where it persists; the output is
+    `…/u_next`."""
     return f"{name}/u"
 
 
 def metadata(graph: SpikingGraph, form: Form) -> Mapping[str, Any]:
-    """What travels in the file, as JSON strings under these keys."""
+    """These facts travel in the file, as JSON strings under these keys."""
     neurons = {
         name: {"threshold": node.threshold, "reset": node.reset, "scale": node.scale, "shape": graph.shapes[name]}
         | ({"leak": node.leak} if isinstance(node, LIF) else {})
@@ -59,7 +60,7 @@ def metadata(graph: SpikingGraph, form: Form) -> Mapping[str, Any]:
 
 
 def parse(proto: onnx.ModelProto) -> dict[str, Any]:
-    """The metadata of a model, with what running it needs checked.
+    """A model's metadata is read, and what running it needs is checked.
 
     Raises:
         OnnxError: it is missing or makes no sense.
@@ -94,6 +95,6 @@ def parse(proto: onnx.ModelProto) -> dict[str, Any]:
 
 
 def first_line(error: BaseException) -> str:
-    """The message of an error, in one line."""
+    """An error's message is cut to one line."""
     lines = str(error).strip().splitlines()
     return lines[0][:200] if lines else type(error).__name__

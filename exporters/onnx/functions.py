@@ -1,4 +1,4 @@
-"""The local functions of an exported model by name: the neurons, and what else deserves a name in a viewer.
+"""The local functions of an exported model are known by name: the neurons, and what else deserves a name in a viewer.
 
 Every function is made of standard operators of opset 20; runtimes inline them.
 """
@@ -18,21 +18,22 @@ from exporters.onnx.neuron_kinds import KINDS, NeuronKind
 from exporters.onnx.operators import attribute_value, constant, function, node
 
 ALL_STEPS: Mapping[str, NeuronKind] = {kind.name: kind for kind in KINDS}
-"""Functions that run neurons for T steps."""
+"""These functions run neurons for T steps."""
 STEPS: Mapping[str, NeuronKind] = {kind.step_name: kind for kind in KINDS}
-"""Functions that run neurons for one step."""
+"""These functions run neurons for one step."""
 
 REPEAT, OFFSET = "RepeatOverTime", "OffsetBy128"
 WRAP, WRAP_DENSE = "Wrap24Bit", "Wrap26Bit"
 WRAPS: Mapping[str, int] = {WRAP: CONVOLUTION_BITS, WRAP_DENSE: DENSE_BITS}
-"""Functions that wrap a synaptic current as Lava does → bits of the sum: a convolution's, a dense layer's."""
+"""These functions wrap a synaptic current as Lava does; its sum has so many bits, as a convolution's or a dense
+layer's."""
 AT_REST, AT_REST_INTEGER = "AtRest", "LoihiAtRest"
 RESTS: Mapping[str, type[np.generic]] = {AT_REST: np.float32, AT_REST_INTEGER: np.int32}
-"""Functions that give the state before the first step → its type."""
+"""These functions give the state before the first step, in this type."""
 
 
 def make(name: str) -> onnx.FunctionProto:
-    """The local function of that name.
+    """A name of the tables above stands for one local function.
 
     Raises:
         KeyError: there is none.
@@ -41,12 +42,12 @@ def make(name: str) -> onnx.FunctionProto:
 
 
 def needs(name: str) -> tuple[str, ...]:
-    """The functions that a function calls."""
+    """A function calls these others."""
     return (ALL_STEPS[name].step_name,) if name in ALL_STEPS else ()
 
 
 def _repeat() -> onnx.FunctionProto:
-    """(x (N, …), T) → (T·N, …): every sample's frame at every step, time major."""
+    """Every sample's frame is repeated at every step, time major: (x (N, …), T) → (T·N, …)."""
     nodes = [
         constant("all", np.array([-1], np.int64)),
         constant("first", np.array([0], np.int64)),
@@ -62,7 +63,8 @@ def _repeat() -> onnx.FunctionProto:
 
 
 def _at_rest(name: str) -> onnx.FunctionProto:
-    """(samples (N, …)) with attribute `shape` → membranes at zero, (N, *shape)."""
+    """Membranes start at zero, as many as there are samples: (samples (N, …)) with the attribute `shape` → (N,
+    *shape)."""
     nodes = [
         attribute_value("shape", "value_ints", onnx.AttributeProto.INTS),
         constant("zero", np.array(0, RESTS[name])),
@@ -74,10 +76,11 @@ def _at_rest(name: str) -> onnx.FunctionProto:
 
 
 def _wrap(name: str) -> onnx.FunctionProto:
-    """The current's registers on Lava: a 24-bit sum, then 24 bits with six fractional ones, turned around once.
+    """A current passes Lava's registers: a 24-bit sum, which wraps, then 24 bits with six fractional ones, turned
+    around once.
 
-    `PyConvModelFixed` (`signed_clamp`, which wraps) and the current u of `PyLifModelBitAcc`. A dense layer's
-    sum has 32 bits, of which the neuron shifts six out: 26 are left.
+    These are the sum of `PyConvModelFixed` (`signed_clamp`, which wraps) and the current u of `PyLifModelBitAcc`. A dense
+    layer's sum has 32 bits, of which the neuron shifts six out: 26 are left.
     """
     bits = WRAPS[name]
     nodes = [
@@ -92,7 +95,7 @@ def _wrap(name: str) -> onnx.FunctionProto:
 
 
 def _offset() -> onnx.FunctionProto:
-    """int8 weights → the uint8 weights with zero point 128 that mean the same."""
+    """Weights in int8 become the uint8 weights with zero point 128 that mean the same."""
     nodes = [
         constant("offset", np.int32(128)),
         node("Cast", ["weight"], ["wide"], to=TensorProto.INT32),

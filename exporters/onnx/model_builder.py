@@ -1,4 +1,5 @@
-"""A model under construction: the operators, constants, inputs and outputs that a graph's nodes add to it one after another."""
+"""A model is built up from the operators, constants, inputs and outputs that a graph's nodes add to it one after
+another."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ TENSOR_TYPES = {"float32": TensorProto.FLOAT, "uint8": TensorProto.UINT8, "int32
 
 @dataclass(frozen=True)
 class ModelTensor:
-    """A tensor of the model: (N, …), the same at every step, where `static`; otherwise with time as its form has it."""
+    """A tensor of the model is (N, …), the same at every step, where `static`; otherwise it has time as the model's
+    form has it."""
 
     tensor: str
     kind: Kind
@@ -31,7 +33,7 @@ class ModelTensor:
 
 
 class ModelBuilder:
-    """The parts of a model, collected while the graph's nodes are visited in topological order.
+    """The builder collects a model's parts while the graph's nodes are visited in topological order.
 
     Attributes:
         outer: operators that run once.
@@ -62,13 +64,14 @@ class ModelBuilder:
     # -- parts ---------------------------------------------------------------------------------
 
     def constant(self, name: str, value: Array) -> str:
-        """A constant of the model; written once per name."""
+        """A constant is written once per name, which is returned."""
         if self._is_new(name):
             self.initializers.append(numpy_helper.from_array(np.asarray(value, order="C"), name))
         return name
 
     def op(self, kind: str, inputs: Sequence[str], output: str, *, static: bool = False, **attributes: Any) -> str:
-        """An operator in the body, or in front of it where its result is static; written once per output."""
+        """An operator is written once per output, which is returned: into the body, or in front of it where its result
+        is static."""
         if self._is_new(output):
             (self.outer if static else self.inner).append(node(kind, inputs, [output], **attributes))
         return output
@@ -76,7 +79,7 @@ class ModelBuilder:
     def call(
         self, function: str, inputs: Sequence[str], outputs: Sequence[str], *, static: bool = False, **attributes: Any
     ) -> None:
-        """A call of a local function; written once per outputs."""
+        """A call of a local function is written once per last output."""
         if self._is_new(outputs[-1]):
             self.functions.add(function)
             nodes = self.outer if static else self.inner
@@ -91,18 +94,18 @@ class ModelBuilder:
     # -- values --------------------------------------------------------------------------------
 
     def cast(self, x: ModelTensor, kind: Kind) -> ModelTensor:
-        """The tensor as another type."""
+        """The tensor is cast to another type, unless it has it."""
         if x.kind == kind:
             return x
         output = self.op("Cast", [x.tensor], f"{x.tensor}/{kind}", static=x.static, to=TENSOR_TYPES[kind])
         return ModelTensor(output, kind, x.static)
 
     def signal(self, x: ModelTensor, bound: float) -> ModelTensor:
-        """Non-negative integers as uint8 where they fit (integer graphs only)."""
+        """Non-negative integers travel as uint8 where they fit (integer graphs only)."""
         return self.cast(x, "uint8") if self.integer and bound <= 255 else x
 
     def incoming(self, name: str) -> ModelTensor:
-        """The sum of a node's sources."""
+        """A node reads the sum of its sources."""
         values = [self.values[s] for s in self.graph.sources(name)]
         if self.form == "sequence" and not all(v.static for v in values):
             values = [self.every_step(v) for v in values]
@@ -119,7 +122,7 @@ class ModelBuilder:
         return total if current else self.signal(total, self.bounds[name])
 
     def every_step(self, x: ModelTensor) -> ModelTensor:
-        """In a sequence, a static tensor once per time step: (T·N, …)."""
+        """In a sequence a static tensor is repeated once per time step: (T·N, …)."""
         if not x.static or self.form != "sequence":
             return x
         output = f"{x.tensor}/every_step"
@@ -127,7 +130,7 @@ class ModelBuilder:
         return ModelTensor(output, x.kind, False)
 
     def time(self) -> str:
-        """The tensor that holds T: a constant in a sequence, an input of the model otherwise."""
+        """T is a constant in a sequence, an input of the model otherwise; its tensor is returned."""
         if self.form == "sequence":
             return self.constant("T", np.array([self.graph.T], np.int64))
         if self._is_new("T"):
@@ -135,7 +138,7 @@ class ModelBuilder:
         return "T"
 
     def state_infos(self, suffix: str) -> list[onnx.ValueInfoProto]:
-        """What is to be said of all states as inputs (suffix "") or outputs ("_next") of a step."""
+        """All states are described as inputs (suffix "") or outputs ("_next") of a step."""
         kind = TensorProto.INT32 if self.integer else TensorProto.FLOAT
         return [
             helper.make_tensor_value_info(tensor + suffix, kind, ["N", *self.graph.shapes[name]])

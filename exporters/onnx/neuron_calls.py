@@ -1,4 +1,4 @@
-"""What a graph's neurons become in a model: one call of a local function each, and what reaches their membranes before it."""
+"""A graph's neurons become one call of a local function each, behind what their currents pass on the way."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from exporters.onnx.neuron_kinds import (
 
 
 def add_neurons(model: ModelBuilder, name: str, node: AnyNeuron | Output, x: ModelTensor, output: str) -> ModelTensor:
-    """The spikes of a layer of neurons, or the membrane of a read-out, under the name `output`.
+    """A layer of neurons gives its spikes, a read-out its membrane, under the name `output`.
 
     Raises:
         OnnxError: an integer layer whose currents or biases are beyond what can be computed.
@@ -52,7 +52,8 @@ def _call(
     output: str,
     attributes: dict[str, Any],
 ) -> None:
-    """All steps at once in a sequence; otherwise one step, whose state enters and leaves the model or the loop's body."""
+    """A sequence calls all steps at once; otherwise one step is called, whose state enters and leaves the model or the
+    loop's body."""
     if model.form == "sequence":
         model.call(kind.name, [model.every_step(x).tensor, model.time()], [output], **attributes)
     else:
@@ -61,7 +62,7 @@ def _call(
 
 
 def _lasting(model: ModelBuilder, name: str, node: AnyNeuron | Output, x: ModelTensor) -> ModelTensor:
-    """The synaptic current, leaked from step to step where it persists."""
+    """The synaptic current leaks from step to step where it persists."""
     if isinstance(node, Output) or not node.current_leak:
         return x
     kind, output = persistent_current(integer=model.integer), f"{name}/lasting"
@@ -70,7 +71,7 @@ def _lasting(model: ModelBuilder, name: str, node: AnyNeuron | Output, x: ModelT
 
 
 def _chip_current(model: ModelBuilder, name: str, node: AnyNeuron | Output, x: ModelTensor) -> ModelTensor:
-    """What reaches an integer membrane: where Lava's registers can wrap they do, and only then comes the bias."""
+    """On its way to an integer membrane a current wraps where Lava's registers can, and only then comes the bias."""
     synapses = {s: model.graph.synapses[s] for s in model.graph.sources(name) if s in model.graph.synapses}
     x = model.cast(x, "int32")
     bound = sum(sum_bound(s, model.bounds[n], bias=False) for n, s in synapses.items())
@@ -85,7 +86,7 @@ def _chip_current(model: ModelBuilder, name: str, node: AnyNeuron | Output, x: M
 
 
 def _biased(model: ModelBuilder, name: str, x: ModelTensor, synapses: Collection[str]) -> ModelTensor:
-    """The current with the biases of these synapse layers, which the neurons add themselves."""
+    """The neurons add the biases of these synapse layers to their current themselves."""
     biases = [b for s in synapses if (b := model.graph.synapses[s].bias) is not None]
     if not biases:
         return x

@@ -1,4 +1,4 @@
-"""Neurons as local functions made of standard operators; which kinds there are is said in `exporters.onnx.neuron_kinds`.
+"""Neurons are local functions made of standard operators; `exporters.onnx.neuron_kinds` says which kinds there are.
 
 The integer kinds are Lava's `PyLifModelBitAcc` (lava-nc 0.10): the current is int32 in units of the integer weights, the
 membrane int32 in units of 1/64 of that, saturating at ±(2²³ − 1), the leak (4096 − decay)/4096 truncated toward zero, and a
@@ -19,14 +19,14 @@ _INT, _FLOAT = onnx.AttributeProto.INT, onnx.AttributeProto.FLOAT
 
 
 def one_step(kind: NeuronKind) -> onnx.FunctionProto:
-    """(v (N, …), current (N, …)) → (v_next, spikes or membrane): one time step."""
+    """One time step of a kind is (v (N, …), current (N, …)) → (v_next, spikes or membrane)."""
     nodes = _integer_step(kind) if kind.integer else _float_step(kind)
     outputs = ["v_next", "spikes" if kind.fires else "membrane"]
     return function(kind.step_name, ["v", "current"], outputs, nodes, kind.attributes)
 
 
 def all_steps(kind: NeuronKind) -> onnx.FunctionProto:
-    """(current (T·N, …), T) → (T·N, …): the kind's single step, T times; the state starts at zero.
+    """All steps of a kind are (current (T·N, …), T) → (T·N, …): its single step, T times; the state starts at zero.
 
     Time is folded into the batch axis, time major.
     """
@@ -54,7 +54,7 @@ def all_steps(kind: NeuronKind) -> onnx.FunctionProto:
 
 
 def turned(x: str, y: str, limit: int) -> list[onnx.NodeProto]:
-    """The operators that bring a register into −limit (exclusive) to limit, turned around once, not modulo."""
+    """These operators bring a register into −limit (exclusive) to limit: it turns around once, not modulo."""
     return [
         constant("limit", np.int32(limit)),
         constant("minus_limit", np.int32(-limit)),

@@ -1,4 +1,4 @@
-"""What kinds of neurons an exported model can hold, as data: each is one pair of local functions.
+"""The kinds of neurons that an exported model can hold are data; each is one pair of local functions.
 
 `NAMEStep(v, current) → (v_next, spikes)` is one time step; `NAME(current, T) → spikes` is T steps. The name follows
 from what the neurons do: `LIF` leaks, `…Soft` resets by subtraction, `I` integrates and never fires (a membrane
@@ -17,7 +17,7 @@ from exporters.graph.registers import decay_of
 
 @dataclass(frozen=True)
 class NeuronKind:
-    """What one step of neurons does with its state and its current.
+    """A kind says what one step of neurons does with its state and its current.
 
     Attributes:
         integer: state and current are int32 in the units of Lava's registers, and saturate or wrap as these do; float32 otherwise.
@@ -37,35 +37,35 @@ class NeuronKind:
 
     @property
     def name(self) -> str:
-        """The local function's name."""
+        """The local function that runs all steps has this name."""
         chip = ("Loihi" if self.integer else "") + ("Cuba" if self.reads_register else "")
         does = ("L" if self.leaky else "") + ("IF" if self.fires else "I")
         return chip + does + ("Soft" if self.soft_reset else "")
 
     @property
     def step_name(self) -> str:
-        """The name of the local function that computes one step."""
+        """The local function that computes one step has this name."""
         return f"{self.name}Step"
 
     @property
     def attributes(self) -> tuple[str, ...]:
-        """The names of the function's attributes."""
+        """Both functions have these attributes."""
         leak = ("decay" if self.integer else "leak",) if self.leaky else ()
         return (("threshold",) if self.fires else ()) + leak
 
 
 def integrator(*, integer: bool) -> NeuronKind:
-    """The membrane of a read-out."""
+    """The membrane of a read-out integrates."""
     return NeuronKind(integer, leaky=False, fires=False)
 
 
 def persistent_current(*, integer: bool) -> NeuronKind:
-    """The synaptic current of current-based neurons, which leaks from step to step."""
+    """The synaptic current of current-based neurons leaks from step to step."""
     return NeuronKind(integer, leaky=True, fires=False, wraps=integer)
 
 
 def firing(*, integer: bool, leaky: bool, soft_reset: bool, reads_register: bool = False) -> NeuronKind:
-    """Neurons that fire."""
+    """Neurons of all other layers fire."""
     return NeuronKind(integer, leaky, soft_reset=soft_reset, reads_register=reads_register)
 
 
@@ -80,11 +80,11 @@ KINDS = (
     ),
     *(firing(integer=True, leaky=True, soft_reset=soft, reads_register=True) for soft in (False, True)),
 )
-"""All kinds that a model can hold."""
+"""A model can hold these kinds and no others."""
 
 
 def kind_of(layer: AnyNeuron | Output, *, integer: bool) -> NeuronKind:
-    """The kind that computes a layer's membrane."""
+    """A layer's membrane is computed by this kind."""
     match layer:
         case Output():
             return integrator(integer=integer)
@@ -100,7 +100,7 @@ def kind_of(layer: AnyNeuron | Output, *, integer: bool) -> NeuronKind:
 
 
 def membrane_attributes(layer: AnyNeuron | Output, *, integer: bool) -> dict[str, Any]:
-    """The attributes of a call of the function that computes a layer's membrane."""
+    """A call that computes a layer's membrane has these attributes."""
     match layer:
         case Output():
             return {}
@@ -114,7 +114,7 @@ def membrane_attributes(layer: AnyNeuron | Output, *, integer: bool) -> dict[str
 
 
 def current_attributes(layer: AnyNeuron, *, integer: bool) -> dict[str, Any]:
-    """The attributes of a call of the function that computes a layer's persistent current."""
+    """A call that computes a layer's persistent current has these attributes."""
     return _leak(layer.current_leak, integer=integer)
 
 

@@ -1,4 +1,4 @@
-"""Small pieces that every exported model is made of: operators, constants and local functions of one domain and opset."""
+"""Every exported model is made of these pieces: operators, constants and local functions of one domain and opset."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ DOMAIN = "kdsnn.deploy"
 
 
 def node(kind: str, inputs: Sequence[str], outputs: Sequence[str], **attributes: Any) -> onnx.NodeProto:
-    """An operator; its name in a viewer is that of its first output."""
+    """An operator has, in a viewer, the name of its first output."""
     return helper.make_node(kind, list(inputs), list(outputs), name=outputs[0], **attributes)
 
 
 def constant(name: str, value: Any) -> onnx.NodeProto:
-    """An operator that gives a constant, for use inside a local function."""
+    """Inside a local function an operator gives a constant."""
     return node("Constant", [], [name], value=numpy_helper.from_array(np.asarray(value)))
 
 
 def attribute_value(name: str, field: str, kind: int, output: str | None = None) -> onnx.NodeProto:
-    """An operator that gives the attribute `name` of the local function around it, as a tensor called `output` (`name` by default).
+    """An operator gives the attribute `name` of the local function around it, as a tensor called `output` (`name` by
+    default).
 
     `field` is the attribute of `Constant` that takes such a value (value_int, say), `kind` its type in `onnx.AttributeProto`.
     """
@@ -33,7 +34,8 @@ def attribute_value(name: str, field: str, kind: int, output: str | None = None)
 
 
 def refer(to: onnx.NodeProto, field: str, attribute: str, kind: int) -> onnx.NodeProto:
-    """The same operator, whose attribute `field` now takes its value from the local function's `attribute`."""
+    """An operator's attribute `field` takes its value from the local function's `attribute` from now on; the operator
+    is returned."""
     to.attribute.append(onnx.AttributeProto(name=field, ref_attr_name=attribute, type=kind))  # type: ignore[arg-type]
     return to
 
@@ -45,6 +47,6 @@ def function(
     nodes: Sequence[onnx.NodeProto],
     attributes: Sequence[str] = (),
 ) -> onnx.FunctionProto:
-    """A local function of the domain `kdsnn.deploy`."""
+    """A local function belongs to the domain `kdsnn.deploy`."""
     opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, 1)]
     return helper.make_function(DOMAIN, name, list(inputs), list(outputs), list(nodes), opsets, list(attributes))

@@ -1,4 +1,4 @@
-"""What a graph's output becomes in a model: its spikes or membranes and its scores, as each of the three forms has them."""
+"""A graph's output becomes spikes or membranes, and scores, as each of the three forms has them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from exporters.onnx.operators import node as operator
 
 
 def add_read_out(model: ModelBuilder, node: Output, x: ModelTensor) -> None:
-    """The model's outputs from `x`, spikes for a rate and else membranes; in a loop this closes its body."""
+    """The model's outputs are made from `x`, spikes for a rate and else membranes; in a loop this closes its body."""
     features = model.graph.shapes[model.graph.output_name]
     readout = "spikes" if node.readout == "rate" else "membrane"
     kind: Kind = "uint8" if model.integer and node.readout == "rate" else "float32"
@@ -42,7 +42,7 @@ def add_read_out(model: ModelBuilder, node: Output, x: ModelTensor) -> None:
 
 
 def _add_scores(model: ModelBuilder, node: Output, kind: Kind) -> None:
-    """The mean of the spikes over time, or the last membrane / T."""
+    """The scores are the mean of the spikes over time, or the last membrane / T."""
     real = model.cast(ModelTensor("output/real", kind, False), "float32")
     if node.readout == "rate":
         time = model.constant("output/axis", np.array([0], np.int64))
@@ -53,7 +53,8 @@ def _add_scores(model: ModelBuilder, node: Output, kind: Kind) -> None:
 
 
 def _add_real(model: ModelBuilder, node: Output, x: ModelTensor, output: str) -> None:
-    """Spikes as they are; membranes divided by their scale (in float64 from integers, so that it rounds once)."""
+    """Spikes stay as they are; membranes are divided by their scale (in float64 from integers, so that it rounds
+    once)."""
     if node.readout == "rate":
         model.op("Identity", [x.tensor], output)
     elif not model.integer:
@@ -68,7 +69,7 @@ def _add_real(model: ModelBuilder, node: Output, x: ModelTensor, output: str) ->
 
 
 def _close_loop(model: ModelBuilder, x: ModelTensor, steps: str) -> None:
-    """A `Loop` over T steps: states are carried from step to step, `x` is collected into `steps` (T, N, …)."""
+    """A `Loop` runs T steps: states are carried from step to step, `x` is collected into `steps` (T, N, …)."""
     features = model.graph.shapes[model.graph.output_name]
     result = model.op("Identity", [x.tensor], "output/step")
     model.op("Identity", ["running"], "still_running")

@@ -1,4 +1,4 @@
-"""Running models of all forms on onnxruntime (CPU), and comparing every neuron with what is expected."""
+"""Models of all forms run on onnxruntime (CPU), and every neuron is compared with what is expected."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from exporters.onnx.facts import MAX_T, OnnxError, first_line, spikes_of
 
 @dataclass(frozen=True, eq=False)
 class OnnxModel:
-    """A model that was looked through and loaded into onnxruntime, ready for samples.
+    """The model was looked through and loaded into onnxruntime, and is ready for samples.
 
     Attributes:
         model: the model and what its metadata says.
@@ -38,7 +38,7 @@ class OnnxModel:
         batch_size: int | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> dict[str, Array]:
-        """Run samples; arguments, result and errors as of `run`."""
+        """Samples run as by `exporters.onnx.run`, with its arguments, result and errors."""
         model, path = self.model, self.model.path
         steps = _time_steps(model, x, T)
         _check_samples(model, x, steps)
@@ -58,7 +58,7 @@ class OnnxModel:
 
 
 def prepare(path: Path, layers: Sequence[str] = ()) -> OnnxModel:
-    """Load a model once for many runs.
+    """A model is loaded once for many runs.
 
     Raises:
         OnnxError: as `run`.
@@ -81,7 +81,7 @@ def run(
     batch_size: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> dict[str, Array]:
-    """Run a model on onnxruntime, whatever its form; a `step` model is driven from here, step by step.
+    """A model of any form runs on onnxruntime; a `step` model is driven from here, step by step.
 
     Args:
         path: the `.onnx` file.
@@ -101,7 +101,7 @@ def run(
 
 
 def verify(path: Path, x: Array, expected: Mapping[str, Array], *, T: int | None = None) -> dict[str, int]:
-    """Run a model and count, per neuron layer, the spikes that differ from the expected ones.
+    """A model runs, and its spikes that differ from the expected ones are counted per neuron layer.
 
     Args:
         path: the `.onnx` file, of any form.
@@ -123,7 +123,7 @@ def verify(path: Path, x: Array, expected: Mapping[str, Array], *, T: int | None
 
 
 def node_count(path: Path) -> int:
-    """Number of operators and function calls in a model, those in the body of its loop included.
+    """A model has so many operators and function calls, those in the body of its loop included.
 
     Raises:
         OnnxError: the file cannot be loaded.
@@ -162,7 +162,7 @@ def _check_samples(model: CheckedModel, x: Array, steps: int) -> None:
 
 
 def _session(model: CheckedModel, layers: Sequence[str]) -> Any:
-    """A session that gives the spikes of the layers as well."""
+    """The session gives the spikes of the layers as well."""
     import onnxruntime as ort  # a third of a second to import, and only needed here
 
     proto = model.proto
@@ -215,7 +215,7 @@ def _run_sequence(session: Any, model: CheckedModel, x: Array, layers: Sequence[
 
 
 def _run_steps(session: Any, model: CheckedModel, x: Array, layers: Sequence[str], T: int) -> dict[str, Array]:
-    """What a user of a `step` model does: feed zero membranes, then every step's membranes into the next."""
+    """A user of a `step` model does the same: zero membranes first, then every step's membranes into the next."""
     kinds = {"tensor(float)": np.float32, "tensor(int32)": np.int32}
     states = {
         i.name: np.zeros((len(x), *i.shape[1:]), kinds[i.type]) for i in session.get_inputs() if i.name != "input"

@@ -1,4 +1,4 @@
-"""What a graph's memoryless nodes become in a model: its input, synapse layers and pools.
+"""A graph's memoryless nodes become operators: its input, synapse layers and pools.
 
 A float graph becomes float32 arithmetic. In an integer graph signals are uint8 (pixels, spikes and sums up to 255), weights
 int8 and currents int32; where a signal exceeds 255 or a weight 8 bits (a relay's, say), the layer computes in float32 on
@@ -21,7 +21,7 @@ from exporters.onnx.model_builder import ModelBuilder, ModelTensor
 
 
 def add_input(model: ModelBuilder, node: Input) -> ModelTensor:
-    """`input`, real-valued float32; turned into integers where the graph says so."""
+    """The model's `input` is real-valued float32, and is turned into integers where the graph says so."""
     form, spikes = model.form, node.encoding == "spikes"
     frames: dict[str, list[Any]] = {"sequence": [model.graph.T], "loop": ["T"], "step": []}
     shape = ["N", *(frames[form] if spikes else []), *node.shape]
@@ -49,7 +49,7 @@ def add_input(model: ModelBuilder, node: Input) -> ModelTensor:
 
 
 def add_synapses(model: ModelBuilder, name: str, node: AnySynapse, x: ModelTensor) -> ModelTensor:
-    """The current of a synapse layer.
+    """A synapse layer gives a current.
 
     Raises:
         OnnxError: an integer layer whose sums cannot be computed exactly.
@@ -108,7 +108,7 @@ def _integer_synapses(model: ModelBuilder, name: str, node: AnySynapse, x: Model
 
 
 def add_max_pool(model: ModelBuilder, name: str, node: MaxPool2d, x: ModelTensor) -> ModelTensor:
-    """The maxima of a pool's windows."""
+    """A max-pool gives the maxima of its windows."""
     pads = (*node.padding, *node.padding)
     output = model.op(
         "MaxPool", [x.tensor], f"{name}/pooled", static=x.static,
@@ -118,7 +118,7 @@ def add_max_pool(model: ModelBuilder, name: str, node: MaxPool2d, x: ModelTensor
 
 
 def add_average_pool(model: ModelBuilder, name: str, node: AvgPool2d, x: ModelTensor) -> ModelTensor:
-    """The sums of a pool's windows, over its divisor.
+    """An average pool gives the sums of its windows, over its divisor.
 
     Raises:
         OnnxError: the pool of an integer graph divides.
@@ -142,7 +142,7 @@ def add_average_pool(model: ModelBuilder, name: str, node: AvgPool2d, x: ModelTe
 
 
 def add_flatten(model: ModelBuilder, name: str, _: Flatten, x: ModelTensor) -> ModelTensor:
-    """(N, C, H, W) as (N, C·H·W)."""
+    """Flattening gives (N, C·H·W) from (N, C, H, W)."""
     return replace(x, tensor=model.op("Flatten", [x.tensor], f"{name}/flat", static=x.static, axis=1))
 
 

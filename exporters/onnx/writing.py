@@ -1,4 +1,4 @@
-"""A `SpikingGraph` into an `.onnx` file."""
+"""A `SpikingGraph` is written as an `.onnx` file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from exporters.onnx.facts import Form, OnnxError, first_line
 
 
 def write(graph: SpikingGraph, path: Path, form: Form = "sequence") -> Path:
-    """Write a graph as an ONNX model: float32 from a float graph, integers from a quantized one.
+    """A graph is written as an ONNX model: float32 from a float graph, integers from a quantized one.
 
     Raises:
         OnnxError: the model fails onnx.checker, is larger than ONNX's 2 GB, or the graph is integer

@@ -1,1 +1,2 @@
-"""Chips: their limits as data, what a layer takes on a neurocore, placement, and whether a network fits."""
+"""A chip is its limits as data; from these follow what a layer takes on a neurocore, the placement, and whether a
+network fits."""

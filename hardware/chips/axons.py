@@ -1,4 +1,4 @@
-"""How spikes find the cores that they are sent to: the axons that a layer's cores take at either end.
+"""Spikes find the cores that they are sent to by axons, which a layer's cores take at either end.
 
 The rules are those of NxTF's partitioner (Rueckauer et al. 2022; its public source is cited in Loihi 1's target file). Input axons:
 one for each source that feeds several cores (discrete), one for all those of a line that feed this core only (a population).
@@ -31,7 +31,8 @@ Axons = Literal["discrete", "population"]
 
 @dataclass(frozen=True, eq=False)
 class Stack:
-    """Blocks of a layer with the same rows and columns and different channels, and the sources that reach each.
+    """A stack is the blocks of a layer with the same rows and columns and different channels, and the sources that
+    reach each.
 
     Attributes:
         members: (blocks,) their numbers among the layer's blocks.
@@ -53,21 +54,22 @@ class Stack:
 
     @property
     def window(self) -> tuple[slice, slice, slice]:
-        """For indexing an array of the source's shape."""
+        """This indexes an array of the source's shape."""
         return slice(None), slice(*self.rows.sources), slice(*self.columns.sources)
 
     def in_place(self, of_kinds: Array) -> Array:
-        """What is known of kinds, (row kinds, column kinds, …), for every source of the window: (…, rows, columns)."""
+        """What is known of kinds, (row kinds, column kinds, …), is told for every source of the window: (…, rows,
+        columns)."""
         in_place = of_kinds[self.rows.kind_of[:, None], self.columns.kind_of]
         return np.ascontiguousarray(np.moveaxis(in_place, (0, 1), (-2, -1)))
 
     def sources(self) -> Array:
-        """(blocks,): how many sources reach each block."""
+        """Each block is reached by so many sources: (blocks,)."""
         each = np.outer(self.rows.counts, self.columns.counts).astype(np.float64)
         return self._per_block(int((self.plane * each).sum()), np.tensordot(each, self.some))
 
     def lines(self) -> Array:
-        """(blocks,): from how many lines sources reach each block."""
+        """Each block is reached from so many lines: (blocks,)."""
         full = int(self.plane.any(axis=0) @ self.columns.counts)
         return self._per_block(full, self.columns.counts @ self.some.any(axis=0))
 
@@ -76,14 +78,15 @@ class Stack:
         return np.asarray(total + of_full * self.full.sum(axis=1))
 
     def feeds(self) -> Array:
-        """(I, rows, columns): how many of the blocks each source reaches."""
+        """Each source of the window reaches so many of the blocks: (I, rows, columns)."""
         total = self.plane[:, :, None] * self.full.sum(axis=0)
         for kind in np.ndindex(self.plane.shape):
             total[kind] += np.bincount(self.source[self.some[kind]], minlength=total.shape[2])
         return self.in_place(total)
 
     def alone(self, feeds: Array) -> tuple[Array, Array]:
-        """(blocks,) each: sources that reach a block and, of all the layer's, no other; and the lines that these are from.
+        """Some sources reach a block and, of all the layer's, no other: how many, and from how many lines, is (blocks,)
+        each.
 
         `feeds` (I, H, W) is how many blocks of the layer each source reaches.
         """
@@ -106,7 +109,7 @@ class Stack:
 
 
 def stacks(projection: Projection, parts: Sequence[Block]) -> list[Stack]:
-    """The blocks of a layer, stacked, with the sources that reach them."""
+    """The blocks of a layer are stacked, with the sources that reach them."""
     by_place: dict[tuple[object, object], list[int]] = defaultdict(list)
     for number, block in enumerate(parts):
         by_place[block.rows, block.columns].append(number)
@@ -134,7 +137,7 @@ def _reaching(connections: Sequence[Connections]) -> tuple[Array, ...]:
 
 
 def feeds(projection: Projection, stacked: Sequence[Stack]) -> Array:
-    """How many blocks each source reaches: (I, H, W)."""
+    """Each source reaches so many blocks: (I, H, W)."""
     total = np.zeros(projection.source, np.int64)
     for stack in stacked:
         total[stack.window] += stack.feeds()
@@ -144,7 +147,7 @@ def feeds(projection: Projection, stacked: Sequence[Stack]) -> Array:
 def input_axons(
     target: Target, projection: Projection, parts: Sequence[Block], stacked: Sequence[Stack], axons: Axons
 ) -> list[int]:
-    """Input axons of the cores that hold the blocks of a layer; `stacked`: their `stacks`."""
+    """The cores that hold the blocks of a layer take so many input axons; `stacked` is `stacks` of these blocks."""
     total: Array = np.zeros(len(parts), np.int64)
     is_mixed = axons == "discrete" and target.has_populations and not projection.loops
     reached = feeds(projection, stacked) if is_mixed else None
@@ -163,7 +166,7 @@ def input_axons(
 
 @dataclass(frozen=True, eq=False)
 class FanOut:
-    """Where the spikes of a layer go.
+    """The spikes of a layer go to these cores.
 
     Attributes:
         bits: (neurons, bytes) uint8: the cores of the next layer that listen to each neuron. Core k is bit k % 8 of
@@ -181,7 +184,7 @@ class FanOut:
     axons: Axons
 
     def entries(self, target: Target, parts: Sequence[Block], *, loops: bool) -> Array:
-        """Output axon entries of the cores that hold these blocks, (len(parts),); no two blocks overlap.
+        """The cores that hold these blocks, of which no two overlap, take so many output axon entries: (len(parts),).
 
         `loops`: the neurons lead back to themselves, which takes one entry each, and populations are not made of them.
         """
@@ -206,7 +209,7 @@ class FanOut:
         return np.asarray(discrete + target["population_entries"] * _sums(block_of[order][starts], pairs, len(parts)))
 
     def messages(self, block: Block) -> Array:
-        """(cores,): how many of a block's neurons each core of the next layer listens to."""
+        """Each core of the next layer listens to so many of a block's neurons: (cores,)."""
         listeners = self.bits[self._numbers[block.slices].ravel()]
         each = np.unpackbits(listeners, axis=1, count=self.cores, bitorder="little")
         return np.asarray(each.sum(axis=0, dtype=np.int64))
@@ -217,7 +220,7 @@ class FanOut:
 
 
 def fan_out(projection: Projection, parts: Sequence[Block], axons: Axons, shape: Shape) -> FanOut:
-    """Where a layer of a shape sends its spikes, given the blocks of the next layer."""
+    """A layer of this shape sends its spikes to the blocks of the next layer, `parts`."""
     channels, _, width = projection.source
     bits = np.zeros((*projection.source, 8 * -(-len(parts) // 64)), np.uint8)
     stacked = stacks(projection, parts)
@@ -241,12 +244,12 @@ def fan_out(projection: Projection, parts: Sequence[Block], axons: Axons, shape:
 
 
 def silent(shape: Shape) -> FanOut:
-    """The fan-out of the last layer, which only the host reads."""
+    """The last layer, which only the host reads, sends its spikes to no core."""
     grid = as_grid(shape)
     nothing = np.zeros(grid, np.int64)
     return FanOut(np.zeros((math.prod(grid), 0), np.uint8), 0, nothing, nothing, "discrete")
 
 
 def _sums(index: Array, values: Array, size: int) -> Array:
-    """Sums of the integer values that have the same index, 0…size - 1."""
+    """Integer values that have the same index, 0…size - 1, are added up."""
     return np.asarray(np.bincount(index, values, size).astype(np.int64))  # in float64, exact below 2⁵³

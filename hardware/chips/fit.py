@@ -1,4 +1,4 @@
-"""Will a network fit a chip, and what is lost on the way: findings, each with what to change.
+"""Whether a network fits a chip, and what is lost on the way, is told in findings, each with what to change.
 
 An "error" keeps the network off the chip, a "warning" costs accuracy or work on the host, a "note" is
 good to know. Numbers are compared with the chip's registers, not with Lava's simulator, which is wider.
@@ -25,12 +25,19 @@ COARSE_THRESHOLD = 10
 FEWER_BITS = "quantize with fewer bits"
 """So begins what to change where smaller integers could put it right, and nothing has tried how many."""
 COARSE_WEIGHTS = 0.05
-"""Relative RMS error of a layer's weights that is worth a warning; 8 bits usually give 0.01."""
+"""This relative RMS error of a layer's weights is worth a warning; 8 bits usually give 0.01."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing to know: `layer` "" is the whole network, `change` says what to do, "" where nothing need be done."""
+    """A finding is one thing to know.
+
+    Attributes:
+        severity: what it means for the network, see this module's description.
+        layer: where; "" is the whole network.
+        what: the problem.
+        change: what to do, "" where nothing need be done.
+    """
 
     severity: Literal["error", "warning", "note"]
     layer: str
@@ -40,7 +47,7 @@ class Finding:
 
 @dataclass(frozen=True, eq=False)
 class Fit:
-    """A network held against a chip; `placement` is None where there is none, and a finding says why."""
+    """A network was held against a chip; `placement` is None where there is none, and a finding says why."""
 
     target: Target
     findings: tuple[Finding, ...]
@@ -48,12 +55,12 @@ class Fit:
 
     @property
     def fits(self) -> bool:
-        """True when no finding is an error."""
+        """The network fits when no finding is an error."""
         return not any(f.severity == "error" for f in self.findings)
 
 
 def host_layers(chain: SpikingGraph, target: Target) -> int:
-    """How many layers must run on the host: the first one, where pixels come in and no spike can carry a number."""
+    """So many layers must run on the host: the first one, where pixels come in and no spike can carry a number."""
     return int(chain.input.encoding == "direct" and not target.graded_spikes)
 
 
@@ -65,7 +72,7 @@ def check(
     max_chips: int | None = None,
     give_up: Callable[[Finding], bool] | None = None,
 ) -> Fit:
-    """Hold an integer chain (from `to_chain`) against a chip.
+    """An integer chain (from `to_chain`) is held against a chip.
 
     Args:
         chain: the network as a `.net` file holds it.
@@ -126,7 +133,7 @@ def _quantization(scales: Sequence[LayerScale]) -> Iterator[Finding]:
 
 
 def _registers(step: ChainLayer, target: Target) -> Iterator[Finding]:
-    """Weights, threshold and bias against the chip's widths.
+    """Weights, threshold and bias are held against the chip's widths.
 
     Where a layer has both signs the chip holds even weights only, so everything is doubled there: weights
     to 2w, the threshold to 2V − 1; the bias has an exponent for that.

@@ -1,4 +1,4 @@
-"""What a chip has room for, as data: one JSON file per target in `hardware/chips/data`, or a user's own.
+"""What a chip has room for is data: one JSON file per target in `hardware/chips/data`, or a user's own.
 
     name, title      how commands call it
     graded_spikes    whether a spike can carry a number (a pixel)
@@ -27,7 +27,7 @@ from exporters.errors import DeployError
 _DATA = Path(__file__).parent / "data"
 _CONFIDENCE = ("A", "B", "inference")
 _LARGEST = 2**31 - 1
-"""The largest value of a limit: products of two of them still fit into 64 bits."""
+"""A limit has at most this value: products of two of them still fit into 64 bits."""
 
 Storage = Literal["lists", "weights"]
 Axis = Literal["rows", "columns"]
@@ -35,7 +35,7 @@ Axis = Literal["rows", "columns"]
 
 @dataclass(frozen=True)
 class LimitSource:
-    """Where a number comes from."""
+    """A number comes from here."""
 
     citation: str
     url: str
@@ -43,7 +43,7 @@ class LimitSource:
 
 @dataclass(frozen=True)
 class Limit:
-    """One number of a chip."""
+    """A limit is one number of a chip."""
 
     value: int
     unit: str
@@ -54,7 +54,7 @@ class Limit:
 
 @dataclass(frozen=True)
 class SynapseMemory:
-    """How a core keeps the synapses of its neurons; `hardware.chips.memory` counts by it.
+    """A core keeps the synapses of its neurons in this way; `hardware.chips.memory` counts by it.
 
     Attributes:
         limit: the key, among the limits, of how many words of this memory a core has.
@@ -76,7 +76,7 @@ class SynapseMemory:
 
 @dataclass(frozen=True)
 class Target:
-    """A chip; the fields are those of its file, see the module's description."""
+    """A target is a chip; its fields are those of its file, see the module's description."""
 
     name: str
     title: str
@@ -85,16 +85,16 @@ class Target:
     limits: Mapping[str, Limit]
 
     def __getitem__(self, key: str) -> int:
-        """The value of a limit that every target has."""
+        """Every target has this limit, and this is its value."""
         return self.limits[key].value
 
     def get(self, key: str) -> int | None:
-        """The value of a limit, None where nothing is published."""
+        """A limit has this value, or None where nothing is published."""
         return self.limits[key].value if key in self.limits else None
 
     @cached_property
     def room(self) -> Mapping[str, int]:
-        """Resource of a core → how much of it there is; what is not published is left out."""
+        """A core has so much of each resource; what is not published is left out."""
         known = {
             "neurons": self["compartments"],
             "memory": self[self.memory.limit],
@@ -105,23 +105,23 @@ class Target:
 
     @property
     def counts_axons(self) -> bool:
-        """Whether anything is known that axons could be held against."""
+        """Axons count where anything is known that they could be held against."""
         return "input axons" in self.room or "output axons" in self.room
 
     @property
     def has_populations(self) -> bool:
-        """Whether the spikes of a line of neurons can share an axon, which then takes `population_entries`."""
+        """On some chips the spikes of a line of neurons can share an axon, which then takes `population_entries`."""
         return "population_entries" in self.limits
 
 
 def targets() -> dict[str, Target]:
-    """The targets that come with the package, by name."""
+    """These targets come with the package, by name."""
     found = [load(path) for path in sorted(_DATA.glob("*.json"))]
     return {target.name: target for target in found}
 
 
 def target(name: str) -> Target:
-    """One target: by name, or from a JSON file.
+    """A target is found by its name, or read from a JSON file.
 
     Raises:
         DeployError: there is none of that name, or the file is not a target.
@@ -157,11 +157,11 @@ _MAY_BE_ZERO = {"entry_prefix_bits", "min_index_bits", "list_end_bits", "synapse
 
 
 class _TargetFileError(ValueError):
-    """A problem of a target file: where in it, and what."""
+    """A target file has a problem; the message says where in it, and what."""
 
 
 def load(path: Path) -> Target:
-    """Read a target file.
+    """A target file is read and checked.
 
     Raises:
         DeployError: it cannot be read or is not a target; the message names file and field.
@@ -217,7 +217,7 @@ def _memory(data: Any, limits: Mapping[str, Any]) -> SynapseMemory:
 
 
 def _known_limits(entries: Mapping[str, Any], memory: SynapseMemory) -> None:
-    """Refuse limits that are missing, and those that nothing would read: a typo must not pass for an unpublished number."""
+    """Limits must not be missing, nor be there for nobody to read: a typo must not pass for an unpublished number."""
     required = _REQUIRED[memory.storage]
     if missing := [key for key in required if key not in entries]:
         raise _TargetFileError(f"limits: {', '.join(missing)} missing")
@@ -263,7 +263,7 @@ def _mapping(place: str, value: Any) -> Mapping[str, Any]:
 
 
 def _fields(place: str, value: Any, required: Iterable[str], optional: Iterable[str] = ()) -> None:
-    """Refuse what is no object, lacks a field, or has one that nothing would read."""
+    """The value must be an object that lacks no field and has none that nothing would read."""
     found = _mapping(place, value)
     for key in required:
         if key not in found:

@@ -1,4 +1,4 @@
-"""What a block of a layer takes of its core's memory, by the chip's own rules (`hardware.chips.limits.SynapseMemory`).
+"""A block of a layer takes of its core's memory what the chip's own rules say (`hardware.chips.limits.SynapseMemory`).
 
 Storage "lists" is Loihi 1's, by the rules of NxTF's partitioner (Rueckauer et al. 2022; its public source is cited in the
 target file):
@@ -37,7 +37,7 @@ from hardware.chips.projection import Projection, Window, windows
 
 
 def memory_words(target: Target, projection: Projection, parts: Sequence[Block]) -> list[tuple[int, int]]:
-    """For each block the words of memory that it takes, and the words of its longest list (0 where there are no lists)."""
+    """Each block takes so many words of memory, and its longest list so many (0 where there are no lists)."""
     # blocks that differ by a shift only, most of a layer's, take the same
     keys = []
     missing: dict[tuple[int, int, bytes, bytes], dict[Span, Block]] = defaultdict(dict)
@@ -56,7 +56,7 @@ def memory_words(target: Target, projection: Projection, parts: Sequence[Block])
 
 
 def at_least(target: Target, projection: Projection, block: Block, room: int) -> Array:
-    """For each block of equal size above one another, a number of words that it takes or exceeds, found faster than how many it takes.
+    """Each block of a stack takes so many words or more, which is found faster than how many it takes.
 
     Args:
         target: the chip.
@@ -76,7 +76,7 @@ def at_least(target: Target, projection: Projection, block: Block, room: int) ->
 
 
 def _own_words(target: Target, projection: Projection, block: Block) -> int:
-    """What the neurons take themselves: their state, and in lists the way back of a second compartment."""
+    """The neurons take words themselves, for their state and, in lists, for the way back of a second compartment."""
     state = -(-8 * (target.get("neuron_bytes") or 0) // target.memory.word_bits)
     back = target.memory.storage == "lists" and projection.loops
     return block.neurons * (state + back)
@@ -85,7 +85,8 @@ def _own_words(target: Target, projection: Projection, block: Block) -> int:
 def _synapse_words(
     target: Target, projection: Projection, spans: Sequence[Span], block: Block
 ) -> list[tuple[int, int]]:
-    """Words of synapses and of the longest list, of blocks that differ from one in which channels they hold, not how many."""
+    """The synapses and the longest list take these words, in blocks that differ from one in which channels they hold,
+    not how many."""
     match target.memory.storage:
         case "lists":
             return _lists(target, projection, spans, block)
@@ -121,7 +122,7 @@ def _weight_words(target: Target, projection: Projection, starts: Array, ends: A
 
 @dataclass(frozen=True)
 class ListFormat:
-    """How long the lists of a block are."""
+    """The lists of a block are as long as this format says."""
 
     word_bits: int
     weight_bits: int
@@ -132,23 +133,23 @@ class ListFormat:
     channels: int
 
     def words(self, synapses: Array, taps: Array) -> Array:
-        """Words of lists with so many synapses, which come through so many taps of the kernel."""
+        """Lists of so many synapses, which come through so many taps of the kernel, have these words."""
         # both are 0 where there are no synapses, and a longer list never has fewer words
         return np.minimum(self.sparse(synapses), self.dense(taps))
 
     def sparse(self, synapses: Array) -> Array:
-        """Words of lists of which every synapse has an index."""
+        """Lists of which every synapse has an index have these words."""
         bits = synapses * (self.weight_bits + self.index_bits) + -(-synapses // self.entry) * self.prefix_bits
         return np.where(synapses > 0, -(-(bits + self.end_bits) // self.word_bits), 0)
 
     def dense(self, taps: Array) -> Array:
-        """Words of lists that hold, for every tap, one weight for each of the block's channels."""
+        """Lists that hold, for every tap, one weight for each of the block's channels have these words."""
         entries = -(-self.channels // self.entry)
         bits = taps * (self.channels * self.weight_bits + entries * (self.prefix_bits + self.index_bits))
         return np.where(taps > 0, -(-(bits + self.end_bits) // self.word_bits), 0)
 
     def least_bits(self) -> float:
-        """Bits that every synapse takes at the least, in either form."""
+        """Every synapse takes these bits at the least, in either form."""
         entries = -(-self.channels // self.entry)
         shared = entries * (self.prefix_bits + self.index_bits) / self.channels
         return self.weight_bits + min(self.index_bits, shared)
@@ -204,7 +205,7 @@ def _lists_at_least(target: Target, projection: Projection, block: Block, room: 
 
 
 def _copies(target: Target, rows: Window, columns: Window) -> tuple[Array, Array]:
-    """How many times the lists of each kind of source row and column are stored."""
+    """The lists of each kind of source row and column are stored so many times."""
     shared = target.memory.shared_along
     return (
         np.ones_like(rows.counts) if "rows" in shared else rows.counts,
@@ -213,18 +214,19 @@ def _copies(target: Target, rows: Window, columns: Window) -> tuple[Array, Array
 
 
 def _taps(rows: Window, columns: Window) -> Array:
-    """(row kinds, column kinds): how many taps a source of each kind has."""
+    """A source of each kind has so many taps: (row kinds, column kinds)."""
     return np.outer(rows.kinds.sum(axis=1), columns.kinds.sum(axis=1))
 
 
 def _full_lists(form: ListFormat, rows: Window, columns: Window) -> Array:
-    """(row kinds, column kinds): words of the lists of a source that has all synapses which the geometry allows."""
+    """A source with all synapses that the geometry allows has lists of so many words: (row kinds, column kinds)."""
     taps = _taps(rows, columns)
     return form.words(form.channels * taps, taps)
 
 
 def _stored(words: Array, copies: tuple[Array, Array]) -> Array:
-    """Words of all lists together, (row kinds, column kinds, …) → (…): those of a line are as long as its longest."""
+    """All lists together take so many words, (row kinds, column kinds, …) → (…): those of a line are as long as its
+    longest."""
     down, across = copies
     lists = ((words > 0) * down.reshape(-1, *[1] * (words.ndim - 1))).sum(axis=0)
     lines = words.max(axis=0, initial=0) * lists

@@ -1,4 +1,4 @@
-"""Which neurocores a network takes: every layer cut into blocks, one block to a core.
+"""A network takes the neurocores that its layers are cut for: every layer into blocks, one block to a core.
 
 What is placed is the chain that a `.net` file holds (`exporters.passes.chain`), not the graph before it:
 the OR neurons of max-pools and the relay channels of skip connections are neurons that take cores, and
@@ -30,7 +30,7 @@ from hardware.chips.search import Cut, Usage, search
 
 @dataclass(frozen=True, eq=False)
 class PlacedLayer:
-    """One layer of the chain on its cores.
+    """A layer of the chain was placed on these cores.
 
     Attributes:
         name: the synapse layer; `neurons_name`: the neurons behind it.
@@ -57,36 +57,36 @@ class PlacedLayer:
 
     @property
     def neurons(self) -> int:
-        """How many neurons the layer has."""
+        """The layer has so many neurons."""
         return math.prod(self.shape)
 
     @property
     def cores(self) -> int:
-        """How many cores it takes."""
+        """The layer takes so many cores."""
         return len(self.blocks)
 
     def totals(self) -> dict[str, int]:
-        """Resource → how much of it all cores take together."""
+        """All cores together take so much of each resource."""
         return {name: sum(used.of(name) for used in self.usage) for name in self.limits}
 
     def needed(self) -> dict[str, int]:
-        """Resource → the cores that it alone would ask for: its total over a core's limit, rounded up."""
+        """Each resource alone would ask for so many cores: its total over a core's limit, rounded up."""
         return {name: -(-total // self.limits[name]) for name, total in self.totals().items()}
 
     def utilization(self) -> dict[str, float]:
-        """Resource → share of the limit that the fullest core takes, 0…1."""
+        """The fullest core takes this share of each resource, 0…1."""
         return {name: max(used.of(name) for used in self.usage) / limit for name, limit in self.limits.items()}
 
     @property
     def limited_by(self) -> str:
-        """The resource that the fullest core has least left of."""
+        """The fullest core has least left of this resource."""
         shares = self.utilization()
         return max(shares, key=shares.__getitem__)
 
 
 @dataclass(frozen=True, eq=False)
 class Placement:
-    """A network on a chip.
+    """A network was placed on a chip.
 
     Attributes:
         target: the chip.
@@ -100,17 +100,18 @@ class Placement:
 
     @property
     def cores(self) -> int:
-        """Cores of all layers; no core is shared by two layers."""
+        """All layers together take so many cores; no core is shared by two layers."""
         return sum(layer.cores for layer in self.layers)
 
     @property
     def chips(self) -> int:
-        """Chips, filled one after another."""
+        """The cores are on so many chips, filled one after another."""
         return -(-self.cores // self.target["cores_per_chip"])
 
 
 def position(target: Target, core: int) -> tuple[int, int] | None:
-    """(x, y) of a core's tile: tiles row by row, chips side by side (a layout assumed here, as NxSDK's is not public)."""
+    """A core's tile lies at (x, y): tiles row by row, chips side by side (a layout assumed here, as NxSDK's is not
+    public)."""
     columns, per_tile, per_chip = target.get("mesh_columns"), target.get("cores_per_tile"), target["cores_per_chip"]
     if columns is None or per_tile is None:
         return None
@@ -119,7 +120,7 @@ def position(target: Target, core: int) -> tuple[int, int] | None:
 
 
 def hops(placement: Placement, events: Mapping[str, float]) -> tuple[float, float]:
-    """Hops between tiles (east-west, north-south) of a run, an estimate.
+    """The messages of a run hop from tile to tile (east-west, north-south) so many times, by estimate.
 
     Args:
         placement: where the layers are.
@@ -144,7 +145,7 @@ def hops(placement: Placement, events: Mapping[str, float]) -> tuple[float, floa
 
 
 def messages(placement: Placement, events: Mapping[str, float]) -> float:
-    """Messages between cores of a run, an estimate: one per spike and core that it feeds.
+    """The cores of a run send one another so many messages, by estimate: one per spike and core that it feeds.
 
     Arguments and what is left out (input from the host, the read-out) as in `hops`.
     """
@@ -155,7 +156,7 @@ def messages(placement: Placement, events: Mapping[str, float]) -> float:
 
 
 def place(graph: SpikingGraph, target: Target, *, host_layers: int = 0) -> Placement:
-    """Place an integer chain (from `to_chain`).
+    """An integer chain (from `to_chain`) is placed.
 
     Args:
         graph: the chain. Weights count by being zero or not, and by their bits.
@@ -194,7 +195,7 @@ def place(graph: SpikingGraph, target: Target, *, host_layers: int = 0) -> Place
 
 
 def _source(graph: SpikingGraph, name: str) -> Shape:
-    """The shape of what feeds a layer, before a `Flatten`."""
+    """What feeds a layer has this shape before a `Flatten`."""
     source = graph.sources(name)[0]
     while isinstance(graph.nodes[source], Flatten):
         source = graph.sources(source)[0]
@@ -207,7 +208,7 @@ def _is_soft(node: object) -> bool:
 
 
 def _hops_per_spike(target: Target, cut: Cut, first: int, next_first: int) -> tuple[float, float] | None:
-    """Mean over the neurons of the tiles between their core and those they feed."""
+    """Between the core of a neuron and those that it feeds lie so many tiles, on average over the neurons."""
     if position(target, 0) is None:
         return None
     east = north = 0

@@ -1,4 +1,5 @@
-"""The synapses between two layers, seen as a convolution from a source grid (I, H, W) to the layer's own grid (O, H', W').
+"""The synapses between two layers are seen as a convolution from a source grid (I, H, W) to the layer's own grid (O,
+H', W').
 
 A dense layer is a convolution whose kernel covers its whole source. What is asked of a projection is always about blocks of its
 grid: how many synapses each source has there. Two things make that fast. Sources that see a block through the same taps of the
@@ -22,12 +23,12 @@ from hardware.chips.blocks import Block, Span
 from hardware.chips.limits import Target
 
 AT_ONCE = 2**22
-"""Counts that are held at a time (16 MB)."""
+"""So many counts are held at a time (16 MB)."""
 
 
 @dataclass(frozen=True, eq=False)
 class Window:
-    """Source rows (or columns) from the first to the last that lead into a range of the layer's.
+    """A window is the source rows (or columns) from the first to the last that lead into a range of the layer's.
 
     Attributes:
         sources: which, half-open.
@@ -47,7 +48,7 @@ class Window:
 
 @dataclass(frozen=True, eq=False)
 class Connections:
-    """How the sources of one window reach blocks with the same rows and columns and different channels.
+    """The sources of one window reach blocks with the same rows and columns and different channels in this way.
 
     Attributes:
         first: index of the first block.
@@ -67,7 +68,7 @@ class Connections:
 
 @dataclass(frozen=True, eq=False)
 class Projection:
-    """The synapses of a layer.
+    """A projection is the synapses of a layer.
 
     Attributes:
         mask: (kH, kW, O, I) bool: which exist, groups expanded; of the kernel the taps that lead from anywhere to anywhere.
@@ -94,11 +95,11 @@ class Projection:
 
     @property
     def loops(self) -> bool:
-        """Whether a neuron's second compartment leads back to its first: one more synapse and axon for each."""
+        """A second compartment of a neuron leads back to its first, which takes one more synapse and axon for each."""
         return self.compartments > 1
 
     def window(self, axis: int, span: Span) -> Window:
-        """The source rows (axis 0) or columns (axis 1) that lead into a range of the layer's."""
+        """These source rows (axis 0) or columns (axis 1) lead into a range of the layer's."""
         if (axis, span) not in self._windows:
             size, kernel = self.source[1 + axis], self.mask.shape[axis]
             taps = _taps(size, kernel, span, self.stride[axis], self.padding[axis], self.dilation[axis])
@@ -107,34 +108,36 @@ class Projection:
 
     @cached_property
     def per_tap(self) -> Array:
-        """(O + 1, kH, kW): synapses through each tap, of all sources with the output channels before each."""
+        """Through each tap all sources have so many synapses with the output channels before each: (O + 1, kH, kW)."""
         counts = np.add.reduce(self.mask.view(np.uint8), axis=3, dtype=np.int64)
         return np.ascontiguousarray(_cumulated(counts, axis=2).transpose(2, 0, 1))
 
     @cached_property
     def _per_source(self) -> Array:
-        """(kH, kW, (O + 1)·I): through each tap, synapses of each source with the output channels before each."""
+        """Through each tap each source has so many synapses with the output channels before each: (kH, kW, (O +
+        1)·I)."""
         return _cumulated(self.mask, axis=2).reshape(*self.mask.shape[:2], -1)
 
     @cached_property
     def _complete(self) -> Array:
-        """(O + 1, I): how many of the output channels before each have all taps."""
+        """Each source channel has all taps into so many of the output channels before each: (O + 1, I)."""
         return _cumulated(np.asarray(self.mask.all(axis=(0, 1))), axis=0)
 
     @cached_property
     def _connected(self) -> Array:
-        """(O + 1, I): how many of the output channels before each have a tap."""
+        """Each source channel has a tap into so many of the output channels before each: (O + 1, I)."""
         return _cumulated(np.asarray(self.mask.any(axis=(0, 1))), axis=0)
 
     def full_sources(self, channels: int) -> Array:
-        """For each block of so many output channels, from the first on, how many source channels have all taps into all of these."""
+        """Into each block of so many output channels, from the first on, so many source channels have all taps of all
+        of these."""
         if channels not in self._full_sources:
             before = self._complete[::channels]
             self._full_sources[channels] = (before[1:] - before[:-1] == channels).sum(axis=1)
         return self._full_sources[channels]
 
     def weighted(self, rows: Window, columns: Window, down: Array, across: Array) -> tuple[int, Array]:
-        """Sums over all synapses of a window, each counted as often as the kinds of its source say.
+        """All synapses of a window are added up, each as often as the kinds of its source say.
 
         `down` and `across` are these numbers, for each row and column kind. The sums are of one full source with one output channel,
         and (O + 1,) of all sources with the output channels before each.
@@ -146,7 +149,7 @@ class Projection:
         return self._weighted[key]
 
     def connections(self, spans: Sequence[Span], rows: Window, columns: Window) -> Iterator[Connections]:
-        """How the sources of a window reach blocks of these output channels, some blocks at a time."""
+        """The sources of a window reach blocks of these output channels as is told for some blocks at a time."""
         kinds, width = len(rows.kinds) * len(columns.kinds), self.source[0]
         step = max(1, AT_ONCE // max(1, kinds * width))
         for first in range(0, len(spans), step):
@@ -165,7 +168,7 @@ class Projection:
 
 
 def projection(synapse: AnySynapse, source: Shape, grid: Shape, target: Target, *, soft: bool) -> Projection:
-    """The synapses of a layer, ready to be counted.
+    """The synapses of a layer are made ready to be counted.
 
     Args:
         synapse: the layer.
@@ -199,7 +202,7 @@ def _exists(weight: Array, target: Target) -> Array:
 
 
 def wrapped_source(source: Shape, longest: int) -> Shape:
-    """The grid (I, H, W) in which a dense layer sees its source: lines as long as a population may be.
+    """A dense layer sees its source in this grid (I, H, W): lines as long as a population may be.
 
     A channel whose map fits is one line, else each of its columns is; a flat source is cut every
     `longest` neurons. C order is kept; what is beyond the source's size has no synapses.
@@ -211,7 +214,8 @@ def wrapped_source(source: Shape, longest: int) -> Shape:
 
 
 def weight_bits(weight: Array) -> int:
-    """Bits to store a weight: sign included where both signs occur, a common power of two left to the exponent."""
+    """A weight is stored in so many bits: sign included where both signs occur, a common power of two left to the
+    exponent."""
     lowest, highest = int(weight.min()), int(weight.max())
     if lowest == highest == 0:
         return 1
@@ -222,7 +226,7 @@ def weight_bits(weight: Array) -> int:
 
 
 def through(per_tap: Array, rows: Array, columns: Array, kind: type[np.integer]) -> Array:
-    """Sums over the taps that are open: (kH, kW, P), (Y, kH) bool, (X, kW) bool → (Y, X, P) of an integer type."""
+    """Taps that are open add up: (kH, kW, P), (Y, kH) bool, (X, kW) bool → (Y, X, P) of an integer type."""
     # neither BLAS nor einsum is as fast on kernels this small as adding up row by row
     over_columns = _open(per_tap.swapaxes(0, 1), columns, kind)  # (X, kH, P)
     summed: Array = _open(over_columns.swapaxes(0, 1), rows, kind)
@@ -230,7 +234,7 @@ def through(per_tap: Array, rows: Array, columns: Array, kind: type[np.integer])
 
 
 def _open(values: Array, kinds: Array, kind: type[np.integer]) -> Array:
-    """Sums over the first axis where a kind is open: (k, A, P), (kinds, k) bool → (kinds, A, P)."""
+    """The first axis adds up where a kind is open: (k, A, P), (kinds, k) bool → (kinds, A, P)."""
     if (kinds.sum(axis=1) == 1).all():  # a dense layer's, as many as it has sources
         return np.asarray(values[kinds.argmax(axis=1)].astype(kind, copy=False))
     found = np.zeros((len(kinds), *values.shape[1:]), kind)
@@ -241,7 +245,8 @@ def _open(values: Array, kinds: Array, kind: type[np.integer]) -> Array:
 
 
 def _cumulated(values: Array, axis: int) -> Array:
-    """Sums along an axis up to each place, the first 0: one longer than `values`; of truths in 16 bits where these suffice."""
+    """An axis adds up to each place, from 0 on, and becomes one longer; truths are counted in 16 bits where these
+    suffice."""
     shape = list(values.shape)
     kind = values.dtype if values.dtype != bool else np.int16 if shape[axis] < 2**15 else np.int32
     shape[axis] += 1
@@ -253,7 +258,8 @@ def _cumulated(values: Array, axis: int) -> Array:
 
 
 def _used_taps(synapse: Conv2d, axis: int, size: int, positions: int) -> tuple[slice, int]:
-    """The taps of a kernel that do not always meet the padding, which on small maps are few, and the padding in front of these."""
+    """These taps of a kernel do not always meet the padding, which on small maps are few; the padding in front of them
+    is returned too."""
     padding, dilation = synapse.padding[axis], synapse.dilation[axis]
     kernel = synapse.weight.shape[2 + axis]
     taps = _taps(size, kernel, (0, positions), synapse.stride[axis], padding, dilation)
@@ -263,7 +269,7 @@ def _used_taps(synapse: Conv2d, axis: int, size: int, positions: int) -> tuple[s
 
 
 def _taps(size: int, kernel: int, span: Span, stride: int, padding: int, dilation: int) -> Array:
-    """(source size, kernel size) bool: which taps lead from a source row (column) into a range of the layer's."""
+    """These taps lead from a source row (column) into a range of the layer's: (source size, kernel size) bool."""
     outputs = np.arange(*span)[:, None]
     index = outputs * stride - padding + np.arange(kernel) * dilation
     found: Array = np.zeros((size, kernel), bool)
@@ -281,5 +287,5 @@ def _window(taps: Array) -> Window:
 
 
 def windows(projection: Projection, block: Block) -> tuple[Window, Window]:
-    """The source rows and columns that lead into a block."""
+    """These source rows and columns lead into a block."""
     return projection.window(0, block.rows), projection.window(1, block.columns)

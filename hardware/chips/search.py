@@ -1,4 +1,4 @@
-"""How a layer is cut into blocks: the boxes of equal size that cover it at the lowest cost and exceed no limit.
+"""A layer is cut into the boxes of equal size that cover it at the lowest cost and exceed no limit.
 
 The cost is NxTF's (Rueckauer et al. 2022) as far as a cut decides it: cores, plus the axons that the cut asks of the cores before
 it, in shares of a core. NxTF adds synaptic memory, and keeps several candidates per layer where this keeps one.
@@ -20,11 +20,11 @@ from hardware.chips.memory import at_least, memory_words
 from hardware.chips.projection import Projection
 
 WINDOW = 1.25
-"""How many times the fewest cores a cut may take to be considered."""
+"""A cut is considered if it takes at most so many times the fewest cores."""
 
 
 class PlacementError(DeployError):
-    """A layer that no number of cores can hold: the message names layer and limit."""
+    """No number of cores can hold a layer; the message names layer and limit."""
 
     def __init__(self, layer: str, message: str) -> None:
         super().__init__(message)
@@ -33,7 +33,7 @@ class PlacementError(DeployError):
 
 @dataclass(frozen=True)
 class Usage:
-    """What one core is used for, in the units of the target's limits.
+    """One core is used for this, in the units of the target's limits.
 
     `memory`: words of the memory that holds the synapses. `longest`: words of the longest list, 0 where there are no lists.
     Axons are 0 where the chip's are not published.
@@ -47,7 +47,7 @@ class Usage:
     output_axons: int
 
     def of(self, resource: str) -> int:
-        """What the core takes of a resource, by its name in `Target.room`."""
+        """The core takes so much of a resource, which has its name in `Target.room`."""
         return {
             "neurons": self.compartments,
             "memory": self.memory,
@@ -58,7 +58,7 @@ class Usage:
 
 @dataclass(frozen=True, eq=False)
 class Cut:
-    """A layer cut into blocks; `outgoing` is where its spikes go."""
+    """A layer was cut into these blocks; `outgoing` is where its spikes go."""
 
     blocks: tuple[Block, ...]
     usage: tuple[Usage, ...]
@@ -67,7 +67,7 @@ class Cut:
 
 
 def search(name: str, projection: Projection, outgoing: FanOut, target: Target) -> Cut:
-    """The cheapest cut of a layer that exceeds no limit.
+    """The cheapest cut of a layer that exceeds no limit is found.
 
     Raises:
         PlacementError: there is none.
@@ -91,7 +91,7 @@ def search(name: str, projection: Projection, outgoing: FanOut, target: Target) 
 
 
 def _cost(cut: Cut, target: Target) -> float:
-    """Cores, and the share of a core's output axons that the cut's input axons take before it."""
+    """A cut costs its cores, and the share of a core's output axons that its input axons take before it."""
     if (room := target.room.get("output axons")) is None:
         return len(cut.blocks)
     entries = target["population_entries"] if cut.axons == "population" else 1
@@ -99,7 +99,8 @@ def _cost(cut: Cut, target: Target) -> float:
 
 
 def _candidates(projection: Projection, target: Target) -> Iterator[tuple[int, Shape]]:
-    """(cores, block size) by cores, cutting rows and columns before channels, which repeat the whole source."""
+    """Cuts are (cores, block size) by cores; rows and columns are cut before channels, which repeat the whole
+    source."""
     room = target["compartments"] // projection.compartments
     steps = [sorted({-(-n // k) for k in range(1, n + 1)}, reverse=True) for n in projection.grid]
     found = []
@@ -110,7 +111,7 @@ def _candidates(projection: Projection, target: Target) -> Iterator[tuple[int, S
 
 
 def _try(projection: Projection, outgoing: FanOut, target: Target, step: Shape) -> Iterator[Cut]:
-    """The cut into boxes of a size, once for each kind of input axons with which no core exceeds a limit."""
+    """A cut into boxes of a size is made once for each kind of input axons with which no core exceeds a limit."""
     # most sizes are refused, most of them for one block: a guess, then that one, then one for each range of channels, then all
     room = target.room["memory"]
     least = at_least(target, projection, middle_block(projection.grid, step), room)
@@ -159,7 +160,7 @@ def _memory_fits(target: Target, memory: Sequence[tuple[int, int]]) -> bool:
 
 
 def _require_one_neuron(name: str, projection: Projection, outgoing: FanOut, target: Target) -> None:
-    """Refuse a layer of which one neuron, in the middle of a channel, needs more than an empty core has.
+    """A layer of which one neuron, in the middle of a channel, needs more than an empty core has is refused.
 
     Tried are the channel with the most synapses and the one that feeds the most cores.
     """

@@ -1,4 +1,4 @@
-"""The emulator: runs a `SpikingGraph`, float or integer, batched in torch, layer by layer.
+"""The emulator runs a `SpikingGraph`, float or integer, batched in torch, layer by layer.
 
 On an integer graph it computes what Lava's fixed-point models compute (`PyConvModelFixed`,
 `PyDenseModelBitAcc`, `PyLifModelBitAcc` of lava-nc 0.10), spike for spike, registers included: the

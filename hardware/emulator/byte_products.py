@@ -23,10 +23,10 @@ from torch import Tensor
 from exporters.graph import AnySynapse, Array, Conv2d, Linear, Pair, Shape
 
 LARGEST_BYTE = 255
-"""The largest number that travels as a byte."""
+"""No larger number than this travels as a byte."""
 
 Multiply = Callable[[Tensor, Tensor | None], Tensor]
-"""(uint8 frames (M, *in_shape), float32 bias or None) → float32 currents (M, *out_shape)."""
+"""A layer on bytes is (uint8 frames (M, *in_shape), float32 bias or None) → float32 currents (M, *out_shape)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,16 +42,18 @@ class ByteProduct:
     tried: Callable[[int, int], bool]
 
     def is_exact(self, frames: int) -> bool:
-        """Whether the kernel that torch takes for so many frames at once was found exact; tried when first asked."""
+        """The kernel that torch takes for so many frames at once is tried when first asked about: was it exact?"""
         return self.tried(frames, torch.get_num_threads())
 
 
 _made: WeakKeyDictionary[AnySynapse, dict[tuple[Shape, float], ByteProduct | None]] = WeakKeyDictionary()
-"""What `byte_product` made: arranging millions of weights for the processor takes as long as several samples."""
+"""What `byte_product` made is kept: arranging millions of weights for the processor takes as long as several
+samples."""
 
 
 def byte_product(synapse: AnySynapse, in_shape: Shape, largest: float) -> ByteProduct | None:
-    """The layer on bytes, for frames of whole numbers from 0 to `largest`; None where this machine or the layer cannot."""
+    """The layer on bytes, for frames of whole numbers from 0 to `largest`; None where this machine or the layer
+    cannot."""
     made = _made.setdefault(synapse, {})
     if (in_shape, largest) not in made:
         made[in_shape, largest] = _make(synapse, in_shape, largest)
@@ -156,7 +158,8 @@ def _convolves_exactly(
     frames: int,
     threads: int,
 ) -> bool:
-    """Whether torch's convolution of bytes is exact here for this geometry and this many frames on as many threads."""
+    """Torch's convolution of bytes is tried here for this geometry and this many frames on as many threads: is it
+    exact?"""
     geometry = (stride, padding, dilation, groups)
 
     def is_exact(weight: Tensor, x: Tensor, bias: Tensor) -> bool:
@@ -168,7 +171,7 @@ def _convolves_exactly(
 
 @functools.cache
 def _multiplies_exactly(weight_shape: Shape, largest: int, frames: int, threads: int) -> bool:
-    """Whether torch's matrix product of bytes is exact here for a layer of this size and this many frames."""
+    """Torch's matrix product of bytes is tried here for a layer of this size and this many frames: is it exact?"""
 
     def is_exact(weight: Tensor, x: Tensor, bias: Tensor) -> bool:
         expected = F.linear(x.double(), 2 * weight.double(), bias.double())
@@ -178,7 +181,7 @@ def _multiplies_exactly(weight_shape: Shape, largest: int, frames: int, threads:
 
 
 def _agrees(layer: Callable[[Tensor], Tensor], x: Tensor, expected: Tensor, frames: int) -> bool:
-    """Whether the layer gives what is expected of a few frames x, repeated to `frames`."""
+    """The layer must give what is expected of a few frames x, repeated to `frames`."""
     repeated = torch.arange(frames) % len(x)
     try:
         return torch.equal(layer(x[repeated]), expected.float()[repeated])
@@ -187,7 +190,8 @@ def _agrees(layer: Callable[[Tensor], Tensor], x: Tensor, expected: Tensor, fram
 
 
 def _trials(weight_shape: Shape, in_shape: Shape, largest: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Weights, frames and biases in which neighboring products add up to the most they can, and whole sums stay exact in float32.
+    """A trial is weights, frames and biases in which neighboring products add up to the most they can, and whole sums
+    stay exact in float32.
 
     The largest numbers are at random places and of random signs. Among a few inputs none might then have a neighbor of its own sign,
     so for these all weights are also of one sign.

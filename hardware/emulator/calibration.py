@@ -1,4 +1,4 @@
-"""What a network does on sample data: the measurements that quantization chooses by, and how far it then drifted.
+"""A network is measured on sample data: quantization chooses by these numbers, and they tell how far it then drifted.
 
 `calibrate` runs the emulator once and returns plain numbers. Measured on the float graph they go into `exporters.passes.quantize`; measured on the
 integer graph as well, `drift` sets both side by side, layer by layer.
@@ -22,7 +22,7 @@ from hardware.emulator.running import run
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """What was measured on one graph, per layer in topological order.
+    """This was measured on one graph, per layer in topological order.
 
     Attributes:
         samples: how many.
@@ -40,7 +40,7 @@ class Calibration:
 
 @dataclass(frozen=True)
 class LayerDrift:
-    """One synapse layer after quantization, on the calibration data.
+    """A synapse layer after quantization did this on the calibration data.
 
     Attributes:
         name: the synapse layer.
@@ -67,7 +67,7 @@ def calibrate(
     batch_size: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Calibration:
-    """Run samples through a float or integer graph and measure.
+    """Samples run through a float or integer graph and are measured.
 
     Args:
         graph: for `quantize`, what `make_exact(graph, input_scale=2**input_bits - 1)` returns.
@@ -92,7 +92,8 @@ def calibrate(
 def drift(
     graph: SpikingGraph, scales: Sequence[LayerScale], before: Calibration, after: Calibration
 ) -> tuple[LayerDrift, ...]:
-    """One row per row of `scales`: the float network's calibration `before`, the quantized `graph`'s `after`."""
+    """Each row of `scales` gets one here: `before` is the float network's calibration, `after` the quantized
+    `graph`'s."""
     rows = []
     for scale in scales:
         end = next(e for e in graph.targets(scale.name) if e in after.peaks)
@@ -104,7 +105,7 @@ def drift(
 
 
 class _Meter:
-    """The observer. Sums are kept in float64, which holds sums of integers up to 2⁵³ exactly."""
+    """The observer measures. Sums are kept in float64, which holds sums of integers up to 2⁵³ exactly."""
 
     def __init__(self, graph: SpikingGraph) -> None:
         self.sums: dict[str, tuple[Array, Array]] = {}

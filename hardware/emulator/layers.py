@@ -1,4 +1,4 @@
-"""What each node of a graph computes on the values of a batch, all time steps at once: (T or 1, N, *shape)."""
+"""Each node of a graph computes on the values of a batch, all time steps at once: (T or 1, N, *shape)."""
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ from hardware.emulator.plan import EmulationPlan, add
 
 
 def compute(plan: EmulationPlan, name: str, node: Node, x: Tensor) -> Tensor:
-    """A node's values from what arrives at it; for the input that is the batch, (N, *shape) or (N, T, *shape)."""
+    """A node makes its values from what arrives at it; for the input that is the batch, (N, *shape) or (N, T,
+    *shape)."""
     T = plan.graph.T
     match node:
         case Input():
@@ -60,12 +61,12 @@ def compute(plan: EmulationPlan, name: str, node: Node, x: Tensor) -> Tensor:
 
 
 def arriving(plan: EmulationPlan, name: str, values: dict[str, Tensor]) -> Tensor:
-    """The sum of a node's sources."""
+    """The sum of its sources arrives at a node."""
     return add(*(_widened(values[source], plan.bounds[name], plan.dtype) for source in plan.sources[name]))
 
 
 def synaptic_current(plan: EmulationPlan, name: str, node: AnySynapse, x: Tensor) -> Tensor:
-    """What a synapse layer makes of what arrives, its bias included unless the neurons add it."""
+    """A synapse layer makes a current of what arrives, its bias included unless the neurons add it."""
     bias = None if name in plan.late else plan.biases[name]
     if bias is not None and bias.ndim > 1:  # a whole map, which no kernel takes
         return _products(plan, name, node, x, None) + bias
@@ -73,7 +74,7 @@ def synaptic_current(plan: EmulationPlan, name: str, node: AnySynapse, x: Tensor
 
 
 def _products(plan: EmulationPlan, name: str, node: AnySynapse, x: Tensor, bias: Tensor | None) -> Tensor:
-    """Sums of weights times values, and of a bias per output channel if there is one."""
+    """Weights times values add up, with a bias per output channel if there is one."""
     product = plan.products.get(name)
     if product is not None and x.dtype == torch.uint8 and product.is_exact(x.shape[0] * x.shape[1]):
         return _per_frame(x, lambda y: product.multiply(y, bias))
@@ -88,7 +89,7 @@ def _products(plan: EmulationPlan, name: str, node: AnySynapse, x: Tensor, bias:
 
 
 def _frames(plan: EmulationPlan, batch: Tensor) -> Tensor:
-    """Frames as bytes where that is what they hold: they are the caller's, and may hold anything."""
+    """Frames become bytes where that is what they hold: they are the caller's, and may hold anything."""
     node = plan.graph.input
     if plan.products:
         in_bytes = batch.to(torch.uint8)
@@ -99,7 +100,7 @@ def _frames(plan: EmulationPlan, batch: Tensor) -> Tensor:
 
 
 def _widened(x: Tensor, largest: float, dtype: torch.dtype) -> Tensor:
-    """Bytes only where numbers up to `largest` fit."""
+    """Values stay bytes only where numbers up to `largest` fit."""
     return x.to(dtype) if x.dtype == torch.uint8 and largest > LARGEST_BYTE else x
 
 
@@ -125,7 +126,7 @@ def _per_frame(x: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
 
 
 def _window(x: Tensor, node: AnyPool, shape: Shape, combine: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """Maxima or sums of values that are never negative, from shifted slices: faster than torch's pools on CPU."""
+    """Values that are never negative are pooled from shifted slices, which is faster than torch's pools on CPU."""
     (kh, kw), (sh, sw), (ph, pw) = node.kernel, node.stride, node.padding
     if ph or pw:
         x = F.pad(x, (pw, pw, ph, ph))
@@ -137,7 +138,8 @@ def _window(x: Tensor, node: AnyPool, shape: Shape, combine: Callable[[Tensor, T
 
 
 def _membrane_input(plan: EmulationPlan, name: str, x: Tensor) -> Tensor:
-    """What reaches the membrane: where registers can wrap they wrap, a current that persists does, and then comes the bias."""
+    """A membrane is reached by a current that has wrapped where registers can, persisted where it does, and then taken
+    the bias."""
     if plan.wraps:
         # PyConvModelFixed keeps its sum in 24 bits; a dense layer's sum has 32, of which the neuron shifts six out
         x = wrap_sum(x, CONVOLUTION_BITS if len(plan.graph.shapes[name]) == 3 else DENSE_BITS)

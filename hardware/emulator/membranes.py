@@ -1,4 +1,4 @@
-"""What neurons do with the currents that reach them, over all time steps, with Lava's registers where the graph is integer.
+"""Neurons take in the currents that reach them, over all time steps, with Lava's registers where the graph is integer.
 
 The registers are those of `PyLifModelBitAcc` (lava-nc 0.10): six fractional bits, currents that wrap at 24 bits, membranes
 that saturate at 23. Tensors here hold them in units of the integer weights, except where `FRACTION` turns them into registers.
@@ -13,11 +13,12 @@ from exporters.graph import Neuron
 from exporters.graph.registers import CURRENT_REGISTER, DECAY_ONE, FRACTION, MEMBRANE_REGISTER
 
 MEMBRANE_MAX = MEMBRANE_REGISTER / FRACTION
-"""Where Lava's membrane register saturates, in units of the integer weights (23 bits, 6 fractional)."""
+"""Lava's membrane register saturates here, in units of the integer weights (23 bits, 6 fractional)."""
 
 
 def fire(node: Neuron, x: Tensor, T: int, *, integer: bool, saturates: bool, dtype: torch.dtype) -> Tensor:
-    """Integrate and fire over the time axis of x, (T or 1, N, *shape) to spikes (T, N, *shape) of type `dtype`."""
+    """Neurons integrate and fire over the time axis of x, (T or 1, N, *shape) to spikes (T, N, *shape) of type
+    `dtype`."""
     spikes = _empty_steps(x, T, dtype)
     # Lava compares registers, v > (V − 1)·64: for whole numbers that is v ≥ V, and a membrane that
     # saturates or leaks to a fraction between V − 1 and V fires too
@@ -43,7 +44,7 @@ def fire(node: Neuron, x: Tensor, T: int, *, integer: bool, saturates: bool, dty
 
 
 def integrate(x: Tensor, T: int, *, integer: bool) -> Tensor:
-    """The membrane of neurons that never fire, after each step: (T, N, F)."""
+    """Neurons that never fire have this membrane after each step: (T, N, F)."""
     v = torch.zeros_like(x[0])
     steps = []
     for t in range(T):
@@ -55,7 +56,8 @@ def integrate(x: Tensor, T: int, *, integer: bool) -> Tensor:
 
 
 def persist(x: Tensor, leak: float, T: int, *, integer: bool) -> Tensor:
-    """Currents that stay from step to step: u ← leak·u + x over the time axis of x, (T or 1, N, *shape) to (T, N, *shape)."""
+    """Currents stay from step to step: u ← leak·u + x over the time axis of x, (T or 1, N, *shape) to (T, N,
+    *shape)."""
     steps = []
     u = torch.zeros_like(x[0], dtype=torch.float64 if integer else x.dtype)
     for t in range(T):
@@ -67,19 +69,19 @@ def persist(x: Tensor, leak: float, T: int, *, integer: bool) -> Tensor:
 
 
 def wrap_sum(x: Tensor, bits: int) -> Tensor:
-    """The register of a synapse layer's sum, which wraps modulo 2^bits; float64."""
+    """The register of a synapse layer's sum wraps modulo 2^bits; float64."""
     half = 2 ** (bits - 1)
     wrapped: Tensor = torch.remainder(x.double() + half, 2 * half) - half
     return wrapped
 
 
 def wrap_current(x: Tensor) -> Tensor:
-    """The register of a current that does not persist, which turns around once."""
+    """The register of a current that does not persist turns around once."""
     return _turned(x * FRACTION) / FRACTION
 
 
 def _turned(u: Tensor) -> Tensor:
-    """The current register of `PyLifModelBitAcc`: 24 bits, turned around once, not modulo."""
+    """The current register of `PyLifModelBitAcc` has 24 bits and turns around once, not modulo."""
     u = torch.where(u > CURRENT_REGISTER, u - 2 * CURRENT_REGISTER, u)
     return torch.where(u <= -CURRENT_REGISTER, u + 2 * CURRENT_REGISTER, u)
 
@@ -89,7 +91,7 @@ def _int32(x: Tensor) -> Tensor:
 
 
 def _decayed(register: Tensor, leak: float) -> Tensor:
-    """Loihi's 12-bit decay of a float64 register: |r|·(4096 − decay) >> 12, the sign kept."""
+    """A float64 register decays by Loihi's 12 bits: |r|·(4096 − decay) >> 12, the sign kept."""
     return (register.abs() * round(leak * DECAY_ONE) / DECAY_ONE).floor() * register.sign()
 
 
@@ -98,7 +100,7 @@ def _leak(v: Tensor, leak: float, *, integer: bool) -> Tensor:
 
 
 def _empty_steps(x: Tensor, T: int, dtype: torch.dtype) -> Tensor:
-    """Room for spikes (T, N, *shape), each step laid out in memory as those of x."""
+    """Spikes (T, N, *shape) get room, each step laid out in memory as those of x."""
     nhwc = x.ndim == 5 and x[0].is_contiguous(memory_format=torch.channels_last)
     # as int8: torch turns floats into uint8 several times slower
     room = torch.empty(

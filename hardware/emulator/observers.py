@@ -1,4 +1,4 @@
-"""What may look on while the emulator runs."""
+"""An observer looks on while the emulator runs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from exporters.graph import Array, SpikingGraph
 
 Observer = Callable[[str, Tensor], None]
-"""Called with (node name, values) for every node of every batch, in topological order.
+"""An observer is called with (node name, values) for every node of every batch, in topological order.
 
 Values have shape (T, N, *shape), or (1, N, *shape) where they are the same at every step: a
 direct-coded input and what is computed from it before the first neuron. They are floats, or bytes (uint8) where
@@ -20,17 +20,17 @@ those hold them, laid out in memory as it suits; sum bytes only after widening t
 
 
 class Recorder:
-    """An observer that keeps the spikes of neuron layers: `spikes[name]` is (N, T, *shape) uint8."""
+    """The recorder keeps the spikes of neuron layers: `spikes[name]` is (N, T, *shape) uint8."""
 
     def __init__(self, graph: SpikingGraph) -> None:
         self._parts: dict[str, list[Array]] = {name: [] for name in graph.neurons}
 
     def __call__(self, name: str, values: Tensor) -> None:
-        """Keep one batch of one node."""
+        """One batch of one node is kept."""
         if name in self._parts:
             self._parts[name].append(values.movedim(0, 1).to(torch.uint8).cpu().numpy())
 
     @property
     def spikes(self) -> dict[str, Array]:
-        """Neuron layer → (N, T, *shape) uint8, all batches together."""
+        """Each neuron layer has spikes (N, T, *shape) uint8, all batches together."""
         return {name: np.concatenate(parts) for name, parts in self._parts.items()}

@@ -1,4 +1,5 @@
-"""What the emulator decides about a graph before it sees a sample: number types, registers that can overflow, weights ready to multiply."""
+"""Before it sees a sample, the emulator decides about a graph: number types, registers that can overflow, weights ready
+to multiply."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ from hardware.emulator.membranes import MEMBRANE_MAX
 
 
 class EmulationPlan:
-    """Everything about a graph that does not depend on the samples, on the device.
+    """The plan is everything about a graph that does not depend on the samples, on the device.
 
     Attributes:
         graph: what is run.
@@ -60,13 +61,13 @@ class EmulationPlan:
         self._device, self._weights = device, dict[str, Tensor]()
 
     def weight(self, name: str) -> Tensor:
-        """A synapse layer's weights as they multiply floats; most layers of an integer graph never ask."""
+        """A synapse layer's weights multiply floats in this form; most layers of an integer graph never ask."""
         if name not in self._weights:
             self._weights[name] = self._tensor(self.graph.synapses[name].weight, self._device)
         return self._weights[name]
 
     def late_bias(self, name: str) -> Tensor | None:
-        """The biases of all synapses that feed a neuron layer, shaped to broadcast over (N, *shape)."""
+        """The biases of all synapses that feed a neuron layer are shaped to broadcast over (N, *shape)."""
         found = [b for s in self.sources[name] if s in self.late and (b := self.biases[s]) is not None]
         dims = len(self.graph.shapes[name]) - 1
         return add(*(b.reshape(-1, *[1] * dims) if b.ndim == 1 else b for b in found)) if found else None
@@ -76,7 +77,7 @@ class EmulationPlan:
 
 
 def add(first: Tensor, *others: Tensor) -> Tensor:
-    """The sum, in the order given; the tensor itself where it is alone."""
+    """Tensors add up in the order given; one alone is returned itself."""
     total = first
     for other in others:
         total = total + other
@@ -100,7 +101,7 @@ def _byte_products(graph: SpikingGraph, bounds: Mapping[str, float]) -> dict[str
 
 
 def _current(graph: SpikingGraph, name: str, bounds: Mapping[str, float], *, bias: bool = True) -> float:
-    """The largest current that can reach a neuron layer or the output in one step."""
+    """No larger current than this can reach a neuron layer or the output in one step."""
     synapses = graph.synapses
     into = [s for s in graph.sources(name) if s in synapses]
     return sum(sum_bound(synapses[s], bounds[s], bias=bias, signed=is_signed(graph, s)) for s in into)

@@ -1,4 +1,4 @@
-"""Running samples through a graph, batch by batch and layer by layer."""
+"""Samples run through a graph batch by batch and layer by layer."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from hardware.emulator.observers import Observer
 from hardware.emulator.plan import EmulationPlan
 
 LARGEST = 2**32
-"""Values of one layer for one sample and all its steps (16 GB of float32) beyond which nothing is tried."""
+"""Nothing is tried where one layer has more values than this for one sample and all its steps (16 GB of float32)."""
 
 
 @dataclass(frozen=True, eq=False)
 class EmulatorRun:
-    """What a network answered.
+    """A network answered this.
 
     Attributes:
         output: (N, T, F) spikes as uint8 for a "rate" read-out; for "membrane" the membrane after
@@ -35,14 +35,14 @@ class EmulatorRun:
     readout: str
 
     def scores(self, t: int | None = None) -> Array:
-        """Class scores (N, F) after the first `t` steps (all by default): firing rate or mean membrane."""
+        """Each class scores (N, F) after the first `t` steps (all by default): firing rate or mean membrane."""
         steps = self.output.shape[1] if t is None else t
         if self.readout == "rate":
             return np.asarray(self.output[:, :steps].mean(axis=1, dtype=np.float64))
         return np.asarray(self.output[:, steps - 1] / steps)
 
     def accuracy(self, labels: Array, t: int | None = None) -> float:
-        """Share of samples whose highest score is the label's; the first class wins a tie."""
+        """This share of samples has its highest score at the label; the first class wins a tie."""
         return float((self.scores(t).argmax(axis=1) == labels).mean())
 
 
@@ -56,7 +56,7 @@ def run(
     batch_size: int | None = None,
     dtype: torch.dtype | None = None,
 ) -> EmulatorRun:
-    """Run samples through a graph.
+    """Samples run through a graph.
 
     Args:
         graph: float or integer.
@@ -97,7 +97,7 @@ def run(
 
 @contextmanager
 def exact_arithmetic() -> Iterator[None]:
-    """Allow only kernels that add up products as they stand, so that sums of integers come out exact.
+    """Only kernels that add up products as they stand are allowed, so that sums of integers come out exact.
 
     NNPACK (Arm) and cuDNN may choose Winograd, whose transforms round; TF32 and bfloat16 modes drop bits.
     """

@@ -1,4 +1,4 @@
-"""Running a netx file on Lava from here: a process of its own, files in and out, nothing left behind."""
+"""A netx file runs on Lava from here: in a process of its own, with files in and out, and nothing is left behind."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ STEP_LIMIT = 120.0
 
 @dataclass(frozen=True, eq=False)
 class LavaRun:
-    """What Lava computed.
+    """Lava computed this.
 
     Attributes:
         spikes: (N, T, F) uint8, the last layer's spikes, flattened in torch's order.
@@ -62,7 +62,7 @@ def run(
     timeout: float | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> LavaRun:
-    """Run samples (N, T, *shape) through a netx file: a `LavaSession` of one part."""
+    """Samples (N, T, *shape) run through a netx file, in a `LavaSession` of one part."""
     start = time.monotonic()
     with LavaSession(
         net_file, T=T, message_bits=message_bits, probes=probes, membrane=membrane, fast_conv=fast_conv, timeout=timeout
@@ -72,7 +72,8 @@ def run(
 
 
 class LavaSession:
-    """A netx file on Intel's Lava simulator (fixed point), started once, for samples in any number of parts.
+    """A session is a netx file on Intel's Lava simulator (fixed point), started once, for samples in any number of
+    parts.
 
     Samples follow one another without a gap, and every layer is reset before each. Lava starts as the session is
     entered, and builds the network with the first part. It runs in processes of its own that end with the session,
@@ -116,7 +117,7 @@ class LavaSession:
         self._spent = 0.0
 
     def __enter__(self) -> LavaSession:
-        """Start Lava.
+        """Lava is started.
 
         Raises:
             DeployError: no Lava environment, an unreadable file, no room for a copy of it.
@@ -145,7 +146,7 @@ class LavaSession:
             life.__exit__(kind, error, trace)
 
     def run(self, frames: Array, *, progress: Callable[[int, int], None] | None = None) -> LavaRun:
-        """Run a part: some samples.
+        """Some samples, a part, are run.
 
         Args:
             frames: (N, T, *shape) integers, shape (C, H, W) or (F,), the same for all parts.
@@ -215,7 +216,8 @@ def _checked(frames: Array, T: int, message_bits: int) -> Array:
 def _wait(
     life: _Guard, deadline: float | None, timeout: float | None, progress: Callable[[int, int], None] | None
 ) -> int:
-    """Wait until a part is done or the worker has ended; the outcome is in the folder. Returns the last number of steps seen."""
+    """The part is waited for until it is done or the worker has ended; the outcome is in the folder, the last number of
+    steps seen is returned."""
     plan: dict[str, Any] = {}
     done, moved = -1, time.monotonic()
     while not (life.ended(within=0.05) or (life.folder / "result.json").exists()):
@@ -275,7 +277,7 @@ def _ending(code: int | None) -> str:
 
 
 class _Guard:
-    """The guard process (see `guard.py`): owner of the run's folder and processes, alive while its input is open."""
+    """The guard process (see `guard.py`) owns the run's folder and processes, and lives while its input is open."""
 
     def __init__(self, python: Path) -> None:
         self.exit_code: int | None = None
@@ -321,18 +323,18 @@ class _Guard:
                 guard.remove(self.folder)
 
     def start(self) -> None:
-        """Start the worker; its job is in the folder."""
+        """The worker is started; its job is in the folder."""
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # then listening will find out
             self._process.stdin.write(b"\n")
 
     def ended(self, within: float) -> bool:
-        """Whether the worker and all its processes have ended; waits for at most `within` seconds."""
+        """Have the worker and all its processes ended? The answer takes at most `within` seconds."""
         self._listen(within)
         return self.exit_code is not None
 
     def last_words(self) -> str:
-        """The last line of the worker's log that says something, ready to be appended to a message."""
+        """The last line of the worker's log that says something is made ready to be appended to a message."""
         try:
             lines = (self.folder / "log").read_text(errors="replace").splitlines()
         except OSError:
@@ -341,7 +343,7 @@ class _Guard:
         return f"; its last words: {said[-1][:300]}" if said else ""
 
     def _listen(self, within: float) -> None:
-        """Take in what the guard says, if it says something in time."""
+        """What the guard says is taken in, if it says something in time."""
         assert self._process.stdout is not None
         poll = select.poll()  # select() does not take descriptors over 1023
         poll.register(self._process.stdout, select.POLLIN)

@@ -1,4 +1,4 @@
-"""The managed Lava environment: a virtual environment of its own, since Lava is archived and lives with nothing else.
+"""The managed Lava environment is a virtual environment of its own, since Lava is archived and lives with nothing else.
 
 Everything is in one folder, `home()/py3.11` (one per Python version), made and remade by `setup`. The
 folder counts only once `complete.json` lies in it, which is written last; a lock beside it, held by
@@ -38,16 +38,16 @@ PINS = {
     "threadpoolctl": "3.8.0",
     "narwhals": "2.29.0",
 }
-"""Everything that is installed, exactly; `--no-deps` keeps the rest of Lava's requirements out (torch, an old numpy)."""
+"""Exactly this is installed; pip's `--no-deps` keeps the rest of Lava's requirements out (torch, an old numpy)."""
 
 NEEDED = 700_000_000
-"""Bytes of room for it, with what pip unpacks on the way."""
+"""The environment needs this many bytes of room, with what pip unpacks on the way."""
 
 REPAIR = "run `kdsnn-deploy lava setup`"
 
 
 def home() -> Path:
-    """The folder of all Lava environments: $KDSNN_LAVA_HOME, or `kdsnn-deploy/lava` in the user's cache folder.
+    """All Lava environments are in this folder: $KDSNN_LAVA_HOME, or `kdsnn-deploy/lava` in the user's cache folder.
 
     Raises:
         DeployError: the user has no home folder.
@@ -69,12 +69,12 @@ def home() -> Path:
 
 
 def environment_path() -> Path:
-    """The virtual environment that belongs to the running Python version; it need not exist."""
+    """This virtual environment belongs to the running Python version; it need not exist."""
     return home() / f"py{sys.version_info.major}.{sys.version_info.minor}"
 
 
 def python_path() -> Path:
-    """The Python of the complete Lava environment.
+    """The complete Lava environment has this Python.
 
     Raises:
         DeployError: there is no environment, it is not complete, or it is of another version.
@@ -86,7 +86,7 @@ def python_path() -> Path:
 
 
 def setup(progress: Callable[[str], None] | None = None) -> Path:
-    """Make the Lava environment, unless it is there and right; returns its folder.
+    """The Lava environment is made, unless it is there and right; its folder is returned.
 
     A half-built or outdated environment is rebuilt. Two setups at once wait for one another.
 
@@ -118,7 +118,7 @@ def setup(progress: Callable[[str], None] | None = None) -> Path:
 
 
 def installed(path: Path) -> dict[str, str]:
-    """The package versions of an environment, as its marker has them; empty where it is not complete."""
+    """An environment has these package versions, as its marker says; none where it is not complete."""
     try:
         found = json.loads(_marker(path).read_text())["packages"]
         return {str(name): str(version) for name, version in found.items()}
@@ -127,7 +127,7 @@ def installed(path: Path) -> dict[str, str]:
 
 
 def problem(path: Path) -> str | None:
-    """Why an environment cannot be used, and what to do; None where it can."""
+    """An environment may have a problem, told in one line with what to do; None where it can be used."""
     if not path.exists():
         return f"the Lava environment is not installed: {REPAIR}"
     if not os.access(path / "bin" / "python", os.X_OK):
@@ -149,7 +149,7 @@ def _marker(path: Path) -> Path:
 
 @contextlib.contextmanager
 def _lock(file: Path, say: Callable[[str], None]) -> Iterator[int]:
-    """Hold an exclusive lock; yields its descriptor. Children that inherit it keep the lock while they live."""
+    """An exclusive lock is held; its descriptor is yielded. Children that inherit it keep the lock while they live."""
     import fcntl
 
     descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
@@ -211,7 +211,7 @@ def _build(path: Path, lock: int, say: Callable[[str], None]) -> None:
 
 
 def _call(command: list[str], lock: int, failure: str, follow: Callable[[str], None] | None = None) -> None:
-    """Run a step of the build; it ends when we end, and holds the lock as long as it lives.
+    """A step of the build is run; it ends when we end, and holds the lock as long as it lives.
 
     Raises:
         DeployError: `failure`, the step's last relevant line, and what to do.
@@ -248,7 +248,7 @@ def _call(command: list[str], lock: int, failure: str, follow: Callable[[str], N
 
 
 def _explain(lines: list[str], code: int) -> str:
-    """The line that matters in the output of venv or pip, and what to do about it."""
+    """One line matters in the output of venv or pip; it is told with what to do about it."""
     text = "\n".join(lines)
     if "ensurepip is not" in text:
         return "this Python lacks ensurepip; install it (Debian and Ubuntu: python3-venv) and " + REPAIR

@@ -1,4 +1,4 @@
-"""The life of one Lava run: its folder, its processes and its shared memory end with this process.
+"""The guard is the life of one Lava run: its folder, its processes and its shared memory end with this process.
 
     python -I -S guard.py PARENT-PID COMMAND…
 
@@ -28,7 +28,7 @@ PR_SET_CHILD_SUBREAPER = 36
 
 
 def main(parent: int, command: list[str]) -> None:
-    """Guard one run until standard input ends, the parent dies, or a signal arrives."""
+    """One run is guarded until standard input ends, the parent dies, or a signal arrives."""
     told_to_end = []
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: told_to_end.append(True))
@@ -54,7 +54,7 @@ def main(parent: int, command: list[str]) -> None:
 
 
 def start(command: list[str], folder: Path) -> subprocess.Popen[bytes]:
-    """Start the worker as the leader of a session, whose id is its process id."""
+    """The worker is started as the leader of a session, whose id is its process id."""
     # one thread per process (Lava starts two per layer), and temporary files that vanish with the run
     single = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     with (folder / "log").open("wb") as log:  # not a pipe: Lava's processes would hold it open
@@ -70,7 +70,7 @@ def start(command: list[str], folder: Path) -> subprocess.Popen[bytes]:
 
 
 def make_folder() -> Path:
-    """A fresh folder for one run."""
+    """One run gets a fresh folder."""
     place = tempfile.gettempdir()
     if len(os.fsencode(place)) > 40 or not place.isprintable():
         # Python's process manager makes a socket in here, whose path has 100 bytes; and it is told in one line of text
@@ -79,7 +79,7 @@ def make_folder() -> Path:
 
 
 def end_session(group: int) -> None:
-    """End every process of a worker's group; returns when none is left (or after 5 s).
+    """Every process of a worker's group is ended; the function returns when none is left (or after 5 s).
 
     TERM first: Python's resource tracker ignores it, sees all others gone, unlinks their shared memory and ends.
     """
@@ -108,7 +108,7 @@ def _alive(group: int) -> bool:
 
 
 def remove(folder: Path) -> None:
-    """Delete a run's folder and unlink whatever shared memory its processes could not."""
+    """A run's folder is deleted, and whatever shared memory its processes could not unlink."""
     token = folder.name[len(PREFIX) :]
     for pattern in (f"kdsnn-{token}-*", f"sem.kdsnn-{token}-*"):
         for path in Path("/dev/shm").glob(pattern):
@@ -117,13 +117,13 @@ def remove(folder: Path) -> None:
 
 
 def say(line: str) -> None:
-    """One line to the client; it may be gone."""
+    """One line is said to the client, which may be gone."""
     with contextlib.suppress(BrokenPipeError):
         print(line, flush=True)
 
 
 def _adopt_orphans() -> None:
-    """On Linux, become the parent of processes whose own parent dies, so that none is left as a zombie."""
+    """On Linux the guard becomes the parent of processes whose own parent dies, so that none is left as a zombie."""
     if sys.platform != "linux":
         return
     with contextlib.suppress(Exception):

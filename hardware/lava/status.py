@@ -1,4 +1,4 @@
-"""Whether the Lava environment works, found out by running a tiny network on it."""
+"""Whether the Lava environment works is found out by running a tiny network on it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hardware.lava import client, environment, tiny_net
 
 @dataclass(frozen=True)
 class LavaStatus:
-    """The state of the Lava environment, as `kdsnn-deploy lava status` says it.
+    """The Lava environment is in this state, as `kdsnn-deploy lava status` says.
 
     `works` and `seconds_per_step` come from a real run of a tiny network (dense, 4 neurons);
     `problem` is None when all is well, else one line that says what to do.
@@ -29,7 +29,7 @@ class LavaStatus:
 
 
 def status() -> LavaStatus:
-    """The state of the environment: what is installed, whether a tiny network runs on it, and how fast."""
+    """The environment's state is what is installed, whether a tiny network runs on it, and how fast."""
     path = environment.environment_path()
     problem = environment.problem(path)
     if problem is not None:
@@ -43,7 +43,7 @@ def status() -> LavaStatus:
 
 
 def _self_test(path: Path) -> float:
-    """The seconds that a step of the tiny network takes, which must also give the right spikes.
+    """A step of the tiny network, which must also give the right spikes, takes so many seconds.
 
     Raises:
         DeployError: Lava does not run, or computes something else.

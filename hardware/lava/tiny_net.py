@@ -1,4 +1,5 @@
-"""The network that tells whether Lava works: four neurons that repeat their input. It lies in the environment's folder."""
+"""Four neurons that repeat their input are the network that tells whether Lava works. It lies in the environment's
+folder."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ NEURONS = 4
 
 
 def write(folder: Path) -> None:
-    """Write the network's netx file, `NAME`, into a folder.
+    """The network is written into a folder as a netx file, `NAME`.
 
     A neuron's own input, 2, is over its threshold; its neighbor's −1 arrives when it has been reset.
     """

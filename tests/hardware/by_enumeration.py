@@ -1,4 +1,5 @@
-"""What a block of a layer takes of a core, from every synapse one by one: slow, and nothing of `hardware.chips` but the numbers."""
+"""What a block of a layer takes of a core, from every synapse one by one: slow, and nothing of `hardware.chips` but the
+numbers."""
 
 from __future__ import annotations
 
@@ -142,7 +143,8 @@ def list_words(
 def input_axons(
     reached: Mapping[int, set[int]], core: int, line: Callable[[int], object], axons: str, target: Target, *, loop: int
 ) -> int:
-    """Of a core: `reached` is source → the layer's cores that it feeds, `loop` the neurons that lead back to themselves."""
+    """Of a core: `reached` is source → the layer's cores that it feeds, `loop` the neurons that lead back to
+    themselves."""
     sources = [s for s, to in reached.items() if core in to]
     alone = [s for s in sources if len(reached[s]) == 1 or axons == "population"]
     if target.get("population_entries") is None or loop:

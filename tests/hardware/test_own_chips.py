@@ -1,4 +1,5 @@
-"""Chips of a user's own: a JSON file says how synapses are stored and shared, and every core is counted one synapse at a time."""
+"""Chips of a user's own: a JSON file says how synapses are stored and shared, and every core is counted one synapse at
+a time."""
 
 from __future__ import annotations
 

@@ -1,1 +1,2 @@
-"""The worker: runs a netx file on Lava, part after part. Executed by the Lava environment's Python; imports nothing of this project."""
+"""The worker runs a netx file on Lava, part after part. The Lava environment's Python executes it; it imports nothing
+of this project."""

@@ -1,4 +1,4 @@
-"""Runs one netx file on Lava, in any number of parts.
+"""The worker runs one netx file on Lava, in any number of parts.
 
     python WORKER-FOLDER FOLDER    work in FOLDER until the guard ends this process
     python WORKER-FOLDER           import Lava with the patches and print "ok"
@@ -45,7 +45,7 @@ from .patches import fast_conv, import_netx, with_wide_integers
 
 @dataclass
 class BuiltNetwork:
-    """A network that Lava has built.
+    """Lava has built this network.
 
     Attributes:
         named: own processes by what they are to a reader of an error.
@@ -61,7 +61,7 @@ class BuiltNetwork:
     done: int = 0
 
     def run(self, samples: int) -> dict[str, Any]:
-        """Run the samples of `frames.npy`; returns what goes into `result.json`."""
+        """The samples of `frames.npy` are run; what goes into `result.json` is returned."""
         from lava.magma.core.run_conditions import RunSteps
 
         T, layers = self.job["T"], len(self.net.layers)
@@ -98,7 +98,7 @@ class BuiltNetwork:
 
 
 def work(folder: Path) -> NoReturn:
-    """Run part after part as they are laid down in `folder`, the working directory."""
+    """Part after part is run as they are laid down in `folder`, the working directory."""
     hdf5 = import_netx()
     job = json.loads((folder / "job.json").read_text())
     frames_file, guard = folder / "frames.npy", os.getppid()
@@ -117,7 +117,7 @@ def work(folder: Path) -> NoReturn:
 
 
 def build(hdf5: Any, job: dict[str, Any], folder: Path, frame_shape: tuple[int, ...]) -> BuiltNetwork:
-    """The job's network with its input and its recorders."""
+    """The job's network is built, with its input and its recorders."""
     net = build_network(hdf5, folder / "net.h5", job, frame_shape)
     if net.inp.shape not in (frame_shape[::-1], (int(np.prod(frame_shape)),)):
         raise JobError(f"{job['name']} takes frames of shape {net.inp.shape[::-1]}, not {frame_shape}")
@@ -131,7 +131,7 @@ def build(hdf5: Any, job: dict[str, Any], folder: Path, frame_shape: tuple[int, 
 
 
 def connect(net: Any, job: dict[str, Any], folder: Path) -> tuple[Any, dict[str, Any]]:
-    """Give the network its input and its recorders; returns both, the recorders by the names of their files."""
+    """The network gets its input and its recorders; both are returned, the recorders by the names of their files."""
     from .processes import Player, Reader, SpikeWriter
 
     layers = len(net.layers)
@@ -152,7 +152,7 @@ def connect(net: Any, job: dict[str, Any], folder: Path) -> tuple[Any, dict[str,
 
 
 def create_runtime(net: Any) -> None:
-    """Compile the network and start its actors."""
+    """The network is compiled and its actors are started."""
     from lava.magma.core.run_configs import Loihi2SimCfg
 
     net.create_runtime(
@@ -164,7 +164,7 @@ def create_runtime(net: Any) -> None:
 
 
 def _wait(net: Any, named: dict[str, Any]) -> None:
-    """Wait until all steps are done; an actor that ends before is an error (Lava itself may wait for ever)."""
+    """All steps are waited for; an actor that ends before is an error (Lava itself may wait for ever)."""
     from lava.magma.runtime.mgmt_token_enums import MGMT_RESPONSE, enum_equal
 
     services = net.runtime.service_to_runtime
@@ -191,7 +191,7 @@ def _wait(net: Any, named: dict[str, Any]) -> None:
 
 
 def _role(index: int, net: Any, named: dict[str, Any]) -> str:
-    """What an actor was there for."""
+    """An actor was there for this."""
     processes = list(net.runtime._executable.proc_builders)  # in the order of the actors
     if index >= len(processes):
         return "the runtime service"
@@ -202,7 +202,7 @@ def _role(index: int, net: Any, named: dict[str, Any]) -> str:
 
 
 def _fate(actor: Any) -> str:
-    """Why an actor ended."""
+    """An actor ended for this reason."""
     if actor.exception:
         error, trace = actor.exception
         print(trace, file=sys.stderr)
@@ -214,14 +214,14 @@ def _fate(actor: Any) -> str:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write the whole file or none of it."""
+    """The whole file is written or none of it."""
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(content))
     temporary.replace(path)
 
 
 def main(folder: Path) -> int:
-    """Work in `folder`; what goes wrong is in `result.json`."""
+    """The work is done in `folder`; what goes wrong is in `result.json`."""
     # shared memory and semaphores get names that the guard can find again, whatever happens to this process
     prefix = f"/kdsnn-{folder.name.rsplit('-', 1)[-1]}"
     shared_memory._SHM_NAME_PREFIX = f"{prefix}-"  # type: ignore[attr-defined]

@@ -1,14 +1,14 @@
-"""Problems that one line explains."""
+"""Problems are explained in one line."""
 
 import errno
 
 
 class JobError(Exception):
-    """A problem that one line explains; the client shows it as it is."""
+    """One line explains the problem; the client shows it as it is."""
 
 
 def describe(error: BaseException) -> str:
-    """An exception in one line."""
+    """An exception is told in one line."""
     text = " ".join(str(error).split())
     # semaphores have no file name, shared memory has the prefix that `main` gives it; Lava cannot do without either
     named = str(getattr(error, "filename", None) or "/kdsnn-")

@@ -1,4 +1,4 @@
-"""The netx network of a job, or one line on what Lava would refuse, skip or clip."""
+"""A job's netx network is built, or one line says what Lava would refuse, skip or clip."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LAYER_TYPES = {"input", "conv", "dense", "dense_rec", "flatten"}
 
 
 def build_network(hdf5: Any, path: Path, job: dict[str, Any], frame_shape: tuple[int, ...]) -> Any:
-    """The netx network of the job's file, or a `JobError` for whatever Lava would refuse, skip or clip."""
+    """The netx network of the job's file is built; whatever Lava would refuse, skip or clip is a `JobError`."""
     name = job["name"]
     _check_layers(name, path)
     printed = io.StringIO()
@@ -63,7 +63,7 @@ def _check_layers(name: str, path: Path) -> None:
 
 
 def step_seconds(layers: Sequence[Any], fast: bool) -> float:
-    """A generous estimate of the seconds that one Lava step takes; only used to tell slow from hung."""
+    """One Lava step takes so many seconds by a generous estimate, which is only used to tell slow from hung."""
     total = 0.0
     for layer in layers:
         weight = getattr(layer.synapse, "weight", None)

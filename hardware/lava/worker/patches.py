@@ -1,4 +1,4 @@
-"""Lava 0.10 on current Python and numpy, and a faster convolution for it.
+"""Lava 0.10 is made to run on current Python and numpy, and gets a faster convolution.
 
 Lava was archived before Python 3.11 and numpy 2.4. What they broke is patched here at import, in memory;
 nothing is edited on disk.
@@ -23,7 +23,7 @@ Array = NDArray[Any]
 
 
 def import_netx() -> Any:
-    """Import `lava.lib.dl.netx.hdf5` with everything patched that current Python and numpy broke."""
+    """The module `lava.lib.dl.netx.hdf5` is imported with everything patched that current Python and numpy broke."""
     _stand_in_for_slayer()
     with _hashable_dataclasses("lava.magma.compiler.var_model"):
         import lava.magma.compiler.var_model  # noqa: F401
@@ -110,7 +110,7 @@ def fast_conv(
     dilation: tuple[int, int],
     groups: int,
 ) -> Array:
-    """Bit-identical replacement of `lava.proc.conv.utils.conv` by one matrix product per group.
+    """This replaces `lava.proc.conv.utils.conv`, bit for bit, by one matrix product per group.
 
     x (W, H, Cin); weight (Cout, kW, kH, Cin/groups), true convolution (the kernel is flipped); the
     result is (Wout, Hout, Cout) in weight's type. Lava sums in float64, exact below 2^53; so does this.
@@ -130,7 +130,8 @@ _kernels: dict[tuple[int, bool], tuple[Array, Array]] = {}
 
 
 def _kernel_matrices(weight: Array, groups: int, binary: bool) -> Array:
-    """(groups, Cin/groups·kW·kH, Cout/groups), made once: every actor owns one weight and never changes it."""
+    """The matrices (groups, Cin/groups·kW·kH, Cout/groups) are made once: every actor owns one weight and never changes
+    it."""
     key = (id(weight), binary)
     if key not in _kernels:
         # binary spikes and Σ|w| < 2^24: no partial sum can round in single precision either

@@ -1,4 +1,4 @@
-"""Lava processes that read frames from and write spikes to files: Lava's own pass single values by pipe.
+"""These Lava processes read frames from and write spikes to files: Lava's own pass single values by pipe.
 
 Importable only once `patches.import_netx` has been called. A run may have several parts, with Lava's time
 going on; a part begins with the first step after the last part's end.
@@ -23,7 +23,7 @@ from lava.proc.io.sink import AbstractPyRead, Read
 
 
 class Player(AbstractProcess):  # type: ignore[misc]
-    """Sends the frames of `frames.npy`, one in every step; silence before and behind them."""
+    """The player sends the frames of `frames.npy`, one in every step; before and behind them it is silent."""
 
     def __init__(self, folder: Path, shape: tuple[int, ...]) -> None:
         super().__init__(folder=str(folder))
@@ -31,7 +31,7 @@ class Player(AbstractProcess):  # type: ignore[misc]
 
 
 class SpikeWriter(AbstractProcess):  # type: ignore[misc]
-    """Appends what comes in to a file, one record of uint8 in every step."""
+    """The writer appends what comes in to a file, one record of uint8 in every step."""
 
     def __init__(self, path: Path, shape: tuple[int, ...]) -> None:
         super().__init__(path=str(path))
@@ -39,14 +39,14 @@ class SpikeWriter(AbstractProcess):  # type: ignore[misc]
 
 
 class Reader(Read):  # type: ignore[misc]
-    """Appends a variable to `membrane.bin` every `interval` steps."""
+    """The reader appends a variable to `membrane.bin` every `interval` steps."""
 
 
 @implements(proc=Player, protocol=LoihiProtocol)
 @requires(CPU)
 @tag("fixed_pt")
 class PlayerModel(PyLoihiProcessModel):  # type: ignore[misc]
-    """How a `Player` does it."""
+    """A `Player` does it in this way."""
 
     out: Any = LavaPyType(PyOutPort.VEC_DENSE, np.int32)
 
@@ -56,7 +56,7 @@ class PlayerModel(PyLoihiProcessModel):  # type: ignore[misc]
         self.end = 0  # the last step of the part
 
     def run_spk(self) -> None:
-        """One step."""
+        """One step is run."""
         if self.time_step > self.end:
             plan = json.loads((self.folder / "plan.json").read_text())
             frames = np.load(self.folder / "frames.npy", mmap_mode="r")
@@ -76,7 +76,7 @@ class PlayerModel(PyLoihiProcessModel):  # type: ignore[misc]
 @requires(CPU)
 @tag("fixed_pt")
 class SpikeWriterModel(PyLoihiProcessModel):  # type: ignore[misc]
-    """How a `SpikeWriter` does it."""
+    """A `SpikeWriter` does it in this way."""
 
     inp: Any = LavaPyType(PyInPort.VEC_DENSE, np.int32)
 
@@ -85,7 +85,7 @@ class SpikeWriterModel(PyLoihiProcessModel):  # type: ignore[misc]
         self.file = _appending(Path(proc_params["path"]))
 
     def run_spk(self) -> None:
-        """One step."""
+        """One step is run."""
         self.file.write(self.inp.recv().T.astype(np.uint8).tobytes())
 
 
@@ -93,7 +93,7 @@ class SpikeWriterModel(PyLoihiProcessModel):  # type: ignore[misc]
 @requires(CPU)
 @tag("fixed_pt")
 class ReaderModel(AbstractPyRead):  # type: ignore[misc]
-    """How a `Reader` does it."""
+    """A `Reader` does it in this way."""
 
     state: Any = LavaPyType(PyRefPort.VEC_DENSE, np.int32)
     data: Any = LavaPyType(np.ndarray, np.int32)
@@ -103,7 +103,7 @@ class ReaderModel(AbstractPyRead):  # type: ignore[misc]
         self.file = _appending(Path("membrane.bin"))
 
     def run_post_mgmt(self) -> None:
-        """Called after every `interval`th step."""
+        """Lava calls this after every `interval`th step."""
         self.file.write(self.state.read().T.astype(np.int32).tobytes())
 
 
@@ -111,7 +111,7 @@ Player.own_model, SpikeWriter.own_model, Reader.own_model = PlayerModel, SpikeWr
 
 
 def _appending(path: Path) -> Any:
-    """Unbuffered: the file's size is the progress, and a full disk is an error here and now.
+    """The file is unbuffered: its size is the progress, and a full disk is an error here and now.
 
     Appending, so that writing goes on at the start when the file has been emptied for the next part.
     """

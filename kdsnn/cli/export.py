@@ -35,7 +35,8 @@ def export(
 ) -> None:
     """Write a spiking network as ONNX, netx (.net) or NIR, read it back and verify every spike of every layer.
 
-    The checkpoint of an ANN teacher is written as plain ONNX.
+    The checkpoint of an ANN teacher is written as plain ONNX. Exits with 1 when a format cannot express the network and
+    the others are written, with 2 when none can.
     """
     import kdsnn
     from kdsnn.cli.console import progress, show
@@ -46,3 +47,5 @@ def export(
             encoder=encoder, verify=verify, seed=seed, progress=told, **lowering_of(lowering),
         )  # fmt: skip
     show(result, json=json)
+    if not result.ok:
+        raise typer.Exit(1)

@@ -38,7 +38,8 @@ def run(
 ) -> None:
     """Run test images on one or several backends; several are compared spike for spike.
 
-    Exits with 1 when two backends differ that must not (onnx and torch, lava and emulator).
+    Exits with 1 when two backends differ that must not (onnx and torch, lava and emulator), or when one cannot run this
+    network and the others do.
     """
     import kdsnn
     from kdsnn.cli.console import draw, progress, show

@@ -12,7 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -49,6 +49,14 @@ class BackendRun:
     def accuracy(self, labels: Array) -> float:
         """Share of the samples whose highest score is the label's."""
         return float((self.scores.argmax(axis=1) == labels[: self.samples]).mean())
+
+
+def flat(run: BackendRun) -> BackendRun:
+    """A run whose output is (N, T, F) where the network ends in maps: a score for every neuron, as Lava gives them."""
+    output, scores = run.output, run.scores
+    if output.ndim == 3:
+        return run
+    return replace(run, output=output.reshape(*output.shape[:2], -1), scores=scores.reshape(len(scores), -1))
 
 
 class RunsSamples(Protocol):

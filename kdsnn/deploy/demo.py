@@ -124,11 +124,11 @@ def _measure(
     student, twin = lower(out / "student.safetensors"), lower(out / "twin.safetensors")
     exported = [write(student, wanted, out, seed=seed) for wanted in (Wanted("onnx"), Wanted("netx"))]
     x, labels = images.x_test, images.y_test
-    runs, found = run_all(
+    runs, found, refused = run_all(
         student, ["torch", "onnx", "emulator", "lava"], Pixels(x, student.input_shape), lava_samples=lava_samples,
         title="4/6 ", progress=progress,
     )  # fmt: skip
-    result = RunResult("the distilled student on every backend", tuple(runs), tuple(found), labels)
+    result = RunResult("the distilled student on every backend", tuple(runs), tuple(found), labels, refused)
     students = [
         count("student", student, x, labels, title="5/6 ", progress=progress),
         count("twin", twin, x, labels, twin=True, title="6/6 ", progress=progress),

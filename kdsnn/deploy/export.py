@@ -20,7 +20,7 @@ from kdsnn.deploy.progress import Progress, silent
 from kdsnn.deploy.quantization import drift_rows, quantization_table
 from kdsnn.deploy.tables import Result
 from kdsnn.deploy.trained import TrainedNetwork
-from kdsnn.errors import OptionError
+from kdsnn.errors import OptionError, UserError
 from profilers.text_table import TextTable, table
 
 if TYPE_CHECKING:
@@ -52,13 +52,33 @@ class ExportedFile:
     mismatches: int = 0
 
 
+@dataclass(frozen=True)
+class UnwrittenFile:
+    """One file that was asked for and that its format cannot be.
+
+    Attributes:
+        format: "onnx", "netx" or "nir".
+        reason: what the format cannot express, by name.
+        without: what to leave out, so that the rest is written and nothing is missing.
+    """
+
+    format: str
+    reason: str
+    without: str
+
+
+class VerificationError(DeployError):
+    """What was written does not compute what it was made from: a defect of this program, and no limit of a format."""
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class ExportResult(Result):
-    """The files that were written.
+    """The files that were written, and those that could not be.
 
     Attributes:
         source: what was exported, as it is called.
         files: one entry each.
+        unwritten: one entry for each that its format cannot express.
         quantization: how each synapse layer was quantized, where a file holds integers.
         bits: of a weight in those files.
     """
@@ -67,14 +87,24 @@ class ExportResult(Result):
     files: tuple[ExportedFile, ...]
     quantization: tuple[Mapping[str, Any], ...] = ()
     bits: int | None = None
+    unwritten: tuple[UnwrittenFile, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        """False where something that was asked for could not be written."""
+        return not self.unwritten
 
     def tables(self) -> tuple[TextTable, ...]:
-        """The files, and how the network was quantized."""
+        """The files, what could not be written and why, and how the network was quantized."""
         from profilers.report.numbers import quantity
 
         cells = [
             [f.format, f.path, quantity(f.bytes, "B", trim=True), f.contents, str(f.verified or "–"), str(f.mismatches)]
             for f in self.files
+        ]
+        cells += [
+            [f.format, "–", "–", f"not written: {f.reason} (leave out {f.without} to write the rest alone)", "–", "–"]
+            for f in self.unwritten
         ]
         columns = ["format", "file", "size", "contents", "spikes verified", "mismatches"]
         found = [table(f"exported {self.source}", columns, cells)]
@@ -87,8 +117,9 @@ class ExportResult(Result):
         return [asdict(f) for f in self.files]
 
     def to_dict(self) -> dict[str, Any]:
-        """Files and quantization."""
-        return {"files": self.rows(), "quantization": list(self.quantization)}
+        """Files, those that could not be written, and quantization."""
+        unwritten = [asdict(f) for f in self.unwritten]
+        return {"files": self.rows(), "unwritten": unwritten, "quantization": list(self.quantization)}
 
 
 def export(
@@ -120,9 +151,12 @@ def export(
         progress: told how far calibration is.
         **lowering: of `lower`, for a source that is not lowered yet.
 
+    Returns:
+        The files; where a format cannot express the network the others are written, and `unwritten` says why.
+
     Raises:
-        KdsnnError, DeployError: a network that a format cannot express, by name; a file that does not verify, and is
-            removed.
+        KdsnnError, DeployError: a network that none of the formats can express, by name; a file that does not verify,
+            and is removed.
     """
     out = Path(out)
     for name in to:
@@ -153,15 +187,15 @@ def export(
     network = lower(source, progress=progress, **lowering)
     called = str(source) if isinstance(source, str | Path) else network.name
     split = lower(network, encoder=encoder)
-    files = _write_all(network, split, _wanted(to, form, quantized), out, verify, seed)
+    files, unwritten = _write_all(network, split, _wanted(to, form, quantized), out, verify, seed)
     if not holds_integers:
-        return ExportResult(called, files)
+        return ExportResult(called, files, unwritten=unwritten)
     scales = split.layer_scales if set(to) == {"netx"} else network.layer_scales
-    return ExportResult(called, files, tuple(drift_rows(scales, network.layer_drifts)), network.bits)
+    return ExportResult(called, files, tuple(drift_rows(scales, network.layer_drifts)), network.bits, unwritten)
 
 
 def _wanted(to: Sequence[FormatName], form: Sequence[Form], quantized: bool) -> list[Wanted]:
-    """The files to write, netx first: what it cannot express is refused before anything is written."""
+    """The files to write, netx first, which expresses the least."""
     found = []
     for name in sorted(to, key=lambda name: name != "netx"):
         if name != "onnx":
@@ -175,23 +209,40 @@ def _wanted(to: Sequence[FormatName], form: Sequence[Form], quantized: bool) -> 
 
 def _write_all(
     network: Lowered, split: Lowered, wanted: Sequence[Wanted], out: Path, verify: bool, seed: int
-) -> tuple[ExportedFile, ...]:
-    """Write every file; where the encoder runs on the host, netx from the rest, and the encoder as ONNX beside it."""
+) -> tuple[tuple[ExportedFile, ...], tuple[UnwrittenFile, ...]]:
+    """Write every file that can be; where the encoder runs on the host, netx from the rest, and the encoder as ONNX beside it.
+
+    Raises:
+        KdsnnError, DeployError: the first reason, where no format can express the network.
+    """
+    written: list[ExportedFile] = []
+    refusals: list[tuple[Wanted, UserError]] = []
     with sole_writer(out / network.name):
-        found = [
-            write(split if one.format == "netx" else network, one, out, verify=verify, seed=seed) for one in wanted
-        ]
-        if split.encoder is not None and split.encoder.graph is not None:
+        for one in wanted:
+            try:
+                written.append(write(split if one.format == "netx" else network, one, out, verify=verify, seed=seed))
+            except VerificationError:
+                raise
+            except UserError as error:
+                refusals.append((one, error))
+        if not written:
+            raise refusals[0][1]
+        if split.encoder is not None and split.encoder.graph is not None and written[0].format == "netx":
             host = replace(network, name=f"{network.name}.encoder", exact=split.encoder.graph)
-            found.append(write(host, Wanted("onnx"), out, verify=verify, seed=seed))
-    return tuple(found)
+            written.append(write(host, Wanted("onnx"), out, verify=verify, seed=seed))
+    unwritten = (
+        UnwrittenFile(one.format, " ".join(str(error).split()), "the quantized model" if one.integer else one.format)
+        for one, error in refusals
+    )
+    return tuple(written), tuple(dict.fromkeys(unwritten))  # what every form of a format has, once
 
 
 def write(network: Lowered, wanted: Wanted, out: Path, *, verify: bool = True, seed: int = 0) -> ExportedFile:
     """Write one file, verify it on random input, and delete it again if it does not verify.
 
     Raises:
-        DeployError: it cannot be expressed, or what was read back differs.
+        DeployError: it cannot be expressed.
+        VerificationError: what was read back differs.
     """
     from hardware import emulator
 
@@ -208,7 +259,7 @@ def write(network: Lowered, wanted: Wanted, out: Path, *, verify: bool = True, s
     if wrong:
         path.unlink()
         path.with_name(f"{path.name}.json").unlink(missing_ok=True)
-        raise DeployError(
+        raise VerificationError(
             f"{path}: {wrong} of {compared} spikes differ from the network it was made from; "
             "the file was removed. Please report this with the checkpoint"
         )

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdsnn.deploy.backends import BackendRun, RunOptions, opened, require_backend, run_onnx
+from kdsnn.deploy.backends import BackendRun, RunOptions, RunsSamples, flat, opened, require_backend, run_onnx
 from kdsnn.deploy.comparisons import BackendComparison, comparisons, joined, joined_comparisons
 from kdsnn.deploy.images import Pixels, class_names_in, load_data, pixels, require_fit, some_tests
 from kdsnn.deploy.lower import lower
@@ -17,7 +17,7 @@ from kdsnn.deploy.lowered import Lowered, require_network_fit
 from kdsnn.deploy.places import writable_file
 from kdsnn.deploy.progress import Progress, silent
 from kdsnn.deploy.tables import Result
-from kdsnn.errors import KdsnnError, OptionError
+from kdsnn.errors import KdsnnError, OptionError, UserError
 from profilers.text_table import TextTable, table
 
 if TYPE_CHECKING:
@@ -25,6 +25,14 @@ if TYPE_CHECKING:
     from kdsnn.deploy.images import ImageSize
     from kdsnn.deploy.lower import NetworkSource
     from profilers.profiling import Samples
+
+
+@dataclass(frozen=True)
+class RefusedBackend:
+    """A back end that cannot run the network, and why."""
+
+    backend: str
+    reason: str
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -36,17 +44,19 @@ class RunResult(Result):
         runs: one per back end, in the order asked for; where torch ran on a module, SpikingJelly's own run first.
         comparisons: each back end against its reference, where that ran too.
         labels: (N,) of the samples.
+        refused: back ends that cannot run this network.
     """
 
     title: str
     runs: tuple[BackendRun, ...]
     comparisons: tuple[BackendComparison, ...]
     labels: Array
+    refused: tuple[RefusedBackend, ...] = ()
 
     @property
     def ok(self) -> bool:
-        """False where two back ends differ that must not (onnx and torch, lava and emulator)."""
-        return all(c.ok for c in self.comparisons)
+        """False where two back ends differ that must not (onnx and torch, lava and emulator), or one could not run the network."""
+        return not self.refused and all(c.ok for c in self.comparisons)
 
     @property
     def accuracy(self) -> dict[str, float]:
@@ -56,7 +66,7 @@ class RunResult(Result):
     def tables(self) -> tuple[TextTable, ...]:
         """One table of back ends, one of comparisons."""
         found = (comparison_table(self.comparisons),) if self.comparisons else ()
-        return (run_table(self.title, self.runs, self.labels), *found)
+        return (run_table(self.title, self.runs, self.labels, self.refused), *found)
 
     def layers_table(self) -> TextTable:
         """Layers × mismatching spikes, one column for every pair of back ends, and where the first mismatch is."""
@@ -71,7 +81,12 @@ class RunResult(Result):
 
     def to_dict(self) -> dict[str, Any]:
         """The runs and the comparisons, layer by layer."""
-        return {"runs": self.rows(), "comparisons": [asdict(c) | {"ok": c.ok} for c in self.comparisons]}
+        refused = [asdict(r) for r in self.refused]
+        return {
+            "runs": self.rows(),
+            "refused": refused,
+            "comparisons": [asdict(c) | {"ok": c.ok} for c in self.comparisons],
+        }
 
 
 def run(
@@ -113,10 +128,10 @@ def run(
     else:
         network = lower(source, progress=progress, **lowering)
         x, labels, called = _samples(network, data, samples, image_size)
-        runs, found = run_all(
+        runs, found, refused = run_all(
             network, on, x, options=RunOptions(fast_conv=not stock_lava, timeout=timeout), progress=progress
         )
-        result = RunResult(f"{network.name} on {called}", tuple(runs), tuple(found), labels)
+        result = RunResult(f"{network.name} on {called}", tuple(runs), tuple(found), labels, refused)
         frames = None if save is None else _input_of(network, x[:])
     if save is not None and frames is not None:
         save_spikes(Path(save), frames, result.runs)
@@ -145,11 +160,15 @@ def run_all(
     options: RunOptions | None = None,
     title: str = "",
     progress: Progress = silent,
-) -> tuple[list[BackendRun], list[BackendComparison]]:
+) -> tuple[list[BackendRun], list[BackendComparison], tuple[RefusedBackend, ...]]:
     """Run on every back end (with torch also on the SpikingJelly module, if there is one) and compare.
 
     Samples go through in parts of which memory holds every spike of every layer, on back ends that are started once;
-    `lava_samples`: only so many go through Lava. `title` goes before what progress is called.
+    `lava_samples`: only so many go through Lava. `title` goes before what progress is called. A back end that cannot run
+    this network is left out, with the reason.
+
+    Raises:
+        KdsnnError, DeployError: the first reason, where none can run it; or a back end failed.
     """
     from dataclasses import replace
 
@@ -163,7 +182,8 @@ def run_all(
     found: list[list[BackendComparison]] = []
     called, done, whole = f"{title}run on {', '.join(names)}", 0, sum(most.values())
     with ExitStack() as stack:
-        ready = {name: stack.enter_context(opened(name, network, how)) for name in names}
+        ready, refused = _ready(stack, network, names, how)
+        names = list(ready)
         for start in range(0, len(x), size):
             at_once: list[BackendRun] = []
             for name in names:
@@ -174,14 +194,31 @@ def run_all(
                 def told(now: int, total: int, before: int = done, share: int = len(part)) -> None:
                     progress(called, before + share * now / total, whole)
 
-                at_once.append(ready[name](part, told))
+                at_once.append(flat(ready[name](part, told)))
                 done += len(part)
                 runs[name].append(joined(at_once[-1:]))
             found.append(comparisons(at_once, start=start))
     pairs: dict[tuple[str, str], list[BackendComparison]] = {}
     for comparison in itertools.chain.from_iterable(found):
         pairs.setdefault((comparison.backend, comparison.reference), []).append(comparison)
-    return [joined(parts) for parts in runs.values()], [joined_comparisons(parts) for parts in pairs.values()]
+    joint = [joined(parts) for name, parts in runs.items() if name in names]
+    return joint, [joined_comparisons(parts) for parts in pairs.values()], refused
+
+
+def _ready(
+    stack: ExitStack, network: Lowered, names: Sequence[str], how: RunOptions
+) -> tuple[dict[str, RunsSamples], tuple[RefusedBackend, ...]]:
+    """The back ends that can run the network, opened, and those that cannot."""
+    ready: dict[str, RunsSamples] = {}
+    refusals: dict[str, UserError] = {}
+    for name in names:
+        try:
+            ready[name] = stack.enter_context(opened(name, network, how))
+        except UserError as error:
+            refusals[name] = error
+    if not ready.keys() - {"spikingjelly"}:
+        raise next(iter(refusals.values()))
+    return ready, tuple(RefusedBackend(name, " ".join(str(error).split())) for name, error in refusals.items())
 
 
 def _samples_at_once(network: Lowered) -> int:
@@ -257,14 +294,23 @@ def save_spikes(path: Path, frames: Array, runs: Sequence[BackendRun]) -> None:
         np.savez_compressed(file, allow_pickle=False, **arrays)
 
 
-def run_table(title: str, runs: Sequence[BackendRun], labels: Array) -> TextTable:
-    """Samples, accuracy and time of every back end."""
+def run_table(
+    title: str, runs: Sequence[BackendRun], labels: Array, refused: Sequence[RefusedBackend] = ()
+) -> TextTable:
+    """Samples, accuracy and time of every back end; of those that cannot run the network, why."""
     from profilers.report.numbers import percent
 
     rows = [
         [r.backend, str(r.samples), percent(r.accuracy(labels), 2), f"{1000 * r.seconds / r.samples:.2f} ms"] for r in runs
     ]  # fmt: skip
-    return table(title, ["backend", "samples", "accuracy", "per sample"], rows)
+    columns = ["backend", "samples", "accuracy", "per sample"]
+    if not refused:
+        return table(title, columns, rows)
+    left = [
+        [r.backend, "–", "–", "–", f"not run: {r.reason} (leave out {r.backend} to run the rest alone)"]
+        for r in refused
+    ]
+    return table(title, [*columns, "why not"], [*([*row, ""] for row in rows), *left])
 
 
 def layer_table(found: Sequence[BackendComparison]) -> TextTable:

@@ -75,11 +75,6 @@ def command_line() -> str:
     return shlex.join(["kdsnn-deploy", *sys.argv[1:]])
 
 
-def percent(share: float) -> str:
-    """0.9812 → 98.12 %."""
-    return f"{100 * share:.2f} %"
-
-
 class _Lines:
     """Progress where nobody watches: a line now and then."""
 

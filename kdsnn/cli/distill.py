@@ -65,7 +65,7 @@ def distill(
 ) -> None:
     """Train a spiking student of an ANN teacher (KDSNN), with the history of its epochs as CSV and as a picture (SVG) beside it."""
     import kdsnn
-    from kdsnn.cli.console import percent, print_json, progress, show
+    from kdsnn.cli.console import print_json, progress, show
 
     with progress(quiet=json) as told:
         trained = kdsnn.distill(
@@ -80,5 +80,4 @@ def distill(
     elif twin:
         show(trained)
     else:
-        T = trained.info.T
-        print(f"{model} on {data}: test accuracy {percent(trained.accuracy)} at T={T}, written to {out}")
+        print(f"{trained.sentence}, written to {out}")

@@ -21,7 +21,7 @@ def pretrain(
 ) -> None:
     """Train an ANN teacher and write its checkpoint, with the history of its epochs as CSV and as a picture (SVG) beside it."""
     import kdsnn
-    from kdsnn.cli.console import percent, print_json, progress
+    from kdsnn.cli.console import print_json, progress
 
     with progress(quiet=json) as told:
         trained = kdsnn.pretrain(
@@ -30,4 +30,4 @@ def pretrain(
     if json:
         print_json({"checkpoint": str(out), "test_accuracy": trained.accuracy, "epochs": len(trained.history)})
     else:
-        print(f"{model} on {data}: test accuracy {percent(trained.accuracy)}, written to {out}")
+        print(f"{trained.sentence}, written to {out}")

@@ -42,6 +42,14 @@ class TrainedNetwork(Result):
         """Accuracy on the test set, 0…1, with all T steps."""
         return self.info.metrics["test_accuracy"]
 
+    @property
+    def sentence(self) -> str:
+        """What came out, in one line."""
+        from profilers.report.numbers import percent
+
+        steps = f" at T={self.info.T}" if self.info.spiking else ""
+        return f"{self.info.model} on {self.info.data}: test accuracy {percent(self.accuracy, 2, space=' ')}{steps}"
+
     def save(self, path: str | Path) -> Path:
         """Write the checkpoint (`.safetensors`, no pickle) and return its path.
 

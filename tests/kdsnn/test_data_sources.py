@@ -73,7 +73,7 @@ def test_folder_with_a_split_of_its_own(tmp_path, name):
         load(f"folder:{tmp_path}")
 
 
-def test_folder_gray_among_colors_becomes_colour(tmp_path):
+def test_folder_gray_among_colors_becomes_color(tmp_path):
     class_folders(tmp_path, mode="RGB")
     gray = np.asarray(picture(0, mode="L"))
     saved(tmp_path / "ant" / "0.png", Image.fromarray(gray))

@@ -174,6 +174,10 @@ def _trained(job: Training, progress: Progress) -> Trained:
         if error.trained.history:
             _save(job, error.trained.module, error.trained.history)
         raise
+    except KdsnnError as error:
+        if job.state is None or not (str(error).startswith(str(job.state)) and "make room" in str(error)):
+            raise  # all else that is wrong with a state is no reason to go on from it
+        raise OptionError(f"{error} {{resume}} goes on from there.", resume=None) from error
     except OSError as error:
         if error.filename is None:
             raise

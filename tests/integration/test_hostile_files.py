@@ -160,6 +160,6 @@ def test_senseless_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fact
     monkeypatch.syspath_prepend(tmp_path)
     arguments = ["--input-shape", "1,8,8", "--timesteps", 2]
     out = tmp_path / "out"
-    assert line in error_line("export", f"hostile_networks:{factory}", "--out", out, *arguments)
+    assert line in error_line("export", f"hostile_networks:{factory}", "--to", "netx", "--out", out, *arguments)
     assert not out.exists() or not list(out.iterdir())
     assert line in error_line("run", f"hostile_networks:{factory}", "--samples", 1, *arguments)

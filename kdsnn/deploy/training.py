@@ -175,7 +175,7 @@ def _trained(job: Training, progress: Progress) -> Trained:
             _save(job, error.trained.module, error.trained.history)
         raise
     except KdsnnError as error:
-        if job.state is None or not (str(error).startswith(str(job.state)) and "make room" in str(error)):
+        if job.state is None or not (str(error).startswith(str(job.state)) and "then resume" in str(error)):
             raise  # all else that is wrong with a state is no reason to go on from it
         raise OptionError(f"{error} {{resume}} goes on from there.", resume=None) from error
     except OSError as error:

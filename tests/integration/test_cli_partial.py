@@ -58,7 +58,7 @@ def test_what_can_be_written_is_written(tmp_path: Path) -> None:
 
 def test_nothing_that_can_be_written_is_an_error(tmp_path: Path) -> None:
     words = ["export", "factories_in_part:soft", *OPTIONS, "--out", tmp_path]
-    assert cli(*words, "--to", "netx", code=2).stderr == f"error: ifnode2: {REASON}\n"
+    assert cli(*words, "--to", "netx", code=2).stderr.splitlines(keepends=True)[-1] == f"error: ifnode2: {REASON}\n"
     assert not list(tmp_path.iterdir())
 
 
@@ -85,7 +85,7 @@ def test_back_ends_that_can_run_run(tmp_path: Path) -> None:
     )
     table = " ".join(cli(*words, "--on", "torch,emulator", code=1).stdout.split())
     assert "not run" in table and "leave out emulator" in table
-    assert cli(*words, "--on", "emulator", code=2).stderr == f"error: ifnode2: {REASON}\n"
+    assert cli(*words, "--on", "emulator", code=2).stderr.splitlines(keepends=True)[-1] == f"error: ifnode2: {REASON}\n"
 
 
 def test_scores_of_maps_are_one_for_each_neuron(tmp_path: Path) -> None:

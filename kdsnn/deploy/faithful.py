@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,8 +17,8 @@ if TYPE_CHECKING:
     from exporters.from_torch import Calling
     from exporters.graph import Array, SpikingGraph
 
-SAMPLES = 2
-"""Random samples, and as many of the user's where there are some: a network that is another one differs on the first."""
+LARGE = 2**17
+"""Neurons of one layer times time steps from which on one random sample is compared, and not two: it holds spikes enough."""
 
 
 def proven(
@@ -41,6 +42,8 @@ def proven(
 
 def _random_samples(graph: SpikingGraph, seed: int) -> Array:
     rng = np.random.default_rng(seed)
+    largest = max((math.prod(graph.shapes[name]) for name in graph.neurons), default=0) * graph.T
+    samples = 1 if largest > LARGE else 2
     if graph.input.encoding == "direct":
-        return rng.random((SAMPLES, *graph.input.shape)).astype(np.float32)
-    return rng.integers(0, 2, (SAMPLES, graph.T, *graph.input.shape)).astype(np.float32)
+        return rng.random((samples, *graph.input.shape)).astype(np.float32)
+    return rng.integers(0, 2, (samples, graph.T, *graph.input.shape)).astype(np.float32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -191,6 +192,7 @@ def _module(
     made = lower_module(module.eval(), require_shape(input_shape), T, **metadata)
     for text in made.notes.values():
         notice(text)
+    gc.collect()  # symbolic values refer to one another, and those of large maps are large
     proof = proven(name, module, made.graph, made.calling)
     return replace(_with_chip(name, module, made.graph, how), calling=made.calling, proof=proof)
 

@@ -49,17 +49,26 @@ CHILD = """
     for words in commands:
         command(*words, "npz:small.npz")
     load("folder:few")
-    limit = taken() + ROOM
-    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+
+    def limited():
+        # each command by itself: what those before it have freed may still be the program's
+        resource.setrlimit(resource.RLIMIT_DATA, (taken() + ROOM, hard))
+
+    limited()
     try:
         bytearray(2 * ROOM)
     except MemoryError:
         pass
     else:
         raise AssertionError("memory is not limited")
+    limited()
     command(*commands[0], "npz:train.npz")
+    limited()
     command(*commands[1], "npz:test.npz")
+    limited()
     command(*commands[2], "npz:test.npz")
+    limited()
     command(*commands[1], "npy:arrays")
     assert load("npz:floats.npz").x_train.max() == 255
     assert load("folder:many").x_train.nbytes > ROOM

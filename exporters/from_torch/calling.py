@@ -95,9 +95,12 @@ def run(task: Task) -> LoweredModule:
             except DeployError as error:
                 is_meant = lowering.progress > 0 and not isinstance(error, RaisedError)
                 failures.append((lowering.progress, is_meant, error))
+            finally:
+                lowering.close()
         # of those that came equally far, an error that a way of calling provokes says less than what a layer is refused for
         raise max(failures, key=lambda failure: failure[:2])[2]
     finally:
+        failures.clear()  # their tracebacks lead back here
         forget_runs()
 
 

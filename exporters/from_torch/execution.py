@@ -212,7 +212,7 @@ def _rearranged(
 
         result = Symbolic(part, laid_out(tensor.value, own, flat=_flattening(lowering, tensor, part)), lowering)
         if func.is_view:
-            result.root, result.moves, result.written = tensor.root, (*tensor.moves, own), tensor.root.written
+            result.viewed, result.moves, result.written = tensor.root, (*tensor.moves, own), tensor.root.written
         return result
 
     if isinstance(shadow, Tensor):

@@ -109,6 +109,11 @@ class Lowering:
         self.execute: Callable[..., Any]
         self._parameters = {p.untyped_storage().data_ptr() for p in parameters}
 
+    def close(self) -> None:
+        """Let go of what refers back to this: the numbers of large maps would wait for the garbage collector."""
+        del self.execute
+        self.neurons.clear()
+
     @property
     def where(self) -> str:
         """The innermost module that is running, as a message names it."""

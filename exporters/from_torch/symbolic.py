@@ -27,7 +27,8 @@ class Symbolic(torch.Tensor):
     Attributes:
         lowering: the run that it belongs to.
         shadow: a tensor of the same shape, strides and type without data.
-        root: the tensor whose memory it shows; itself where it is no view.
+        viewed: the tensor whose memory it shows, None where that is its own: a tensor that named itself would wait for the
+            garbage collector, with the numbers of all its elements.
         moves: what takes the root's elements to its own.
         refusal: why nothing may read it, or nothing.
         known: what it held when it was last looked at.
@@ -36,7 +37,7 @@ class Symbolic(torch.Tensor):
 
     lowering: Lowering
     shadow: Tensor
-    root: Symbolic
+    viewed: Symbolic | None
     moves: tuple[Move, ...]
     refusal: str
     known: Affine
@@ -54,7 +55,7 @@ class Symbolic(torch.Tensor):
             requires_grad=False,
         )
         made.lowering, made.shadow, made.refusal = lowering, shadow, refusal
-        made.root, made.moves = made, ()
+        made.viewed, made.moves = None, ()
         made.known, made.written = value, 0
         return made
 
@@ -76,26 +77,31 @@ class Symbolic(torch.Tensor):
             return first.lowering.execute(func, args, kwargs or {})
 
     @property
+    def root(self) -> Symbolic:
+        """The tensor whose memory it shows; itself where it is no view."""
+        return self if self.viewed is None else self.viewed
+
+    @property
     def value(self) -> Affine:
         """What it holds now."""
-        if self.root is not self and self.written != self.root.written:
-            value = self.root.value
+        if self.viewed is not None and self.written != self.viewed.written:
+            value = self.viewed.value
             for move in self.moves:
                 value = laid_out(value, move)
-            self.known, self.written = value, self.root.written
+            self.known, self.written = value, self.viewed.written
         return self.known
 
     def write(self, value: Affine) -> None:
         """Put a value of its own shape in the place of what it held."""
-        if self.root is self:
+        if self.viewed is None:
             self.known = value
             self.written += 1
             return
-        places = torch.arange(self.root.numel()).view(self.root.shape)
+        places = torch.arange(self.viewed.numel()).view(self.viewed.shape)
         for move in self.moves:
             places = move(places)
-        self.root.write(overwritten(self.root.value, places, value))
-        self.known, self.written = value, self.root.written
+        self.viewed.write(overwritten(self.viewed.value, places, value))
+        self.known, self.written = value, self.viewed.written
 
 
 def overwritten(old: Affine, places: Tensor, new: Affine) -> Affine:

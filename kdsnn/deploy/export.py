@@ -7,11 +7,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-
 from exporters.errors import DeployError
 from kdsnn.deploy.formats import FORMATS, FORMS, FormatName, Wanted
-from kdsnn.deploy.images import pixels
+from kdsnn.deploy.images import random_samples
 from kdsnn.deploy.load import ann_of
 from kdsnn.deploy.lower import lower
 from kdsnn.deploy.lowered import Lowered
@@ -24,7 +22,6 @@ from kdsnn.errors import OptionError, UserError
 from profilers.text_table import TextTable, table
 
 if TYPE_CHECKING:
-    from exporters.graph import Array, SpikingGraph
     from exporters.onnx import Form
     from kdsnn.deploy.lower import NetworkSource
 
@@ -250,7 +247,7 @@ def write(network: Lowered, wanted: Wanted, out: Path, *, verify: bool = True, s
     file = ExportedFile(wanted.format, str(path), path.stat().st_size, contents)
     if not verify:
         return file
-    x = _random_samples(graph, seed)
+    x = random_samples(graph, VERIFY_SAMPLES, seed)
     recorder = emulator.Recorder(graph)
     emulator.run(graph, graph.encode(x), observe=recorder)
     found = again(x)
@@ -264,14 +261,6 @@ def write(network: Lowered, wanted: Wanted, out: Path, *, verify: bool = True, s
             "the file was removed. Please report this with the checkpoint"
         )
     return replace(file, verified=compared)
-
-
-def _random_samples(graph: SpikingGraph, seed: int) -> Array:
-    rng = np.random.default_rng(seed)
-    if graph.input.encoding == "direct":
-        return pixels(rng.integers(0, 256, (VERIFY_SAMPLES, *graph.input.shape)))
-    found: Array = rng.integers(0, 2, (VERIFY_SAMPLES, graph.T, *graph.input.shape)).astype(np.float32)
-    return found
 
 
 def _write_teacher(ann: TrainedNetwork, path: Path) -> ExportedFile:

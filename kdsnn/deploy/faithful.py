@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from kdsnn.deploy.author import run_author
+from kdsnn.deploy.images import random_samples
 from kdsnn.deploy.proof import Proof, prove
 from kdsnn.errors import UnfaithfulError
 
@@ -30,7 +29,8 @@ def proven(
         UnfaithfulError: they differ other than by rounding; names layer, sample, step and neuron.
     """
     if x is None:
-        x = _random_samples(graph, seed)
+        largest = max((math.prod(graph.shapes[layer]) for layer in graph.neurons), default=0) * graph.T
+        x = random_samples(graph, 1 if largest > LARGE else 2, seed)
     ran = run_author(module, graph, calling, x, double=True)
     proof = prove(graph, x, ran.spikes, ran.output, roundoff=ran.roundoff, factor=calling.factor)
     if not proof.ok:
@@ -38,12 +38,3 @@ def proven(
             f"{name}: what was lowered is not this network: {proof.first}; please report this with the module"
         )
     return proof
-
-
-def _random_samples(graph: SpikingGraph, seed: int) -> Array:
-    rng = np.random.default_rng(seed)
-    largest = max((math.prod(graph.shapes[name]) for name in graph.neurons), default=0) * graph.T
-    samples = 1 if largest > LARGE else 2
-    if graph.input.encoding == "direct":
-        return rng.random((samples, *graph.input.shape)).astype(np.float32)
-    return rng.integers(0, 2, (samples, graph.T, *graph.input.shape)).astype(np.float32)

@@ -14,7 +14,7 @@ from kdsnn.errors import KdsnnError, notice
 if TYPE_CHECKING:
     import numpy as np
 
-    from exporters.graph import Array
+    from exporters.graph import Array, SpikingGraph
     from kdsnn.data import DataSet
     from kdsnn.deploy.trained import TrainedNetwork
 
@@ -179,6 +179,17 @@ def some_tests(data: DataSet, most: int | None) -> tuple[Array, Array]:
         return data.x_test, data.y_test
     rows = chosen(len(data.y_test), most)
     return picked([data.x_test], rows), data.y_test[rows]
+
+
+def random_samples(graph: SpikingGraph, count: int, seed: int) -> Array:
+    """Samples to try a network on, as it is given them: random 8-bit pixels (count, *shape), or spikes (count, T, *shape)."""
+    import numpy as np
+
+    rng = np.random.default_rng(seed)
+    if graph.input.encoding == "direct":
+        return pixels(rng.integers(0, 256, (count, *graph.input.shape)))
+    found: Array = rng.integers(0, 2, (count, graph.T, *graph.input.shape)).astype(np.float32)
+    return found
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -126,14 +125,14 @@ def _lower(
     if path.suffix in (".net", ".nir") and path.exists() and not path.is_file():  # a pipe would be waited for
         raise KdsnnError(f"{text}: it is a folder or a device; give a file")
     if path.suffix == ".net":
-        return _netx(path, how, T, coding)
+        return replace(_netx(path, how, T, coding), name=name or path.stem)
     if path.suffix == ".nir":
         from exporters import nir as nir_files
 
         read = nir_files.read(path, T=T, **(nir or {}))
         for warning in read.metadata.get("nir_warnings", ()):
             notice(warning)
-        return _with_chip(path.stem, None, read, how)
+        return _with_chip(name or path.stem, None, read, how)
     if path.suffix == ".safetensors":
         trained = load(path)
         return _trained(name or path.stem, trained, how, bits, {"checkpoint": path.name})
@@ -192,7 +191,6 @@ def _module(
     made = lower_module(module.eval(), require_shape(input_shape), T, **metadata)
     for text in made.notes.values():
         notice(text)
-    gc.collect()  # symbolic values refer to one another, and those of large maps are large
     proof = proven(name, module, made.graph, made.calling)
     return replace(_with_chip(name, module, made.graph, how), calling=made.calling, proof=proof)
 

@@ -11,13 +11,15 @@ the membrane lies so close to the threshold that rounding decides: within
 the error bound of a sum in floating point with unit roundoff ε (Higham 2002, section 4.2), widened by S for what the module
 computes otherwise: BatchNorm by itself, sums in other orders. Such ties are counted; any other difference is an error that
 names the layer, the step and the neuron.
+
+What a layer computes is written here once more, apart from the emulator, so that a mistake there does not prove itself.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, assert_never
 
 import numpy as np
@@ -278,8 +280,6 @@ def _computed(node: Synapse | MaxPool2d | AvgPool2d | Flatten, x: Tensor) -> Ten
 
 
 def _absolute(node: Any) -> Any:
-    from dataclasses import replace
-
     if not isinstance(node, Synapse):
         return node
     return replace(node, weight=np.abs(node.weight), bias=None if node.bias is None else np.abs(node.bias))

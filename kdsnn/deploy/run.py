@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -170,8 +170,6 @@ def run_all(
     Raises:
         KdsnnError, DeployError: the first reason, where none can run it; or a back end failed.
     """
-    from dataclasses import replace
-
     names = list(dict.fromkeys(on))
     if "torch" in names and network.module is not None:
         names.insert(0, "spikingjelly")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,8 @@ from spikingjelly.activation_based import functional, layer, neuron
 from torch import nn
 
 from exporters.from_torch import LoweringError, from_torch
+from exporters.from_torch.lowering import Lowering
+from exporters.from_torch.symbolic import Symbolic
 from exporters.graph import AvgPool2d, GraphError, Linear, MaxPool2d
 from hardware.emulator import Recorder, run
 from tests.networks import Case, Residual, randomize, spiking_modules
@@ -355,3 +359,26 @@ def test_a_norm_inside_current_based_neurons_is_refused() -> None:
     net = nn.Sequential(layer.Conv2d(2, 3, 3, bias=False), CubaLIFNode(0.5, 0.1, norm=BatchNorm2d(3)))
     with pytest.raises(LoweringError, match="cubalifnode1: a norm inside the neuron has no counterpart"):
         from_torch(net, (2, 4, 4), 2)
+
+
+@pytest.mark.parametrize("mode", ["s", "m"])
+def test_nothing_symbolic_waits_for_the_garbage_collector(mode: str) -> None:
+    """Of large maps it would hold hundreds of megabytes."""
+    net = nn.Sequential(
+        layer.Conv2d(1, 2, 3), neuron.IFNode(), layer.Flatten(), layer.Linear(72, 3), neuron.IFNode()
+    ).eval()
+    functional.set_step_mode(net, mode)
+    from_torch(net, (1, 8, 8), 4)
+    gc.collect()
+    gc.disable()
+    try:
+        from_torch(net, (1, 8, 8), 4)
+        try:
+            from_torch(nn.Sequential(net, nn.Softmax(-1)).eval(), (1, 8, 8), 4)
+            raise AssertionError("a softmax was lowered")
+        except LoweringError:  # not by pytest, which would keep the traceback
+            pass
+        left = [type(x).__name__ for x in gc.get_objects() if isinstance(x, Symbolic | Lowering)]
+    finally:
+        gc.enable()
+    assert not left

@@ -106,6 +106,11 @@ def _reduced(lowering: Lowering, a: Affine, dim: Any, *, keepdim: bool, divide: 
     try:
         total = summed(a, dims, keepdim=keepdim)
     except OverflowError as error:
+        if len(dims) == len(a.shape):
+            raise lowering.error(
+                "its forward makes one number of all that it computes, as a decision would need it; a graph is the same for "
+                "every input"
+            ) from error
         raise lowering.error(f"{error}, more than a sum of signals can hold; use a pool or a linear layer") from error
     return scaled(total, 1 / count) if divide else total
 

@@ -26,8 +26,8 @@ from exporters.from_torch.values import Affine, Gather, Origin, concatenated, el
 from exporters.from_torch.watching import PLACE, Modules, modules_of, unwrapped, watched
 from exporters.graph import Input, Neuron, Shape, SpikingGraph, Synapse
 
-Way = Literal["step", "image", "frames", "frames, samples first"]
-"""One call a step with (N, …), or one call in all, with (N, …), (T, N, …) or (N, T, …)."""
+Way = Literal["step", "image", "frames", "frames, samples first", "frames, time last"]
+"""One call a step with (N, …), or one call in all, with (N, …), (T, N, …), (N, T, …) or (N, …, T)."""
 
 HANDLERS = {**arithmetic.HANDLERS, **layers.HANDLERS, **spikes.HANDLERS}
 
@@ -38,7 +38,7 @@ class Calling:
 
     Attributes:
         way: "step": one call a step with (N, …), T in all; else one call: "image" with (N, …), "frames" with (T, N, …),
-            "frames, samples first" with (N, T, …).
+            "frames, samples first" with (N, T, …), "frames, time last" with (N, …, T).
         returned: see `exporters.from_torch.readout.Returned`; of each call, if there is one a step.
         factor: the mean over time of what comes back (or its mean or sum itself) is this times the graph's score.
         output: which of several outputs is meant, as it was given.
@@ -94,7 +94,9 @@ def run(task: Task) -> LoweredModule:
                 return _lowered(lowering, task, root, modules, way)
             except DeployError as error:
                 is_meant = lowering.progress > 0 and not isinstance(error, RaisedError)
-                failures.append((lowering.progress, is_meant, error))
+                # a network that is not meant so may come far with time last: its layers take that for features
+                progress = -1 if way == "frames, time last" else lowering.progress
+                failures.append((progress, is_meant, error))
             finally:
                 lowering.close()
         # of those that came equally far, an error that a way of calling provokes says less than what a layer is refused for
@@ -112,7 +114,8 @@ def _ways(task: Task, modules: Modules) -> tuple[Way, ...]:
     """The ways to call a network, the likeliest first."""
     single: Way = "image" if task.encoding == "direct" else "step"  # if one call proves to be one step, T follow
     many = any(known_kind(m) and getattr(m, "step_mode", "s") == "m" for _, m in modules)
-    return ("frames", single, "frames, samples first") if many else (single, "frames", "frames, samples first")
+    likeliest: tuple[Way, ...] = ("frames", single) if many else (single, "frames")
+    return (*likeliest, "frames, samples first", "frames, time last")
 
 
 def _samples(task: Task) -> int:
@@ -170,6 +173,8 @@ def _inputs(lowering: Lowering, task: Task, way: Way) -> list[Symbolic]:
             return [tensor(elements(0, (T, N, *shape)))]
         case "frames, samples first":
             return [tensor(elements(0, (T, N, *shape)).transpose(0, 1).contiguous())]
+        case "frames, time last":
+            return [tensor(elements(0, (T, N, *shape)).movedim(0, -1).contiguous())]
 
 
 def _call(lowering: Lowering, root: nn.Module, x: Symbolic) -> Any:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -86,6 +87,8 @@ def _execute(
             "it writes what the network computes into a tensor that is not made in its forward; make it with "
             "torch.zeros_like of it, or collect a list and stack it"
         )
+    if torch.Tag.inplace_view in func.tags:
+        return _reshaped(lowering, name, func, args, kwargs)
     if all(s.value.is_constant for s in symbols):
         return _really(lowering, name, func, args, kwargs, mutates=mutates)
     if name in READS_NUMBERS and not (name in ("max", "min") and len(args) > 1):
@@ -186,6 +189,20 @@ def _in_place(lowering: Lowering, name: str, func: Any, args: tuple[Any, ...], k
         raise lowering.unknown(name)
     target.write(expanded(value, shape))
     return target
+
+
+def _reshaped(lowering: Lowering, name: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """An operation that gives a tensor another shape in place, as `unsqueeze_` does."""
+    tensor, alone = args[0], name.removesuffix("_")
+    if alone not in LAYOUT:
+        raise lowering.unknown(name)
+    packet = getattr(torch.ops.aten, alone)
+    overload = func._overloadname if func._overloadname in packet.overloads() else packet.overloads()[0]
+    result = lowering.execute(getattr(packet, overload), args, kwargs)
+    with no_dispatch():
+        func(*args, **kwargs)  # the shape that Python sees
+    tensor.become(result)
+    return tensor
 
 
 def _rearranged(

@@ -10,14 +10,54 @@ import torch
 from torch import Tensor
 
 from exporters.from_torch.arithmetic import Operand, as_value, enlarged
+from exporters.from_torch.decode import UndecodableError, reads_of
 from exporters.from_torch.lowering import Lowering
 from exporters.from_torch.pools import pool
 from exporters.from_torch.synapses import synapse
 from exporters.from_torch.values import Affine, added, laid_out, scaled
-from exporters.graph import AnyPool, Array, AvgPool2d, Conv2d, Linear, MaxPool2d, Pair, Shape
+from exporters.graph import AnyPool, Array, AvgPool2d, Conv2d, Linear, MaxPool2d, Pair, Shape, window_positions
 
 NO_PLACES = "the places of a max-pool's largest values have no counterpart"
 NO_STATISTICS = "the statistics of a batch have no counterpart"
+
+
+def _planes(a: Affine, flat_axes: Sequence[int]) -> tuple[Affine, int] | None:
+    """A value (A, B, D, H, W) as rows of maps (·, ·, ·, ·), with one of the axes along which a window is flat among the rows.
+
+    Along such an axis nothing is mixed; which of them is time or samples tells the value.
+    """
+    for axis in flat_axes:
+        rows = laid_out(a, lambda t, axis=axis: t.movedim(axis, 1).flatten(0, 1))  # type: ignore[misc]
+        try:
+            reads_of(rows)
+        except UndecodableError:
+            continue
+        return rows, axis
+    return None
+
+
+def _stacked(value: Affine, axis: int, count: int) -> Affine:
+    """Rows of maps that `_planes` made, with their axis put back."""
+    return laid_out(value, lambda t: t.reshape(-1, count, *t.shape[1:]).movedim(1, axis))
+
+
+def _convolution_3d(
+    lowering: Lowering, shadow: Tensor, a: Affine, weight: Tensor, bias: Any, *windows: Any, groups: int
+) -> Affine:
+    """Three axes, along one of which the kernel is 1: a convolution of planes."""
+    stride, padding, _ = windows
+    flat = [d for d in range(3) if weight.shape[d + 2] == 1 and stride[d] == 1 and not padding[d]]
+    found = _planes(a, [d + 2 for d in flat])
+    if found is None:
+        raise lowering.error(
+            "of convolutions over three axes only those of planes have a counterpart, with a kernel of 1 over time"
+        )
+    rows, axis = found
+    out = [s for d, s in enumerate(shadow.shape) if d != axis]
+    given = torch.empty(rows.shape[0], *out[1:], device="meta")
+    s, p, d = ([w[i] for i in range(3) if i + 2 != axis] for w in windows)
+    planes = _convolution(lowering, given, rows, weight.select(axis, 0), bias, s, p, d, False, [0, 0], groups)
+    return _stacked(planes, axis, a.shape[axis])
 
 
 def _convolution(
@@ -26,6 +66,8 @@ def _convolution(
 ) -> Affine:  # fmt: skip
     if not isinstance(a, Affine) or not isinstance(weight, Tensor) or isinstance(bias, Affine):
         raise lowering.error("the weights of its convolution depend on the input, which those of a graph do not")
+    if weight.ndim == 5 and not transposed:
+        return _convolution_3d(lowering, shadow, a, weight, bias, stride, padding, dilation, groups=groups)
     if weight.ndim not in (3, 4):
         raise lowering.error("only one- and two-dimensional convolutions have a counterpart")
     if transposed and (set(stride) != {1} or any(output_padding)):
@@ -168,6 +210,56 @@ def _avg_pool(
     return pool(lowering, a, node, tuple(shadow.shape[1:]))
 
 
+def _flat(window: Sequence[Any], stride: Sequence[Any], padding: Sequence[Any]) -> list[int]:
+    """The axes of (A, B, D, H, W) along which a window over three axes does nothing."""
+    kernel, step, pad = (list(v) * (3 if len(v) == 1 else 1) for v in (window, stride or window, padding))
+    return [d + 2 for d in range(3) if (kernel[d], step[d], pad[d]) == (1, 1, 0)]
+
+
+def _over_planes(
+    lowering: Lowering, a: Affine, axes: Sequence[int], pooled: Callable[[Affine, list[int]], Affine]
+) -> Affine:
+    # where the first of the three axes is the channels, which a pool keeps apart too, the axis before it is among the rows
+    found = _planes(a, [*axes, *[1] * (2 in axes)])
+    if found is None:
+        raise lowering.error(
+            "of pools over three axes only those of planes have a counterpart, with a window of 1 over time"
+        )
+    rows, axis = found
+    return _stacked(pooled(rows, [d for d in range(3) if d + 2 != max(axis, 2)]), axis, a.shape[axis])
+
+
+def _pool_3d(
+    lowering: Lowering, shadow: Any, a: Affine, kernel: Sequence[int], stride: Sequence[int] = (),
+    padding: Sequence[int] = (0,), *rest: Any,
+) -> Any:  # fmt: skip
+    is_max = not isinstance(shadow, Tensor)
+
+    def pooled(rows: Affine, kept: list[int]) -> Affine:
+        full = [list(v) * (3 if len(v) == 1 else 1) for v in (kernel, stride or kernel, padding)]
+        k, s, p = ([v[d] for d in kept] for v in full)
+        size = [window_positions(*axis) for axis in zip(rows.shape[2:], k, s, p, strict=True)]
+        given = torch.empty(*rows.shape[:2], *size, device="meta")
+        if not is_max:
+            return _avg_pool(lowering, given, rows, k, s, p, *rest)
+        dilation = list(rest[0]) * (3 if len(rest[0]) == 1 else 1) if rest else [1, 1, 1]
+        found: Affine = _max_pool(lowering, (given,), rows, k, s, p, [dilation[d] for d in kept], *rest[1:])[0]
+        return found
+
+    value = _over_planes(lowering, a, _flat(kernel, stride, padding), pooled)
+    return (value, NO_PLACES) if is_max else value
+
+
+def _adaptive_avg_pool_3d(lowering: Lowering, shadow: Tensor, a: Affine, size: Sequence[int]) -> Affine:
+    flat = [d for d in (2, 3, 4) if shadow.shape[d] == a.shape[d]]
+
+    def pooled(rows: Affine, kept: list[int]) -> Affine:
+        given = torch.empty(*rows.shape[:2], *(shadow.shape[d + 2] for d in kept), device="meta")
+        return _adaptive_avg_pool(lowering, given, rows, [])
+
+    return _over_planes(lowering, a, flat, pooled)
+
+
 def _adaptive_avg_pool(lowering: Lowering, shadow: Tensor, a: Affine, size: Sequence[int]) -> Affine:
     return _adaptive(lowering, shadow, a, lambda k: AvgPool2d(k, k, (0, 0), math.prod(k)))
 
@@ -200,5 +292,8 @@ HANDLERS: dict[str, Callable[..., Any]] = {
     "avg_pool2d": _avg_pool,
     "_adaptive_avg_pool2d": _adaptive_avg_pool,
     "adaptive_max_pool2d": _adaptive_max_pool,
+    "avg_pool3d": _pool_3d,
+    "max_pool3d_with_indices": _pool_3d,
+    "_adaptive_avg_pool3d": _adaptive_avg_pool_3d,
 }
 """Operation → what it does to values."""

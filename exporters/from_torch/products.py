@@ -16,7 +16,7 @@ from exporters.from_torch.dynamics import (
     tidy,
     written_layers,
 )
-from exporters.from_torch.factors import as_tensor
+from exporters.from_torch.factors import Factor, as_tensor
 from exporters.from_torch.lowering import Lowering, Written, key_of
 from exporters.from_torch.steps import neuron_shape, shift_for
 from exporters.from_torch.synapses import placed_current, rows_index, rows_of
@@ -71,16 +71,24 @@ def _proportion(a: Affine, b: Affine) -> float | None:
     """The number by which a is b, but for their shifts; None where there is none."""
     if a.shape != b.shape or len(a.gathers) != len(b.gathers):
         return None
-    ratio: float | None = None
+    pairs = []
     for gather in b.gathers:
         other = next((g for g in a.gathers if same_place(g, gather, closely=True)), None)
         if other is None:
             return None
-        quotient = as_tensor(other.scale) / as_tensor(gather.scale)
-        ratio = float(quotient.reshape(-1)[0]) if ratio is None else ratio
-        if not bool(torch.isclose(quotient, as_tensor(ratio), rtol=TINY, atol=0).all()):
-            return None
-    return None if ratio is None else tidy(ratio)
+        pairs.append(_alike(other.scale, gather.scale))
+    if not pairs:
+        return None
+    one, two = (torch.cat([pair[i].reshape(-1) for pair in pairs]) for i in (0, 1))
+    largest = int(two.abs().argmax())
+    ratio = float(one[largest] / two[largest])
+    is_same = torch.isclose(one, ratio * two, rtol=TINY, atol=TINY * float(two[largest].abs()))
+    return tidy(ratio) if bool(is_same.all()) else None
+
+
+def _alike(a: Factor, b: Factor) -> tuple[Tensor, Tensor]:
+    one, two = as_tensor(a), as_tensor(b)
+    return one + torch.zeros_like(two), two + torch.zeros_like(one)
 
 
 def _both(lowering: Lowering, a: Affine, b: Affine) -> Affine | None:

@@ -21,8 +21,8 @@ from exporters.graph import Array, Output, Shape
 Chosen = int | str | None
 """Which of several outputs: an index or a key, or a path of such ("logits", "0.spikes"); None where there is but one."""
 
-Returned = Literal["steps", "steps, samples first", "steps, flattened", "mean", "sum"]
-"""What comes back: (T, N, …), (N, T, …), (T·N, …), or the mean or a sum over time, (N, …)."""
+Returned = Literal["steps", "steps, samples first", "steps, time last", "steps, flattened", "mean", "sum"]
+"""What comes back: (T, N, …), (N, T, …), (N, …, T), (T·N, …), or the mean or a sum over time, (N, …)."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,8 @@ def read_out(lowering: Lowering, value: Affine) -> Answer:
         layouts.append(("steps", laid_out(value, lambda t: t.flatten(0, 1))))
     if len(shape) > 2 and shape[:2] == (N, T):
         layouts.append(("steps, samples first", laid_out(value, lambda t: t.transpose(0, 1).flatten(0, 1))))
+    if len(shape) > 2 and (shape[0], shape[-1]) == (N, T):
+        layouts.append(("steps, time last", laid_out(value, lambda t: t.movedim(-1, 0).flatten(0, 1))))
     if len(shape) > 1 and shape[0] == T * N and T > 1:
         layouts.append(("steps, flattened", value))
     problem: Exception | None = None

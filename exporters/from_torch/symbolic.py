@@ -91,6 +91,14 @@ class Symbolic(torch.Tensor):
             self.known, self.written = value, self.viewed.written
         return self.known
 
+    def become(self, view: Symbolic) -> None:
+        """Show what a view of this tensor shows. What is written through either is seen in both."""
+        if self.viewed is None:
+            self.viewed = Symbolic(self.shadow, self.known, self.lowering)
+            self.viewed.written = self.written
+        self.moves = (*self.moves, view.moves[-1])
+        self.shadow, self.known, self.written = view.shadow, view.known, self.viewed.written
+
     def write(self, value: Affine) -> None:
         """Put a value of its own shape in the place of what it held."""
         if self.viewed is None:

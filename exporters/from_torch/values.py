@@ -202,9 +202,7 @@ def scaled(value: Affine, factor: Factor) -> Affine:
     if isinstance(factor, Tensor):
         shape = broadcast(value.shape, factor.shape)
         value = expanded(value, shape)
-        factor = compact(aligned(factor, len(shape)))
-        if factor.numel() == 1:
-            factor = float(factor)
+        factor = plain(aligned(factor, len(shape)))
     if isinstance(factor, float) and factor == 1:
         return value
     if isinstance(factor, float) and factor == 0:

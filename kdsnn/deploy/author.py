@@ -92,6 +92,8 @@ def _called(module: Any, graph: SpikingGraph, calling: Calling, batch: Tensor) -
             back = _chosen(module(frames.clone()), calling)
         case "frames, samples first":
             back = _chosen(module(frames.transpose(0, 1).clone()), calling)
+        case "frames, time last":
+            back = _chosen(module(frames.movedim(0, -1).clone()), calling)
         case _:
             assert_never(calling.way)
     match calling.returned:
@@ -99,6 +101,8 @@ def _called(module: Any, graph: SpikingGraph, calling: Calling, batch: Tensor) -
             back = back.movedim(0, 1)
         case "steps, samples first":
             pass
+        case "steps, time last":
+            back = back.movedim(-1, 1)
         case "steps, flattened":
             back = back.view(T, len(batch), *back.shape[1:]).movedim(0, 1)
         case "mean" | "sum":

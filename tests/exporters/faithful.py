@@ -37,11 +37,13 @@ def call(module: nn.Module, found: LoweredModule, x: torch.Tensor) -> Any:
             case "step":
                 return [module(frames[t]) for t in range(T)]
             case "image":
-                return [module(x)]
+                return [module(x.clone())]
             case "frames":
-                return [module(frames)]
-            case _:
+                return [module(frames.clone())]
+            case "frames, samples first":
                 return [module(frames.transpose(0, 1))]
+            case _:
+                return [module(frames.movedim(0, -1))]
 
 
 def assert_faithful(
@@ -93,6 +95,8 @@ def _score(found: LoweredModule, outputs: list[Any], n: int) -> np.ndarray:
             return out.mean(0).numpy()
         case "steps, samples first":
             return out.mean(1).numpy()
+        case "steps, time last":
+            return out.mean(-1).numpy()
         case "steps, flattened":
             return out.reshape(T, n, *out.shape[1:]).mean(0).numpy()
         case _:

@@ -29,6 +29,11 @@ def _double():
     torch.set_default_dtype(torch.float32)
 
 
+def _many(net: nn.Module) -> nn.Module:
+    net.n.step_mode = net.n2.step_mode = "m"
+    return net
+
+
 def multi(net: nn.Module) -> nn.Module:
     functional.set_step_mode(net, "m")
     return net
@@ -118,7 +123,65 @@ def by_dimension(s, x, return_features=False):
     return (out, features) if return_features else out
 
 
+def reshaped_in_place(s, x):
+    y = s.c(x)
+    y.unsqueeze_(1)
+    y = s.n(y.repeat(1, 4, 1, 1, 1).transpose(0, 1)).flatten(2)
+    y.transpose_(0, 1)
+    return s.n2(s.l(y).transpose(0, 1)).sum(0)
+
+
+class OverTime(nn.Module):
+    """A layer for each step of (N, …, T), written into room for all of them."""
+
+    def __init__(self, one: nn.Module) -> None:
+        super().__init__()
+        self.one = one
+
+    def forward(self, x):
+        out = torch.zeros(*self.one(x[..., 0]).shape, x.shape[-1])
+        for t in range(x.shape[-1]):
+            out[..., t] = self.one(x[..., t])
+        return out
+
+
+class Fires(nn.Module):
+    """Neurons over the last axis, whose last spikes are read back from the output."""
+
+    def forward(self, x):
+        v, out = torch.zeros(x.shape[:-1]), torch.zeros_like(x)
+        for t in range(x.shape[-1]):
+            v = 0.25 * v * (1 - out[..., max(t - 1, 0)]) + x[..., t]
+            out[..., t] = (v > 0.2).to(x)
+        return out
+
+
+class PlanesInThree(nn.Module):
+    """(T, N, C, H, W) by layers over three axes, BatchNorm with channels moved to the front."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.c, self.b, self.n, self.l = (
+            nn.Conv3d(2, 4, (1, 3, 3), padding=(0, 1, 1)),
+            nn.BatchNorm3d(4),
+            IF(step_mode="m"),
+            dense(4, 3),
+        )
+        self.b.running_mean.normal_()
+        self.b.running_var.uniform_(0.5, 2)
+
+    def forward(self, x):
+        y = self.b(self.c(x.permute(1, 2, 0, 3, 4)))
+        y = F.max_pool3d(self.n(y.permute(2, 0, 1, 3, 4)), (1, 2, 2))
+        y = F.avg_pool3d(y, (1, 3, 3), 1, (0, 1, 1))
+        return self.l(F.adaptive_avg_pool3d(y, (None, 1, 1)).flatten(2).mean(0))
+
+
 CALLED = {
+    "reshaped in place": ("image", "sum", lambda: _many(Net(reshaped_in_place, **plain()))),
+    "time last": ("frames, time last", "steps, time last", lambda: nn.Sequential(
+        OverTime(conv(2, 4)), Fires(), OverTime(nn.Flatten()), OverTime(dense(64, 5)), Fires())),
+    "three axes": ("frames", "mean", PlanesInThree),
     "a loop over time that adds up": ("image", "mean", lambda: Net(own_loop, **plain())),
     "a loop over time that stacks": ("image", "mean", lambda: Net(loop_list, **plain())),
     "a loop over frames": ("frames", "sum", lambda: Net(loop_over_frames, **plain())),
@@ -547,7 +610,7 @@ REFUSED = {
     "flat neurons made a map": (lambda: Net(lambda s, x: s.n2(s.c(s.n(s.l(x.flatten(1))).view(-1, 1, 4, 4))), l=dense(72, 16), n=IF(), c=conv(1, 2), n2=IF()),
                                 "c: it reads as a map what is flat"),
     "a strided transposed convolution": (lambda: nn.Sequential(nn.ConvTranspose2d(2, 3, 2, stride=2), IF()), "0: a transposed convolution with stride enlarges"),
-    "a convolution in three dimensions": (lambda: Net(lambda s, x: s.n(s.c(x.unsqueeze(2))), c=nn.Conv3d(2, 3, 1), n=IF()), "c: only one- and two-dimensional"),
+    "a convolution in three dimensions": (lambda: Net(lambda s, x: s.n(s.c(x.unsqueeze(2))), c=nn.Conv3d(2, 3, 3, padding=1), n=IF()), "c: of convolutions over three axes only those of planes"),
     "a max-pool of negatives": (lambda: Net(lambda s, x: s.l(F.max_pool2d(-s.n(s.c(x)), 2).flatten(1)), c=conv(2, 4), n=IF(), l=dense(16, 3)), "turns spikes around"),
     "a max-pool of currents": (lambda: body(conv(2, 4), layer.MaxPool2d(2), IF(), features=16), "maxpool2d1: a max-pool over membrane currents"),
     "a pool that does not fit": (lambda: body(conv(2, 4, 6), IF(), layer.MaxPool2d(2), features=4), "maxpool2d2: its 2 window does not fit into its 1×1 input"),

@@ -68,6 +68,15 @@ LOWERING: dict[str, tuple[Any, Any]] = {
         ],
         512,
     ),
+    "exact": (
+        Annotated[
+            bool,
+            typer.Option(
+                "--exact", help="Float weights on a grid: torch and onnxruntime agree bit for bit. Its price is told."
+            ),
+        ],
+        False,
+    ),
     "weights": (
         Annotated[
             Path | None,

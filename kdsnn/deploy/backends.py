@@ -1,10 +1,10 @@
 """Running one network on several back ends.
 
-The back ends form two families. `torch` (the lowered float graph) and `onnx` compute the float network
-in exact arithmetic and must agree on every spike; so must `emulator` and `lava`, which compute the
-quantized one. Between the families stands quantization, whose effect is reported, not judged. Where
-there is a SpikingJelly module, it runs too, and `torch` is compared with it: weights on the grid of exact sums are not
-quite the author's, so some spikes differ there. That the lowered graph is that module is proven before (`faithful`).
+The back ends form two families. The author's module (`spikingjelly`), `torch` (the lowered float graph) and `onnx` compute
+the float network; their sums are rounded in different orders, so each must be the network layer by layer
+(`kdsnn.deploy.proof`), while its spikes drift apart behind a tie; with exact arithmetic torch and onnx agree on every spike.
+`emulator` and `lava` compute the quantized network and must agree on every spike. Between the families stands quantization,
+whose effect is reported, not judged.
 """
 
 from __future__ import annotations
@@ -45,6 +45,13 @@ class BackendRun:
     def samples(self) -> int:
         """How many samples were run."""
         return len(self.output)
+
+    def steps(self, graph: SpikingGraph) -> Array:
+        """What comes out at every step (N, T, *shape), spikes or currents; of membranes of which only the last is known their mean."""
+        found = self.output
+        if graph.output.readout == "membrane":
+            found = np.diff(found, axis=1, prepend=0) if found.shape[1] == graph.T else found / graph.T
+        return found.reshape(*found.shape[:2], *graph.shapes[graph.output_name])
 
     def accuracy(self, labels: Array) -> float:
         """Share of the samples whose highest score is the label's."""
@@ -139,16 +146,16 @@ def _onnx_opened(network: Lowered, options: RunOptions) -> Iterator[RunsSamples]
 
 
 def _float_graph(network: Lowered, backend: str) -> SpikingGraph:
-    if network.exact is None:
+    if network.running is None:
         raise OptionError(f"{{on}}: {network.name} is already quantized; run it on emulator or lava", on=backend)
-    return network.exact
+    return network.running
 
 
 def _spikingjelly(network: Lowered, x: Array) -> BackendRun:
     """The author's own module."""
     from kdsnn.deploy.author import run_author
 
-    graph, calling = network.exact, network.calling
+    graph, calling = network.running, network.calling
     assert network.module is not None and graph is not None and calling is not None
     started = time.perf_counter()
     ran = run_author(network.module, graph, calling, x)
@@ -247,3 +254,6 @@ BACKENDS: Mapping[str, Backend] = {
     "lava": Backend(_lava_opened, "emulator", must_agree=True),
 }
 """The back ends that a user may name, in the order in which they are listed."""
+
+FLOAT_BACKENDS = ("spikingjelly", "torch", "onnx")
+"""Those that compute the float network."""

@@ -151,7 +151,7 @@ def _held(network: Lowered, chip: Target, chips: int | None, give_up: Callable[[
     try:
         chain = to_chain(network.integer)
     except DeployError as error:
-        return fit.Fit(chip, (_refusal(error, OTHER_LAYERS if network.exact is None else ONLY_ONNX),), None)
+        return fit.Fit(chip, (_refusal(error, OTHER_LAYERS if network.graph is None else ONLY_ONNX),), None)
     return fit.check(chain, chip, scales=network.layer_scales, max_chips=chips, give_up=give_up)
 
 

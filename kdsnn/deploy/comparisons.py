@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from exporters.graph import Array
-from kdsnn.deploy.backends import BACKENDS, BackendRun
+from exporters.graph import Array, SpikingGraph
+from kdsnn.deploy.backends import BACKENDS, FLOAT_BACKENDS, BackendRun
+from kdsnn.deploy.proof import Proof, prove
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,9 @@ class BackendComparison:
         mismatches: spikes that differ at the output.
         hidden: spikes that differ in all neuron layers together (None where a backend shows only its output).
         compared: output values compared; `hidden_compared`: spikes compared in all layers.
-        must_agree: whether a mismatch is an error (within a family) or the effect of quantization.
+        must_agree: whether a difference is an error (within a family) or the effect of quantization.
+        proof: of two runs of the float network, that each layer of both is the graph's on that run's own spikes; then what
+            differs elsewhere follows from ties and is no error. None where every spike must be equal, or none.
         first: where the first mismatch is, "layer, sample, step", or "".
         layers: the same, layer by layer in the network's order.
     """
@@ -44,15 +47,18 @@ class BackendComparison:
     must_agree: bool
     first: str
     layers: tuple[LayerComparison, ...]
+    proof: Proof | None = None
 
     @property
     def ok(self) -> bool:
         """True unless backends disagree that must not."""
+        if self.proof is not None:
+            return self.proof.ok
         return not (self.must_agree and (self.mismatches or self.hidden))
 
 
-def compare(run: BackendRun, reference: BackendRun, *, start: int = 0) -> BackendComparison:
-    """Compare two runs on the samples that both have; `start` is the number of the first."""
+def compare(run: BackendRun, reference: BackendRun, *, start: int = 0, proof: Proof | None = None) -> BackendComparison:
+    """Compare two runs on the samples that both have; `start` is the number of the first, `proof` that of the float networks."""
     n = min(run.samples, reference.samples)
     a, b = run.output[:n], reference.output[:n]
     if a.shape[1] != b.shape[1]:  # Lava shows a membrane once per sample, at its end
@@ -63,18 +69,48 @@ def compare(run: BackendRun, reference: BackendRun, *, start: int = 0) -> Backen
     first = _first(f"{x.name}, {x.first}" for x in (*layers, output) if x.first)
     hidden = sum(x.mismatches for x in layers)
     backend = BACKENDS.get(run.backend)
-    must_agree = backend is not None and backend.reference == reference.backend and backend.must_agree
+    judged = backend is not None and backend.reference == reference.backend and backend.must_agree
     return BackendComparison(
         run.backend, reference.backend, n, output.mismatches, output.compared, hidden if shared else None,
-        sum(x.compared for x in layers), must_agree, first, layers,
+        sum(x.compared for x in layers), judged or proof is not None, first, layers, proof,
     )  # fmt: skip
 
 
-def comparisons(runs: Sequence[BackendRun], *, start: int = 0) -> list[BackendComparison]:
-    """Every run against its reference backend, where that was run too; `start` as in `compare`."""
+def comparisons(
+    runs: Sequence[BackendRun], *, start: int = 0, proofs: Mapping[str, Proof] | None = None
+) -> list[BackendComparison]:
+    """Every run against its reference backend, where that was run too; `start` as in `compare`, `proofs` by back end."""
     by_name = {r.backend: r for r in runs}
     pairs = ((r, by_name.get(BACKENDS[r.backend].reference)) for r in runs if r.backend in BACKENDS)
-    return [compare(r, reference, start=start) for r, reference in pairs if reference is not None]
+    return [
+        compare(r, ref, start=start, proof=_both(proofs or {}, r.backend, ref.backend))
+        for r, ref in pairs
+        if ref is not None
+    ]
+
+
+def _both(proofs: Mapping[str, Proof], run: str, reference: str) -> Proof | None:
+    """What proves that two runs are the same network: each is the graph."""
+    if run not in proofs or reference not in proofs:
+        return None
+    a, b = proofs[reference], proofs[run]
+    return Proof(min(a.samples, b.samples), (*a.layers, *b.layers))
+
+
+def proofs_of(runs: Sequence[BackendRun], graph: SpikingGraph, x: Array) -> dict[str, Proof]:
+    """What proves that the runs of the float graph x were given to are that graph, each layer on the run's own spikes.
+
+    Args:
+        runs: whose first samples x are; those of other families are left out.
+        graph: in floating point.
+        x: (N, *shape), or (N, T, *shape) where the input is over time.
+    """
+    found = {}
+    for run in runs:
+        if run.backend in FLOAT_BACKENDS and run.layers:
+            layers = {name: spikes[: len(x)] for name, spikes in run.layers.items()}
+            found[run.backend] = prove(graph, x, layers, run.steps(graph)[: len(x)], roundoff=2.0**-24)
+    return found
 
 
 def joined(parts: Sequence[BackendRun]) -> BackendRun:
@@ -93,7 +129,7 @@ def joined_comparisons(parts: Sequence[BackendComparison]) -> BackendComparison:
         for same in by_layer
     )
     hidden = None if parts[0].hidden is None else sum(p.hidden or 0 for p in parts)
-    return replace(
+    return replace(  # the first part's proof is that of all: it is made on a few samples
         parts[0], samples=sum(p.samples for p in parts), mismatches=sum(p.mismatches for p in parts),
         compared=sum(p.compared for p in parts), hidden=hidden, hidden_compared=sum(p.hidden_compared for p in parts),
         first=_first(p.first for p in parts), layers=layers,

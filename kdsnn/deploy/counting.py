@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from kdsnn.deploy.faithful import proven_on
 from kdsnn.deploy.images import Pixels, chosen, pixels, require_trained_fit
 from kdsnn.deploy.progress import Progress, silent
 from kdsnn.errors import KdsnnError, OptionError
@@ -44,12 +45,14 @@ def count(
 
     if network.encoder is not None:
         raise KdsnnError(f"{name}: its first layer runs on the host and would not be counted; profile the checkpoint")
-    exact = network.exact
-    both = exact is not None and not isinstance(network.chip, DeployError)
+    samples = Pixels(x, network.input_shape)
+    proven_on(network, samples)
+    running = network.running
+    both = running is not None and not isinstance(network.chip, DeployError)
     return profiling.count(
         name,
-        network.integer if exact is None else exact,
-        Pixels(x, network.input_shape),
+        network.integer if running is None else running,
+        samples,
         labels,
         run=emulator.run,
         quantized=network.integer if both else None,

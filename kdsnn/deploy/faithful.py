@@ -15,9 +15,21 @@ if TYPE_CHECKING:
 
     from exporters.from_torch import Calling
     from exporters.graph import Array, SpikingGraph
+    from kdsnn.deploy.lowered import Lowered
+    from profilers.profiling import Samples
 
 LARGE = 2**17
 """Neurons of one layer times time steps from which on one random sample is compared, and not two: it holds spikes enough."""
+
+FEW = 8
+"""Of the user's own samples so many are compared at most: a network that is another one differs on the first."""
+
+
+def few_samples(graph: SpikingGraph) -> int:
+    """How many of the user's samples are compared, `FEW` or what fits into some memory."""
+    from profilers.counting.sizes import samples_within
+
+    return min(FEW, samples_within(2**26, graph))
 
 
 def proven(
@@ -38,3 +50,31 @@ def proven(
             f"{name}: what was lowered is not this network: {proof.first}; please report this with the module"
         )
     return proof
+
+
+def drift_of(graph: SpikingGraph, other: SpikingGraph) -> str:
+    """In words: what another form of a float graph changes in what it does with a few random samples."""
+    from hardware import emulator
+
+    x = random_samples(graph, few_samples(graph), 0)
+    recorders = [emulator.Recorder(g) for g in (graph, other)]
+    runs = [emulator.run(g, g.encode(x), observe=r) for g, r in zip((graph, other), recorders, strict=True)]
+    ours, theirs = (r.spikes for r in recorders)
+    differ = sum(int((ours[name] != theirs[name]).sum()) for name in ours)
+    spikes = sum(values.size for values in ours.values())
+    scores = [run.scores().reshape(len(x), -1).argmax(axis=1) for run in runs]
+    classes = int((scores[0] != scores[1]).sum())
+    return (
+        f"on {len(x)} random samples weights on the grid change {differ:,} of {spikes:,} spikes ({differ / spikes:.2%}) "
+        f"and the class of {classes}"
+    )
+
+
+def proven_on(network: Lowered, x: Samples) -> None:
+    """Compare a lowered network with its module on the first few of the user's samples, real-valued as `run` takes them.
+
+    Raises:
+        UnfaithfulError: as `proven`.
+    """
+    if network.module is not None and network.graph is not None and network.calling is not None:
+        proven(network.name, network.module, network.graph, network.calling, x[: few_samples(network.graph)])

@@ -31,8 +31,24 @@ class Wanted:
     integer: bool = False
 
 
-Written = tuple["SpikingGraph", Path, str, Callable[["Array"], Mapping[str, "Array"]]]
-"""The graph that was written, where, what the file holds, and a function that runs it: samples → spikes by layer."""
+@dataclass(frozen=True, eq=False)
+class Written:
+    """A file that was written, and how to run it.
+
+    Attributes:
+        graph: what was written.
+        path: where.
+        contents: what the file holds, in words.
+        run: real-valued samples (N, *shape) → the spikes (N, T, *shape) of every neuron layer, and under the output's name
+            what comes out, spikes or membranes (N, T, F), if `rounds`.
+        rounds: whether it adds up in another order than the emulator, so that rounding decides where a membrane is at its threshold.
+    """
+
+    graph: SpikingGraph
+    path: Path
+    contents: str
+    run: Callable[[Array], Mapping[str, Array]]
+    rounds: bool = False
 
 
 @dataclass(frozen=True)
@@ -54,15 +70,21 @@ class Format:
 def _write_onnx(network: Lowered, wanted: Wanted, out: Path) -> Written:
     from exporters import onnx
 
-    graph = network.integer if wanted.integer else network.exact
+    graph = network.integer if wanted.integer else network.running
     if graph is None:
         raise KdsnnError(f"{network.name}: a netx file holds the quantized network only; export the checkpoint to ONNX")
     form = [] if wanted.form == "sequence" else [wanted.form]
     parts = [network.name, *(["int8"] if wanted.integer else []), *form, "onnx"]
     path = onnx.write(graph, out / ".".join(parts), wanted.form)
-    arithmetic = "integer" if wanted.integer else "exact float32"
+    rounds = graph is network.graph and not graph.is_integer
+    arithmetic = "integer" if wanted.integer else "float32" if rounds else "exact float32"
     contents = f"{wanted.form}, {onnx.node_count(path)} nodes, T={graph.T}, {arithmetic}"
-    return graph, path, contents, lambda x: onnx.run(path, x, layers=list(graph.neurons))
+
+    def again(x: Array) -> Mapping[str, Array]:
+        found = onnx.run(path, x, layers=list(graph.neurons))
+        return {**found, graph.output_name: found["spikes" if "spikes" in found else "membrane"]}
+
+    return Written(graph, path, contents, again, rounds)
 
 
 def _write_netx(network: Lowered, wanted: Wanted, out: Path) -> Written:
@@ -77,7 +99,7 @@ def _write_netx(network: Lowered, wanted: Wanted, out: Path) -> Written:
         read = netx.read(path)
         return member_spikes(read, _spikes(read, x))
 
-    return network.integer, path, contents, again
+    return Written(network.integer, path, contents, again)
 
 
 def _write_nir(network: Lowered, wanted: Wanted, out: Path) -> Written:
@@ -89,7 +111,7 @@ def _write_nir(network: Lowered, wanted: Wanted, out: Path) -> Written:
     contents = f"{len(graph.nodes)} nodes, T={graph.T}"
     for sentence in nir.losses(graph):
         notice(sentence)
-    return graph, path, contents, lambda x: _spikes(nir.read(path), x)
+    return Written(graph, path, contents, lambda x: _spikes(nir.read(path), x))
 
 
 def _spikes(graph: SpikingGraph, x: Array) -> Mapping[str, Array]:

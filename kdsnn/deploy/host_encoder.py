@@ -20,13 +20,15 @@ def on_host(network: Lowered) -> Lowered:
     Raises:
         KdsnnError, DeployError: the network is quantized already, reads spikes, or is nothing but its encoder.
     """
+    from exporters.passes.exact import make_exact
     from exporters.passes.split import split_encoder
 
-    if network.exact is None:
+    if network.graph is None:
         raise OptionError(
             f"{{encoder}}: {network.name} is quantized already; split what it was exported from", encoder="host"
         )
-    host, _ = split_encoder(network.exact)
+    # on the grid, so that every host gives the chip the same spikes
+    host, _ = split_encoder(network.exact or make_exact(network.graph))
     _, chip = split_encoder(network.integer)
     chip = chip.with_nodes({}, metadata={**chip.metadata, "encoder": f"{network.name}.encoder.onnx"})
 

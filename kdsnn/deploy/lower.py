@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -27,6 +27,8 @@ InputCoding = Literal["pixels", "spikes"]
 if TYPE_CHECKING:
     from torch import nn
 
+    from exporters.graph import Array
+
     NetworkSource: TypeAlias = "str | Path | nn.Module | TrainedNetwork | SpikingGraph | Lowered"
     """What can be lowered: a checkpoint, `.nir` or `.net` file, `package.module:factory`, a torch module made of SpikingJelly's
     layers, what `distill` returned, a graph, or what `lower` returned."""
@@ -45,6 +47,7 @@ def lower(
     nir: Mapping[str, Any] | None = None,
     input_coding: InputCoding | None = None,
     encoder: Literal["chip", "host"] = "chip",
+    exact: bool = False,
     name: str | None = None,
     progress: Progress = silent,
 ) -> Lowered:
@@ -64,6 +67,8 @@ def lower(
         nir: how to read a foreign `.nir` file: further arguments of `exporters.nir.read` (dt, method, reset).
         input_coding: of a `.net` file that has no `.net.json` beside it, "pixels" or "spikes".
         encoder: "host" keeps the first layer off the chip, in full precision; the chip reads its spikes.
+        exact: round the float network's weights to a grid on which every float32 sum is exact in any order, so that torch and
+            onnxruntime agree bit for bit; without it they carry the author's own weights, and differ where rounding decides.
         name: for file names and titles; by default the file's, the factory's or the module's.
         progress: told how far calibration is.
 
@@ -78,11 +83,25 @@ def lower(
         how = Quantization(8 if bits is None else bits, input_bits, calibrate, calibration_samples, progress)
         _check(source, how, T, nir, input_coding)
         found = _lower(source, how, bits, T, input_shape, weights, nir, input_coding, name)
+    if exact and found.exact is None:
+        found = _on_grid(found)
     if encoder == "chip" or (found is source and found.encoder is not None):
         return found
     from kdsnn.deploy.host_encoder import on_host
 
     return on_host(found)
+
+
+def _on_grid(network: Lowered) -> Lowered:
+    """The network with its exact form too; what that costs is said."""
+    from exporters.passes.exact import make_exact
+    from kdsnn.deploy.faithful import drift_of
+
+    if network.graph is None:
+        raise OptionError(f"{{exact}}: {network.name} is quantized already, and computes with integers", exact=None)
+    exact = make_exact(network.graph)
+    notice(f"exact: {drift_of(network.graph, exact)}")
+    return replace(network, exact=exact)
 
 
 def _check(
@@ -154,7 +173,7 @@ def _netx(path: Path, how: Quantization, T: int | None, coding: InputCoding | No
             f"{{calibrate}}: {path} is quantized already; calibrate what it was exported from", calibrate=how.data_name
         )
     graph = read_net(path, T, coding, how.input_bits)
-    return Lowered(path.stem, None, None, None, graph, encoder=beside(path, graph))
+    return Lowered(path.stem, None, None, graph, encoder=beside(path, graph))
 
 
 def _trained(
@@ -184,7 +203,7 @@ def _module(
     metadata: dict[str, Any],
 ) -> Lowered:  # fmt: skip
     from exporters.from_torch import lower_module
-    from kdsnn.deploy.faithful import proven
+    from kdsnn.deploy.faithful import few_samples, proven
 
     if input_shape is None or T is None:
         raise OptionError(f"{name}: a module needs {{input_shape}} and {{T}}", input_shape=None, T=None)
@@ -192,20 +211,24 @@ def _module(
     for text in made.notes.values():
         notice(text)
     proof = proven(name, module, made.graph, made.calling)
-    return replace(_with_chip(name, module, made.graph, how), calling=made.calling, proof=proof)
+
+    def on_images(x: Array) -> None:
+        proven(name, module, made.graph, made.calling, x[: few_samples(made.graph)])
+
+    return replace(_with_chip(name, module, made.graph, how, on_images), calling=made.calling, proof=proof)
 
 
-def _with_chip(name: str, module: nn.Module | None, graph: SpikingGraph, how: Quantization) -> Lowered:
-    from exporters.passes.exact import make_exact
-
+def _with_chip(
+    name: str, module: nn.Module | None, graph: SpikingGraph, how: Quantization,
+    seen: Callable[[Array], None] | None = None,
+) -> Lowered:  # fmt: skip
     if graph.is_integer:
         if how.data is not None:
             raise OptionError(
                 f"{{calibrate}}: {name} is quantized already; calibrate what it was exported from", calibrate=how.data_name
             )  # fmt: skip
-        return Lowered(name, module, None, None, graph)
-    exact = make_exact(graph)
+        return Lowered(name, module, None, graph)
     try:
-        return Lowered(name, module, graph, exact, *quantized(name, graph, exact, how))
+        return Lowered(name, module, graph, *quantized(name, graph, how, seen))
     except DeployError as error:
-        return Lowered(name, module, graph, exact, error)
+        return Lowered(name, module, graph, error)

@@ -43,11 +43,11 @@ class Lowered(Result):
         name: for file names and titles.
         module: the spiking torch module in eval mode, None for a file that has none (`.net`).
         graph: the float graph as it was lowered, None where there is no float form.
-        exact: the float graph with exact arithmetic (`make_exact`), None where there is no float form.
         chip: the quantized graph, or why there is none (reset by subtraction, say): then only verbs that need it fail.
         layer_scales: how each synapse layer was quantized.
         layer_drifts: how each synapse layer drifted by it, where it was calibrated.
         encoder: what makes spikes of images on the host, where `chip` reads these.
+        exact: the float graph on a grid on which every sum is exact (`make_exact`), where that was asked for.
         calling: how the module is called, None where there is none.
         proof: what comparing the graph with the module gave, None where there is none.
     """
@@ -55,13 +55,18 @@ class Lowered(Result):
     name: str
     module: nn.Module | None
     graph: SpikingGraph | None
-    exact: SpikingGraph | None
     chip: SpikingGraph | DeployError
     layer_scales: tuple[LayerScale, ...] = ()
     layer_drifts: tuple[LayerDrift, ...] = ()
     encoder: HostEncoder | None = None
+    exact: SpikingGraph | None = None
     calling: Calling | None = None
     proof: Proof | None = None
+
+    @property
+    def running(self) -> SpikingGraph | None:
+        """The float graph that torch and ONNX run: with the author's own weights, or on the grid where that was asked for."""
+        return self.exact or self.graph
 
     @property
     def integer(self) -> SpikingGraph:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -53,13 +53,15 @@ Quantized = tuple["SpikingGraph", "tuple[LayerScale, ...]", "tuple[LayerDrift, .
 """The integer graph, how each layer was quantized, and (calibrated only) how each layer drifted."""
 
 
-def quantized(name: str, graph: SpikingGraph, exact: SpikingGraph, how: Quantization) -> Quantized:
-    """Quantize a float graph; `exact` is its `make_exact` on 8-bit pixels. The graph's metadata says how it was done.
+def quantized(
+    name: str, graph: SpikingGraph, how: Quantization, seen: Callable[[Array], None] | None = None
+) -> Quantized:
+    """Quantize a float graph. The integer graph's metadata says how it was done; `seen` is shown the images before.
 
     Raises:
         KdsnnError, DeployError: unknown data, images of another shape, or a network that cannot be quantized.
     """
-    from exporters.passes.exact import make_exact
+    from exporters.passes.integer_inputs import integer_inputs
     from exporters.passes.quantize import quantize
 
     if how.data is None:
@@ -68,11 +70,13 @@ def quantized(name: str, graph: SpikingGraph, exact: SpikingGraph, how: Quantiza
     from hardware.emulator.calibration import drift
 
     images = _images(name, graph, how)
-    before = _measure(f"calibrate {name}", exact, images, how)
+    if seen is not None:
+        seen(images)
+    before = _measure(f"calibrate {name}", integer_inputs(graph, 255), images, how)
     moments = before.inputs
     if how.input_bits != 8 and graph.input.encoding == "direct":
         # what coarser pixels look like to the first layer; the drift is still told against the network as trained
-        coarse = make_exact(graph, input_scale=2**how.input_bits - 1)
+        coarse = integer_inputs(graph, 2**how.input_bits - 1)
         moments = _measure(f"calibrate {name} on {how.input_bits}-bit pixels", coarse, images, how).inputs
     integer, scales = quantize(graph, bits=how.bits, input_bits=how.input_bits, moments=moments)
     after = _measure(f"drift of {name}", integer, images, how)

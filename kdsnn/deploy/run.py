@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdsnn.deploy.backends import BackendRun, RunOptions, RunsSamples, flat, opened, require_backend, run_onnx
-from kdsnn.deploy.comparisons import BackendComparison, comparisons, joined, joined_comparisons
+from kdsnn.deploy.comparisons import BackendComparison, comparisons, joined, joined_comparisons, proofs_of
+from kdsnn.deploy.faithful import few_samples, proven_on
 from kdsnn.deploy.images import Pixels, class_names_in, load_data, pixels, require_fit, some_tests
 from kdsnn.deploy.lower import lower
 from kdsnn.deploy.lowered import Lowered, require_network_fit
 from kdsnn.deploy.places import writable_file
 from kdsnn.deploy.progress import Progress, silent
+from kdsnn.deploy.proof import Proof
 from kdsnn.deploy.tables import Result
 from kdsnn.errors import KdsnnError, OptionError, UserError
 from profilers.text_table import TextTable, table
@@ -128,6 +130,8 @@ def run(
     else:
         network = lower(source, progress=progress, **lowering)
         x, labels, called = _samples(network, data, samples, image_size)
+        if "torch" not in on or network.exact is not None:  # else the module's own run is proven
+            proven_on(network, x)
         runs, found, refused = run_all(
             network, on, x, options=RunOptions(fast_conv=not stock_lava, timeout=timeout), progress=progress
         )
@@ -195,7 +199,8 @@ def run_all(
                 at_once.append(flat(ready[name](part, told)))
                 done += len(part)
                 runs[name].append(joined(at_once[-1:]))
-            found.append(comparisons(at_once, start=start))
+            proofs = _proofs(network, at_once, x) if start == 0 else {}
+            found.append(comparisons(at_once, start=start, proofs=proofs))
     pairs: dict[tuple[str, str], list[BackendComparison]] = {}
     for comparison in itertools.chain.from_iterable(found):
         pairs.setdefault((comparison.backend, comparison.reference), []).append(comparison)
@@ -219,11 +224,19 @@ def _ready(
     return ready, tuple(RefusedBackend(name, " ".join(str(error).split())) for name, error in refusals.items())
 
 
+def _proofs(network: Lowered, runs: Sequence[BackendRun], x: Samples) -> dict[str, Proof]:
+    """The proofs of the float runs on the first of the samples x, where their sums are rounded in different orders."""
+    if network.running is None or network.exact is not None or len(runs) == 1:
+        return {}
+    some = x[: few_samples(network.running)]
+    return proofs_of(runs, network.running, network.running.encode(some))
+
+
 def _samples_at_once(network: Lowered) -> int:
     """How many samples take about 256 MB for one back end."""
     from profilers.counting.sizes import samples_within
 
-    return samples_within(2**28, network.exact or network.integer)
+    return samples_within(2**28, network.running or network.integer)
 
 
 def _run_onnx_file(
@@ -333,10 +346,19 @@ def comparison_table(found: Sequence[BackendComparison]) -> TextTable:
             str(c.samples),
             f"{c.mismatches} of {c.compared}",
             "–" if c.hidden is None else f"{c.hidden} of {c.hidden_compared}",
-            "" if not c.must_agree else ("yes" if c.ok else "NO"),
+            _agreement(c),
             c.first,
         ]
         for c in found
     ]
     columns = ["compared", "samples", "outputs that differ", "all layers", "must agree, does", "first difference"]
     return table("spike for spike", columns, rows)
+
+
+def _agreement(c: BackendComparison) -> str:
+    """Whether two back ends must agree, and do: on every spike, or layer by layer but for ties."""
+    if c.proof is None:
+        return "" if not c.must_agree else ("yes" if c.ok else "NO")
+    if not c.proof.ok:
+        return f"NO: {c.proof.first}"
+    return f"layer by layer, {c.proof.ties} {'tie' if c.proof.ties == 1 else 'ties'} of {c.proof.compared}"

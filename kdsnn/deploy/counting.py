@@ -117,9 +117,6 @@ def comparison_rows(
     rows = []
     for run in runs:
         c = by_backend.get(run.backend)
-        note = ""
-        if c is not None and not c.must_agree:
-            note = "the effect of quantization" if c.backend == "emulator" else "folding BatchNorm rounds differently"
         rows.append(
             report.ComparisonReport(
                 backend=run.backend,
@@ -127,9 +124,20 @@ def comparison_rows(
                 accuracy=run.accuracy(labels),
                 mismatching_spikes=None if c is None else (c.mismatches if c.hidden is None else c.hidden),
                 compared_spikes=None if c is None else (c.hidden_compared or c.compared),
-                must_agree=c is not None and c.must_agree,
+                must_agree=c is not None and c.must_agree and c.proof is None,
                 reference="" if c is None else c.reference,
-                note=note,
+                note="" if c is None else _why(c),
             )
         )
     return rows
+
+
+def _why(c: BackendComparison) -> str:
+    """Why spikes may differ, or nothing where none may."""
+    if c.proof is not None:
+        from profilers.report.cells import plural
+
+        return f"layer by layer the same but for {plural(c.proof.ties, 'tie')}: rounding decides there"
+    if c.must_agree:
+        return ""
+    return "the effect of quantization" if c.backend == "emulator" else "weights on the grid of exact sums"

@@ -228,7 +228,7 @@ def _proofs(network: Lowered, runs: Sequence[BackendRun], x: Samples) -> dict[st
     """The proofs of the float runs on the first of the samples x, where their sums are rounded in different orders."""
     if network.running is None or network.exact is not None or len(runs) == 1:
         return {}
-    some = x[: few_samples(network.running)]
+    some = x[: min(few_samples(network.running), *(run.samples for run in runs))]
     return proofs_of(runs, network.running, network.running.encode(some))
 
 
@@ -251,7 +251,7 @@ def _run_onnx_file(
     given = {
         name: value
         for name, value in lowering.items()
-        if value is not None and value != {} and name not in _FINISHED_TAKES
+        if value is not None and value is not False and value != {} and name not in _FINISHED_TAKES
     }
     if given.pop("encoder", "chip") != "chip":
         given = {"encoder": "host"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -66,8 +67,8 @@ def test_a_file_that_does_not_verify_is_no_limit_of_its_format(tmp_path: Path, m
     one = exporting.FORMATS["nir"]
 
     def wrong(*given: object) -> object:
-        graph, path, contents, again = one.write(*given)  # type: ignore[arg-type]
-        return graph, path, contents, lambda x: {name: 1 - spikes for name, spikes in again(x).items()}
+        written = one.write(*given)  # type: ignore[arg-type]
+        return replace(written, run=lambda x: {name: 1 - spikes for name, spikes in written.run(x).items()})
 
     changed = {**exporting.FORMATS, "nir": exporting.FORMATS["nir"].__class__(one.suffix, wrong, one.problems)}  # type: ignore[arg-type]
     monkeypatch.setattr(exporting, "FORMATS", changed)

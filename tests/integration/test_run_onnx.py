@@ -26,7 +26,7 @@ SAMPLES = 12
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A student with a rate read-out and one with a membrane read-out, exported in every form."""
+    """A student with a rate read-out and one with a membrane read-out, exported in every form, float ones with exact sums."""
     path = tmp_path_factory.mktemp("onnx")
     small = {"channels": (4, 4), "hidden": 16}
     for readout in ("rate", "membrane"):
@@ -45,6 +45,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "onnx",
             *forms,
             "--quantized",
+            "--exact",
             "--to",
             "nir",
             "--out",
@@ -61,7 +62,7 @@ def saved(path: Path) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize("readout", ["rate", "membrane"])
 def test_every_form_gives_what_the_checkpoint_gives(folder: Path, tmp_path: Path, readout: str) -> None:
     options = ["--samples", SAMPLES, "--json"]
-    on = ["--on", "torch,emulator", "--save", tmp_path / "own.npz"]
+    on = ["--on", "torch,emulator", "--exact", "--save", tmp_path / "own.npz"]
     found = json.loads(cli("run", folder / f"{readout}.safetensors", *on, *options).stdout)
     accuracy = {r["backend"]: r["accuracy"] for r in found["runs"]}
     own = saved(tmp_path / "own.npz")

@@ -36,7 +36,7 @@ from exporters.graph.registers import (
     leak_of,
 )
 from exporters.passes.integer_inputs import integer_inputs
-from exporters.passes.membranes import Membrane, membranes_of, neuron_depths
+from exporters.passes.membranes import Membrane, membranes_of, neuron_depths, register_leaks
 from exporters.passes.moments import (
     InputMoments,
     clipping_error,
@@ -261,9 +261,8 @@ def _quantize_membrane(
         node = graph.nodes[end]
         if isinstance(node, Neuron):
             threshold = _integer_threshold(scale * node.threshold)
-            if isinstance(node, LIF):  # Loihi's decays have 12 bits
-                least = 0 if node.current_leak else 1  # a LIF that rounds to an IF still leaks
-                leak, current_leak = leak_of(max(decay_of(node.leak), least)), leak_of(decay_of(node.current_leak))
+            if isinstance(node, LIF):
+                leak, current_leak = register_leaks(node)
                 node = replace(node, leak=leak, current_leak=current_leak)
             nodes[end] = replace(node, threshold=threshold, scale=scale)
         elif isinstance(node, Output):

@@ -23,7 +23,7 @@ import numpy as np
 from exporters.errors import DeployError
 from exporters.graph import AnySynapse, Array, Conv2d, Flatten, Linear, Neuron, Node, Output, Pair, SpikingGraph, chain
 from exporters.graph.bounds import sum_bound
-from exporters.graph.editing import over_positions, window_positions
+from exporters.graph.editing import over_positions
 from exporters.graph.registers import BIAS_LIMIT, CURRENT_LIMIT, DENSE_WEIGHTS, THRESHOLD_LIMIT
 from exporters.passes.levels import Level, Levels, Link, Slot, depths_of, leaks, links_of
 
@@ -36,7 +36,7 @@ def straighten(graph: SpikingGraph) -> SpikingGraph:
 
     Raises:
         DeployError: a skip that no relay can carry (of the analog input, or around dense layers with large
-            thresholds), layers side by side that differ in size, stride or leak, or thresholds that no
+            thresholds), layers side by side that differ in stride, or thresholds that no
             common threshold can stand for.
     """
     links = links_of(graph)
@@ -219,14 +219,11 @@ def _convolution(plan: Levels, d: int, taps: Mapping[Pair, Array], bias: Array |
 
 
 def _axis(plan: Levels, d: int, axis: int, offsets: Sequence[int]) -> Pair:
-    """Along an axis the kernel has this size and padding."""
+    """Along an axis the kernel has this size and padding: the least padding and then the smallest kernel that hold all
+    offsets and give the level's size; taps that no offset needs are zeros."""
     size, wanted = plan.shape(d - 1)[1 + axis], plan.shape(d)[1 + axis]
     stride = plan.levels[d].stride[axis]
-    least = max(0, -min(offsets))
-    for padding in range(least, least + stride + 1):
-        for kernel in range(max(offsets) + padding + 1, max(offsets) + padding + 1 + stride):
-            if window_positions(size, kernel, stride, padding) == wanted:
-                return kernel, padding
-    raise DeployError(
-        f"{plan.levels[d].members[0]}: no common kernel gives its size {wanted} from {size} with stride {stride} beside its relays"
-    )
+    reach = max(offsets) + 1
+    padding = max(0, -min(offsets), reach + (wanted - 1) * stride - size)
+    largest = size + 2 * padding - (wanted - 1) * stride  # one more would leave out the last position
+    return max(reach + padding, largest - stride + 1), padding

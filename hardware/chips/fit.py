@@ -47,11 +47,19 @@ class Finding:
 
 @dataclass(frozen=True, eq=False)
 class Fit:
-    """A network was held against a chip; `placement` is None where there is none, and a finding says why."""
+    """A network was held against a chip.
+
+    Attributes:
+        target: the chip.
+        findings: what to know, errors first.
+        placement: None where there is none, and a finding says why.
+        excess: how many times the largest weight or threshold is what its register holds, at most 1 where all fit.
+    """
 
     target: Target
     findings: tuple[Finding, ...]
     placement: Placement | None
+    excess: float = 1.0
 
     @property
     def fits(self) -> bool:
@@ -100,7 +108,8 @@ def check(
     if placement is not None:
         found += _chips(placement, max_chips)
     order = {"error": 0, "warning": 1, "note": 2}
-    return Fit(target, tuple(sorted(found, key=lambda f: order[f.severity])), placement)
+    excess = max((_excess(step, target) for step in steps[on_host:]), default=1.0)
+    return Fit(target, tuple(sorted(found, key=lambda f: order[f.severity])), placement, excess)
 
 
 def _input(chain: SpikingGraph, target: Target) -> Iterator[Finding]:
@@ -174,6 +183,16 @@ def _registers(step: ChainLayer, target: Target) -> Iterator[Finding]:
             f"{(bias // (widest + 1)).bit_length()} bits go into its exponent and are rounded off",
             "quantize with fewer bits if accuracy suffers",
         )  # fmt: skip
+
+
+def _excess(step: ChainLayer, target: Target) -> float:
+    """The largest of a layer's weights and its threshold, in shares of what the chip holds."""
+    lowest, highest = int(step.synapse.weight.min()), int(step.synapse.weight.max())
+    both = lowest < 0 < highest
+    threshold = 0 if step.threshold == SILENT else step.threshold << both
+    return max(
+        max(-lowest, highest) / ((1 << target["weight_bits"]) - 1 >> both), threshold / (1 << target["threshold_bits"])
+    )
 
 
 def _chips(placement: Placement, max_chips: int | None) -> Iterator[Finding]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -122,15 +124,10 @@ REFUSED = {
         joined([[*FIRST, ("pool", AvgPool2d((2, 2), (2, 2), divisor=4)), ("fl", Flatten()), ("fc", dense(2, 18)), LAST]]),
         "fc: an average pool with a divisor is not integer; quantize the graph first",
     ),
-    "another size": (
+    "a dense layer past a cut border": (
         beside([("a", conv(2, 2, 3, padding=1)), ("sa", IF(9)), ("fl", Flatten()), ("fa", dense(2, 72))],
                [("b", conv(2, 2, 3)), ("sb", IF(9)), ("flb", Flatten()), ("fb", dense(2, 32))]),
-        r"sb: it runs beside sa but has another size \(\(2, 4, 4\) and \(2, 6, 6\)\)",
-    ),
-    "another leak": (
-        beside([("a", conv(2, 2, 3)), ("sa", IF(9)), ("fl", Flatten()), ("fa", dense(2, 32))],
-               [("b", conv(2, 2, 3)), ("sb", LIF(9, 0.5)), ("flb", Flatten()), ("fb", dense(2, 32))]),
-        "sb: it runs beside sa but leaks differently",
+        "fa: it reads sa past layers that cut off its border",
     ),
     "another stride": (
         beside([("a", conv(2, 2, 3, 2, 1)), ("sa", IF(9)), ("fl", Flatten()), ("fa", dense(2, 18))],
@@ -143,7 +140,7 @@ REFUSED = {
     ),
     "a skip past a cut border": (
         beside([("a", conv(2, 2, 5)), ("sa", IF(9)), ("b", conv(2, 2, 3, 1, 1))], [("skip", conv(2, 2, 5))]),
-        "so: no common kernel gives its size 2 from 2 with stride 1 beside its relays",
+        "skip: it reads s past sa, which cuts off its border",
     ),
     "from convolutions past dense layers": (
         beside([("fl", Flatten()), ("fa", dense(3, 72)), ("sa", IF(9)), ("fb", dense(2, 3))],
@@ -171,6 +168,77 @@ def test_what_a_chain_cannot_carry_is_refused_by_name(name: str) -> None:
     with pytest.raises(DeployError, match=message) as caught:
         to_chain(graph)
     assert "\n" not in str(caught.value)
+
+
+UNLIKE = {
+    "another size": beside([("a", conv(2, 2, 3, padding=1)), ("sa", IF(9)), ("la", conv(2, 2, 3, 2, 1))],
+                           [("b", conv(2, 2, 3, 2, 1)), ("sb", IF(9)), ("lb", conv(2, 2, 1))]),
+    "another leak": beside([("a", conv(2, 2, 3, padding=1)), ("sa", IF(9)), ("fl", Flatten()), ("fa", dense(2, 72))],
+                           [("b", conv(2, 2, 3, padding=1)), ("sb", LIF(9, 0.5)), ("flb", Flatten()), ("fb", dense(2, 72))]),
+    # a bottleneck: the branch beside it shrinks at once, it shrinks in the middle
+    "a strided bottleneck": beside(
+        [("a", conv(3, 2, 1)), ("sa", IF(9)), ("b", conv(3, 3, 3, 2, 1)), ("sb", IF(30)), ("e", conv(4, 3, 1)), ("se", IF(9)),
+         ("l", conv(2, 4, 1))],
+        [("down", conv(4, 2, 1, 2)), ("sd", IF(9)), ("l", conv(2, 4, 1))]),
+    # both branches are as deep, and shrink at different ends
+    "early and late": beside(
+        [("a", conv(3, 2, 3, 2, 1)), ("sa", IF(9)), ("b", conv(3, 3, 3, 1, 1)), ("sb", IF(30)), ("la", conv(2, 3, 1))],
+        [("d", conv(3, 2, 3, 1, 1)), ("sd", IF(9)), ("e", conv(3, 3, 3, 2, 1)), ("se", IF(30)), ("lb", conv(2, 3, 1))]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", UNLIKE)
+def test_branches_that_are_unlike_are_scheduled(name: str) -> None:
+    """No layer runs beside one of another size or leak; relays carry what waits."""
+    chained = assert_same(UNLIKE[name], 3)
+    plan = {layer: place[0] for layer, place in chained.metadata["members"].items()}
+    shapes: dict[str, set[tuple[int, ...]]] = {}
+    for layer, level in plan.items():
+        shapes.setdefault(level, set()).add(UNLIKE[name].shapes[layer][1:])
+    assert all(len(found) == 1 for found in shapes.values())
+
+
+@settings(max_examples=80, deadline=None)
+@given(seed=st.integers(0, 2**31), depths=st.lists(st.integers(0, 3), min_size=2, max_size=3), blocks=st.integers(1, 2))
+def test_blocks_whose_branches_differ_in_shape_and_depth(seed: int, depths: list[int], blocks: int) -> None:
+    """Every branch leads from one grid to one grid in as many layers as it likes, and shrinks wherever it likes."""
+    rng = np.random.default_rng(seed)
+    graph = branches(rng, depths, blocks)
+    try:
+        assert_same(graph, seed)
+    except DeployError as error:
+        assert re.search("past .* which cuts off its border|no threshold can stand for", str(error)), error
+
+
+def branches(rng: np.random.Generator, depths: list[int], blocks: int) -> SpikingGraph:
+    """A network of residual blocks; the neurons of a branch's end feed the next block, or its currents its sum."""
+    size, channels, stride = int(rng.integers(5, 10)), 2, int(rng.integers(1, 4))
+    nodes: dict[str, Node] = {"in": Input((channels, size, size), "spikes")}
+    edges: list[tuple[str, str]] = []
+    ends = ["in"]  # their spikes add up
+
+    def synapse(name: str, sources: list[str], into: int, out: int, step: int, end: str) -> None:
+        kernel = int(rng.choice([1, 3])) if step == 1 else 3
+        weight = rng.integers(-20, 40, (out, into, kernel, kernel)).astype(np.int32)
+        nodes[name] = Conv2d(weight, None, (step, step), (kernel // 2, kernel // 2))
+        edges.extend((source, name) for source in sources)
+        edges.append((name, end))
+
+    for block in range(blocks):
+        out, last = int(rng.integers(1, 4)), f"b{block}.sum"
+        for k, depth in enumerate(depths):
+            shrinks, before, width = int(rng.integers(0, depth + 1)), ends, channels
+            for i in range(depth):
+                wide, neurons = int(rng.integers(1, 4)), f"b{block}.{k}.{i}.n"
+                synapse(f"b{block}.{k}.{i}", before, width, wide, stride if i == shrinks else 1, neurons)
+                nodes[neurons] = IF(25)
+                before, width = [neurons], wide
+            synapse(f"b{block}.{k}.end", before, width, out, stride if shrinks == depth else 1, last)
+        nodes[last] = IF(40)
+        ends, channels = [last], out
+    nodes["out"] = Output()
+    edges.append((ends[0], "out"))
+    return SpikingGraph(nodes, tuple(edges), 4)
 
 
 def test_layers_of_what_is_no_chain() -> None:

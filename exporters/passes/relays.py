@@ -15,14 +15,14 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from exporters.errors import DeployError
 from exporters.graph import AnySynapse, Array, Conv2d, Flatten, Linear, Neuron, Node, Output, Pair, SpikingGraph, chain
-from exporters.graph.bounds import sum_bound
+from exporters.graph.bounds import signed_bounds
 from exporters.graph.editing import over_positions
 from exporters.graph.registers import BIAS_LIMIT, CURRENT_LIMIT, DENSE_WEIGHTS, THRESHOLD_LIMIT
 from exporters.passes.levels import Level, Levels, Link, Slot, depths_of, leaks, links_of
@@ -101,26 +101,46 @@ def _common_threshold(plan: Levels, level: Level) -> tuple[dict[str, int], int]:
             f"{main}: leaky neurons run side by side with different thresholds ({listed}); Loihi truncates leaks, so no "
             "factor makes them alike; give them one threshold"
         )
+    rooms = {m: _room(plan, m) for m in thresholds}
     for common in range(max(thresholds.values()), THRESHOLD_LIMIT + 1):
         factors = {m: -(-common // v) for m, v in thresholds.items()}
-        if all(factors[m] * (v - 1) < common for m, v in thresholds.items()) and _fits(plan, factors):
+        if not all(rooms[m].holds(factor, common) for m, factor in factors.items()):
+            break  # neither will larger ones
+        if all(factors[m] * (v - 1) < common for m, v in thresholds.items()):
             return factors, common
     raise DeployError(f"no threshold can stand for those of layers of one depth ({listed}); quantize with fewer bits")
 
 
-def _fits(plan: Levels, factors: Mapping[str, int]) -> bool:
-    """The factors fit if the currents and biases of members, times these, still fit Lava's registers."""
-    graph = plan.graph
-    for member, factor in factors.items():
-        into = plan.links_to(member)
-        scale = graph.input.scale or 1
-        arriving = [float(scale) if link.source == graph.input_name else 1.0 for link in into]
-        current = sum(sum_bound(link.synapse, a, bias=False) for link, a in zip(into, arriving, strict=True))
-        bias = sum(float(np.abs(link.synapse.bias).max()) for link in into if link.synapse.bias is not None)
-        # all steps together, so that no membrane saturates that would not without the factor
-        if factor > 1 and (factor * (current + bias) * graph.T > CURRENT_LIMIT or factor * bias > BIAS_LIMIT):
-            return False
-    return True
+@dataclass(frozen=True)
+class Room:
+    """The room of a neuron layer is what its registers must hold, in units of its weights, of which a factor makes more.
+
+    Attributes:
+        above: the largest current of a step, bias included.
+        below: the most negative sum of all steps' currents, its amount.
+        bias: the largest amount of a bias.
+    """
+
+    above: float
+    below: float
+    bias: float
+
+    def holds(self, factor: int, common: int) -> bool:
+        """The registers hold all times `factor`, in every step: the neurons do not leak, so that what stays in a
+        membrane is below the threshold `common`, or all that was negative."""
+        if factor == 1:
+            return True
+        fits = common + factor * self.above <= CURRENT_LIMIT and factor * self.below <= CURRENT_LIMIT
+        return fits and factor * self.bias <= BIAS_LIMIT
+
+
+def _room(plan: Levels, member: str) -> Room:
+    graph, into = plan.graph, plan.links_to(member)
+    scale = float(graph.input.scale or 1)
+    sums = [signed_bounds(link.synapse, scale if link.source == graph.input_name else 1.0) for link in into]
+    above, below = (float(sum(one[sign] for one in sums).max()) for sign in (0, 1))
+    bias = sum(float(np.abs(link.synapse.bias).max()) for link in into if link.synapse.bias is not None)
+    return Room(above, below * graph.T, bias)
 
 
 # -- synapses ----------------------------------------------------------------------------------------

@@ -42,7 +42,7 @@ def distill(
     ] = False,
     readout: Annotated[
         Literal["rate", "voting", "membrane"],
-        typer.Option(help="Firing rate of output neurons; of ten for each class; or membrane of a layer without."),
+        typer.Option(help="Firing rate of output neurons; of eight for each class; or membrane of a layer without."),
     ] = "rate",
     neuron: Annotated[Literal["if", "lif"], typer.Option(help="Integrate-and-fire, or leaky.")] = "if",
     data: Data = "digits",

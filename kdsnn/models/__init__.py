@@ -124,7 +124,7 @@ def build(
         spiking: the SNN, or the ANN.
         input_shape: (C, H, W) of the images.
         classes: number of classes.
-        readout: of the SNN: "rate" of output neurons, "voting" (the mean rate of ten of them for each class), or
+        readout: of the SNN: "rate" of output neurons, "voting" (the mean rate of eight of them for each class), or
             "membrane" of a layer that does not fire.
         neuron: of the SNN: "if", or "lif" with a leak of one half per step.
         **options: widths and depths in place of the architecture's own, see `MODELS`.

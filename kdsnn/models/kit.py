@@ -18,8 +18,9 @@ from torch.nn.functional import adaptive_avg_pool2d
 Readout = Literal["rate", "voting", "membrane"]
 Neuron = Literal["if", "lif"]
 
-VOTERS = 10
-"""Output neurons of a class with read-out "voting"; the size that SpikingJelly's `VotingLayer` has by default."""
+VOTERS = 8
+"""Output neurons of a class with read-out "voting". Eighths are binary fractions, so that sums of votes are exact in floating
+point and classes that tie do so wherever the network runs; with the usual ten, rounding would break the tie."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Kit:
             multi-step mode and spiking neurons, on (T, N, C, H, W).
         readout: "rate" ends the SNN in neurons, whose firing rate is the logit (KDSNN, section 3.1);
             "voting" in `VOTERS` neurons per class, whose mean rate it is (Fang et al., ICCV 2021): at T = 4 a logit
-            has 41 levels in place of 5; "membrane" ends it in the currents of a layer that does not fire.
+            has 33 levels in place of 5; "membrane" ends it in the currents of a layer that does not fire.
         neuron: "if" integrates, "lif" leaks half of its membrane per step. Both fire at v ≥ 1, reset to 0
             and train through the ATan surrogate, with the reset left out of the gradient.
     """

@@ -28,7 +28,7 @@ def distill(
     method: Annotated[
         Literal["response", "feature", "temporal", "selective", "none"],
         typer.Option(
-            help="response: KDSNN Eq. 5; feature: Eq. 7; temporal, selective: every step (selective: with --readout membrane); none: labels only."
+            help="response: KDSNN Eq. 5; feature: Eq. 7; temporal, selective: every step; none: labels only."
         ),
     ] = "response",
     taps: Annotated[
@@ -41,7 +41,8 @@ def distill(
         bool, typer.Option("--twin", help="Train the same student without a teacher too, and compare.")
     ] = False,
     readout: Annotated[
-        Literal["rate", "membrane"], typer.Option(help="Firing rate of output neurons, or membrane of a layer without.")
+        Literal["rate", "voting", "membrane"],
+        typer.Option(help="Firing rate of output neurons; of eight for each class; or membrane of a layer without."),
     ] = "rate",
     neuron: Annotated[Literal["if", "lif"], typer.Option(help="Integrate-and-fire, or leaky.")] = "if",
     data: Data = "digits",

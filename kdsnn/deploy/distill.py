@@ -76,7 +76,8 @@ def distill(
         twin: train the same student without a teacher too, from the same weights, and count the cost of both.
         out: the checkpoint to write (`.safetensors`), with history, curves and state beside it; None writes nothing.
         T: time steps per image.
-        readout: "rate" of output neurons, or "membrane" of a layer without; of architectures only.
+        readout: "rate" of output neurons, "voting" of eight for each class, or "membrane" of a layer without; of architectures
+            only.
         neuron: "if", or "lif" with a leak of one half per step; of architectures only.
         epochs, batch_size, lr: the recipe's own where they are None.
         alpha: weight of the teacher in Eq. 5, 0 to 1; temperature: softening of the logits.

@@ -36,6 +36,8 @@ class TrainConfig:
     * `compile`: torch.compile the network; not bit-identical with eager training.
     * `shift` moves every training image by up to that many pixels each way, anew in every epoch.
     * `T` is the student's number of time steps; a teacher has no use for it or for what follows.
+    * `logit_scale` multiplies the firing rates of a student, 0…1, before every softmax; 0: ln(1000 (K - 1)) for K
+      classes (`kdsnn.train.logits`). Currents (read-out "membrane") are logits as they are. 1 is the paper's raw rate.
     * `alpha` and `temperature` are those of KDSNN Eq. 5. Their defaults give both terms one weight,
       α τ² = 1 - α: a firing rate in 0…1 cannot follow a softer teacher, and on `digits` α τ² far above
       1 costs many points. Methods "temporal" and "selective" use `temperature` too.
@@ -63,6 +65,7 @@ class TrainConfig:
     compile: bool = False
     shift: int = 0
     T: int = 4
+    logit_scale: float = 0.0
     alpha: float = 0.1
     temperature: float = 3.0
     feature_weight: float = 1e-3
@@ -97,6 +100,7 @@ class TrainConfig:
             "precision": among("precision", Precision),
             "shift": (0 <= self.shift <= 256, "0 to 256 pixels"),
             "T": (1 <= self.T <= LARGEST_T, f"1 to {LARGEST_T:,} time steps"),
+            "logit_scale": not_negative("logit_scale"),
             "alpha": (0 <= self.alpha <= 1, "in 0…1"),
             "temperature": (1 / LARGEST <= self.temperature <= LARGEST, f"from {1 / LARGEST:g} to {LARGEST:g}"),
             "feature_weight": not_negative("feature_weight"),

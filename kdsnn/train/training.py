@@ -23,6 +23,7 @@ from kdsnn.train.config import Method, TrainConfig
 from kdsnn.train.features import Taps
 from kdsnn.train.history import OnEpoch
 from kdsnn.train.learner import Learner
+from kdsnn.train.logits import logit_scale
 from kdsnn.train.loop import Augment, Job, OnStep, Trained, fit
 from kdsnn.train.objectives import labels_only, objective_of
 from kdsnn.train.resume import RunFiles
@@ -93,15 +94,17 @@ def distill(
     """
     accelerator = accelerator or Accelerator()
     augmented = config.shift > 0 or augment is not None
-    learner = Learner(student, config.T, convention_of(student, data.input_shape, config.T))
+    convention = convention_of(student, data.input_shape, config.T)
+    learner = Learner(student, config.T, convention)
     objective, guided = objective_of(
         method, learner, teacher, data, config, accelerator.device, augmented=augmented, taps=taps
     )
     named = {"taps": [list(pair) for pair in taps]} if taps else {}
     run = _run(data, config, method, {**named, **(about or {})})
     job = Job(data, config, run, augment, files or RunFiles(), on_epoch, on_step)
+    scale = logit_scale(student, convention, data.input_shape, method, config)
     try:
-        return fit(Learner(student, config.T, learner.convention, guided), objective, job, accelerator)
+        return fit(Learner(student, config.T, convention, guided, scale), objective, job, accelerator)
     finally:
         reset_net(student)  # hand it back at rest, without the membranes of the last batch
 

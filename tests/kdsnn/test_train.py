@@ -92,7 +92,7 @@ def test_learning_reaches_the_test_set(data):
     assert student.history[-1].accuracy > 0.9
 
 
-@pytest.mark.parametrize("readout", ["rate", "membrane"])
+@pytest.mark.parametrize("readout", ["rate", "voting", "membrane"])
 @pytest.mark.parametrize("method", ["response", "none"])
 def test_loss_falls_on_one_batch(data, method, readout):
     config = replace(QUICK, epochs=12, batch_size=72, alpha=0.5, temperature=1.0)

@@ -61,6 +61,13 @@ def distill(
         Path | None,
         typer.Option(help="For --quantize: the trained student; model options, T, neuron and readout are its own."),
     ] = None,
+    init: Annotated[
+        str | None,
+        typer.Option(
+            help="Start from the weights of the same architecture: a checkpoint of pretrain (scaled to thresholds of 1) or of "
+            "distill, or teacher."
+        ),
+    ] = None,
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
@@ -72,7 +79,7 @@ def distill(
         trained = kdsnn.distill(
             model, data, teacher=teacher, teacher_weights=teacher_weights, method=method, taps=taps,
             twin=twin, out=out, readout=readout, neuron=neuron,
-            quantize=quantize, start=start, seed=seed, progress=told, **images_of(images), **training_of(training, T=timesteps, alpha=alpha, temperature=temperature),
+            quantize=quantize, start=start, init=init, seed=seed, progress=told, **images_of(images), **training_of(training, T=timesteps, alpha=alpha, temperature=temperature),
         )  # fmt: skip
     found = [trained, *([trained.twin] if trained.twin else [])]
     if json:

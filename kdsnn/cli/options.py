@@ -322,7 +322,7 @@ def settings_of(texts: list[str] | None) -> dict[str, Any]:
         name, equals, value = text.partition("=")
         if not equals or name not in defaults:
             raise KdsnnError(f"--set {text}: it must read NAME=VALUE with a name of {', '.join(defaults)}")
-        kind: Any = type(defaults[name])
+        kind: Any = float if defaults[name] is None else type(defaults[name])  # None: what suits the run
         try:
             if kind is tuple:
                 found[name] = tuple(float(part) for part in value.split(","))
@@ -331,7 +331,9 @@ def settings_of(texts: list[str] | None) -> dict[str, Any]:
             else:
                 found[name] = kind(value)
         except (ValueError, KeyError) as error:
-            raise KdsnnError(f"--set {text}: {name} takes a value such as {defaults[name]}") from error
+            raise KdsnnError(
+                f"--set {text}: {name} takes a value such as {2.0 if defaults[name] is None else defaults[name]}"
+            ) from error
     return found
 
 

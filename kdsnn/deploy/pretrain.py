@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from kdsnn.deploy.factory import module_of
 from kdsnn.deploy.images import load_data
+from kdsnn.deploy.precision import with_precision
 from kdsnn.deploy.progress import Progress, silent
 from kdsnn.deploy.training import Training, configured, recipe_for, train_and_save, writable
 from kdsnn.factory import is_factory
@@ -61,14 +62,14 @@ def pretrain(
     Raises:
         KdsnnError: an unknown model or setting, data that does not fit, a run that diverges; one line each.
     """
-    if out is not None:
-        writable(Path(out))
+    path = writable(out)
     images = load_data(data, image_size=image_size, noise=noise, noise_kind=noise_kind, noise_on=noise_on)
     base = configured(recipe_for(images.name).pretrain, **settings)
     config = configured(base, epochs=epochs, batch_size=batch_size, lr=lr, seed=seed)
+    config = with_precision(config, path, resume=resume)
     named, module = named_model(model)
     job = Training(
-        f"pretrain {named}", named, images, config, options or {}, None if out is None else Path(out), module,
+        f"pretrain {named}", named, images, config, options or {}, path, module,
         augmentation=augmentation, resume=resume, label="teacher",
         tensorboard=None if tensorboard is None else Path(tensorboard),
     )  # fmt: skip

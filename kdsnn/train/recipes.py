@@ -30,8 +30,8 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
         # Shifted images suit the teacher, not the student.
         "digits": Recipe(
             student_options={"channels": (16, 32), "hidden": 64},
-            pretrain=TrainConfig(epochs=20, batch_size=64, warmup_epochs=2, shift=1),
-            distill=TrainConfig(epochs=30, batch_size=64, warmup_epochs=2),
+            pretrain=TrainConfig(epochs=20, batch_size=64, shift=1),
+            distill=TrainConfig(epochs=30, batch_size=64),
         ),
     }
 )

@@ -7,7 +7,8 @@ chain: their channels side by side, their kernels placed into one common kernel.
 strides, a relay takes the positions that will be read (and keeps several of them in several channels).
 
 The neurons of one Loihi layer share one threshold. Layers side by side with thresholds V₁, V₂ get
-integer factors k₁, k₂ on their weights and a common V with kᵢ(Vᵢ − 1) < V ≤ kᵢVᵢ; then kᵢA ≥ V ⇔ A ≥ Vᵢ.
+integer factors k₁, k₂ on their weights and a common V with kᵢ(Vᵢ − 1) < V ≤ kᵢVᵢ; then kᵢA ≥ V ⇔ A ≥ Vᵢ. Where
+they reset by subtraction, what is left must be kᵢ times as much too: V = kᵢVᵢ.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from exporters.graph.bounds import sum_bound
 from exporters.graph.editing import over_positions
 from exporters.graph.registers import BIAS_LIMIT, CURRENT_LIMIT, DENSE_WEIGHTS, THRESHOLD_LIMIT
 from exporters.passes.levels import Level, Levels, Link, Slot, depths_of, leaks, links_of
+from exporters.passes.membranes import resets_by_subtraction
 
 
 def straighten(graph: SpikingGraph) -> SpikingGraph:
@@ -96,6 +98,7 @@ def _common_threshold(plan: Levels, level: Level) -> tuple[dict[str, int], int]:
         return dict.fromkeys(nodes, 1), 0
     main = level.members[0]
     listed = ", ".join(f"{m} {v}" for m, v in thresholds.items())
+    soft = resets_by_subtraction(nodes[main])
     if leaks(nodes[main]) != (1.0, 0.0) and len(set(thresholds.values())) > 1:
         raise DeployError(
             f"{main}: leaky neurons run side by side with different thresholds ({listed}); Loihi truncates leaks, so no "
@@ -103,7 +106,9 @@ def _common_threshold(plan: Levels, level: Level) -> tuple[dict[str, int], int]:
         )
     for common in range(max(thresholds.values()), THRESHOLD_LIMIT + 1):
         factors = {m: -(-common // v) for m, v in thresholds.items()}
-        if all(factors[m] * (v - 1) < common for m, v in thresholds.items()) and _fits(plan, factors):
+        slack = {m: factors[m] * v - common for m, v in thresholds.items()}
+        alike = all(left == 0 if soft else left < factors[m] for m, left in slack.items())
+        if alike and _fits(plan, factors):
             return factors, common
     raise DeployError(f"no threshold can stand for those of layers of one depth ({listed}); quantize with fewer bits")
 

@@ -47,10 +47,10 @@ def test_random_networks_that_reset_by_subtraction(seed: int) -> None:
     soft = {n: replace(node, reset="soft") for (n, node), yes in zip(graph.neurons.items(), every, strict=True) if yes}
     try:
         chained = assert_same(graph.with_nodes(soft), seed)
-    except DeployError as error:  # reset alike, some layers ran side by side that now wait for one another
-        assert (
-            re.search("cuts off its border|no threshold can stand|has another stride|strides", str(error))
-            and seed % 3 == 0
+    except DeployError as error:
+        # reset alike, thresholds side by side need a common multiple; unlike, layers wait for one another, behind pools too
+        assert "no threshold can stand" in str(error) or (
+            seed % 3 == 0 and re.search("cuts off its border|strides", str(error))
         )
         return
     assert any(node.reset == "soft" for node in chained.neurons.values()) or not soft

@@ -101,7 +101,9 @@ def depths_of(graph: SpikingGraph, links: Sequence[Link]) -> dict[str, int]:
     sources: dict[str, set[str]] = {}
     for link in links:
         sources.setdefault(link.target, set()).update({link.source} - {graph.input_name})
-    layers = {name: likeness(graph.shapes[name], leaks(graph.nodes[name])) for name in graph.nodes if name in sources}
+    layers = {
+        name: likeness(graph.shapes[name], leaks(node), node) for name, node in graph.nodes.items() if name in sources
+    }
     return {graph.input_name: 0, **schedule(layers, sources)}
 
 

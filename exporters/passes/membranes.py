@@ -60,13 +60,19 @@ def require_synapses(graph: SpikingGraph) -> None:
             raise DeployError(f"{name}: spikes reach these neurons without a synapse layer; put a layer in between")
 
 
-Likeness = tuple[int, tuple[int, ...], tuple[float, float]]
-"""Layers that run side by side are alike in the number of their axes, in all of these but channels, and in their leaks."""
+Likeness = tuple[int, tuple[int, ...], tuple[float, float], bool]
+"""Layers that run side by side are alike in the number of their axes, in all of these but channels, in their leaks, and in
+whether they reset by subtraction."""
 
 
-def likeness(shape: Shape, leaks: tuple[float, float]) -> Likeness:
+def likeness(shape: Shape, leaks: tuple[float, float], node: Node) -> Likeness:
     """The likeness of neurons of a shape that keep these shares of membrane and current; a flat shape has no positions."""
-    return len(shape), shape[1:], leaks
+    return len(shape), shape[1:], leaks, resets_by_subtraction(node)
+
+
+def resets_by_subtraction(node: Node) -> bool:
+    """Whether a spike takes the threshold from the membrane; what is no neuron does not fire."""
+    return isinstance(node, Neuron) and node.reset == "soft"
 
 
 def schedule(layers: Mapping[str, Likeness], sources: Mapping[str, Collection[str]]) -> dict[str, int]:
@@ -107,7 +113,7 @@ def neuron_depths(graph: SpikingGraph) -> dict[str, int]:
         before = frozenset[str]().union(*(nearest[source] for source in graph.sources(name)))
         nearest[name] = before
         if isinstance(node, Neuron) or (isinstance(node, MaxPool2d) and graph.in_signal(name) == "spikes"):
-            layers[name], sources[name] = likeness(graph.shapes[name], register_leaks(node)), before
+            layers[name], sources[name] = likeness(graph.shapes[name], register_leaks(node), node), before
             nearest[name] = frozenset({name})
     level = schedule(layers, sources)
     return {name: max((level[layer] for layer in found), default=0) for name, found in nearest.items()}

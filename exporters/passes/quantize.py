@@ -98,20 +98,14 @@ def quantize(
         The integer graph and a report per synapse layer.
 
     Raises:
-        DeployError: neurons that reset by subtraction (the chip resets to zero), a layer that quantizes
-            to nothing, a layer whose numbers do not fit the registers at any useful scale, or moments of
-            another network.
+        DeployError: a layer that quantizes to nothing, a layer whose numbers do not fit the registers at any useful
+            scale, or moments of another network.
     """
     require_bits(bits)
     if not 1 <= input_bits <= 8:
         raise DeployError(f"{input_bits}-bit input is not possible; choose 1 to 8 bits")
     if graph.is_integer:
         raise DeployError("the graph is already quantized")
-    for name, neuron in graph.neurons.items():
-        if neuron.reset != "hard":
-            raise DeployError(
-                f"{name}: reset by subtraction does not exist in Lava; train with v_reset=0.0 (hard reset)"
-            )
     graph = integer_inputs(graph, 2**input_bits - 1)
     if moments is not None:
         require_moments(graph, moments)

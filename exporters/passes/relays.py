@@ -7,7 +7,8 @@ chain: their channels side by side, their kernels placed into one common kernel.
 strides, a relay takes the positions that will be read (and keeps several of them in several channels).
 
 The neurons of one Loihi layer share one threshold. Layers side by side with thresholds V₁, V₂ get
-integer factors k₁, k₂ on their weights and a common V with kᵢ(Vᵢ − 1) < V ≤ kᵢVᵢ; then kᵢA ≥ V ⇔ A ≥ Vᵢ.
+integer factors k₁, k₂ on their weights and a common V with kᵢ(Vᵢ − 1) < V ≤ kᵢVᵢ; then kᵢA ≥ V ⇔ A ≥ Vᵢ. Where
+they reset by subtraction, what is left must be kᵢ times as much too: V = kᵢVᵢ.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from exporters.graph.bounds import signed_bounds
 from exporters.graph.editing import over_positions
 from exporters.graph.registers import BIAS_LIMIT, CURRENT_LIMIT, DENSE_WEIGHTS, THRESHOLD_LIMIT
 from exporters.passes.levels import Level, Levels, Link, Slot, depths_of, leaks, links_of
+from exporters.passes.membranes import resets_by_subtraction
 
 
 def straighten(graph: SpikingGraph) -> SpikingGraph:
@@ -96,6 +98,7 @@ def _common_threshold(plan: Levels, level: Level) -> tuple[dict[str, int], int]:
         return dict.fromkeys(nodes, 1), 0
     main = level.members[0]
     listed = ", ".join(f"{m} {v}" for m, v in thresholds.items())
+    soft = resets_by_subtraction(nodes[main])
     if leaks(nodes[main]) != (1.0, 0.0) and len(set(thresholds.values())) > 1:
         raise DeployError(
             f"{main}: leaky neurons run side by side with different thresholds ({listed}); Loihi truncates leaks, so no "
@@ -106,7 +109,8 @@ def _common_threshold(plan: Levels, level: Level) -> tuple[dict[str, int], int]:
         factors = {m: -(-common // v) for m, v in thresholds.items()}
         if not all(rooms[m].holds(factor, common) for m, factor in factors.items()):
             break  # neither will larger ones
-        if all(factors[m] * (v - 1) < common for m, v in thresholds.items()):
+        slack = {m: factors[m] * v - common for m, v in thresholds.items()}
+        if all(left == 0 if soft else left < factors[m] for m, left in slack.items()):
             return factors, common
     raise DeployError(f"no threshold can stand for those of layers of one depth ({listed}); quantize with fewer bits")
 
@@ -116,7 +120,7 @@ class Room:
     """The room of a neuron layer is what its registers must hold, in units of its weights, of which a factor makes more.
 
     Attributes:
-        above: the largest current of a step, bias included.
+        above: the largest current of a step, bias included; of all steps where a spike leaves what is above the threshold.
         below: the most negative sum of all steps' currents, its amount.
         bias: the largest amount of a bias.
     """
@@ -140,7 +144,8 @@ def _room(plan: Levels, member: str) -> Room:
     sums = [signed_bounds(link.synapse, scale if link.source == graph.input_name else 1.0) for link in into]
     above, below = (float(sum(one[sign] for one in sums).max()) for sign in (0, 1))
     bias = sum(float(np.abs(link.synapse.bias).max()) for link in into if link.synapse.bias is not None)
-    return Room(above, below * graph.T, bias)
+    stays = resets_by_subtraction(graph.nodes[member])
+    return Room(above * graph.T if stays else above, below * graph.T, bias)
 
 
 # -- synapses ----------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ import numpy as np
 from exporters.graph import SpikingGraph
 from exporters.graph.registers import SILENT
 from exporters.passes.chain import ChainLayer, chain_layers
+from exporters.passes.membranes import resets_by_subtraction
 from exporters.passes.quantize import LayerScale
 from hardware.chips.limits import Target
 from hardware.chips.placement import Placement, place
@@ -92,7 +93,7 @@ def check(
     Raises:
         DeployError: the graph is not a chain.
     """
-    found = [*_input(chain, target), *_quantization(scales)]
+    found = [*_input(chain, target), *_resets(chain, target), *_quantization(scales)]
     steps = chain_layers(chain)
     on_host = host_layers(chain, target)
     for step in steps[on_host:]:
@@ -124,6 +125,23 @@ def _input(chain: SpikingGraph, target: Target) -> Iterator[Finding]:
         )  # fmt: skip
     elif bits > 1:
         yield Finding("note", first, f"it reads {bits}-bit pixels as graded spikes (input_message_bits={bits})")
+
+
+def _resets(chain: SpikingGraph, target: Target) -> Iterator[Finding]:
+    """Reset by subtraction is what the chips' own neurons do not do."""
+    soft = [name for name, node in chain.neurons.items() if resets_by_subtraction(node)]
+    if not soft:
+        return
+    several = target["soft_reset_compartments"]
+    how = (
+        f"{several} compartments a neuron do it, which are counted here"
+        if several > 1
+        else "a program in its microcode does it"
+    )
+    yield Finding(
+        "warning", soft[0], f"{len(soft)} of {len(chain.neurons)} layers reset by subtraction; {target.title} itself resets to zero: {how}",
+        "train with v_reset=0.0 (hard reset) for netx and Lava, which have no such neuron",
+    )  # fmt: skip
 
 
 def _quantization(scales: Sequence[LayerScale]) -> Iterator[Finding]:

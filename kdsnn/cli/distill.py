@@ -27,9 +27,7 @@ def distill(
     ] = None,
     method: Annotated[
         Literal["response", "feature", "temporal", "selective", "none"],
-        typer.Option(
-            help="response: KDSNN Eq. 5; feature: Eq. 7; temporal, selective: every step; none: labels only."
-        ),
+        typer.Option(help="response: KDSNN Eq. 5; feature: Eq. 7; temporal, selective: every step; none: labels only."),
     ] = "response",
     taps: Annotated[
         str | None,

@@ -423,7 +423,7 @@ def test_factory_weights_and_mistakes(user_module: Path, monkeypatch: pytest.Mon
     assert "returned a int" in error_line("export", "my_networks:not_a_module", *shape, *where)
     assert "cannot be built" in error_line("export", "my_networks:nothing", *shape, *where)
     assert "cannot be built" in error_line("export", "no_such_package:net", *shape, *where)
-    assert "reset by subtraction does not exist in Lava" in error_line(
+    assert "reset by subtraction does not exist in Lava's LIF" in error_line(
         "export", "my_networks:soft_reset", "--to", "netx", *shape, *where
     )
     assert not (user_module / "x").exists() or not list((user_module / "x").iterdir())

@@ -69,7 +69,9 @@ def foreign(end: nn.Module | None, *, over_time: str = "steps") -> nn.Module:
         def __init__(self) -> None:
             super().__init__()
             hidden = [layer.Flatten(step_mode="m"), layer.Linear(64, 12, step_mode="m"), neuron.IFNode(step_mode="m")]
-            self.layers = nn.Sequential(*hidden, layer.Linear(12, CLASSES, step_mode="m"), *([] if end is None else [end]))
+            self.layers = nn.Sequential(
+                *hidden, layer.Linear(12, CLASSES, step_mode="m"), *([] if end is None else [end])
+            )
 
         def forward(self, x):
             out = self.layers(x)
@@ -154,7 +156,9 @@ def test_accuracy_is_that_of_spike_counts(data, readout):
 
 @pytest.mark.parametrize("method", ["temporal", "selective"])
 def test_a_step_that_can_never_be_sure_is_refused(data, method):
-    with pytest.raises(KdsnnError, match=rf"logit_scale is 1: method {method} cannot teach 4 classes .* take 0 for 8\.01"):
+    with pytest.raises(
+        KdsnnError, match=rf"logit_scale is 1: method {method} cannot teach 4 classes .* take 0 for 8\.01"
+    ):
         distill(student("rate"), data, replace(CONFIG, logit_scale=1.0), method=method, teacher=teacher())
     distill(student("membrane"), data, replace(CONFIG, logit_scale=1.0), method=method, teacher=teacher())
 

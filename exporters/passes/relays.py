@@ -142,7 +142,7 @@ def _room(plan: Levels, member: str) -> Room:
     graph, into = plan.graph, plan.links_to(member)
     scale = float(graph.input.scale or 1)
     sums = [signed_bounds(link.synapse, scale if link.source == graph.input_name else 1.0) for link in into]
-    above, below = (float(sum(one[sign] for one in sums).max()) for sign in (0, 1))
+    above, below = (float(np.sum([one[sign] for one in sums], axis=0).max()) for sign in (0, 1))
     bias = sum(float(np.abs(link.synapse.bias).max()) for link in into if link.synapse.bias is not None)
     stays = resets_by_subtraction(graph.nodes[member])
     return Room(above * graph.T if stays else above, below * graph.T, bias)

@@ -67,9 +67,10 @@ def test_random_networks_that_reset_by_subtraction(seed: int) -> None:
         chained = assert_same(graph.with_nodes(soft), seed)
     except DeployError as error:
         # reset alike, thresholds side by side need a common multiple; unlike, layers wait for one another, behind pools too
-        assert "no threshold can stand" in str(error) or (
-            seed % 3 == 0 and re.search("cuts off its border|strides", str(error))
+        unlike = (
+            "cuts off its border|strides|leaky neurons run side by side" if seed % 3 == 0 else "no threshold can stand"
         )
+        assert re.search(f"no threshold can stand|{unlike}", str(error)), error
         return
     assert any(node.reset == "soft" for node in chained.neurons.values()) or not soft
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from kdsnn.deploy.images import Pixels, chosen, pixels, require_trained_fit
+from kdsnn.deploy.images import chosen, pixels, require_trained_fit
 from kdsnn.deploy.progress import Progress, silent
 from kdsnn.errors import KdsnnError, OptionError
 
@@ -27,13 +27,13 @@ def count(
     name: str,
     network: Lowered,
     x: Array,
-    labels: Array,
+    labels: Array | None,
     *,
     twin: bool = False,
     title: str = "",
     progress: Progress = silent,
 ) -> report.Student:
-    """Run uint8 images x (N, C, H, W) through the float and the quantized network and count what happens.
+    """Run data x through the float and the quantized network and count what happens: uint8 images (N, C, H, W), or frames.
 
     Raises:
         KdsnnError: a `.net` file that reads spikes of an encoder on the host.
@@ -49,7 +49,7 @@ def count(
     return profiling.count(
         name,
         network.integer if exact is None else exact,
-        Pixels(x, network.input_shape),
+        network.samples(x),
         labels,
         run=emulator.run,
         quantized=network.integer if both else None,

@@ -70,7 +70,7 @@ def quantized(name: str, graph: SpikingGraph, exact: SpikingGraph, how: Quantiza
     images = _images(name, graph, how)
     before = _measure(f"calibrate {name}", exact, images, how)
     moments = before.inputs
-    if how.input_bits != 8 and graph.input.encoding == "direct":
+    if how.input_bits != 8 and graph.input.is_graded:
         # what coarser pixels look like to the first layer; the drift is still told against the network as trained
         coarse = make_exact(graph, input_scale=2**how.input_bits - 1)
         moments = _measure(f"calibrate {name} on {how.input_bits}-bit pixels", coarse, images, how).inputs
@@ -99,9 +99,10 @@ def _images(name: str, graph: SpikingGraph, how: Quantization) -> Array:
     """Training images, float32 in 0…1 (N, *shape)."""
     import numpy as np
 
-    if graph.input.encoding != "direct":
+    if graph.input.over_time:
         raise OptionError(
-            f"{{calibrate}}: {name} takes spikes over time, and data sets hold images", calibrate=how.data_name
+            f"{{calibrate}}: {name} reads frames over time, and data sets hold images; leave it out",
+            calibrate=how.data_name,
         )
     data: DataSet = load_data(how.data)
     require_fit(name, graph.input.shape, data)

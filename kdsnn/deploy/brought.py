@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from kdsnn.deploy.normalization import Normalization, normalization, normalizing
+from kdsnn.deploy.normalization import normalization, normalizing
 from kdsnn.errors import OptionError
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from kdsnn.deploy.lowered import Lowered, require_network_fit, told_labels
 from kdsnn.deploy.places import writable_file
 from kdsnn.deploy.progress import Progress, silent
 from kdsnn.deploy.tables import Result
-from kdsnn.errors import KdsnnError, OptionError, UserError
+from kdsnn.errors import OptionError, UserError
 from profilers.text_table import TextTable, table
 
 if TYPE_CHECKING:

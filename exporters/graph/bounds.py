@@ -32,7 +32,7 @@ def input_bounds(graph: SpikingGraph) -> dict[str, float]:
         into[name] = arriving
         match node:
             case Input():
-                out[name] = float(node.scale) if node.encoding == "direct" and node.scale is not None else 1.0
+                out[name] = float(node.scale) if node.is_graded and node.scale is not None else 1.0
             case Neuron():
                 out[name] = 1.0
             case AvgPool2d():

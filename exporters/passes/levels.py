@@ -182,7 +182,7 @@ class Levels:
                 f"{main}: its current persists (current_leak), and so would that of relays beside it, which carry the spikes "
                 f"of {source} past it; set current_leak to 0 in networks with skip connections"
             )
-        if source == self.graph.input_name and self.graph.input.encoding == "direct":
+        if source == self.graph.input_name and self.graph.input.is_graded:
             raise DeployError(
                 f"{self.levels[d].members[0]}: the analog input skips this layer, and relay neurons pass on spikes only; "
                 "put a neuron layer behind the first convolution"

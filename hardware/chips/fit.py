@@ -70,7 +70,7 @@ class Fit:
 
 def host_layers(chain: SpikingGraph, target: Target) -> int:
     """So many layers must run on the host: the first one, where pixels come in and no spike can carry a number."""
-    return int(chain.input.encoding == "direct" and not target.graded_spikes)
+    return int(chain.input.is_graded and not target.graded_spikes)
 
 
 def check(
@@ -114,7 +114,7 @@ def check(
 
 
 def _input(chain: SpikingGraph, target: Target) -> Iterator[Finding]:
-    if chain.input.encoding == "spikes":
+    if not chain.input.is_graded:
         return
     bits = int(chain.input.scale or 1).bit_length()
     first = chain_layers(chain)[0].name

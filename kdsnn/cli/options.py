@@ -99,10 +99,43 @@ LOWERING: dict[str, tuple[Any, Any]] = {
     ),
     "input_coding": (
         Annotated[
-            Literal["pixels", "spikes"] | None,
+            Literal["pixels", "frames", "spikes"] | None,
             typer.Option(
                 "--input-coding",
-                help="For a .net file without its .json: pixels (of --input-bits, the image at every step) or spikes.",
+                help="What it reads, where it does not say itself (package.module:factory, foreign .nir and .net): pixels (the "
+                "image at every step), frames (T of graded values) or spikes (T frames of 0 and 1).",
+            ),
+        ],
+        None,
+    ),
+    "output": (
+        Annotated[
+            str | None,
+            typer.Option(
+                "--output",
+                help="For package.module:factory: which of several outputs counts, by index, key or path (0.spikes).",
+            ),
+        ],
+        None,
+    ),
+    "neuron_as": (
+        Annotated[
+            list[str] | None,
+            typer.Option(
+                "--neuron-as",
+                help="For package.module:factory: what a class of hidden arithmetic is, e.g. my.LIFLayer=LIF:tau=2,v_threshold=1 "
+                "(repeatable).",
+            ),
+        ],
+        None,
+    ),
+    "normalize": (
+        Annotated[
+            str | None,
+            typer.Option(
+                "--normalize",
+                help="For package.module:factory: what it expects images to be normalized with: imagenet, cifar10, cifar100, mnist "
+                "or MEAN/STD, one number each or one per channel, e.g. 0.1307/0.3081.",
             ),
         ],
         None,

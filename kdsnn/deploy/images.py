@@ -182,13 +182,15 @@ def some_tests(data: DataSet, most: int | None) -> tuple[Array, Array]:
 
 
 def random_samples(graph: SpikingGraph, count: int, seed: int) -> Array:
-    """Samples to try a network on, as it is given them: random 8-bit pixels (count, *shape), or spikes (count, T, *shape)."""
+    """Samples to try a network on, as it is given them: random 8-bit pixels (count, *shape), or with T frames of pixels or of
+    spikes each (count, T, *shape)."""
     import numpy as np
 
     rng = np.random.default_rng(seed)
-    if graph.input.encoding == "direct":
-        return pixels(rng.integers(0, 256, (count, *graph.input.shape)))
-    found: Array = rng.integers(0, 2, (count, graph.T, *graph.input.shape)).astype(np.float32)
+    size = (count, graph.T, *graph.input.shape) if graph.input.over_time else (count, *graph.input.shape)
+    if graph.input.is_graded:
+        return pixels(rng.integers(0, 256, size))
+    found: Array = rng.integers(0, 2, size).astype(np.float32)
     return found
 
 

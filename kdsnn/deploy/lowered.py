@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from exporters.errors import DeployError
-from kdsnn.deploy.images import class_names_in, require_fit
+from kdsnn.deploy.images import Pixels, class_names_in, require_fit
 from kdsnn.deploy.quantization import drift_rows, quantization_table
 from kdsnn.deploy.tables import Result, TextTable
+from kdsnn.errors import notice
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from hardware.emulator.calibration import LayerDrift
     from kdsnn.data import DataSet
     from kdsnn.deploy.proof import Proof
+    from profilers.profiling import Samples
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,10 +109,21 @@ class Lowered(Result):
         return {} if isinstance(self.chip, DeployError) else self.chip.metadata.get("quantization", {})
 
     @property
-    def reads_spikes(self) -> bool:
-        """Whether its samples are spikes over time, and no encoder on the host makes them of images."""
+    def over_time(self) -> bool:
+        """Whether a sample is T frames, of spikes or graded values, and no encoder on the host makes them of an image."""
         chip = self.graph or self.chip
-        return not isinstance(chip, DeployError) and self.encoder is None and chip.input.encoding == "spikes"
+        return not isinstance(chip, DeployError) and self.encoder is None and chip.input.over_time
+
+    @property
+    def classes(self) -> int | None:
+        """How many classes it tells apart, one score each; None where it ends in maps, whose elements are no classes."""
+        graph = self.graph or self.integer
+        outputs = graph.shapes[graph.output_name]
+        return outputs[0] if len(outputs) == 1 else None
+
+    def samples(self, x: Array) -> Samples:
+        """Data as the network is given it: uint8 images (N, C, H, W) as pixels in 0 to 1; frames over time stay what they are."""
+        return x if self.over_time else Pixels(x, self.input_shape)
 
     @property
     def scales(self) -> pd.DataFrame:
@@ -139,9 +152,17 @@ def require_network_fit(name: str, network: Lowered, data: DataSet) -> None:
     Raises:
         KdsnnError: as `require_fit`.
     """
+    metadata = (network.graph or network.integer).metadata
+    require_fit(name, network.input_shape, data, classes=network.classes, class_names=class_names_in(metadata))
+
+
+def told_labels(name: str, network: Lowered, labels: Array) -> Array | None:
+    """The labels, or None for a network that ends in maps: that is said, and its accuracy is not told."""
+    if network.classes is not None:
+        return labels
     graph = network.graph or network.integer
-    outputs = graph.shapes[graph.output_name]
-    require_fit(
-        name, network.input_shape, data, classes=outputs[0] if len(outputs) == 1 else None,
-        class_names=class_names_in(graph.metadata),
-    )  # fmt: skip
+    shape = " × ".join(map(str, graph.shapes[graph.output_name]))
+    notice(
+        f"{name} ends in maps of {shape}, not in one score per class: its spikes are compared and counted, its accuracy is not told"
+    )
+    return None

@@ -74,7 +74,7 @@ def quantized(
         seen(images)
     before = _measure(f"calibrate {name}", integer_inputs(graph, 255), images, how)
     moments = before.inputs
-    if how.input_bits != 8 and graph.input.encoding == "direct":
+    if how.input_bits != 8 and graph.input.is_graded:
         # what coarser pixels look like to the first layer; the drift is still told against the network as trained
         coarse = integer_inputs(graph, 2**how.input_bits - 1)
         moments = _measure(f"calibrate {name} on {how.input_bits}-bit pixels", coarse, images, how).inputs
@@ -103,9 +103,10 @@ def _images(name: str, graph: SpikingGraph, how: Quantization) -> Array:
     """Training images, float32 in 0…1 (N, *shape)."""
     import numpy as np
 
-    if graph.input.encoding != "direct":
+    if graph.input.over_time:
         raise OptionError(
-            f"{{calibrate}}: {name} takes spikes over time, and data sets hold images", calibrate=how.data_name
+            f"{{calibrate}}: {name} reads frames over time, and data sets hold images; leave it out",
+            calibrate=how.data_name,
         )
     data: DataSet = load_data(how.data)
     require_fit(name, graph.input.shape, data)

@@ -127,9 +127,9 @@ def test_run_compares_all_backends(folder: Path) -> None:
     for backend in ("torch", "onnx"):  # the author's own weights: rounding alone may differ, and hardly ever does
         row = by_backend[backend]
         layers = row["proof"]["layers"]
-        assert len(layers) == 2 * 4 and not any(
+        assert len(layers) == 2 * 5 and not any(
             layer["differences"] for layer in layers
-        )  # two runs of three layers and the output
+        )  # two runs of four layers and the output
         assert row["hidden"] <= 1e-3 * row["hidden_compared"]
 
 

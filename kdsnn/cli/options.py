@@ -181,12 +181,33 @@ TRAINING: dict[str, tuple[Any, Any]] = {
         ],
         None,
     ),
-    "crop": (Annotated[int, typer.Option("--crop", min=0, help="Augment: move images by up to this many pixels.")], 0),
-    "flip": (Annotated[bool, typer.Option("--flip", help="Augment: mirror images left to right at random.")], False),
-    "cutout": (Annotated[int, typer.Option("--cutout", min=0, help="Augment: blank a square of this many pixels.")], 0),
+    "crop": (
+        Annotated[
+            int | None,
+            typer.Option(
+                "--crop", min=0, help="Augment: move images by up to this many pixels; by default as suits them."
+            ),
+        ],
+        None,
+    ),
+    "flip": (
+        Annotated[
+            bool | None, typer.Option("--flip/--no-flip", help="Augment: mirror images left to right at random.")
+        ],
+        None,
+    ),
+    "cutout": (
+        Annotated[int | None, typer.Option("--cutout", min=0, help="Augment: blank a square of this many pixels.")],
+        None,
+    ),
     "auto_augment": (
-        Annotated[bool, typer.Option("--auto-augment", help="Augment: one random operation of AutoAugment strength.")],
-        False,
+        Annotated[
+            bool | None,
+            typer.Option(
+                "--auto-augment/--no-auto-augment", help="Augment: one random operation of AutoAugment strength."
+            ),
+        ],
+        None,
     ),
     "resume": (
         Annotated[bool, typer.Option("--resume", help="Go on with the run that was cut off, from OUT.training.")],
@@ -284,13 +305,12 @@ def training_of(given: Mapping[str, Any], **more: Any) -> dict[str, Any]:
     Raises:
         KdsnnError: a setting or an architecture's argument that does not read as one.
     """
-    from kdsnn.data import Augmentation
-
     found = {**given, **more}
-    augmentation = Augmentation(*(found.pop(name) for name in ("crop", "flip", "cutout", "auto_augment"))) or None
+    named = {"crop": "crop", "flip": "flip", "cutout": "cutout", "auto_augment": "auto"}
+    changed = {field: value for name, field in named.items() if (value := found.pop(name)) is not None}
     settings, options = settings_of(found.pop("set_")), model_options(found.pop("option"))
     chosen = {name: value for name, value in found.items() if value is not None}
-    return {**settings, **chosen, "options": options, "augmentation": augmentation}
+    return {**settings, **chosen, "options": options, "augmentation": changed or None}
 
 
 def listed(texts: list[str] | None, default: str) -> list[str]:

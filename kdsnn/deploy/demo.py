@@ -101,7 +101,7 @@ def demo(
 def _train(out: Path, seed: int, progress: Progress) -> TrainedNetwork:
     """Teacher, student and twin, as checkpoints in `out`; returns the teacher."""
     images = load_data("digits")
-    recipe = recipe_for("digits")
+    recipe = recipe_for(images)
     both = (configured(c, seed=seed) for c in (recipe.pretrain, recipe.distill))
     teach, learn = (with_precision(c, None, resume=False) for c in both)
     teacher = train_and_save(

@@ -15,14 +15,14 @@ from kdsnn.deploy.precision import with_precision
 from kdsnn.deploy.pretrain import named_model
 from kdsnn.deploy.progress import Progress, silent
 from kdsnn.deploy.trained import TrainedNetwork
-from kdsnn.deploy.training import Training, configured, recipe_for, train_and_save, writable
+from kdsnn.deploy.training import Training, augmentation_for, configured, recipe_for, train_and_save, writable
 from kdsnn.errors import OptionError
 from kdsnn.factory import is_factory
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from kdsnn.data import Augmentation
+    from kdsnn.data import Augmentation, DataSet
     from kdsnn.deploy.images import ImageSize
     from kdsnn.models.kit import Neuron, Readout
     from kdsnn.train import Method, TrainConfig
@@ -54,7 +54,7 @@ def distill(
     init: str | Path | TrainedNetwork | nn.Module | None = None,
     seed: int = 0,
     options: Mapping[str, Any] | None = None,
-    augmentation: Augmentation | None = None,
+    augmentation: Augmentation | Mapping[str, Any] | None = None,
     resume: bool = False,
     tensorboard: str | Path | None = None,
     image_size: ImageSize = None,
@@ -101,7 +101,7 @@ def distill(
     ann_path = ann.path if isinstance(ann, TrainedNetwork) else None
     if isinstance(ann, TrainedNetwork):
         require_trained_fit(str(ann_path or ann.info.model), ann, images)
-    options, config = _settled(model, images.name, began, source, options or {}, T, settings)
+    options, config = _settled(model, images, began, source, options or {}, T, settings)
     config = configured(
         config, epochs=epochs, batch_size=batch_size, lr=lr, alpha=alpha, temperature=temperature, seed=seed
     )
@@ -110,7 +110,7 @@ def distill(
     job = Training(
         f"distill {named}", named, images, config, options, path, module, method=method,
         teacher=ann.module if isinstance(ann, TrainedNetwork) else ann,
-        taps=_pairs(taps), readout=readout, neuron=neuron, augmentation=augmentation, resume=resume,
+        taps=_pairs(taps), readout=readout, neuron=neuron, augmentation=augmentation_for(images, augmentation), resume=resume,
         tensorboard=None if tensorboard is None else Path(tensorboard),
         label="student" if method == "none" else "distilled",
         init=source.module if isinstance(source, TrainedNetwork) else source,
@@ -161,7 +161,7 @@ def _teacher(
 
 
 def _settled(
-    model: str | nn.Module, data: str, began: TrainedNetwork | None, source: TrainedNetwork | nn.Module | None,
+    model: str | nn.Module, data: DataSet, began: TrainedNetwork | None, source: TrainedNetwork | nn.Module | None,
     options: Mapping[str, Any], T: int | None, settings: Mapping[str, Any],
 ) -> tuple[Mapping[str, Any], TrainConfig]:  # fmt: skip
     """The architecture's options and the configuration: the recipe's, with what the user set."""

@@ -25,11 +25,25 @@ if TYPE_CHECKING:
     from kdsnn.train import EpochRecord, Method, Recipe, RunFiles, TrainConfig, Trained
 
 
-def recipe_for(data: str) -> Recipe:
-    """The tuned recipe of a data set, or the general one."""
-    from kdsnn.train.recipes import RECIPES, Recipe
+def recipe_for(data: DataSet) -> Recipe:
+    """The recipe of a data set, by its name or by the kind of its images."""
+    from kdsnn.train.recipes import recipe_of
 
-    return RECIPES.get(data, Recipe())
+    return recipe_of(data.name, data.input_shape)
+
+
+def augmentation_for(data: DataSet, given: Augmentation | Mapping[str, Any] | None) -> Augmentation | None:
+    """What happens to the training images: as the user says, or as the recipe does, which is told then.
+
+    Raises:
+        KdsnnError: no such part of an augmentation, or a value that is not possible.
+    """
+    from kdsnn.train.recipes import augmented
+
+    found = augmented(recipe_for(data), given)
+    if found and given is None:
+        notice(f"training images are {found}, anew in every epoch, as suits images of {data.input_shape} (C, H, W)")
+    return found or None
 
 
 def configured(base: TrainConfig, **changes: Any) -> TrainConfig:

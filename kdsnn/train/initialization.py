@@ -193,7 +193,8 @@ def _trace(ann: nn.Module) -> _Traced:
         raise KdsnnError(
             f"its operations cannot be followed ({(str(error).splitlines() or ['?'])[0][:200]})"
         ) from error
-    modules, parent = dict(ann.named_modules()), {}
+    modules = dict(ann.named_modules())
+    parent: dict[fx.Node, fx.Node] = {}
     calls = tuple(graph.nodes)
     for node in calls:
         parent[node] = node
@@ -312,10 +313,10 @@ def remeasure(student: nn.Module, images: Tensor, T: int) -> None:
     convention = convention_of(student, tuple(images.shape[1:]), T)
     momenta, was = [part.momentum for part in norms], [(part, part.training) for part in student.modules()]
     student.eval()
-    for part in norms:
-        part.reset_running_stats()
-        part.momentum = None
-        part.train()
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None
+        norm.train()
     try:
         with fused(student):
             for batch in torch.split(images, BATCH):
@@ -323,7 +324,7 @@ def remeasure(student: nn.Module, images: Tensor, T: int) -> None:
                 convention.run(student, batch.to(device_of(student)), T)
     finally:
         reset_net(student)
-        for part, momentum in zip(norms, momenta, strict=True):
-            part.momentum = momentum
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
         for part, training in was:
             part.training = training

@@ -87,7 +87,8 @@ def profile(
     given = [*sources, *([] if twin is None else [twin])]
     networks = [_lowered(one, lowering, progress, alone=len(given) == 1) for one in given]
     names = _names(given, networks, len(sources))
-    counted, notes = None, ()
+    counted: report.Teacher | None = None
+    notes: tuple[str, ...] = ()
     over_time = [network.over_time for network in networks]
     if any(over_time):
         x, labels, called = _frames(names, networks, data, samples, with_teacher=ann is not None)

@@ -78,7 +78,9 @@ def test_what_is_written_and_run_takes_pixels(tmp_path: Path) -> None:
     assert written.ok and all(f.mismatches == 0 for f in written.files)
     data = (PIXELS, LABELS, PIXELS, LABELS)
     found = kdsnn.run(net, data, on=["torch", "onnx", "emulator"], samples=5)
-    assert found.ok and {c.backend: c.hidden for c in found.comparisons}["torch"] == 0  # as the module on normalized images
+    assert (
+        found.ok and {c.backend: c.hidden for c in found.comparisons}["torch"] == 0
+    )  # as the module on normalized images
     report = kdsnn.profile(net, data, samples=5)
     assert report.to_dict()
 
@@ -186,7 +188,9 @@ class Hidden(nn.Module):
 
 def hidden(leak: float = 0.5) -> nn.Sequential:
     torch.manual_seed(4)
-    return nn.Sequential(nn.Flatten(), nn.Linear(108, 20), Hidden(leak), nn.Linear(20, 4), neuron.IFNode(v_threshold=0.3))
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(108, 20), Hidden(leak), nn.Linear(20, 4), neuron.IFNode(v_threshold=0.3)
+    )
 
 
 @pytest.mark.parametrize(
@@ -215,7 +219,10 @@ def test_declared_neurons_are_proven_and_run(said: Any) -> None:
         ("=LIF:tau=2", "it must read CLASS"),
         (["Hidden=IF", "Hidden=LIF:tau=2"], "Hidden is declared twice"),
         ("Hidden=QIF:tau=2", "neuron_as: Hidden: 'QIF:tau=2' declares no neuron; write IF"),
-        ("Hiden=LIF:leak=0.5,v_threshold=0.7", "neuron_as=Hiden: the network has no module of class Hiden; its modules are Flatten"),
+        (
+            "Hiden=LIF:leak=0.5,v_threshold=0.7",
+            "neuron_as=Hiden: the network has no module of class Hiden; its modules are Flatten",
+        ),
     ],
 )
 def test_declarations_that_say_nothing(said: Any, message: str) -> None:
@@ -233,7 +240,13 @@ def test_a_declaration_that_is_almost_right_is_wrong() -> None:
 
 def events() -> nn.Sequential:
     torch.manual_seed(5)
-    net = nn.Sequential(layer.Conv2d(2, 3, 3), neuron.LIFNode(v_threshold=0.3), layer.Flatten(), layer.Linear(48, 4), neuron.IFNode(v_threshold=0.4))
+    net = nn.Sequential(
+        layer.Conv2d(2, 3, 3),
+        neuron.LIFNode(v_threshold=0.3),
+        layer.Flatten(),
+        layer.Linear(48, 4),
+        neuron.IFNode(v_threshold=0.4),
+    )
     functional.set_step_mode(net, "m")
     return net
 
@@ -290,7 +303,9 @@ def test_what_cannot_be_said() -> None:
     assert net.graph is not None
     for source in (net, net.graph):
         for said in ({"output": 0}, {"normalize": "mnist"}, {"neuron_as": "A=IF"}):
-            with pytest.raises(OptionError, match="is no torch network of your own, which alone takes it; leave it out"):
+            with pytest.raises(
+                OptionError, match="is no torch network of your own, which alone takes it; leave it out"
+            ):
                 kdsnn.lower(source, **said)  # type: ignore[arg-type]
         with pytest.raises(OptionError, match="says itself what it reads; leave it out"):
             kdsnn.lower(source, input_coding="spikes")
@@ -301,7 +316,9 @@ def test_what_cannot_be_said() -> None:
     with pytest.raises(OptionError, match="reads spikes over time; give npz:FILE with x_test"):
         kdsnn.run(net, "digits")
     still = kdsnn.lower(convolutional(), input_shape=SHAPE, T=T, name="still")
-    with pytest.raises(kdsnn.errors.KdsnnError, match="still reads images, and e frames over time; profile them one by one"):
+    with pytest.raises(
+        kdsnn.errors.KdsnnError, match="still reads images, and e frames over time; profile them one by one"
+    ):
         kdsnn.profile([net, still], recorded("spikes"))
     assert Brought().encoding == "direct"
 

@@ -15,7 +15,7 @@ sum as two edges. `docs/nir.md` has all of it, and what `read` makes of foreign 
 """
 
 from exporters.nir.check import NirError
-from exporters.nir.reading import from_nir, read
+from exporters.nir.reading import CodingError, from_nir, read
 from exporters.nir.writing import DT, losses, write
 
-__all__ = ["DT", "NirError", "from_nir", "losses", "read", "write"]
+__all__ = ["DT", "CodingError", "NirError", "from_nir", "losses", "read", "write"]

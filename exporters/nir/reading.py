@@ -100,6 +100,10 @@ def from_nir(
     return _lower(unfold(graph), "the NIR graph", _How(T, dt, encoding, method, reset))
 
 
+class CodingError(NirError):
+    """The input's coding was given for a file that says another one itself."""
+
+
 @dataclass(frozen=True)
 class _How:
     """The arguments of `read`."""
@@ -114,6 +118,8 @@ class _How:
 def _lower(file: Unfolded, where: str, how: _How) -> SpikingGraph:
     try:
         return _Reader(file, how).graph()
+    except CodingError as error:
+        raise CodingError(f"{where}: {error}") from error
     except (GraphError, NirError) as error:
         raise NirError(f"{where}: {error}") from error
     except (ValueError, TypeError, AttributeError, KeyError, IndexError, OverflowError) as error:
@@ -151,7 +157,7 @@ class _Reader:
         self.time = Time(self.dt, how.method, how.dt is None and "dt" not in self.facts)
         self.encoding = self.facts.get("input_encoding", how.encoding or "direct")
         if how.encoding not in (None, self.encoding):
-            raise NirError(f"it says itself how its input is coded ({self.encoding}); leave the input's coding out")
+            raise CodingError(f"it says itself how its input is coded ({self.encoding}); leave the coding out")
         self.built = GraphBuilder()
         self.values: dict[str, Current] = {}
         self.integrated: Output | None = None  # the read-out that an integrator asks for

@@ -16,8 +16,10 @@ from torch import Tensor, nn
 from exporters.from_torch import Calling, node_name
 from exporters.from_torch.neurons import known_kind
 from exporters.from_torch.readout import part_of
+from exporters.from_torch.refusals import first_line
 from exporters.from_torch.watching import as_at_first, is_called, modules_of, unwrapped
 from exporters.graph import Array, SpikingGraph
+from kdsnn.errors import KdsnnError
 
 if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
@@ -51,18 +53,33 @@ def run_author(
         graph: what it was lowered to; its neuron layers are kept.
         calling: how it wants to be called.
         x: the samples.
-        double: run a copy of it in float64, if it can; rounding then decides nothing.
+        double: run a copy of it in float64, if it can; rounding then decides nothing. Without it that is done only where the
+            network cannot run in its own type, as SpikingJelly's neurons with a threshold for each channel in float32.
 
     Raises:
-        Whatever the module raises.
+        KdsnnError: it runs in neither.
     """
-    if double:
-        try:
-            return _run(copy.deepcopy(module).double(), graph, calling, x.astype(np.float64), 2.0**-53)
-        except Exception:  # a type that is written into its code, or a module that cannot be copied
-            pass
     kind = next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
-    return _run(module, graph, calling, torch.from_numpy(x).to(kind).numpy(), torch.finfo(kind).eps / 2)
+
+    def in_own_type() -> AuthorRun:
+        return _run(module, graph, calling, torch.from_numpy(x).to(kind).numpy(), torch.finfo(kind).eps / 2)
+
+    def in_float64() -> AuthorRun:
+        return _run(copy.deepcopy(module).double(), graph, calling, x.astype(np.float64), 2.0**-53)
+
+    problems = []
+    for attempt in (in_float64, in_own_type) if double else (in_own_type, in_float64):
+        try:
+            return attempt()
+        except (
+            Exception
+        ) as error:  # a type that is written into its code, a module that cannot be copied, and whatever else
+            problems.append(error)
+    problem = problems[1] if double else problems[0]  # of its own type
+    raise KdsnnError(
+        f"{type(module).__name__}: the network itself does not run on samples, so nothing can be compared with it: "
+        f"{first_line(problem)}"
+    ) from problem
 
 
 def _run(module: nn.Module, graph: SpikingGraph, calling: Calling, x: Array, roundoff: float) -> AuthorRun:

@@ -159,7 +159,10 @@ def _lower(
     if path.suffix == ".nir":
         from exporters import nir as nir_files
 
-        read = nir_files.read(path, T=T, encoding=None if said.input_coding is None else said.encoding, **(nir or {}))
+        try:
+            read = nir_files.read(path, T=T, encoding=said.input_coding and said.encoding, **(nir or {}))
+        except nir_files.CodingError as error:
+            raise OptionError(f"{{input_coding}}: {error}", input_coding=said.input_coding) from error
         for warning in read.metadata.get("nir_warnings", ()):
             notice(warning)
         return _with_chip(name or path.stem, None, read, how)

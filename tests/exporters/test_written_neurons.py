@@ -388,6 +388,57 @@ def test_a_neuron_can_be_declared_and_is_checked() -> None:
             from_torch(opaque(), (12,), 4, neuron_as={"Opaque": wrong})
 
 
+def test_a_declaration_is_checked_up_to_what_rounding_decides() -> None:
+    """Random currents alone would pass constants that are off by 1e-4: so many end as close to a threshold as rounding allows."""
+    for off in (1.0001, 0.9999):
+        for wrong in (f"LIF:leak=0.5,v_threshold={0.7 * off}", f"LIF:leak={0.5 * off},v_threshold=0.7"):
+            with pytest.raises(LoweringError, match="declared to be another neuron"):
+                from_torch(opaque().float(), (12,), 4, neuron_as={"Opaque": wrong})
+    # the same number in the network's own type is the same neuron
+    from_torch(opaque().float(), (12,), 4, neuron_as={"Opaque": f"LIF:leak=0.5,v_threshold={float(np.float32(0.7))}"})
+
+
+def test_a_declared_neuron_that_is_silent_at_its_threshold() -> None:
+    class Above(Opaque):
+        def forward(self, x):
+            values = x.detach().numpy()
+            self.v = values if self.v is None else self.v + values
+            spikes = (self.v > 0.75).astype(values.dtype)
+            self.v = self.v * (1 - spikes)
+            return torch.from_numpy(spikes)
+
+    net = nn.Sequential(nn.Linear(12, 20), Above(), nn.Linear(20, 5)).float()
+    found = lower_module(net, (12,), 4, neuron_as={Above.__qualname__: "IF:v_threshold=0.75"})
+    node = found.graph.neurons["above1"]
+    assert node.threshold == float(np.nextafter(np.float32(0.75), np.float32(1)))
+    assert (
+        found.notes["above1"] == "declared by the user, which fires above its threshold, and checked on random currents"
+    )
+    assert found.calling.declared == (Above.__qualname__,)
+
+
+def test_what_rests_or_gives_more_than_spikes_is_no_declared_neuron() -> None:
+    class Resting(Opaque):
+        """Takes in nothing in the step after a spike."""
+
+        def forward(self, x):
+            values = x.detach().numpy()
+            rested = values * (1 - getattr(self, "last", 0.0 * values))
+            self.v = rested if self.v is None else self.v + rested
+            self.last = (self.v >= 0.7).astype(values.dtype)
+            self.v = self.v * (1 - self.last)
+            return torch.from_numpy(self.last)
+
+    class Graded(Opaque):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    for kind, message in ((Resting, "declared to be another neuron"), (Graded, "is not 0 or 1 everywhere")):
+        net = nn.Sequential(nn.Linear(12, 20), kind(), nn.Linear(20, 5))
+        with pytest.raises(LoweringError, match=message):
+            from_torch(net, (12,), 4, neuron_as={kind.__qualname__: "IF:v_threshold=0.7"})
+
+
 @pytest.mark.parametrize(
     "text", ["QIF", "LIF", "LIF:tau=two", "LIF:tau=2,leak=0.5", "IF:tau=2", "IF:v_reset=0.5", "IF:v_threshold"]
 )

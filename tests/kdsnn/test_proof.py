@@ -16,7 +16,7 @@ from exporters.graph import Synapse
 from kdsnn.deploy.author import run_author
 from kdsnn.deploy.faithful import proven
 from kdsnn.deploy.proof import prove
-from kdsnn.errors import UnfaithfulError
+from kdsnn.errors import KdsnnError, UnfaithfulError
 from kdsnn.models import build
 
 SHAPE, T = (2, 8, 8), 4
@@ -161,6 +161,46 @@ def test_what_cannot_compute_in_double_is_compared_in_its_own_type() -> None:
     made = lower_module(net, SHAPE, T)
     assert run_author(net, made.graph, made.calling, samples(), double=True).roundoff == 2.0**-24
     assert proven("single", net, made.graph, made.calling).ok
+
+
+def test_what_cannot_compute_in_its_own_type_is_run_in_double() -> None:
+    class Double(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = network().float()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if type(x) is torch.Tensor and x.dtype == torch.float32:
+                raise TypeError("double precision only")
+            out: torch.Tensor = self.body(x)
+            return out
+
+    net = Double().eval()
+    made = lower_module(net, SHAPE, T)
+    with pytest.raises(TypeError):
+        net(torch.zeros(T, 1, *SHAPE, dtype=torch.float32))
+    assert run_author(net, made.graph, made.calling, samples()).roundoff == 2.0**-53
+
+
+def test_what_runs_in_no_type_is_one_line() -> None:
+    class Refuses(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = network().float()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if x.device.type == "cpu" and x.requires_grad is False and type(x) is torch.Tensor:
+                raise RuntimeError(f"no kernel for {x.dtype}\nDeclaration: …")
+            out: torch.Tensor = self.body(x)
+            return out
+
+    net = Refuses().eval()
+    made = lower_module(net, SHAPE, T)
+    for double in (True, False):
+        with pytest.raises(
+            KdsnnError, match=r"Refuses: the network itself does not run on samples, .*: no kernel for torch.float32$"
+        ):
+            run_author(net, made.graph, made.calling, samples(), double=double)
 
 
 @pytest.mark.parametrize("name", ["cnn2", "resnet14"])

@@ -25,7 +25,7 @@ from exporters.from_torch.decode import Read, same_numbers
 from exporters.from_torch.factors import Factor, as_tensor, minus, plus
 from exporters.from_torch.lowering import Found, Lowering, NeuronLayer, Written, key_of
 from exporters.from_torch.neurons import node_of
-from exporters.from_torch.refusals import node_name
+from exporters.from_torch.refusals import call_site, node_name
 from exporters.from_torch.steps import neuron_shape, require_steps, shift_for
 from exporters.from_torch.synapses import placed_current, rows_of
 from exporters.from_torch.values import Affine, Gather, Origin, added, elements, is_run, laid_out, same_place, scaled
@@ -76,26 +76,35 @@ def _spikes(lowering: Lowering, written: Written, difference: Affine) -> Affine:
     start = layer.steps * lowering.samples * layer.origin.size
     layer.steps += 1
     written.differences.append(difference)
+    written.site = call_site()
     return Affine(difference.shape, (Gather(layer.origin, elements(start, difference.shape)),))
 
 
 def _compared_before(lowering: Lowering, difference: Affine, *, strict: bool) -> Affine | None:
-    """The spikes of a comparison that the network makes a second time."""
+    """The spikes of a comparison that the network makes a second time.
+
+    What is the same at every step may be compared anew by the next step of neurons without memory, or by other neurons.
+    These come back to the same place in the code, or are another module.
+    """
     for written in lowering.written.values():
         if written.strict != strict or not written.differences:
             continue
         last = written.differences[-1]
         if last.shape != difference.shape or len(last.gathers) != len(difference.gathers):
             continue
-        moving = any(not g.origin.is_static for g in last.gathers)
         if (
-            moving
+            (any(not g.origin.is_static for g in last.gathers) or _again(lowering, written))
             and _is_nothing(minus(last.shift, difference.shift, len(last.shape)))
             and all(_is_nothing(minus(g.scale, _factor_of(difference, g), len(last.shape))) for g in last.gathers)
         ):
             start = (written.layer.steps - 1) * lowering.samples * written.layer.origin.size
             return Affine(difference.shape, (Gather(written.layer.origin, elements(start, difference.shape)),))
     return None
+
+
+def _again(lowering: Lowering, written: Written) -> bool:
+    """Whether the module that wrote a step of neurons looks at it once more, further on in its code."""
+    return written.layer.name == _name(lowering) and call_site() != written.site
 
 
 def layer_rows(lowering: Lowering, value: Affine, size: int) -> Affine:
@@ -153,6 +162,7 @@ def _first_or_alone(lowering: Lowering, difference: Affine, *, strict: bool) -> 
     start = layer.steps * lowering.samples * layer.origin.size
     layer.steps += steps
     written.differences.append(difference)
+    written.site = call_site()
     return Affine(difference.shape, (Gather(layer.origin, elements(start, difference.shape)),))
 
 

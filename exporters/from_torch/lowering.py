@@ -60,6 +60,7 @@ class Written:
         strict: whether it fires above its threshold and not at it.
         differences: what it compared with zero at each step, in the layout of the network.
         found: its numbers, once a second step has told.
+        site: the place in the user's code where the last step was compared.
     """
 
     layer: NeuronLayer
@@ -68,6 +69,7 @@ class Written:
     strict: bool
     differences: list[Affine] = field(default_factory=list)
     found: Found | None = None
+    site: Hashable = ()
 
 
 class Lowering:
@@ -83,6 +85,7 @@ class Lowering:
         layers: float64 layers by module and weights.
         neurons: neuron layers by what they stand for.
         written: of these, neurons that the network writes out itself, by what they read at first.
+        unknowns: results of functions that no graph has, by what tells them from others, and what they are of.
         firing: nodes that fire.
         notes: what the user should know, by node.
         weights_of: node → what tells its weights from others.
@@ -101,6 +104,7 @@ class Lowering:
         self.layers: dict[Hashable, AnySynapse] = {}
         self.neurons: dict[Hashable, NeuronLayer] = {}
         self.written: dict[Hashable, Written] = {}
+        self.unknowns: dict[Hashable, tuple[Origin, tuple[Any, ...]]] = {}
         self.firing: set[str] = set()
         self.notes: dict[str, str] = {}
         self.weights_of: dict[str, Hashable] = {}
@@ -113,6 +117,7 @@ class Lowering:
         """Let go of what refers back to this: the numbers of large maps would wait for the garbage collector."""
         del self.execute
         self.neurons.clear()
+        self.unknowns.clear()
 
     @property
     def where(self) -> str:

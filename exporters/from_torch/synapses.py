@@ -20,6 +20,7 @@ from exporters.from_torch.folding import (
 )
 from exporters.from_torch.lowering import Lowering, as_bytes, as_shift, float64, key_of
 from exporters.from_torch.steps import shift_for
+from exporters.from_torch.unknown import unknown_of
 from exporters.from_torch.values import Affine, Gather, Origin, added, elements
 from exporters.graph import AnySynapse, Array, Conv2d, Flatten, GraphError, Linear, Shape
 from exporters.graph.currents import (
@@ -160,8 +161,10 @@ def rows_of(lowering: Lowering, value: Affine, name: str) -> tuple[list[Read], f
     """The rows of a value (B, *features), and what is added to each.
 
     Raises:
-        LoweringError: they are not rows of single steps and samples, or hold the membrane of neurons.
+        LoweringError: they are not rows of single steps and samples, or hold the membrane of neurons, or what no graph has.
     """
+    if (unknown := unknown_of([value])) is not None:
+        raise unknown
     try:
         reads, shift = reads_of(value), shift_of(value)
     except UndecodableError as error:

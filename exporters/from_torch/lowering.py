@@ -41,10 +41,10 @@ class NeuronLayer:
 
 @dataclass(frozen=True)
 class Found:
-    """What the second step of neurons that a network writes out tells of them."""
+    """What the second step of neurons that a network writes out tells of them. One threshold, or one for each neuron."""
 
     leak: float
-    threshold: float
+    threshold: float | Array
     reset: Reset
     bias: float | Array
 

@@ -35,7 +35,9 @@ def unknown_of(values: Sequence[Affine]) -> LoweringError | None:
     return next((g.origin.unknown for v in values for g in v.gathers if g.origin.unknown is not None), None)
 
 
-def unknown_value(lowering: Lowering, name: str, args: Sequence[Any], shape: Sequence[int], why: LoweringError) -> Affine:
+def unknown_value(
+    lowering: Lowering, name: str, args: Sequence[Any], shape: Sequence[int], why: LoweringError
+) -> Affine:
     """The result of a function that no graph has, by the name of its operation and what it is of.
 
     Its shape is as given; `why` is raised by what reads it.

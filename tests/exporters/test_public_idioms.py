@@ -184,3 +184,115 @@ class WithoutMemory(nn.Module):
 def test_equal_comparisons_of_other_steps_are_other_steps(twice: bool) -> None:
     found = assert_faithful(WithoutMemory(twice), (6,), 4, n=6)
     assert len(found.graph.neurons) == 2
+
+
+# -- layers in a row -------------------------------------------------------------------------------------
+
+
+class TwoAtTheEnd(nn.Module):
+    """A read-out of two linear layers, with biases and a factor, on the mean of the spikes or on those of each step."""
+
+    def __init__(self, *, mean_first: bool) -> None:
+        super().__init__()
+        self.mean_first = mean_first
+        self.inner, self.a, self.b = nn.Linear(12, 20), nn.Linear(20, 9), nn.Linear(9, 4)
+
+    def forward(self, x):
+        v, out = 0.0, []
+        for _ in range(4):
+            v = 0.5 * v + self.inner(x)
+            spikes = (v >= 0.2).to(x)
+            v = v * (1 - spikes)
+            out.append(spikes)
+        spikes = torch.stack(out)
+        if self.mean_first:
+            return self.b(0.5 * self.a(spikes.mean(0)))
+        return self.b(0.5 * self.a(spikes)).mean(0)
+
+
+@pytest.mark.parametrize("mean_first", [False, True])
+def test_linear_layers_in_a_row_are_one(mean_first: bool) -> None:
+    found = assert_faithful(TwoAtTheEnd(mean_first=mean_first), (12,), 4)
+    assert [s.weight.shape for s in found.graph.synapses.values()] == [(20, 12), (4, 20)]
+    assert found.notes["b"].startswith("its weights hold those of a")
+
+
+def test_they_are_not_where_that_would_take_more_weights() -> None:
+    net = nn.Sequential(nn.Linear(40, 2), nn.Linear(2, 30))
+    spiking = nn.Sequential(nn.Linear(12, 40), Memoryless(), net)
+    found = assert_faithful(spiking, (12,), 4)
+    assert [s.weight.shape for s in found.graph.synapses.values()] == [(40, 12), (2, 40), (30, 2)]
+
+
+class Memoryless(nn.Module):
+    def forward(self, x):
+        return (x >= 0.1).to(x)
+
+
+# -- thresholds and starts -------------------------------------------------------------------------------
+
+
+class NormalizedMembrane(nn.Module):
+    """A BatchNorm between the membrane and its threshold: one threshold for each channel, below 0 for some weights."""
+
+    def __init__(self, channels: int, *, strict: bool) -> None:
+        super().__init__()
+        self.norm, self.strict = nn.BatchNorm2d(channels), strict
+        with torch.no_grad():
+            self.norm.weight.uniform_(0.5, 1.5).mul_(torch.where(torch.arange(channels) % 3 == 0, -1, 1))
+            self.norm.bias.uniform_(-0.5, 0.3)
+            self.norm.running_mean.normal_(0, 0.05)
+            self.norm.running_var.uniform_(0.2, 0.6)
+
+    def forward(self, x):
+        v, out = torch.zeros_like(x[0]), []
+        for current in x:
+            v = 0.25 * v + current
+            level = self.norm(v)
+            spike = ((level > 0.5) if self.strict else (level >= 0.5)).to(x)
+            v = v * (1 - spike)
+            out.append(spike)
+        return torch.stack(out)
+
+
+class WithNormalizedMembranes(nn.Module):
+    def __init__(self, *, strict: bool) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(1, 6, 3, padding=1), nn.Conv2d(6, 4, 3, padding=1)
+        self.first, self.second = NormalizedMembrane(6, strict=strict), NormalizedMembrane(4, strict=strict)
+        self.fc = nn.Linear(256, 5)
+
+    def forward(self, x):
+        spikes = self.first(self.a(x.repeat(4, 1, 1, 1, 1).flatten(0, 1)).view(4, len(x), 6, 8, 8))
+        spikes = self.second(self.b(spikes.flatten(0, 1)).view(4, len(x), 4, 8, 8))
+        return self.fc(spikes.flatten(2)).mean(0)
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_thresholds_of_each_channel_are_in_the_weights(strict: bool) -> None:
+    found = assert_faithful(WithNormalizedMembranes(strict=strict), (1, 8, 8), 4)
+    assert {round(n.threshold, 6) for n in found.graph.neurons.values()} == {1.0}
+    assert all("thresholds of each channel" in note for note in found.notes.values())
+
+
+def test_a_membrane_that_starts_at_half_of_its_threshold_is_told() -> None:
+    class Converted(nn.Module):
+        """As converted ANNs do, to round to the nearest."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(6, 4)
+
+        def forward(self, x):
+            threshold = torch.tensor([0.8])
+            v, total = 0.5 * threshold, 0
+            for _ in range(4):
+                v = v + self.fc(x)
+                spike = (v - threshold >= 0).to(x) * threshold
+                v, total = v - spike, total + spike
+            return total
+
+    with pytest.raises(
+        LoweringError, match=r"its membrane starts at 0\.4 \(its threshold is 0\.8\); those of a graph start at 0"
+    ):
+        lower_module(Converted(), (6,), 4)

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 from exporters.errors import DeployError
 from exporters.from_torch import arithmetic, layers, spikes
-from exporters.from_torch.dynamics import settle
 from exporters.from_torch.execution import Factories, executor
 from exporters.from_torch.lowering import Constants, Lowering
 from exporters.from_torch.neurons import known_kind
 from exporters.from_torch.readout import Chosen, Returned, chosen, read_out
 from exporters.from_torch.refusals import ENTRIES, LoweringError, explained, node_name, raised_line
+from exporters.from_torch.settling import settle
 from exporters.from_torch.symbolic import Symbolic
 from exporters.from_torch.values import Affine, Gather, Origin, concatenated, elements, forget_runs, laid_out
 from exporters.from_torch.watching import PLACE, Modules, modules_of, unwrapped, watched

@@ -24,10 +24,9 @@ from torch import nn
 from exporters.from_torch.decode import Read, same_numbers
 from exporters.from_torch.factors import Factor, as_tensor, minus, plus
 from exporters.from_torch.lowering import Found, Lowering, NeuronLayer, Written, key_of
-from exporters.from_torch.neurons import above, node_of
-from exporters.from_torch.refusals import node_name
+from exporters.from_torch.refusals import call_site, node_name
 from exporters.from_torch.steps import neuron_shape, require_steps, shift_for
-from exporters.from_torch.synapses import placed_current, rows_of
+from exporters.from_torch.synapses import rows_of
 from exporters.from_torch.values import Affine, Gather, Origin, added, elements, is_run, laid_out, same_place, scaled
 from exporters.graph import IF, Array, Shape
 from exporters.graph.nodes import Reset
@@ -76,26 +75,35 @@ def _spikes(lowering: Lowering, written: Written, difference: Affine) -> Affine:
     start = layer.steps * lowering.samples * layer.origin.size
     layer.steps += 1
     written.differences.append(difference)
+    written.site = call_site()
     return Affine(difference.shape, (Gather(layer.origin, elements(start, difference.shape)),))
 
 
 def _compared_before(lowering: Lowering, difference: Affine, *, strict: bool) -> Affine | None:
-    """The spikes of a comparison that the network makes a second time."""
+    """The spikes of a comparison that the network makes a second time.
+
+    What is the same at every step may be compared anew by the next step of neurons without memory, or by other neurons.
+    These come back to the same place in the code, or are another module.
+    """
     for written in lowering.written.values():
         if written.strict != strict or not written.differences:
             continue
         last = written.differences[-1]
         if last.shape != difference.shape or len(last.gathers) != len(difference.gathers):
             continue
-        moving = any(not g.origin.is_static for g in last.gathers)
         if (
-            moving
+            (any(not g.origin.is_static for g in last.gathers) or _again(lowering, written))
             and _is_nothing(minus(last.shift, difference.shift, len(last.shape)))
             and all(_is_nothing(minus(g.scale, _factor_of(difference, g), len(last.shape))) for g in last.gathers)
         ):
             start = (written.layer.steps - 1) * lowering.samples * written.layer.origin.size
             return Affine(difference.shape, (Gather(written.layer.origin, elements(start, difference.shape)),))
     return None
+
+
+def _again(lowering: Lowering, written: Written) -> bool:
+    """Whether the module that wrote a step of neurons looks at it once more, further on in its code."""
+    return written.layer.name == _name(lowering) and call_site() != written.site
 
 
 def layer_rows(lowering: Lowering, value: Affine, size: int) -> Affine:
@@ -153,6 +161,7 @@ def _first_or_alone(lowering: Lowering, difference: Affine, *, strict: bool) -> 
     start = layer.steps * lowering.samples * layer.origin.size
     layer.steps += steps
     written.differences.append(difference)
+    written.site = call_site()
     return Affine(difference.shape, (Gather(layer.origin, elements(start, difference.shape)),))
 
 
@@ -236,9 +245,10 @@ def _explained(lowering: Lowering, written: Written, difference: Affine) -> tupl
         leak, reset = _number(lowering, -gate, "leak", name), "hard"
         # a membrane d + θ is reset by −(d without its shift)·spike − κ·spike: κ is a·(its shift + θ − where it resets to)
         level = minus(-spike / leak, before.shift, ndim)
-    threshold = _number(lowering, level, "threshold", name)
-    membrane = plus(before.shift, threshold, ndim)  # its constant part
-    bias = plus(minus(difference.shift, membrane * leak, ndim), threshold, ndim)
+    threshold = _row(lowering, level, difference.shape, layer.origin.shape, name, "its threshold")
+    level = threshold if isinstance(threshold, float) else level
+    membrane = plus(before.shift, level, ndim)  # its constant part
+    bias = plus(minus(difference.shift, membrane * leak, ndim), level, ndim)
     rest = added(difference, scaled(Affine(before.shape, before.gathers), -leak))
     own = (written.gated, layer.origin)
     kept = [
@@ -283,11 +293,18 @@ def _is_nothing(factor: Factor) -> bool:
     return bool((as_tensor(factor).abs() < 1e-13).all())
 
 
-def _row(lowering: Lowering, factor: Factor, shape: Shape, inner: Shape, name: str) -> float | Array:
+def _row(
+    lowering: Lowering,
+    factor: Factor,
+    shape: Shape,
+    inner: Shape,
+    name: str,
+    what: str = "what is added to its membrane",
+) -> float | Array:
     """The constants of one row of a layer, which must be those of every row; a number where they are all the same."""
     rows = as_tensor(factor).expand(shape).reshape(-1, *inner)
     if not bool(torch.isclose(rows, rows[:1], rtol=TINY, atol=1e-13).all()):
-        raise lowering.error("what is added to its membrane differs between steps or samples", name)
+        raise lowering.error(f"{what} differs between steps or samples", name)
     level = float(rows.reshape(-1)[0])
     if bool(torch.isclose(rows, as_tensor(level), rtol=TINY, atol=1e-13).all()):
         return tidy(level) if abs(level) > 1e-13 else 0.0
@@ -298,8 +315,8 @@ def _agree(a: Found, b: Found) -> bool:
     return (
         a.reset == b.reset
         and math.isclose(a.leak, b.leak, rel_tol=TINY)
-        and math.isclose(a.threshold, b.threshold, rel_tol=TINY)
-        and bool(np.allclose(a.bias, b.bias, rtol=TINY, atol=TINY * abs(a.threshold)))
+        and bool(np.allclose(a.threshold, b.threshold, rtol=TINY, atol=0))
+        and bool(np.allclose(a.bias, b.bias, rtol=TINY, atol=TINY * float(np.max(np.abs(a.threshold)))))
     )
 
 
@@ -319,41 +336,3 @@ def _same_reads(a: list[Read], b: list[Read]) -> bool:
             return False
         free.remove(same[0])
     return not free
-
-
-# -- at the end --------------------------------------------------------------------------------------
-
-
-def settle(lowering: Lowering) -> None:
-    """Give the neurons that the network wrote out their nodes, now that all of their steps are known.
-
-    Raises:
-        LoweringError: their membranes do not start where they reset to, or their threshold is not positive.
-    """
-    for written in lowering.written.values():
-        layer, (reads, shift) = written.layer, written.first
-        node, inner = layer.origin.nodes[0], layer.origin.shape
-        found = written.found or _without_membrane(lowering, shift)
-        if found.threshold <= 0:
-            raise lowering.error(f"its threshold is {found.threshold:g}; a neuron needs a positive one", layer.name)
-        bias = np.asarray(shift) + found.threshold
-        if not np.allclose(bias, found.bias, rtol=TINY, atol=TINY * found.threshold):
-            raise lowering.error("its membrane does not start where it resets to", layer.name)
-        bias = np.where(np.abs(bias) < 1e-12 * found.threshold, 0.0, bias)
-        nodes = placed_current(lowering, reads, bias if bias.ndim else float(bias), layer.name, inner)
-        threshold = above(found.threshold, lowering.dtype) if written.strict else found.threshold
-        lowering.builder.draft.nodes[node] = node_of(threshold, found.leak, found.reset, 0.0)
-        lowering.builder.draft.edges.extend((name, node) for name in nodes)
-        lowering.notes[node] = f"understood from its arithmetic: {_described(found, strict=written.strict)}"
-
-
-def _without_membrane(lowering: Lowering, shift: float | Array) -> Found:
-    """Neurons of which no second step told: any positive threshold will do, with its bias."""
-    lowest = float(np.min(-np.asarray(shift, np.float64)))
-    threshold = lowest if lowest > 0 else 1.0
-    return Found(0.0, threshold, "hard", np.asarray(shift) + threshold)
-
-
-def _described(found: Found, *, strict: bool) -> str:
-    kind = "IF" if found.leak == 1 else f"LIF with leak {found.leak:g}"
-    return f"{kind}, fires at v {'>' if strict else '≥'} {found.threshold:g}, {found.reset} reset"

@@ -12,8 +12,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from exporters.from_torch.lowering import Lowering
+from exporters.from_torch.refusals import LoweringError
 from exporters.from_torch.shadows import shadow_of
 from exporters.from_torch.symbolic import Symbolic
+from exporters.from_torch.unknown import PASSED_ON, WITHOUT_FORM, unknown_of, unknown_value
 from exporters.from_torch.values import Affine, constant, expanded, laid_out, real
 
 Handler = Callable[..., Any]
@@ -91,6 +93,9 @@ def _execute(
         return _reshaped(lowering, name, func, args, kwargs)
     if all(s.value.is_constant for s in symbols):
         return _really(lowering, name, func, args, kwargs, mutates=mutates)
+    unknown = unknown_of([s.value for s in symbols])
+    if unknown is not None and name.removesuffix("_") not in PASSED_ON | LAYOUT and name not in PASSED_ON:
+        raise unknown
     if name in READS_NUMBERS and not (name in ("max", "min") and len(args) > 1):
         raise lowering.error(_depends_on_numbers(name))
     if mutates:
@@ -107,7 +112,13 @@ def _execute(
         return _converted(lowering, args[0], shadow)
     if name in LAYOUT:
         return _rearranged(lowering, name, func, args, kwargs, shadow)
-    values = handlers[name](lowering, shadow, *tree_map(_operand, args), **tree_map(_operand, kwargs))
+    operands, keywords = tree_map(_operand, args), tree_map(_operand, kwargs)
+    try:
+        values = handlers[name](lowering, shadow, *operands, **keywords)
+    except LoweringError as error:
+        if name not in WITHOUT_FORM:
+            raise
+        values = unknown_value(lowering, name, (*operands, *keywords.values()), shadow.shape, unknown or error)
     return _wrapped(lowering, shadow, values)
 
 

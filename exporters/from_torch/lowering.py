@@ -52,10 +52,10 @@ class NeuronLayer:
 
 @dataclass(frozen=True)
 class Found:
-    """What the second step of neurons that a network writes out tells of them."""
+    """What the second step of neurons that a network writes out tells of them. One threshold, or one for each neuron."""
 
     leak: float
-    threshold: float
+    threshold: float | Array
     reset: Reset
     bias: float | Array
 
@@ -71,6 +71,7 @@ class Written:
         strict: whether it fires above its threshold and not at it.
         differences: what it compared with zero at each step, in the layout of the network.
         found: its numbers, once a second step has told.
+        site: the place in the user's code where the last step was compared.
     """
 
     layer: NeuronLayer
@@ -79,6 +80,7 @@ class Written:
     strict: bool
     differences: list[Affine] = field(default_factory=list)
     found: Found | None = None
+    site: Hashable = ()
 
 
 class Lowering:
@@ -94,6 +96,7 @@ class Lowering:
         layers: float64 layers by module and weights.
         neurons: neuron layers by what they stand for.
         written: of these, neurons that the network writes out itself, by what they read at first.
+        unknowns: results of functions that no graph has, by what tells them from others, and what they are of.
         firing: nodes that fire.
         notes: what the user should know, by node.
         declared: neurons that the user declared, by the identity of their modules, as they were found to be.
@@ -113,6 +116,7 @@ class Lowering:
         self.layers: dict[Hashable, AnySynapse] = {}
         self.neurons: dict[Hashable, NeuronLayer] = {}
         self.written: dict[Hashable, Written] = {}
+        self.unknowns: dict[Hashable, tuple[Origin, tuple[Any, ...]]] = {}
         self.firing: set[str] = set()
         self.notes: dict[str, str] = {}
         self.declared: dict[int, Constants] = {}
@@ -126,6 +130,7 @@ class Lowering:
         """Let go of what refers back to this: the numbers of large maps would wait for the garbage collector."""
         del self.execute
         self.neurons.clear()
+        self.unknowns.clear()
 
     @property
     def where(self) -> str:

@@ -67,8 +67,8 @@ def _gated(lowering: Lowering, membrane: Affine, spikes: Affine) -> Affine | Non
     return added(scaled(membrane, float(spikes.shift)), where_it_fires)
 
 
-def _proportion(a: Affine, b: Affine) -> float | None:
-    """The number by which a is b, but for their shifts; None where there is none."""
+def _proportion(a: Affine, b: Affine) -> Factor | None:
+    """The factor by which a is b, but for their shifts, a number or one for each element; None where there is none."""
     if a.shape != b.shape or len(a.gathers) != len(b.gathers):
         return None
     pairs = []
@@ -83,7 +83,12 @@ def _proportion(a: Affine, b: Affine) -> float | None:
     largest = int(two.abs().argmax())
     ratio = float(one[largest] / two[largest])
     is_same = torch.isclose(one, ratio * two, rtol=TINY, atol=TINY * float(two[largest].abs()))
-    return tidy(ratio) if bool(is_same.all()) else None
+    if bool(is_same.all()):
+        return tidy(ratio)
+    (one, two), *others = pairs
+    each = one / two
+    is_same_each = (torch.isclose(p, each * q, rtol=TINY, atol=0).all() for p, q in others)
+    return each if bool(torch.isfinite(each).all()) and all(map(bool, is_same_each)) else None
 
 
 def _alike(a: Factor, b: Factor) -> tuple[Tensor, Tensor]:

@@ -15,6 +15,7 @@ from exporters.from_torch.refusals import LoweringError, SeveralOutputsError, us
 from exporters.from_torch.steps import neuron_shape, require_steps, shift_for
 from exporters.from_torch.symbolic import Symbolic
 from exporters.from_torch.synapses import placed_current
+from exporters.from_torch.unknown import unknown_of
 from exporters.from_torch.values import Affine, concatenated, laid_out
 from exporters.graph import Array, Output, Shape
 
@@ -109,6 +110,8 @@ def read_out(lowering: Lowering, value: Affine) -> Answer:
     Raises:
         LoweringError: what comes back is neither spikes or currents of every step, nor their mean or sum.
     """
+    if (unknown := unknown_of([value])) is not None:
+        raise unknown
     T, N, shape = lowering.T, lowering.samples, value.shape
     layouts: list[tuple[Returned, Affine]] = []
     if len(shape) > 2 and shape[:2] == (T, N):

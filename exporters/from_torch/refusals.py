@@ -57,6 +57,17 @@ def user_line(frame: FrameType | None = None) -> str:
     return ""
 
 
+def call_site() -> tuple[tuple[CodeType, int], ...]:
+    """The instructions of the user's code that are being done, from the innermost call outward: a loop comes back to them."""
+    found = []
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_code not in ENTRIES:
+        if not frame.f_code.co_filename.startswith((*LIBRARIES, "<")):
+            found.append((frame.f_code, frame.f_lasti))
+        frame = frame.f_back
+    return tuple(found)
+
+
 def raised_line(error: BaseException) -> str:
     """As `user_line`, for where an error came from."""
     found, inside = "", False

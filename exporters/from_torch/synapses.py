@@ -20,6 +20,7 @@ from exporters.from_torch.folding import (
 )
 from exporters.from_torch.lowering import Lowering, as_bytes, as_shift, float64, key_of
 from exporters.from_torch.steps import shift_for
+from exporters.from_torch.unknown import unknown_of
 from exporters.from_torch.values import Affine, Gather, Origin, added, elements
 from exporters.graph import AnySynapse, Array, Conv2d, Flatten, GraphError, Linear, Shape
 from exporters.graph.currents import (
@@ -65,8 +66,15 @@ def synapse(
     if known not in lowering.layers:
         lowering.layers[known] = make(float64(weight))
     layer, shape = lowering.layers[known], value.shape[1:]
-    reads, shift = signals(lowering, value, name)
+    reads, shift = rows_of(lowering, value, name)
     gathers = []
+    if isinstance(layer, Linear) and _is_smaller_at_once(layer, reads):
+        for read in reads:
+            origin = _through(lowering, known, layer, read, shape)
+            gathers.append(Gather(origin, rows_index(origin, read.rows, out)))
+        reads = []
+    else:
+        reads, shift = signals(lowering, value, name)
     for group in grouped(reads):
         read = joint(group)
         factor = 1.0
@@ -85,6 +93,40 @@ def synapse(
     if bias is not None:
         total = added(total, as_shift(float64(bias), out))
     return total
+
+
+def _is_smaller_at_once(layer: Linear, reads: Sequence[Read]) -> bool:
+    """Whether a linear layer reads linear layers alone, with no neurons between, and has no more weights as one with them."""
+    count, hidden = layer.weight.shape
+    before, after = 0, count * hidden
+    for read in reads:
+        term = read.origin.term
+        if read.origin.nodes or term is None or not isinstance(term.synapse, Linear):
+            return False
+        before += term.synapse.weight.size
+        after -= count * term.synapse.weight.shape[1]
+    return bool(reads) and before + after >= 0
+
+
+def _through(lowering: Lowering, known: Hashable, layer: Linear, read: Read, shape: Shape) -> Origin:
+    """Linear layers one after the other as one: the product of their weights."""
+    term = read.origin.term
+    assert term is not None and isinstance(term.synapse, Linear)
+    numbers = (as_bytes(read.features), as_bytes(read.scale))
+    key = ("through", known, id(read.origin), numbers)
+    if key not in lowering.origins:
+        own = fold_linear(layer, read.features, read.scale, read.origin.size, shape)
+        product = replace(own, weight=own.weight @ term.synapse.weight)
+        lowering.notes[lowering.name] = f"its weights hold those of {term.name}: no neurons lie between them"
+        lowering.origins[key] = Origin(
+            lowering.name,
+            (len(product.weight),),
+            read.origin.steps,
+            lowering.samples,
+            term=SynapseTerm(lowering.name, product, term.nodes),
+            weights=(known, read.origin.weights, numbers),
+        )
+    return lowering.origins[key]
 
 
 def _current_of(
@@ -160,8 +202,10 @@ def rows_of(lowering: Lowering, value: Affine, name: str) -> tuple[list[Read], f
     """The rows of a value (B, *features), and what is added to each.
 
     Raises:
-        LoweringError: they are not rows of single steps and samples, or hold the membrane of neurons.
+        LoweringError: they are not rows of single steps and samples, or hold the membrane of neurons, or what no graph has.
     """
+    if (unknown := unknown_of([value])) is not None:
+        raise unknown
     try:
         reads, shift = reads_of(value), shift_of(value)
     except UndecodableError as error:

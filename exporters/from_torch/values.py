@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from exporters.from_torch.factors import Factor, aligned, as_tensor, compact, plain, plus, times
+from exporters.from_torch.refusals import LoweringError
 from exporters.graph import Shape
 from exporters.graph.currents import SynapseTerm
 
@@ -40,6 +41,7 @@ class Origin:
         weights: what tells the weights of these from others.
         is_binary: whether every element is 0 or 1.
         gates: of what is a membrane where its neuron fires and else 0, the spikes of that neuron.
+        unknown: why nothing may read it, where no graph has what it is.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Origin:
     weights: Hashable = None
     is_binary: bool = False
     gates: Origin | None = None
+    unknown: LoweringError | None = None
     size: int = field(init=False)
 
     def __post_init__(self) -> None:

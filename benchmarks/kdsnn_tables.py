@@ -52,6 +52,7 @@ class Row:
     neuron: str = "if"
     student_options: Mapping[str, Any] = field(default_factory=dict)
     teacher_options: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)  # of `TrainConfig`, for the student and its twin
     paper: float | None = None
     paper_alone: float | None = None
     paper_teacher: float | None = None
@@ -61,6 +62,13 @@ class Row:
         """The data set as a reader wants it."""
         noise = self.noise and f", noise {self.noise['sigma']:g} ({self.noise.get('kind', 'std')})"
         return self.data + (noise or "")
+
+    @property
+    def shown_student(self) -> str:
+        """The student with what makes it another than the architecture's own."""
+        settings = [f"{name} {value:g}" for name, value in self.settings.items()]
+        special = [*([] if self.readout == "rate" else [self.readout]), *settings]
+        return f"{self.student} ({', '.join(special)})" if special else self.student
 
 
 @dataclass(frozen=True)
@@ -131,7 +139,9 @@ class Plan:
     ) -> Cell:
         base, plus, variants = row.data.partition("+")
         common = self.sets.get(base, {})
-        settings = {**common.get("pretrain" if method == "pretrain" else "distill", {}), **changes, "seed": seed}
+        pretrain = method == "pretrain"
+        settings = {**common.get("pretrain" if pretrain else "distill", {}), **({} if pretrain else row.settings)}
+        settings |= {**changes, "seed": seed}
         try:
             config = TrainConfig(**settings)
         except TypeError as error:
@@ -155,8 +165,9 @@ def read_config(path: Path) -> tuple[tuple[Row, ...], dict[str, Any], tuple[int,
 
 
 def _expanded(entry: Mapping[str, Any]) -> Iterator[Row]:
-    """Lists of students, teachers and methods stand for every combination."""
-    keys = ("student", "teacher", "method")
+    """Lists of data sets, students, teachers, read-outs and methods stand for every combination."""
+    entry = {"readout": "rate", **entry}
+    keys = ("data", "student", "teacher", "readout", "method")
     lists = [entry[key] if isinstance(entry[key], list) else [entry[key]] for key in keys]
     for chosen in itertools.product(*lists):
         yield Row(**{**entry, **dict(zip(keys, chosen, strict=True))})
@@ -211,7 +222,7 @@ def run_cell(cell: Cell, folder: Path) -> dict[str, Any]:
 
 COLUMNS = (
     "table", "data", "student", "method", "teacher", "teacher, paper", "teacher, ours", "alone, paper", "alone, ours",
-    "distilled, paper", "distilled, ours", "difference", "gain, paper", "gain, ours", "seeds",
+    "distilled, paper", "distilled, ours", "difference", "gain, paper", "gain, ours", "95 % interval", "seeds",
 )  # fmt: skip
 
 
@@ -224,10 +235,10 @@ def table_rows(plan: Plan, results: Mapping[str, float]) -> list[list[str]]:
         of_teacher = [results[c.name] for c in [plan.teacher(row)] if c.name in results]
         mine, without = (statistics.mean(v) if v else None for v in (of_student, of_alone))
         rows.append([
-            str(row.table), row.shown_data, row.student + ("" if row.readout == "rate" else f" ({row.readout})"),
-            row.method, row.teacher, _figure(row.paper_teacher), _spread(of_teacher), _figure(row.paper_alone),
+            str(row.table), row.shown_data, row.shown_student, row.method, row.teacher, _figure(row.paper_teacher), _spread(of_teacher), _figure(row.paper_alone),
             _spread(of_alone), _figure(row.paper), _spread(of_student), _difference(mine, row.paper),
-            _difference(row.paper, row.paper_alone), _difference(mine, without), str(len(of_student)),
+            _difference(row.paper, row.paper_alone), _difference(mine, without), _interval(plan, row, results),
+            str(len(of_student)),
         ])  # fmt: skip
     return rows
 
@@ -245,6 +256,18 @@ def _spread(values: Sequence[float]) -> str:
 
 def _difference(a: float | None, b: float | None) -> str:
     return "" if a is None or b is None else f"{a - b:+.2f}"
+
+
+def _interval(plan: Plan, row: Row, results: Mapping[str, float]) -> str:
+    """Where the gain over the twin lies, from the differences seed by seed (Student's t); empty below two seeds."""
+    from scipy.stats import t
+
+    pairs = [(plan.student(row, seed).name, plan.alone(row, seed).name) for seed in plan.seeds]
+    found = [results[a] - results[b] for a, b in pairs if a in results and b in results]
+    if len(found) < 2:
+        return ""
+    half = float(t.ppf(0.975, len(found) - 1)) * statistics.stdev(found) / len(found) ** 0.5
+    return f"{statistics.mean(found) - half:+.2f} … {statistics.mean(found) + half:+.2f}"
 
 
 def write_tables(
@@ -344,9 +367,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         rows, sets, seeds = read_config(given.config)
         if given.list:
             for number, row in enumerate(rows, 1):
-                print(
-                    f"{number:3}  Table {row.table}  {row.shown_data:32} {row.student:10} {row.method:9} {row.teacher}"
-                )
+                what = f"{row.shown_data:32} {row.shown_student:20} {row.method:9} {row.teacher}"
+                print(f"{number:3}  Table {row.table}  {what}")
             return
         if given.seeds:
             seeds = tuple(int(seed) for seed in given.seeds.split(","))

@@ -16,6 +16,7 @@ from kdsnn.train.calling import CallingConvention, convention_of, device_of
 from kdsnn.train.fast_neurons import fused
 from kdsnn.train.features import Guided, recorded
 from kdsnn.train.host import few_threads
+from kdsnn.train.logits import scaled
 
 EVALUATION_BATCH = 256
 
@@ -55,7 +56,7 @@ class Learner(nn.Module):
 
     def _logits(self, images: Tensor) -> Tensor:
         output = self._run(images)
-        return output if self.scale == 1 else output.float() * self.scale
+        return output if self.scale == 1 else scaled(output.float(), self.scale)
 
     def _run(self, images: Tensor) -> Tensor:
         if self.T is None:

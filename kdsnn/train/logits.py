@@ -51,6 +51,14 @@ def logit_scale(
     return scale / unit
 
 
+def scaled(rates: Tensor, scale: float) -> Tensor:
+    """Multiply by `scale`, with the gradient of x → x: that of loss / scale, which a learning rate for rates fits.
+
+    With the factor in the gradient too, SGD at its usual rate silences all output neurons within an epoch, for good.
+    """
+    return rates + (rates * (scale - 1)).detach()
+
+
 def full_rate(
     network: nn.Module, convention: CallingConvention, input_shape: tuple[int, ...], T: int
 ) -> tuple[float | None, int]:

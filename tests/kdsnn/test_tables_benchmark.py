@@ -100,6 +100,11 @@ def test_killed_and_run_again_gives_the_table_without_training_anything_twice(tm
         assert row["teacher, ours"] == f"{measured['pretrain'][0]:.2f}" and row["teacher, paper"] == ""
         assert float(row["difference"]) == pytest.approx(statistics.mean(mine) - 96.5, abs=0.006)
         assert row["gain, paper"] == "+1.50"
+        gains = [a - b for a, b in zip(mine, alone, strict=True)]
+        half = 12.7062 * statistics.stdev(gains) / 2**0.5  # Student's t for one degree of freedom
+        low, high = (float(end) for end in row["95 % interval"].split(" … "))
+        assert (high - low) / 2 == pytest.approx(half, abs=0.011)
+        assert (high + low) / 2 == pytest.approx(statistics.mean(gains), abs=0.011)
         assert float(row["gain, ours"]) == pytest.approx(statistics.mean(mine) - statistics.mean(alone), abs=0.006)
     assert "| difference |" in (out / "tables.md").read_text() and "| difference |" in capsys.readouterr().out
 
@@ -127,6 +132,20 @@ def test_the_papers_rows_can_all_be_built():
     # what facts of the paper there are
     figures = {(r.shown_data, r.paper_teacher, r.paper_alone, r.paper) for r in full.rows}
     assert ("mnist+12k-50k+rot", 96.01, 94.43, 95.34) in figures and ("cifar10", None, None, 93.41) in figures
+
+
+def test_the_rows_of_readouts_share_twins_and_raw_rates_are_settings():
+    rows, sets, seeds = kdsnn_tables.read_config(kdsnn_tables.CONFIG.with_name("readouts.toml"))
+    full = plan(rows=rows, sets=sets, seeds=seeds)
+    shown = {row.shown_student for row in rows}
+    assert shown == {"cnn2", "cnn2 (voting)", "cnn2 (membrane)", "cnn2 (logit_scale 1)"}
+    cells = list(full.cells())
+    # per variant: a teacher; per seed four twins and seven distilled students
+    assert len(cells) == 4 * (1 + 5 * (4 + 7))
+    scales = {(c.method == "pretrain", c.config.logit_scale) for c in cells}
+    assert scales == {(True, 0.0), (False, 0.0), (False, 1)}
+    for cell in cells:
+        build(cell.model, spiking=cell.teacher is not None, input_shape=(1, 28, 28), classes=10, readout=cell.readout, **cell.options)
 
 
 def test_options_make_other_cells():

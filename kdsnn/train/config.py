@@ -30,6 +30,9 @@ class TrainConfig:
     * `lr` is the peak of a schedule that starts after `warmup_epochs` of linear warm-up, None: 5, but a tenth of
       all epochs at most; "cosine" ends at 0, "step" multiplies by `lr_decay` when each of `milestones`, fractions of the epochs, has passed.
     * `weight_decay` spares biases and BatchNorm. `clip_norm` bounds the norm of the whole gradient, 0: no bound.
+    * `label_smoothing` ε: targets (1 - ε)·onehot + ε/K. `every_step`: the cross entropy with the labels is the mean over
+      a student's time steps and not that of their mean (TET, Deng et al., ICLR 2022), so that it is good at any t ≤ T.
+      Methods "temporal" and "selective" do so in any case; an ANN has one step.
     * `ema`: decay per step of an average of the weights that takes their place in the result, 0: none.
     * `precision` "bf16": convolutions and linear layers under autocast; membranes, BatchNorm's
       statistics, losses and weights stay float32. "auto" is bf16 where the hardware multiplies faster in it
@@ -60,6 +63,7 @@ class TrainConfig:
     lr_decay: float = 0.1
     warmup_epochs: float | None = None
     label_smoothing: float = 0.0
+    every_step: bool = False
     clip_norm: float = 0.0
     ema: float = 0.0
     precision: Precision = "auto"

@@ -21,11 +21,15 @@ def firing_rate(student: Tensor) -> Tensor:
     return student.mean(0)
 
 
-def hard(student: Tensor, labels: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
+def hard(student: Tensor, labels: Tensor, *, label_smoothing: float = 0.0, every_step: bool = False) -> Tensor:
     """Compute the cross entropy of the student's firing rate with the labels: L = -Σ_k y_k log softmax(Z_S)_k.
 
-    `student` (T, N, K), `labels` int64 (N,), `label_smoothing` ε makes y = (1 - ε)·onehot + ε/K.
+    `student` (T, N, K), `labels` int64 (N,), `label_smoothing` ε makes y = (1 - ε)·onehot + ε/K. `every_step`: the mean
+    over the steps t of the same with z_t in the place of their mean Z_S (TET, Deng et al., ICLR 2022).
     """
+    if every_step:
+        repeated = labels.expand(len(student), -1).flatten()
+        return cross_entropy(student.flatten(0, 1), repeated, label_smoothing=label_smoothing)
     return cross_entropy(firing_rate(student), labels, label_smoothing=label_smoothing)
 
 
@@ -48,14 +52,17 @@ def response(
     alpha: float,
     temperature: float,
     label_smoothing: float = 0.0,
+    every_step: bool = False,
 ) -> Tensor:
     """Response-based distillation is Eq. 5: L = α τ² CE(Q_S, Q_T) + (1 - α) CE(softmax(Z_S), y).
 
     τ² keeps the gradient of the soft term on one scale when τ changes. `student` (T, N, K), `teacher`
-    (N, K), `labels` int64 (N,), `alpha` α in 0…1, `temperature` τ > 0. α = 0 is training without a teacher.
+    (N, K), `labels` int64 (N,), `alpha` α in 0…1, `temperature` τ > 0. α = 0 is training without a teacher. The second
+    term is as `hard` says.
     """
     softened = soft(student, teacher, temperature=temperature)
-    return alpha * temperature**2 * softened + (1 - alpha) * hard(student, labels, label_smoothing=label_smoothing)
+    told = hard(student, labels, label_smoothing=label_smoothing, every_step=every_step)
+    return alpha * temperature**2 * softened + (1 - alpha) * told
 
 
 def partial_l2(student: Tensor, teacher: Tensor) -> Tensor:
@@ -92,13 +99,15 @@ def feature(
     *,
     weight: float,
     label_smoothing: float = 0.0,
+    every_step: bool = False,
 ) -> Tensor:
     """Feature-based distillation is Eq. 7: L = CE(softmax(Z_S), y) + α Σ_i d_p(T_i, S_i) / 2^(n-i-1).
 
     `student` (T, N, K) output, `labels` int64 (N,), `students` and `teachers` as in `overhaul`, `weight`
     α ≥ 0 (Heo et al. use 1e-3 on images of 32×32).
     """
-    return hard(student, labels, label_smoothing=label_smoothing) + weight * overhaul(students, teachers)
+    told = hard(student, labels, label_smoothing=label_smoothing, every_step=every_step)
+    return told + weight * overhaul(students, teachers)
 
 
 def temporal(
@@ -122,8 +131,7 @@ def temporal(
     `student` z (T, N, K), spikes or currents; `teacher` z_ANN (N, K); `labels` int64 (N,); `temperature` τ > 0;
     `teacher_weight` a ≥ 0; `self_weight` b ≥ 0.
     """
-    every_step = labels.expand(len(student), -1).flatten()
-    ce = cross_entropy(student.flatten(0, 1), every_step, label_smoothing=label_smoothing)
+    ce = hard(student, labels, label_smoothing=label_smoothing, every_step=True)
     kept = correct_mean(student, labels)
     return (
         ce
@@ -156,8 +164,7 @@ def selective(
     With T = 1 there is no other step, and the last term is 0. The authors' weights are a = 0.6, b = 0.15, τ = 3.
     Arguments as in `temporal`.
     """
-    every_step = labels.expand(len(student), -1).flatten()
-    loss = cross_entropy(student.flatten(0, 1), every_step, label_smoothing=label_smoothing)
+    loss = hard(student, labels, label_smoothing=label_smoothing, every_step=True)
     loss = loss + teacher_weight * _kl_at_every_step(*_without_mistakes(student, teacher, labels), temperature)
     if len(student) > 1:
         loss = loss + self_weight * _kl_at_every_step(student, other_steps(student), temperature)

@@ -37,7 +37,8 @@ def labels_only(config: TrainConfig) -> Objective:
     """The loss of a teacher, and of a student without one, is the cross entropy of the mean output with the labels."""
 
     def objective(output: Tensor, found: list[Tensor], batch: Batch) -> Tensor:
-        return losses.hard(output, batch.labels, label_smoothing=config.label_smoothing)
+        smoothing = config.label_smoothing
+        return losses.hard(output, batch.labels, label_smoothing=smoothing, every_step=config.every_step)
 
     return objective
 
@@ -80,7 +81,9 @@ def objective_of(
     shared: dict[str, Any] = {"temperature": config.temperature, "label_smoothing": config.label_smoothing}
 
     def response(output: Tensor, found: list[Tensor], batch: Batch) -> Tensor:
-        return losses.response(output, ask(batch), batch.labels, alpha=config.alpha, **shared)
+        return losses.response(
+            output, ask(batch), batch.labels, alpha=config.alpha, every_step=config.every_step, **shared
+        )
 
     def temporal(output: Tensor, found: list[Tensor], batch: Batch) -> Tensor:
         weights = {"teacher_weight": config.teacher_weight, "self_weight": config.self_weight}
@@ -142,6 +145,7 @@ def _feature(
             teachers,
             weight=config.feature_weight,
             label_smoothing=config.label_smoothing,
+            every_step=config.every_step,
         )
 
     return objective

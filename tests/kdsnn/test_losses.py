@@ -56,6 +56,19 @@ def test_response(case, alpha, tau, epsilon):
     assert actual.item() == pytest.approx(expected, rel=1e-12)
 
 
+def test_every_step_is_told_the_labels(case):
+    student, teacher, labels = case
+    z, y = student.detach().numpy(), labels.numpy()
+    each = np.mean([reference_hard(np.stack([step] * T), y, 0.1) for step in z])
+    told = {"label_smoothing": 0.1, "every_step": True}
+    assert losses.hard(student, labels, **told).item() == pytest.approx(each, rel=1e-12)
+    expected = 0.3 * 4 * reference_soft(z, teacher.numpy(), 2.0) + 0.7 * each
+    actual = losses.response(student, teacher, labels, alpha=0.3, temperature=2.0, **told)
+    assert actual.item() == pytest.approx(expected, rel=1e-12)
+    actual = losses.feature(student, labels, [torch.zeros(1, 1, 1, 1)], [torch.zeros(1, 1, 1, 1)], weight=1.0, **told)
+    assert actual.item() == pytest.approx(each, rel=1e-12)
+
+
 def test_gradients(case):
     student, teacher, labels = case
     assert torch.autograd.gradcheck(lambda s: losses.response(s, teacher, labels, alpha=0.7, temperature=3.0), student)

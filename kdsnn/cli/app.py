@@ -23,7 +23,7 @@ import typer
 from kdsnn.cli import check, demo, distill, evaluate, export, lava, listing, pretrain, profile, run
 from kdsnn.cli.console import say
 from kdsnn.cli.options import spelled
-from kdsnn.errors import Notice, OptionError, UnfaithfulError, UserError
+from kdsnn.errors import Notice, OptionError, StoppedError, UnfaithfulError, UserError
 
 app = typer.Typer(
     name="kdsnn-deploy",
@@ -74,7 +74,8 @@ def main() -> None:
     except BaseException as error:
         # once stopped, any error may be what native code made of that; unless the work was done all the same
         if stopped and not (isinstance(error, SystemExit) and not error.code):
-            say("interrupted" if stopped[0] == signal.SIGINT else "terminated")
+            how = "interrupted" if stopped[0] == signal.SIGINT else "terminated"
+            say("; ".join([how, *(one.worded(spelled) for one in _chain(error) if isinstance(one, StoppedError))]))
             raise SystemExit(128 + stopped[0]) from None
         if isinstance(error, BrokenPipeError):  # who reads the output has had enough, as `head` does
             raise SystemExit(PIPE_CLOSED) from None
@@ -83,6 +84,14 @@ def main() -> None:
         say(f"error: {_one_line(error)}")
         # a network that is not what it was made from is an answer, and a bad one; all else is a question not understood
         raise SystemExit(1 if isinstance(error, UnfaithfulError) else 2) from None
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """An error and those that it came from: the library that reads options puts its own in place of a KeyboardInterrupt."""
+    found: BaseException | None = error
+    while found is not None:
+        yield found
+        found = found.__cause__ or found.__context__
 
 
 def _unwind_when_stopped() -> list[int]:

@@ -75,9 +75,9 @@ def distill(
         )  # fmt: skip
     found = [trained, *([trained.twin] if trained.twin else [])]
     if json:
-        facts = [one.facts() for one in found]
+        facts = [{**one.facts(), **one.best_facts()} for one in found]
         print_json(facts if twin else facts[0])
-    elif twin:
+    elif twin or trained.best:
         show(trained)
     else:
         print(f"{trained.sentence}, written to {out}")

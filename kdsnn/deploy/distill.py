@@ -12,8 +12,9 @@ from kdsnn.deploy.images import load_data, pixels, require_trained_fit, some_tes
 from kdsnn.deploy.load import load
 from kdsnn.deploy.pretrain import named_model
 from kdsnn.deploy.progress import Progress, silent
+from kdsnn.deploy.starting import train_all
 from kdsnn.deploy.trained import TrainedNetwork
-from kdsnn.deploy.training import Training, configured, recipe_for, train_and_save, writable
+from kdsnn.deploy.training import Training, configured, recipe_for, writable
 from kdsnn.errors import OptionError
 from kdsnn.factory import is_factory
 
@@ -52,7 +53,9 @@ def distill(
     seed: int = 0,
     options: Mapping[str, Any] | None = None,
     augmentation: Augmentation | None = None,
+    val: float | None = None,
     resume: bool = False,
+    overwrite: bool = False,
     tensorboard: str | Path | None = None,
     image_size: ImageSize = None,
     noise: float = 0.0,
@@ -81,7 +84,7 @@ def distill(
         epochs, batch_size, lr: the recipe's own where they are None.
         alpha: weight of the teacher in Eq. 5, 0 to 1; temperature: softening of the logits.
         quantize: train on with weights of so many bits, 2 to 8, from the trained student `start`.
-        seed, options, augmentation, resume, tensorboard, noise…, progress, **settings: as in `pretrain`.
+        seed, options, augmentation, val, resume, overwrite, tensorboard, noise…, progress, **settings: as in `pretrain`.
 
     Raises:
         KdsnnError: a method without its teacher, networks and data that do not fit, a run that diverges; one line each.
@@ -97,13 +100,13 @@ def distill(
         require_trained_fit(str(ann_path or ann.info.model), ann, images)
     options, config = _settled(model, images.name, began, options or {}, T, settings)
     config = configured(
-        config, epochs=epochs, batch_size=batch_size, lr=lr, alpha=alpha, temperature=temperature, seed=seed
+        config, epochs=epochs, batch_size=batch_size, lr=lr, alpha=alpha, temperature=temperature, val=val, seed=seed
     )
-    named, module = named_model(model)
+    named, module = named_model(model, seed)
     job = Training(
         f"distill {named}", named, images, config, options, path, module, method=method,
         teacher=ann.module if isinstance(ann, TrainedNetwork) else ann,
-        taps=_pairs(taps), readout=readout, neuron=neuron, augmentation=augmentation, resume=resume,
+        taps=_pairs(taps), readout=readout, neuron=neuron, augmentation=augmentation,
         tensorboard=None if tensorboard is None else Path(tensorboard),
         label="student" if method == "none" else "distilled",
         others={} if ann_path is None else {"teacher": ann_path.with_suffix(".csv")},
@@ -111,11 +114,11 @@ def distill(
     if began is not None:
         job = _on_grid(job, began, quantize)
     alone = job.twin(f"{named} without a teacher", None if path is None else twin_path(path))
-    student = train_and_save(job, progress)
+    found = train_all([job, alone] if twin else [job], progress, resume=resume, overwrite=overwrite)
     if not twin:
-        return student
-    other = train_and_save(alone, progress)
-    return replace(student, cost=_cost(job, student), twin=replace(other, cost=_cost(job, other)))
+        return found[0]
+    student, other = (_counted(job, one) for one in found)
+    return replace(student, twin=other)
 
 
 def twin_path(out: Path) -> Path:
@@ -222,8 +225,8 @@ def _pairs(taps: str | Mapping[str, str] | None) -> tuple[tuple[str, str], ...]:
     return tuple(parse_taps(taps)) if isinstance(taps, str) else tuple(taps.items())
 
 
-def _cost(job: Training, trained: TrainedNetwork) -> dict[str, float]:
-    """Spikes and SynOps per image of the float network: distillation can raise them."""
+def _counted(job: Training, trained: TrainedNetwork) -> TrainedNetwork:
+    """A student with spikes and SynOps per image of the float network: distillation can raise them."""
     from exporters.from_torch import from_torch
     from hardware import emulator
     from profilers.counting.activity import ActivityCounter
@@ -232,4 +235,5 @@ def _cost(job: Training, trained: TrainedNetwork) -> dict[str, float]:
     counter = ActivityCounter(graph)
     emulator.run(graph, graph.encode(pixels(some_tests(job.data, COUNTED)[0])), observe=counter)
     activity = counter.result()
-    return {"spikes": float(activity.spikes.sum(1).mean()), "synops": float(activity.synops.sum(1).mean())}
+    cost = {"spikes": float(activity.spikes.sum(1).mean()), "synops": float(activity.synops.sum(1).mean())}
+    return replace(trained, cost=cost, best=None if trained.best is None else _counted(job, trained.best))

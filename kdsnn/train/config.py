@@ -34,6 +34,8 @@ class TrainConfig:
     * `precision` "bf16": convolutions and linear layers under autocast; membranes, BatchNorm's
       statistics, losses and weights stay float32.
     * `compile`: torch.compile the network; not bit-identical with eager training.
+    * `val`: this fraction of the training images of every class is held out, drawn the same for every `seed`; the epoch
+      that does best on them is kept beside the last one. 0: all are trained on.
     * `shift` moves every training image by up to that many pixels each way, anew in every epoch.
     * `T` is the student's number of time steps; a teacher has no use for it or for what follows.
     * `alpha` and `temperature` are those of KDSNN Eq. 5. Their defaults give both terms one weight,
@@ -61,6 +63,7 @@ class TrainConfig:
     ema: float = 0.0
     precision: Precision = "fp32"
     compile: bool = False
+    val: float = 0.0
     shift: int = 0
     T: int = 4
     alpha: float = 0.1
@@ -95,6 +98,7 @@ class TrainConfig:
             "clip_norm": not_negative("clip_norm"),
             "ema": (0 <= self.ema < 1, "in 0…1"),
             "precision": among("precision", Precision),
+            "val": (0 <= self.val < 1, "in 0…1"),
             "shift": (0 <= self.shift <= 256, "0 to 256 pixels"),
             "T": (1 <= self.T <= LARGEST_T, f"1 to {LARGEST_T:,} time steps"),
             "alpha": (0 <= self.alpha <= 1, "in 0…1"),

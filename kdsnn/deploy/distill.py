@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from kdsnn.deploy.factory import module_of
 from kdsnn.deploy.images import load_data, pixels, require_trained_fit, some_tests
 from kdsnn.deploy.load import load
 from kdsnn.deploy.pretrain import named_model
 from kdsnn.deploy.progress import Progress, silent
+from kdsnn.deploy.seeds import ALONE, SeedRuns, over_seeds
 from kdsnn.deploy.starting import train_all
 from kdsnn.deploy.trained import TrainedNetwork
 from kdsnn.deploy.training import Training, configured, recipe_for, writable
@@ -30,6 +31,10 @@ COUNTED = 200
 """Test images on which the cost of a student and its twin is counted, spread over the set."""
 
 
+@overload
+def distill(model: str | nn.Module, data: Any = ..., *, seeds: None = None, **arguments: Any) -> TrainedNetwork: ...
+@overload
+def distill(model: str, data: Any = ..., *, seeds: str | Sequence[int], **arguments: Any) -> SeedRuns: ...
 def distill(
     model: str | nn.Module,
     data: Any = "digits",
@@ -51,6 +56,8 @@ def distill(
     quantize: int | None = None,
     start: str | Path | TrainedNetwork | None = None,
     seed: int = 0,
+    seeds: str | Sequence[int] | None = None,
+    processes: int | None = None,
     options: Mapping[str, Any] | None = None,
     augmentation: Augmentation | None = None,
     val: float | None = None,
@@ -63,7 +70,7 @@ def distill(
     noise_on: str = "train,test",
     progress: Progress = silent,
     **settings: Any,
-) -> TrainedNetwork:
+) -> TrainedNetwork | SeedRuns:
     """Train a spiking student of an ANN teacher (KDSNN, Xu et al., CVPR 2023).
 
     Args:
@@ -84,11 +91,17 @@ def distill(
         epochs, batch_size, lr: the recipe's own where they are None.
         alpha: weight of the teacher in Eq. 5, 0 to 1; temperature: softening of the logits.
         quantize: train on with weights of so many bits, 2 to 8, from the trained student `start`.
+        seeds: train once for each of them, (0, 1, 2) or "0-4" or "0,3,7", as NAME.seedN.safetensors, and sum up: a `SeedRuns`.
+        processes: how many seeds are trained side by side, each with its share of the cores; by default as many as there are
+            cores, one on a GPU. Under `torchrun` or `accelerate launch` each process takes its share of the seeds.
         seed, options, augmentation, val, resume, overwrite, tensorboard, noise…, progress, **settings: as in `pretrain`.
 
     Raises:
         KdsnnError: a method without its teacher, networks and data that do not fit, a run that diverges; one line each.
     """
+    given = dict(locals())
+    if seeds is not None or processes is not None:
+        return _over_seeds(given)
     path = None if out is None else Path(out)
     if path is not None:
         writable(path)
@@ -113,7 +126,20 @@ def distill(
     )  # fmt: skip
     if began is not None:
         job = _on_grid(job, began, quantize)
-    alone = job.twin(f"{named} without a teacher", None if path is None else twin_path(path))
+    return _trained(job, progress, twin=twin, resume=resume, overwrite=overwrite)
+
+
+def _over_seeds(given: dict[str, Any]) -> SeedRuns:
+    """`distill` once for every seed, with all else that it was given."""
+    seeds, processes, progress = (given.pop(name) for name in ("seeds", "processes", "progress"))
+    settings = given.pop("settings")
+    if seeds is None:
+        raise OptionError("{processes}: they are for {seeds}; give those too", processes=processes, seeds=None)
+    return over_seeds(distill, {**given, **settings}, seeds=seeds, processes=processes, progress=progress)
+
+
+def _trained(job: Training, progress: Progress, *, twin: bool, resume: bool, overwrite: bool) -> TrainedNetwork:
+    alone = job.twin(f"{job.model} {ALONE}", None if job.out is None else twin_path(job.out))
     found = train_all([job, alone] if twin else [job], progress, resume=resume, overwrite=overwrite)
     if not twin:
         return found[0]

@@ -21,6 +21,17 @@ def silent(title: str, done: float, total: float, note: str = "") -> None:
     """Progress that nobody watches."""
 
 
+class Part:
+    """Progress of a part of a run, of which the whole is estimated elsewhere."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+
+    def __call__(self, title: str, done: float, total: float, note: str = "") -> None:
+        """As `Progress`."""
+        self.progress(title, done, total, note)
+
+
 class Estimated:
     """Progress over several pieces of about the same work, with the time that they all still take in its note."""
 

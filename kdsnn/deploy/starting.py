@@ -6,9 +6,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from kdsnn.deploy.progress import Estimated, Progress, silent
+from kdsnn.deploy.processes import is_first_process
+from kdsnn.deploy.progress import Estimated, Part, Progress, silent
 from kdsnn.deploy.trained import TrainedNetwork
-from kdsnn.deploy.training import STATE, Training, completed, finished, held, is_first_process
+from kdsnn.deploy.training import STATE, Training, completed, finished, held
 from kdsnn.errors import OptionError, StoppedError, notice
 
 
@@ -28,7 +29,7 @@ def train_all(
         todo = [job for job in jobs if not (resume and _state_of(job) is None and finished(job))]
         if not todo:
             notice(f"{' and '.join(str(job.out) for job in jobs)}: finished already, nothing was left to train")
-        told = Estimated(progress, len(todo))
+        told = progress if isinstance(progress, Part) else Estimated(progress, len(todo))
         try:
             return [completed(replace(job, resume=resume), told) for job in jobs]
         except KeyboardInterrupt:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdsnn.deploy.places import require_checkpoint_name, sole_writer, writable_file
+from kdsnn.deploy.processes import is_first_process
 from kdsnn.deploy.progress import Progress, silent
 from kdsnn.deploy.trained import TrainedNetwork
 from kdsnn.errors import KdsnnError, OptionError, notice
@@ -30,11 +30,6 @@ STATE = ".training"
 
 RUN = "run_sha256"
 """The entry of a checkpoint's `training` that tells its run from others; only a training that came to its end has one."""
-
-
-def is_first_process() -> bool:
-    """Whether this is the process that writes and speaks: `torchrun` and `accelerate launch` start several."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 def recipe_for(data: str) -> Recipe:

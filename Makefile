@@ -7,7 +7,7 @@ READY := .venv/.ready
 .PHONY: demo test lint docs coverage bench lava clean
 
 demo: lava
-	$(BIN)/kdsnn-deploy demo --out demo-output
+	$(BIN)/kdsnn-deploy demo --out demo-output --overwrite
 
 test: lava lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile

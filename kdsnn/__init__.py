@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from kdsnn.deploy.pretrain import pretrain
     from kdsnn.deploy.profile import profile
     from kdsnn.deploy.run import RunResult, run
+    from kdsnn.deploy.seeds import SeedRuns
     from kdsnn.deploy.trained import TrainedNetwork
     from kdsnn.errors import KdsnnError, UserError
 
@@ -54,13 +55,14 @@ _HOMES = {
     "profile": "deploy.profile",
     "run": "deploy.run",
     "RunResult": "deploy.run",
+    "SeedRuns": "deploy.seeds",
     "TrainedNetwork": "deploy.trained",
     "KdsnnError": "errors",
     "UserError": "errors",
 }
 
 __all__ = [
-    "CheckResult", "DemoResult", "Evaluation", "ExportResult", "KdsnnError", "Lowered", "RunResult", "TrainedNetwork",
+    "CheckResult", "DemoResult", "Evaluation", "ExportResult", "KdsnnError", "Lowered", "RunResult", "SeedRuns", "TrainedNetwork",
     "UserError", "check", "demo", "distill", "evaluate", "export", "load", "load_data", "lower", "pretrain", "profile", "run",
 ]  # fmt: skip
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from exporters.errors import UserError
 
-__all__ = ["KdsnnError", "Notice", "OptionError", "UnfaithfulError", "UserError", "notice"]
+__all__ = ["KdsnnError", "Notice", "OptionError", "StoppedError", "UnfaithfulError", "UserError", "notice"]
 
 
 class KdsnnError(UserError):
@@ -36,6 +36,22 @@ class OptionError(KdsnnError):
 
 def _in_python(name: str, value: Any) -> str:
     return name if value is None else f"{name}={value}"
+
+
+class StoppedError(KeyboardInterrupt):
+    """Somebody stopped a training that can be gone on with.
+
+    Args:
+        what: what was done and where it lies, in words.
+    """
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        super().__init__(self.worded(_in_python))
+
+    def worded(self, spell: Callable[[str, Any], str]) -> str:
+        """What was done and how to go on, with the option as `spell(name, value)` writes it."""
+        return f"{self.what}; continue with {spell('resume', None)}"
 
 
 class UnfaithfulError(UserError):

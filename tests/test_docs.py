@@ -28,8 +28,8 @@ README = ROOT / "README.md"
 FROM_PYTHON = ROOT / "docs" / "from-python.md"
 WRITTEN = [page for page in sorted((ROOT / "docs").rglob("*.md")) if "_build" not in page.parts]
 PAGES = [README, ROOT / "CONTRIBUTING.md", *WRITTEN]
-QUICK = {"pretrain": ["--epochs", "1"], "distill": ["--epochs", "1"]}
-"""What a command gets besides, so that it ends soon. From Python a page's own number of epochs counts, if it says one."""
+QUICK = {verb: ["--epochs", "1", "--overwrite"] for verb in ("pretrain", "distill")}
+"""What a command gets besides, so that it ends soon, where a page's files lie already. From Python a page's own number of epochs counts, if it says one."""
 NOT_RUN = {"make", "pip", "python", "accelerate"}
 """Programs whose lines are not run: the suite itself runs inside of `make test`, benchmarks have checks of their own."""
 MAY_FAIL = {"check": {0, 1}}
@@ -152,7 +152,7 @@ def test_python_runs(
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     for verb in QUICK:
-        monkeypatch.setattr(kdsnn, verb, partial(getattr(kdsnn, verb), epochs=1))
+        monkeypatch.setattr(kdsnn, verb, partial(getattr(kdsnn, verb), epochs=1, overwrite=True))
     names = known(page)
     for text in python_of(page):
         if named := re.match(r"# (\w+\.py)\n", text):

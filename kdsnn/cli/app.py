@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 import sys
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -23,7 +24,8 @@ import typer
 from kdsnn.cli import check, demo, distill, evaluate, export, lava, listing, pretrain, profile, run
 from kdsnn.cli.console import say
 from kdsnn.cli.options import spelled
-from kdsnn.errors import Notice, OptionError, UnfaithfulError, UserError
+from kdsnn.deploy.processes import is_first_process
+from kdsnn.errors import Notice, OptionError, StoppedError, UnfaithfulError, UserError
 
 app = typer.Typer(
     name="kdsnn-deploy",
@@ -46,6 +48,9 @@ app.add_typer(lava.app, name="lava")
 app.command("list")(listing.list_)
 
 
+ALONE_AFTER = 3.0
+"""Seconds that a process waits with its error, in which a launcher ends it if the first process had that error too."""
+
 PIPE_CLOSED = 141
 """The exit code where nobody reads the output any more: 128 + SIGPIPE, as the shell has it."""
 
@@ -66,6 +71,8 @@ def main() -> None:
     # a remark that Triton is missing, on every start, is no news to anybody without a GPU
     logging.getLogger("torch._library.triton").setLevel(logging.ERROR)
     _mend_standard_streams()
+    if not is_first_process():
+        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - until the process ends
     _say_notices()
     stopped = _unwind_when_stopped()
     try:
@@ -74,15 +81,34 @@ def main() -> None:
     except BaseException as error:
         # once stopped, any error may be what native code made of that; unless the work was done all the same
         if stopped and not (isinstance(error, SystemExit) and not error.code):
-            say("interrupted" if stopped[0] == signal.SIGINT else "terminated")
+            how = "interrupted" if stopped[0] == signal.SIGINT else "terminated"
+            say("; ".join([how, *(one.worded(spelled) for one in _chain(error) if isinstance(one, StoppedError))]))
             raise SystemExit(128 + stopped[0]) from None
         if isinstance(error, BrokenPipeError):  # who reads the output has had enough, as `head` does
             raise SystemExit(PIPE_CLOSED) from None
         if debug or not (isinstance(error, MENDABLE) or _is_out_of_memory(error)):
             raise
-        say(f"error: {_one_line(error)}")
+        _complain(f"error: {_one_line(error)}")
         # a network that is not what it was made from is an answer, and a bad one; all else is a question not understood
         raise SystemExit(1 if isinstance(error, UnfaithfulError) else 2) from None
+
+
+def _complain(line: str) -> None:
+    """Say what is wrong. All processes that a launcher has started mostly find the same: the others leave it to the first,
+    which ends all of them; one that is not ended meanwhile is alone with its error, and says so."""
+    if not is_first_process():
+        with suppress(KeyboardInterrupt):
+            time.sleep(ALONE_AFTER)
+            print(f"process {os.environ['RANK']}: {line}", file=sys.stderr, flush=True)
+    say(line)
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """An error and those that it came from: the library that reads options puts its own in place of a KeyboardInterrupt."""
+    found: BaseException | None = error
+    while found is not None:
+        yield found
+        found = found.__cause__ or found.__context__
 
 
 def _unwind_when_stopped() -> list[int]:

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
+from kdsnn.deploy.processes import is_first_process
 from kdsnn.deploy.progress import Progress, silent
 from kdsnn.deploy.tables import Result, TextTable
 
@@ -29,7 +30,10 @@ def print_json(value: Any) -> None:
 
 
 def say(message: str) -> None:
-    """A remark on standard error. One that cannot be written (a full disk, a closed pipe) is not worth the work it is about."""
+    """A remark on standard error, of the first process where a launcher has started several. One that cannot be written (a
+    full disk, a closed pipe) is not worth the work it is about."""
+    if not is_first_process():
+        return
     try:
         print(message, file=sys.stderr, flush=True)
     except OSError:

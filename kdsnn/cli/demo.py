@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from kdsnn.cli.options import Json, Seed
+from kdsnn.cli.options import Json, Overwrite, Seed
 
 
 def demo(
@@ -15,6 +15,7 @@ def demo(
         "demo-output"
     ),
     lava_samples: Annotated[int, typer.Option(min=1, help="Test images that run on Lava.")] = 40,
+    overwrite: Overwrite = False,
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
@@ -26,7 +27,9 @@ def demo(
     from kdsnn.cli.console import command_line, progress, show
 
     with progress(quiet=json) as told:
-        result = kdsnn.demo(out, lava_samples=lava_samples, seed=seed, command=command_line(), progress=told)
+        result = kdsnn.demo(
+            out, lava_samples=lava_samples, overwrite=overwrite, seed=seed, command=command_line(), progress=told
+        )
     show(result, json=json)
     if not json:
         for path in result.files:

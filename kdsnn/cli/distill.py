@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -66,24 +67,40 @@ def distill(
             "distill, or teacher."
         ),
     ] = None,
+    seeds: Annotated[
+        str | None,
+        typer.Option(
+            help="Train once for each seed, 0-4 or 0,3,7, as NAME.seedN.safetensors; with --twin in pairs, and compare."
+        ),
+    ] = None,
+    processes: Annotated[
+        int | None,
+        typer.Option(min=1, help="Seeds trained side by side; by default as many as there are cores, one on a GPU."),
+    ] = None,
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
     """Train a spiking student of an ANN teacher (KDSNN), with the history of its epochs as CSV and as a picture (SVG) beside it."""
     import kdsnn
     from kdsnn.cli.console import print_json, progress, show
+    from kdsnn.deploy.seeds import SeedRuns
+    from kdsnn.deploy.trained import TrainedNetwork
 
+    train: Callable[..., TrainedNetwork | SeedRuns] = kdsnn.distill
     with progress(quiet=json) as told:
-        trained = kdsnn.distill(
+        trained = train(
             model, data, teacher=teacher, teacher_weights=teacher_weights, method=method, taps=taps,
             twin=twin, out=out, readout=readout, neuron=neuron,
-            quantize=quantize, start=start, init=init, seed=seed, progress=told, **images_of(images), **training_of(training, T=timesteps, alpha=alpha, temperature=temperature),
+            quantize=quantize, start=start, init=init, seed=seed, seeds=seeds, processes=processes, progress=told, **images_of(images), **training_of(training, T=timesteps, alpha=alpha, temperature=temperature),
         )  # fmt: skip
+    if isinstance(trained, SeedRuns):
+        show(trained, json=json)
+        return
     found = [trained, *([trained.twin] if trained.twin else [])]
     if json:
-        facts = [one.facts() for one in found]
+        facts = [{**one.facts(), **one.best_facts()} for one in found]
         print_json(facts if twin else facts[0])
-    elif twin:
+    elif twin or trained.best:
         show(trained)
     else:
         print(f"{trained.sentence}, written to {out}")

@@ -25,6 +25,9 @@ Resized = Annotated[
 OutFile = Annotated[Path, typer.Option("--out", help="The checkpoint to write (.safetensors).")]
 OutDir = Annotated[Path, typer.Option("--out", help="The folder to write into; made if missing.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="Makes the run repeatable.")]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace checkpoints, or states of runs that were stopped, that lie there.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON.")]
 
 IMAGES: dict[str, tuple[Any, Any]] = {
@@ -209,10 +212,20 @@ TRAINING: dict[str, tuple[Any, Any]] = {
         ],
         None,
     ),
+    "val": (
+        Annotated[
+            float | None,
+            typer.Option(
+                help="Hold out this fraction of the training images; the epoch best on them goes to NAME.best.safetensors."
+            ),
+        ],
+        None,
+    ),
     "resume": (
-        Annotated[bool, typer.Option("--resume", help="Go on with the run that was cut off, from OUT.training.")],
+        Annotated[bool, typer.Option("--resume", help="Go on with the run of --out that was stopped.")],
         False,
     ),
+    "overwrite": (Overwrite, False),
     "tensorboard": (
         Annotated[Path | None, typer.Option("--tensorboard", help="Also write the history for TensorBoard here.")],
         None,

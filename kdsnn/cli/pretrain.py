@@ -21,13 +21,22 @@ def pretrain(
 ) -> None:
     """Train an ANN teacher and write its checkpoint, with the history of its epochs as CSV and as a picture (SVG) beside it."""
     import kdsnn
-    from kdsnn.cli.console import print_json, progress
+    from kdsnn.cli.console import print_json, progress, show
 
     with progress(quiet=json) as told:
         trained = kdsnn.pretrain(
             model, data, out=out, seed=seed, progress=told, **images_of(images), **training_of(training)
         )
     if json:
-        print_json({"checkpoint": str(out), "test_accuracy": trained.accuracy, "epochs": len(trained.history)})
+        print_json(
+            {
+                "checkpoint": str(out),
+                "test_accuracy": trained.accuracy,
+                "epochs": len(trained.history),
+                **trained.best_facts(),
+            }
+        )
+    elif trained.best:
+        show(trained)
     else:
         print(f"{trained.sentence}, written to {out}")

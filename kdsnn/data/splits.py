@@ -17,6 +17,9 @@ VALIDATION = ("validation", "valid", "val")
 
 TEST_FRACTION = 0.2
 
+VALIDATION_SEED = 1
+"""Draws the images held out for validation: the same in runs of any seed, so that they compare."""
+
 
 def stratified_mask(labels: NDArray[np.int64], fraction: float, seed: int) -> NDArray[np.bool_]:
     """Mark round(fraction · n) members of every class of size n, drawn with `seed`: a boolean mask (N,)."""
@@ -27,6 +30,20 @@ def stratified_mask(labels: NDArray[np.int64], fraction: float, seed: int) -> ND
         members = np.flatnonzero(labels == label)
         mask[rng.permutation(members)[: round(fraction * len(members))]] = True
     return mask
+
+
+def held_out(labels: NDArray[np.int64], fraction: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Divide training images, of these labels (N,), into those to train on and those held out for validation: two arrays
+    of indices, ascending. Of every class its share is held out; of `fraction` 0 nothing is.
+
+    Raises KdsnnError when nothing could be held out, or a class would have nothing left to train on.
+    """
+    mask = stratified_mask(labels, fraction, VALIDATION_SEED)
+    if fraction and not mask.any():
+        raise KdsnnError(f"val is {fraction:g}: that is no image of any class; hold out more, or none.")
+    if len(np.unique(labels[~mask])) < len(np.unique(labels)):
+        raise KdsnnError(f"val is {fraction:g}: that leaves a class without images to train on; hold out fewer.")
+    return np.flatnonzero(~mask), np.flatnonzero(mask)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from kdsnn.deploy.places import sole_writer, writable_folder
 from kdsnn.deploy.precision import with_precision
 from kdsnn.deploy.progress import Progress, silent
 from kdsnn.deploy.run import RunResult, run_all
+from kdsnn.deploy.starting import require_new
 from kdsnn.deploy.tables import Result
 from kdsnn.deploy.training import Training, configured, recipe_for, train_and_save
 from profilers.text_table import TextTable
@@ -68,6 +69,7 @@ def demo(
     out: str | Path = "demo-output",
     *,
     lava_samples: int = 40,
+    overwrite: bool = False,
     seed: int = 0,
     command: str = "kdsnn.demo",
     progress: Progress = silent,
@@ -77,12 +79,14 @@ def demo(
     Args:
         out: the folder to write into; made if missing.
         lava_samples: test images that run on Lava.
+        overwrite: replace the networks of a demo that was here before.
         seed: makes it repeatable.
         command: how it came about, printed in the report.
         progress: told how far it is.
 
     Raises:
-        DeployError: there is no Lava environment; OSError: the folder cannot be written.
+        DeployError: there is no Lava environment; OptionError: networks lie in `out` already; OSError: the folder cannot be
+            written.
     """
     from hardware.lava import environment
 
@@ -91,10 +95,12 @@ def demo(
     writable_folder(out)
     started = time.perf_counter()
     with sole_writer(out / "demo"):
+        networks = [out / f"{name}.safetensors" for name in ("teacher", "student", "twin")]
+        require_new(networks, overwrite=overwrite)
         teacher = _train(out, seed, progress)
         made, result, exported = _measure(out, teacher, lava_samples, seed, command, progress)
         paths = [*made.write(out).values(), *exported]
-        paths += [out / f"{name}.safetensors" for name in ("teacher", "student", "twin")]
+        paths += networks
     return DemoResult(made, result, tuple(paths), time.perf_counter() - started)
 
 

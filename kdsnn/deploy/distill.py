@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from kdsnn.deploy.factory import module_of
 from kdsnn.deploy.images import load_data, pixels, require_trained_fit, some_tests
@@ -14,8 +14,10 @@ from kdsnn.deploy.load import load
 from kdsnn.deploy.precision import with_precision
 from kdsnn.deploy.pretrain import named_model
 from kdsnn.deploy.progress import Progress, silent
+from kdsnn.deploy.seeds import ALONE, SeedRuns, over_seeds
+from kdsnn.deploy.starting import train_all
 from kdsnn.deploy.trained import TrainedNetwork
-from kdsnn.deploy.training import Training, augmentation_for, configured, recipe_for, train_and_save, writable
+from kdsnn.deploy.training import Training, augmentation_for, configured, recipe_for, writable
 from kdsnn.errors import OptionError
 from kdsnn.factory import is_factory
 
@@ -31,6 +33,10 @@ COUNTED = 200
 """Test images on which the cost of a student and its twin is counted, spread over the set."""
 
 
+@overload
+def distill(model: str | nn.Module, data: Any = ..., *, seeds: None = None, **arguments: Any) -> TrainedNetwork: ...
+@overload
+def distill(model: str, data: Any = ..., *, seeds: str | Sequence[int], **arguments: Any) -> SeedRuns: ...
 def distill(
     model: str | nn.Module,
     data: Any = "digits",
@@ -53,9 +59,13 @@ def distill(
     start: str | Path | TrainedNetwork | None = None,
     init: str | Path | TrainedNetwork | nn.Module | None = None,
     seed: int = 0,
+    seeds: str | Sequence[int] | None = None,
+    processes: int | None = None,
     options: Mapping[str, Any] | None = None,
     augmentation: Augmentation | Mapping[str, Any] | None = None,
+    val: float | None = None,
     resume: bool = False,
+    overwrite: bool = False,
     tensorboard: str | Path | None = None,
     image_size: ImageSize = None,
     noise: float = 0.0,
@@ -63,7 +73,7 @@ def distill(
     noise_on: str = "train,test",
     progress: Progress = silent,
     **settings: Any,
-) -> TrainedNetwork:
+) -> TrainedNetwork | SeedRuns:
     """Train a spiking student of an ANN teacher (KDSNN, Xu et al., CVPR 2023).
 
     Args:
@@ -88,11 +98,17 @@ def distill(
         init: where the weights come from: "teacher", a checkpoint, what `pretrain` or `distill` returned, or a module. An ANN
             of the same architecture is scaled to thresholds of 1 on training images, a student is copied; None starts from
             random weights.
-        seed, options, augmentation, resume, tensorboard, noise…, progress, **settings: as in `pretrain`.
+        seeds: train once for each of them, (0, 1, 2) or "0-4" or "0,3,7", as NAME.seedN.safetensors, and sum up: a `SeedRuns`.
+        processes: how many seeds are trained side by side, each with its share of the cores; by default as many as there are
+            cores, one on a GPU. Under `torchrun` or `accelerate launch` each process takes its share of the seeds.
+        seed, options, augmentation, val, resume, overwrite, tensorboard, noise…, progress, **settings: as in `pretrain`.
 
     Raises:
         KdsnnError: a method without its teacher, networks and data that do not fit, a run that diverges; one line each.
     """
+    given = dict(locals())
+    if seeds is not None or processes is not None:
+        return _over_seeds(given)
     path = writable(out)
     began = None if quantize is None and start is None else _start(model, quantize, start, options, T)
     ann = _teacher(teacher, teacher_weights, method) if method != "none" or init == TEACHER else None
@@ -103,14 +119,14 @@ def distill(
         require_trained_fit(str(ann_path or ann.info.model), ann, images)
     options, config = _settled(model, images, began, source, options or {}, T, settings)
     config = configured(
-        config, epochs=epochs, batch_size=batch_size, lr=lr, alpha=alpha, temperature=temperature, seed=seed
+        config, epochs=epochs, batch_size=batch_size, lr=lr, alpha=alpha, temperature=temperature, val=val, seed=seed
     )
-    named, module = named_model(model)
+    named, module = named_model(model, seed)
     config = with_precision(config, path, resume=resume)
     job = Training(
         f"distill {named}", named, images, config, options, path, module, method=method,
         teacher=ann.module if isinstance(ann, TrainedNetwork) else ann,
-        taps=_pairs(taps), readout=readout, neuron=neuron, augmentation=augmentation_for(images, augmentation), resume=resume,
+        taps=_pairs(taps), readout=readout, neuron=neuron, augmentation=augmentation_for(images, augmentation),
         tensorboard=None if tensorboard is None else Path(tensorboard),
         label="student" if method == "none" else "distilled",
         init=source.module if isinstance(source, TrainedNetwork) else source,
@@ -118,12 +134,25 @@ def distill(
     )  # fmt: skip
     if began is not None:
         job = _on_grid(job, began, quantize)
-    alone = job.twin(f"{named} without a teacher", None if path is None else twin_path(path))
-    student = train_and_save(job, progress)
+    return _trained(job, progress, twin=twin, resume=resume, overwrite=overwrite)
+
+
+def _over_seeds(given: dict[str, Any]) -> SeedRuns:
+    """`distill` once for every seed, with all else that it was given."""
+    seeds, processes, progress = (given.pop(name) for name in ("seeds", "processes", "progress"))
+    settings = given.pop("settings")
+    if seeds is None:
+        raise OptionError("{processes}: they are for {seeds}; give those too", processes=processes, seeds=None)
+    return over_seeds(distill, {**given, **settings}, seeds=seeds, processes=processes, progress=progress)
+
+
+def _trained(job: Training, progress: Progress, *, twin: bool, resume: bool, overwrite: bool) -> TrainedNetwork:
+    alone = job.twin(f"{job.model} {ALONE}", None if job.out is None else twin_path(job.out))
+    found = train_all([job, alone] if twin else [job], progress, resume=resume, overwrite=overwrite)
     if not twin:
-        return student
-    other = train_and_save(alone, progress)
-    return replace(student, cost=_cost(job, student), twin=replace(other, cost=_cost(job, other)))
+        return found[0]
+    student, other = (_counted(job, one) for one in found)
+    return replace(student, twin=other)
 
 
 def twin_path(out: Path) -> Path:
@@ -232,8 +261,8 @@ def _pairs(taps: str | Mapping[str, str] | None) -> tuple[tuple[str, str], ...]:
     return tuple(parse_taps(taps)) if isinstance(taps, str) else tuple(taps.items())
 
 
-def _cost(job: Training, trained: TrainedNetwork) -> dict[str, float]:
-    """Spikes and SynOps per image of the float network: distillation can raise them."""
+def _counted(job: Training, trained: TrainedNetwork) -> TrainedNetwork:
+    """A student with spikes and SynOps per image of the float network: distillation can raise them."""
     from exporters.from_torch import from_torch
     from hardware import emulator
     from profilers.counting.activity import ActivityCounter
@@ -242,4 +271,5 @@ def _cost(job: Training, trained: TrainedNetwork) -> dict[str, float]:
     counter = ActivityCounter(graph)
     emulator.run(graph, graph.encode(pixels(some_tests(job.data, COUNTED)[0])), observe=counter)
     activity = counter.result()
-    return {"spikes": float(activity.spikes.sum(1).mean()), "synops": float(activity.synops.sum(1).mean())}
+    cost = {"spikes": float(activity.spikes.sum(1).mean()), "synops": float(activity.synops.sum(1).mean())}
+    return replace(trained, cost=cost, best=None if trained.best is None else _counted(job, trained.best))

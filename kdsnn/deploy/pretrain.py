@@ -10,7 +10,8 @@ from kdsnn.deploy.factory import module_of
 from kdsnn.deploy.images import load_data
 from kdsnn.deploy.precision import with_precision
 from kdsnn.deploy.progress import Progress, silent
-from kdsnn.deploy.training import Training, augmentation_for, configured, recipe_for, train_and_save, writable
+from kdsnn.deploy.starting import train_all
+from kdsnn.deploy.training import Training, augmentation_for, configured, recipe_for, writable
 from kdsnn.factory import is_factory
 
 if TYPE_CHECKING:
@@ -32,7 +33,9 @@ def pretrain(
     seed: int = 0,
     options: Mapping[str, Any] | None = None,
     augmentation: Augmentation | Mapping[str, Any] | None = None,
+    val: float | None = None,
     resume: bool = False,
+    overwrite: bool = False,
     tensorboard: str | Path | None = None,
     image_size: ImageSize = None,
     noise: float = 0.0,
@@ -54,33 +57,42 @@ def pretrain(
         options: of the architecture, e.g. {"widths": (8, 16, 32)}.
         augmentation: what happens to the training images in every epoch, see `kdsnn.data.Augmentation`; a mapping of some of
             its fields changes those of the recipe, and None leaves it, which is chosen by the kind of images.
-        resume: go on with the run of `out` that was cut off.
+        val: hold out this fraction of the training images of every class; the epoch that does best on them is written beside
+            the last one, as NAME.best.safetensors.
+        resume: go on with the run of `out` that was stopped, by Ctrl-C or worse.
+        overwrite: replace what lies at `out`, or the state of a run that was stopped.
         tensorboard: also write the history for TensorBoard into this folder.
         image_size, noise, noise_kind, noise_on: as in `load_data`.
         progress: told how far it is, with loss and accuracy of the last epoch as its note.
         **settings: any other field of `kdsnn.train.TrainConfig`, e.g. ema=0.999.
 
     Raises:
-        KdsnnError: an unknown model or setting, data that does not fit, a run that diverges; one line each.
+        KdsnnError: an unknown model or setting, data that does not fit, a run that diverges, something that lies at `out`
+            already; one line each.
+        StoppedError: a KeyboardInterrupt that says where the state is which `resume` goes on from.
     """
     path = writable(out)
     images = load_data(data, image_size=image_size, noise=noise, noise_kind=noise_kind, noise_on=noise_on)
     base = configured(recipe_for(images).pretrain, **settings)
-    config = configured(base, epochs=epochs, batch_size=batch_size, lr=lr, seed=seed)
+    config = configured(base, epochs=epochs, batch_size=batch_size, lr=lr, val=val, seed=seed)
     config = with_precision(config, path, resume=resume)
-    named, module = named_model(model)
+    named, module = named_model(model, seed)
     job = Training(
         f"pretrain {named}", named, images, config, options or {}, path, module,
-        augmentation=augmentation_for(images, augmentation), resume=resume, label="teacher",
+        augmentation=augmentation_for(images, augmentation), label="teacher",
         tensorboard=None if tensorboard is None else Path(tensorboard),
     )  # fmt: skip
-    return train_and_save(job, progress)
+    return train_all([job], progress, resume=resume, overwrite=overwrite)[0]
 
 
-def named_model(model: str | nn.Module) -> tuple[str, nn.Module | None]:
-    """What a model is called, and the module of the user's own that it is, if it is one."""
+def named_model(model: str | nn.Module, seed: int) -> tuple[str, nn.Module | None]:
+    """What a model is called, and the module of the user's own that it is, if it is one; what a factory makes has initial
+    weights drawn with `seed`."""
+    import torch
+
     from kdsnn.checkpoint import model_text
 
     if not isinstance(model, str):
         return model_text(model), model
+    torch.manual_seed(seed)
     return model, module_of(model, trained=False) if is_factory(model) else None

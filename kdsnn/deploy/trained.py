@@ -28,6 +28,7 @@ class TrainedNetwork(Result):
         path: its checkpoint, where there is one.
         cost: spikes and SynOps per image, where they were counted.
         twin: the same network trained without a teacher, where that was asked for.
+        best: the same network after the epoch that did best on the images held out for validation, where some were.
     """
 
     module: nn.Module
@@ -36,6 +37,7 @@ class TrainedNetwork(Result):
     path: Path | None = None
     cost: Mapping[str, float] | None = None
     twin: TrainedNetwork | None = None
+    best: TrainedNetwork | None = None
 
     @property
     def accuracy(self) -> float:
@@ -71,28 +73,50 @@ class TrainedNetwork(Result):
         epochs = {"epochs": len(self.history)} if self.history else {}
         return {**where, **self.info.metrics, **epochs, **steps, **(self.cost or {})}
 
+    def best_facts(self) -> dict[str, Any]:
+        """Those of the best epoch under "best", where there is one."""
+        return {} if self.best is None else {"best": self.best.facts()}
+
     def tables(self) -> tuple[TextTable, ...]:
-        """One line for the network, one for its twin."""
+        """One line for the network, one for its twin; with images held out for validation, each after its last and its
+        best epoch."""
         from profilers.report.numbers import percent, quantity
 
         pairs = [("student" if self.info.spiking else "teacher", self)]
         if self.twin is not None:
             pairs = [("distilled", self), ("without a teacher", self.twin)]
-        columns = ["network", "test accuracy"]
+        if self.best is not None:
+            pairs = [row for name, one in pairs for row in one._last_and_best(name)]
+        columns = ["network", *(["validation"] if self.best else []), "test accuracy"]
         columns += [name for name in ("spikes", "SynOps") if self.cost]
         columns += ["checkpoint"] if self.path else []
         rows = []
         for name, one in pairs:
             counted = [quantity(value, plain_below=0, trim=True) for value in (one.cost or {}).values()]
-            rows.append([name, percent(one.accuracy, 2), *counted, *([str(one.path)] if self.path else [])])
+            held_out = [percent(one.info.metrics["val_accuracy"], 2)] if self.best else []
+            where = [str(one.path)] if self.path else []
+            rows.append([name, *held_out, percent(one.accuracy, 2), *counted, *where])
         T = f", T={self.info.T}" if self.info.spiking else ""
         return (table(f"{self.info.model} on {self.info.data}{T}", columns, rows),)
 
+    def _last_and_best(self, name: str) -> list[tuple[str, TrainedNetwork]]:
+        best = self.best
+        if best is None:
+            return [(name, self)]
+        return [
+            (f"{name}, last epoch", self),
+            (f"{name}, best in validation: epoch {best.info.training['epoch']}", best),
+        ]
+
     def rows(self) -> list[dict[str, Any]]:
         """The history, one row an epoch; the figures of the checkpoint where there is none."""
-        return [asdict(record) for record in self.history] or [self.facts()]
+        return self._epochs() or [self.facts()]
+
+    def _epochs(self) -> list[dict[str, Any]]:
+        found = [asdict(record) for record in self.history]
+        return [{key: value for key, value in row.items() if value is not None} for row in found]
 
     def to_dict(self) -> dict[str, Any]:
-        """The figures, the history, and the twin's."""
+        """The figures, the history, those of the best epoch, and the twin's."""
         twin = {} if self.twin is None else {"twin": self.twin.to_dict()}
-        return {**self.facts(), "history": [asdict(record) for record in self.history], **twin}
+        return {**self.facts(), "history": self._epochs(), **self.best_facts(), **twin}

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import copy
-import os
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdsnn.deploy.places import require_checkpoint_name, sole_writer, writable_file
+from kdsnn.deploy.processes import is_first_process
 from kdsnn.deploy.progress import Progress, silent
 from kdsnn.deploy.trained import TrainedNetwork
 from kdsnn.errors import KdsnnError, OptionError, notice
@@ -23,6 +23,13 @@ if TYPE_CHECKING:
     from kdsnn.models import Network
     from kdsnn.models.kit import Neuron, Readout
     from kdsnn.train import EpochRecord, Method, Recipe, RunFiles, TrainConfig, Trained
+
+
+STATE = ".training"
+"""How the file of a state ends."""
+
+RUN = "run_sha256"
+"""The entry of a checkpoint's `training` that tells its run from others; only a training that came to its end has one."""
 
 
 def recipe_for(data: DataSet) -> Recipe:
@@ -116,6 +123,11 @@ class Training:
     start: Network | None = None
     init: nn.Module | None = None
 
+    @property
+    def best(self) -> Path | None:
+        """The file of the epoch that did best in validation, beside that of the last one."""
+        return None if self.out is None else self.out.with_name(f"{self.out.stem}.best{self.out.suffix}")
+
     def twin(self, title: str, out: Path | None) -> Training:
         """The same network, to be trained without a teacher into another file, its curves drawn beside this one's.
 
@@ -136,30 +148,78 @@ class Training:
     @property
     def state(self) -> Path | None:
         """The file from which a run that was cut off goes on."""
-        return None if self.out is None else self.out.with_name(f"{self.out.stem}.training")
+        return None if self.out is None else self.out.with_name(f"{self.out.stem}{STATE}")
 
 
 def train_and_save(job: Training, progress: Progress = silent) -> TrainedNetwork:
     """Train, evaluate and write the checkpoint; a run that diverges leaves its last good weights there.
 
+    Nothing asks here whether files are there already: they are replaced, or gone on from where the job says so.
+
     Raises:
         KdsnnError: as `kdsnn.train` does; another run writes the same files, or they cannot be written.
     """
-    # `accelerate launch` starts this in several processes, of which the first one writes
-    first = os.environ.get("RANK", "0") == "0"
-    with sole_writer(job.out) if first and job.out is not None else nullcontext():
-        trained = _trained(job, progress)
-        try:
-            network = _save(job, trained.module, trained.history)
-        except KdsnnError as error:
-            if job.state is None or not job.state.exists():
-                raise
-            raise OptionError(
-                f"{error} {job.state.name} holds what was trained: {{resume}} goes on from there.", resume=None
-            ) from error
-        if job.state is not None:
-            job.state.unlink(missing_ok=True)
-        return network
+    with held([job]):
+        return completed(job, progress)
+
+
+@contextmanager
+def held(jobs: Iterable[Training]) -> Iterator[None]:
+    """Inside, no other command writes the files of these trainings.
+
+    Raises:
+        KdsnnError: another one does.
+    """
+    with ExitStack() as stack:
+        for job in jobs:
+            if is_first_process() and job.out is not None:
+                stack.enter_context(sole_writer(job.out))
+        yield
+
+
+def completed(job: Training, progress: Progress) -> TrainedNetwork:
+    """What `train_and_save` does once the files are held: a training that is to be resumed and is finished is read."""
+    if job.resume and not (job.state is not None and job.state.exists()) and finished(job):
+        return _read(job)
+    trained = _trained(job, progress)
+    try:
+        network = _save(job, trained)
+    except KdsnnError as error:
+        if job.state is None or not job.state.exists():
+            raise
+        raise OptionError(
+            f"{error} {job.state.name} holds what was trained: {{resume}} goes on from there.", resume=None
+        ) from error
+    if job.state is not None:
+        job.state.unlink(missing_ok=True)
+    return network
+
+
+def finished(job: Training) -> bool:
+    """Whether the checkpoint that lies there is what this training gives: by what it says of its run, not by its name."""
+    from kdsnn import checkpoint
+
+    if job.out is None or not job.out.is_file() or (job.config.val and job.best and not job.best.is_file()):
+        return False
+    try:
+        return checkpoint.read_info(job.out).training.get(RUN) == _run_digest(job)
+    except KdsnnError:
+        return False
+
+
+def _read(job: Training) -> TrainedNetwork:
+    """The network of a training that is finished, with its history where that lies there too."""
+    from kdsnn import checkpoint
+    from kdsnn.train.curves import read_runs
+
+    def read(path: Path, module: nn.Module | None) -> TrainedNetwork:
+        found, info = checkpoint.load(path, module)
+        records = read_runs({"": path.with_suffix(".csv")}).get("", ())
+        return TrainedNetwork(found, info, records, path)
+
+    assert job.out is not None and job.best is not None
+    best = read(job.best, copy.deepcopy(job.module)) if job.config.val else None
+    return replace(read(job.out, job.module), best=best)
 
 
 def _trained(job: Training, progress: Progress) -> Trained:
@@ -168,21 +228,23 @@ def _trained(job: Training, progress: Progress) -> Trained:
     from kdsnn import train
 
     torch.manual_seed(job.config.seed)
-    kinds: dict[str, Any] = {} if job.method is None else {"readout": job.readout, "neuron": job.neuron}
-    module = _untrained(job, kinds)
+    module = _untrained(job)
     note = ""
 
     def on_step(done: int, total: int) -> None:
-        progress(job.title, done, total, note)
+        if done < total:  # the end is told with what the last epoch gave
+            progress(job.title, done, total, note)
 
     def on_epoch(record: EpochRecord) -> None:
         nonlocal note
-        note = f"epoch {record.epoch}: loss {record.loss:.4f}, test accuracy {100 * record.accuracy:.2f} %"
+        held_out = "" if record.val is None else f", validation {100 * record.val:.2f} %"
+        note = f"epoch {record.epoch}: loss {record.loss:.4f}{held_out}, test accuracy {100 * record.accuracy:.2f} %"
+        progress(job.title, record.epoch, job.config.epochs, note)
 
     rest: dict[str, Any] = {
         "augment": job.augmentation.apply if job.augmentation else None,
         "files": _files(job),
-        "about": _about(job, kinds),
+        "about": _about(job),
         "on_epoch": on_epoch,
         "on_step": on_step,
     }
@@ -194,7 +256,9 @@ def _trained(job: Training, progress: Progress) -> Trained:
         )
     except train.DivergedError as error:
         if error.trained.history:
-            _save(job, error.trained.module, error.trained.history)
+            _save(job, error.trained, whole=False)
+        if job.state is not None:  # to go on from it would diverge again
+            job.state.unlink(missing_ok=True)
         raise
     except KdsnnError as error:
         if job.state is None or not (str(error).startswith(str(job.state)) and "then resume" in str(error)):
@@ -218,12 +282,25 @@ def _files(job: Training) -> RunFiles:
     )  # fmt: skip
 
 
-def _about(job: Training, kinds: Mapping[str, Any]) -> dict[str, Any]:
+def _kinds(job: Training) -> dict[str, Any]:
+    """What only a student has."""
+    return {} if job.method is None else {"readout": job.readout, "neuron": job.neuron}
+
+
+def _run_digest(job: Training) -> str:
+    """What tells the run of a checkpoint from all others: the same digest, the same weights."""
+    from kdsnn.digest import digest_json
+    from kdsnn.train.training import described_run
+
+    return digest_json(described_run(job.data, job.config, job.method or "pretrain", _about(job)))
+
+
+def _about(job: Training) -> dict[str, Any]:
     """What a resumed run must have in common with the one that was cut off, beside its configuration."""
     return {
         "model": job.model,
         "options": dict(job.options),
-        **kinds,
+        **_kinds(job),
         "augmentation": asdict(job.augmentation) if job.augmentation else None,
         "teacher": _digest(job.teacher),
         **({} if job.start is None else {"quantize": job.quantize, "start": _digest(job.start)}),
@@ -232,7 +309,7 @@ def _about(job: Training, kinds: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _untrained(job: Training, kinds: dict[str, Any]) -> nn.Module:
+def _untrained(job: Training) -> nn.Module:
     """A fresh network or the user's own, with the weights of another if that is wanted, or the start on the grid."""
     from kdsnn import models
     from kdsnn.train.grid import quantized
@@ -244,7 +321,7 @@ def _untrained(job: Training, kinds: dict[str, Any]) -> nn.Module:
     if module is None:
         module = models.build(
             job.model, spiking=job.method is not None, input_shape=job.data.input_shape, classes=job.data.classes,
-            **kinds, **job.options,
+            **_kinds(job), **job.options,
         )  # fmt: skip
     if job.init is not None:
         try:
@@ -254,28 +331,52 @@ def _untrained(job: Training, kinds: dict[str, Any]) -> nn.Module:
     return module
 
 
-def _save(job: Training, trained: nn.Module, history: tuple[EpochRecord, ...]) -> TrainedNetwork:
-    """Evaluate and write what was trained; if that was on a grid, the network that has only grid points as weights."""
+def _save(job: Training, trained: Trained, *, whole: bool = True) -> TrainedNetwork:
+    """Write what was trained, that of the best epoch first: the other one says that all is there, if the run is `whole`."""
+    from kdsnn.train.history import best_of
+
+    history = trained.history
+    run = {RUN: _run_digest(job)} if whole else {}
+    if not whole or trained.best is None:
+        return _written(job, trained.module, history, job.out, history[-1], run)
+    module = copy.deepcopy(trained.module)
+    module.load_state_dict(trained.best)
+    chosen = best_of(history)
+    best = _written(job, module, history, job.best, chosen, {"epoch": chosen.epoch, "chosen_by": "val_accuracy"})
+    return replace(_written(job, trained.module, history, job.out, history[-1], run), best=best)
+
+
+def _written(
+    job: Training, trained: nn.Module, history: tuple[EpochRecord, ...], path: Path | None, epoch: EpochRecord,
+    about: Mapping[str, Any],
+) -> TrainedNetwork:  # fmt: skip
+    """Evaluate and write a network as it was after `epoch`; if it was trained on a grid, the network that has only grid
+    points as weights."""
     from kdsnn import checkpoint
     from kdsnn.train.grid import QuantizedNetwork, deviations
 
+    def described(module: nn.Module) -> CheckpointInfo:
+        info = _described(job, module)
+        held_out = {} if epoch.val is None else {"val_accuracy": epoch.val}
+        return replace(info, metrics={**info.metrics, **held_out}, training={**info.training, **about})
+
     if not isinstance(trained, QuantizedNetwork):
-        info = _described(job, trained)
-        if job.out is not None:
-            checkpoint.save(job.out, trained.cpu(), info)
-        return TrainedNetwork(trained.cpu(), info, history, job.out)
+        info = described(trained)
+        if path is not None:
+            checkpoint.save(path, trained.cpu(), info)
+        return TrainedNetwork(trained.cpu(), info, history, path)
     network = trained.deployed().eval()
-    info = replace(_described(job, network), quantized={"bits": trained.bits, "layers": network.description()})
+    info = replace(described(network), quantized={"bits": trained.bits, "layers": network.description()})
     network = network.cpu()
-    if job.out is not None:
-        checkpoint.save(job.out, network, info)
+    if path is not None:
+        checkpoint.save(path, network, info)
     others = deviations(trained.cpu(), network, job.data.input_shape, job.config.T)
     if others:
         notice(
             f"a register of the chip holds down the scale of {', '.join(others)}: there export rounds once more "
             "than training did; train with fewer bits"
         )
-    return TrainedNetwork(network, info, history, job.out)
+    return TrainedNetwork(network, info, history, path)
 
 
 def _described(job: Training, module: nn.Module) -> CheckpointInfo:

@@ -38,6 +38,8 @@ class TrainConfig:
       statistics, losses and weights stay float32. "auto" is bf16 where the hardware multiplies faster in it
       (`kdsnn.train.precision`) and "fp32" elsewhere; a run that is resumed keeps what it began with.
     * `compile`: torch.compile the network; not bit-identical with eager training.
+    * `val`: this fraction of the training images of every class is held out, drawn the same for every `seed`; the epoch
+      that does best on them is kept beside the last one. 0: all are trained on.
     * `shift` moves every training image by up to that many pixels each way, anew in every epoch.
     * `T` is the student's number of time steps; a teacher has no use for it or for what follows.
     * `logit_scale` multiplies the firing rates of a student, 0…1, before every softmax; 0: ln(1000 (K - 1)) for K
@@ -68,6 +70,7 @@ class TrainConfig:
     ema: float = 0.0
     precision: Precision = "auto"
     compile: bool = False
+    val: float = 0.0
     shift: int = 0
     T: int = 4
     logit_scale: float = 0.0
@@ -108,6 +111,7 @@ class TrainConfig:
             "clip_norm": not_negative("clip_norm"),
             "ema": (0 <= self.ema < 1, "in 0…1"),
             "precision": among("precision", Precision),
+            "val": (0 <= self.val < 1, "in 0…1"),
             "shift": (0 <= self.shift <= 256, "0 to 256 pixels"),
             "T": (1 <= self.T <= LARGEST_T, f"1 to {LARGEST_T:,} time steps"),
             "logit_scale": not_negative("logit_scale"),

@@ -19,7 +19,8 @@ class EpochRecord:
 
     `loss`: mean training loss. `accuracy`: on the test set, 0…1, of the full run. `seconds`: wall clock,
     with the evaluation. `lr`: learning rate of the last step. `by_step`: test accuracy from the mean of
-    the first t steps, t = 1…T; one value for an ANN.
+    the first t steps, t = 1…T; one value for an ANN. `val`: accuracy of the full run on the training images that are
+    held out, None where none are.
     """
 
     epoch: int
@@ -28,23 +29,38 @@ class EpochRecord:
     seconds: float
     lr: float = 0.0
     by_step: tuple[float, ...] = ()
+    val: float | None = None
 
 
 OnEpoch = Callable[[EpochRecord], None]
+
+
+def best_of(history: Sequence[EpochRecord]) -> EpochRecord:
+    """The epoch that did best on the images held out for validation, of equal ones the first.
+
+    The test set has no say: what is chosen by it is no measurement any more.
+    """
+    return max(history, key=lambda record: -1.0 if record.val is None else record.val)
 
 
 def write_csv(path: Path, history: Sequence[EpochRecord]) -> None:
     """Write the epochs so far, whole or not at all; called after each, so a killed run keeps its curve.
 
     Columns: `epoch` (from 1), `loss` (mean over the epoch), `accuracy` (test, 0…1), `lr` (of the last step),
-    `seconds` (wall clock), then `accuracy_t1` … `accuracy_tT` (test, from the first t steps).
+    `seconds` (wall clock), then `accuracy_t1` … `accuracy_tT` (test, from the first t steps) and, where images are
+    held out, `val_accuracy`.
     """
     steps = len(history[0].by_step) if history else 0
+    held = ["val_accuracy"] if history and history[0].val is not None else []
     with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file, lineterminator="\n")
-        rows.writerow(["epoch", "loss", "accuracy", "lr", "seconds", *(f"accuracy_t{t + 1}" for t in range(steps))])
+        rows.writerow(
+            ["epoch", "loss", "accuracy", "lr", "seconds", *(f"accuracy_t{t + 1}" for t in range(steps)), *held]
+        )
         for r in history:
-            rows.writerow([r.epoch, r.loss, r.accuracy, r.lr, f"{r.seconds:.3f}", *r.by_step])
+            rows.writerow(
+                [r.epoch, r.loss, r.accuracy, r.lr, f"{r.seconds:.3f}", *r.by_step, *([r.val] if held else [])]
+            )
 
 
 def read_csv(path: Path) -> tuple[EpochRecord, ...]:
@@ -57,6 +73,7 @@ def read_csv(path: Path) -> tuple[EpochRecord, ...]:
             EpochRecord(
                 int(row["epoch"]), float(row["loss"]), float(row["accuracy"]), float(row["seconds"]), float(row["lr"]),
                 tuple(float(row[f"accuracy_t{t + 1}"]) for t in range(steps)),
+                float(row["val_accuracy"]) if "val_accuracy" in row else None,
             )
             for row in rows
         )  # fmt: skip
@@ -91,6 +108,7 @@ def tensorboard(folder: Path, *, first_epoch: int = 1) -> Iterator[OnEpoch]:
         def write(record: EpochRecord) -> None:
             scalars = {"loss": record.loss, "accuracy": record.accuracy, "lr": record.lr}
             scalars |= {f"accuracy by step/t{t + 1}": value for t, value in enumerate(record.by_step)}
+            scalars |= {} if record.val is None else {"val accuracy": record.val}
             with _writable(folder):
                 for name, value in scalars.items():
                     writer.add_scalar(name, value, record.epoch)

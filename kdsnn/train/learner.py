@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -85,12 +86,15 @@ def evaluate(module: nn.Module, data: DataSet, *, T: int | None = None) -> tuple
 
 
 @torch.no_grad()
-def correct(learner: nn.Module, images: Tensor | Streamed, labels: Tensor, indices: Tensor) -> Tensor:
+def correct(
+    learner: nn.Module, images: Tensor | Streamed, labels: Tensor, indices: Tensor, between: Callable[[], object] = int
+) -> Tensor:  # fmt: skip
     """Count which of `indices` are classified rightly from the first t steps, t = 1…T: int64 (T,); puts `learner` in
-    eval mode."""
+    eval mode. `between` is called before every batch."""
     learner.eval()
     counts = []
     for part in torch.split(indices, EVALUATION_BATCH):
+        between()
         output, _ = learner(floats(pick(images, part)))
         # the sum over the first t steps has the same arg max as their mean
         counts.append((output.float().cumsum(0).argmax(-1) == labels[part]).sum(-1))

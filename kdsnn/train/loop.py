@@ -2,7 +2,8 @@
 
 A data set lives on the device as uint8 and batches are picked there by index, so nothing waits for the
 host inside an epoch; one too large for that streams from where it is. The loss and the accuracy are read once, when the epoch ends. Every random number is
-drawn from a generator seeded with (seed, epoch, step), so a resumed run draws the same.
+drawn from a generator seeded with (seed, epoch, step), so a resumed run draws the same. A run that is told to stop
+finishes its step, saves its state and ends.
 """
 
 from __future__ import annotations
@@ -21,18 +22,20 @@ from accelerate.utils import broadcast
 from torch import Tensor, nn
 
 from kdsnn.data import DataSet
-from kdsnn.data.device import floats, pick, placed, shifted
+from kdsnn.data.device import Streamed, floats, pick, placed, shifted
+from kdsnn.data.splits import held_out
 from kdsnn.errors import KdsnnError
 from kdsnn.train import resume as state
 from kdsnn.train.config import TrainConfig
 from kdsnn.train.curves import read_runs, write_curves
 from kdsnn.train.fast_neurons import fused
-from kdsnn.train.history import EpochRecord, OnEpoch, tensorboard, write_csv
+from kdsnn.train.history import EpochRecord, OnEpoch, best_of, tensorboard, write_csv
 from kdsnn.train.host import few_threads, memory_kept, strides_safe
 from kdsnn.train.learner import Learner, correct, laid_out, require_fit
 from kdsnn.train.objectives import Batch, Objective
 from kdsnn.train.optim import Average, finite, optimizer_of, schedule, snapshot
 from kdsnn.train.resume import Position, RunFiles
+from kdsnn.train.stopping import Stop, StopAskedError, stoppable
 
 Augment = Callable[[Tensor, torch.Generator], Tensor]
 """(uint8 images (N, C, H, W) on the device, generator there) → other images of the same shape and type."""
@@ -46,10 +49,15 @@ OnStep = Callable[[int, int], None]
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """A trained network is as it was after the last epoch (not the best on the test set, which would flatter it)."""
+    """A trained network is as it was after the last epoch (not the best on the test set, which would flatter it).
+
+    `best`: its state dict after the epoch that did best on the training images held out by `TrainConfig.val`, of equal
+    ones the first; None where none were.
+    """
 
     module: nn.Module
     history: tuple[EpochRecord, ...]
+    best: Mapping[str, Tensor] | None = None
 
 
 class DivergedError(KdsnnError):
@@ -76,15 +84,20 @@ class Job:
 
 def fit(learner: Learner, objective: Objective, job: Job, accelerator: Accelerator) -> Trained:
     """Train `learner` in place, on every process of `accelerator`; errors as in `kdsnn.train.pretrain`."""
-    with few_threads(job.data, job.config.batch_size), memory_kept(), strides_safe(learner), fused(learner):
-        return _Loop(learner, objective, job, accelerator).run()
+    with (
+        stoppable() as stop, few_threads(job.data, job.config.batch_size), memory_kept(), strides_safe(learner),
+        fused(learner),
+    ):  # fmt: skip
+        return _Loop(learner, objective, job, accelerator, stop).run()
 
 
 class _Loop:
     """One training run keeps here what stays the same from step to step."""
 
-    def __init__(self, learner: Learner, objective: Objective, job: Job, accelerator: Accelerator) -> None:
-        self.learner, self.objective, self.job, self.accelerator = learner, objective, job, accelerator
+    def __init__(
+        self, learner: Learner, objective: Objective, job: Job, accelerator: Accelerator, stop: Stop
+    ) -> None:  # fmt: skip
+        self.learner, self.objective, self.job, self.accelerator, self.stop = learner, objective, job, accelerator, stop
         self.device = accelerator.device
         learner.to(self.device)
         require_fit(learner, job.data, self.device)
@@ -97,13 +110,23 @@ class _Loop:
         if job.config.compile:
             self.network = torch.compile(self.network)
         self.average = Average(learner.network, job.config.ema) if job.config.ema else None
-        self.steps = max(1, len(self.labels) // job.config.batch_size)
+        self.part, held = map(torch.from_numpy, held_out(job.data.y_train, job.config.val))
+        self.held = held.to(self.device)
+        self.steps = max(1, len(self.part) // job.config.batch_size)
         self.good, self.kept = snapshot(learner.network), "initial weights"
-        self.saved = time.perf_counter()
+        self.saved = -math.inf  # the first step is saved, so that there is a state beside any history
 
     def run(self) -> Trained:
         """Run all epochs, from the first or from where the state says."""
-        position = self._begin()
+        self.at = self._begin()
+        try:
+            return self._run()
+        except StopAskedError:
+            self._save(self.at, last=True)
+            raise
+
+    def _run(self) -> Trained:
+        position = self.at
         files, drawn = self.job.files, -math.inf
         with ExitStack() as stack:
             tell = [self.job.on_epoch] if self.job.on_epoch else []
@@ -113,7 +136,8 @@ class _Loop:
                 _record(files, position.history)  # what was cut off may have lacked the room for it
                 _draw(files, position.history)
             while position.epoch < self.job.config.epochs:
-                position = self._epoch(position)
+                self._check()
+                position = self.at = self._epoch(position)
                 if self.accelerator.is_main_process:
                     _record(files, position.history)
                     if position.epoch == self.job.config.epochs or time.perf_counter() - drawn >= DRAWN_EVERY:
@@ -124,7 +148,12 @@ class _Loop:
         if self.average is not None:
             self.learner.network.load_state_dict(self.average.tensors)
         laid_out(self.learner, torch.contiguous_format)
-        return Trained(self.learner.network.eval(), position.history)
+        return Trained(self.learner.network.eval(), position.history, position.best)
+
+    def _check(self) -> None:
+        """End here if somebody has asked for it: between two steps, or two batches of a measurement."""
+        if self.accelerator.is_main_process:  # the others lose touch with it once it has saved, and end then
+            self.stop.check()
 
     def _begin(self) -> Position:
         files = self.job.files
@@ -140,17 +169,20 @@ class _Loop:
         started = time.perf_counter() - position.seconds
         self.learner.train()
         total = position.loss
-        for step, indices in _batches(len(self.labels), config, epoch, self.accelerator):
+        for step, indices in _batches(self.part, config, epoch, self.accelerator):
             if step < position.step:
                 continue
             total = total + self._step(epoch, step, indices)
             done = epoch * self.steps + step + 1
             if self.average is not None:
                 self.average.update(self.learner.network, done)
+            spent = time.perf_counter() - started
+            self.at = Position(epoch, step + 1, total, spent, position.history, position.best)
             if self.job.on_step:
                 self.job.on_step(done, config.epochs * self.steps)
+            self._check()
             if step + 1 < self.steps:  # the end of the epoch is saved with its measurement
-                self._save(Position(epoch, step + 1, total, time.perf_counter() - started, position.history))
+                self._save(self.at)
 
         if self.accelerator.num_processes > 1:
             # BatchNorm's statistics differ between processes by one batch; those of the first are the ones saved
@@ -161,11 +193,13 @@ class _Loop:
         if not (math.isfinite(loss) and finite(self.learner)):
             raise self._diverged(position)
         with self.average.applied(self.learner.network) if self.average is not None else nullcontext():
-            by_step = self._accuracies()
+            by_step, held = self._accuracies(), self._held_accuracy()
         seconds = time.perf_counter() - started
-        record = EpochRecord(epoch + 1, loss, by_step[-1], seconds, self._lr(epoch, self.steps - 1), by_step)
+        record = EpochRecord(epoch + 1, loss, by_step[-1], seconds, self._lr(epoch, self.steps - 1), by_step, held)
         self._keep(f"weights of epoch {epoch + 1}")
-        position = Position(epoch + 1, 0, torch.zeros_like(total), 0.0, (*position.history, record))
+        history = (*position.history, record)
+        best = self.good if held is not None and best_of(history) is record else position.best
+        position = Position(epoch + 1, 0, torch.zeros_like(total), 0.0, history, best)
         self._save(position, last=epoch + 1 == config.epochs)
         return position
 
@@ -206,10 +240,17 @@ class _Loop:
 
     def _accuracies(self) -> tuple[float, ...]:
         """Measure test accuracy from the first t steps, t = 1…T, each process its share."""
-        count, processes = len(self.test_labels), self.accelerator.num_processes
-        mine = torch.arange(self.accelerator.process_index, count, processes, device=self.device)
-        found = self.accelerator.reduce(correct(self.learner, self.test_images, self.test_labels, mine), "sum")
-        return tuple(right / count for right in found.tolist())
+        every = torch.arange(len(self.test_labels), device=self.device)
+        return self._measured(self.test_images, self.test_labels, every)
+
+    def _held_accuracy(self) -> float | None:
+        """Measure accuracy on the training images that are held out, with all steps."""
+        return self._measured(self.images, self.labels, self.held)[-1] if len(self.held) else None
+
+    def _measured(self, images: Tensor | Streamed, labels: Tensor, indices: Tensor) -> tuple[float, ...]:
+        processes, mine = self.accelerator.num_processes, self.accelerator.process_index
+        found = correct(self.learner, images, labels, indices[mine::processes], between=self._check)
+        return tuple(right / len(indices) for right in self.accelerator.reduce(found, "sum").tolist())
 
     def _keep(self, name: str) -> None:
         self.good = snapshot(self.learner.network) if self.average is None else _copy(self.average.tensors)
@@ -250,18 +291,20 @@ def _copy(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in tensors.items()}
 
 
-def _batches(count: int, config: TrainConfig, epoch: int, accelerator: Accelerator) -> Iterator[tuple[int, Tensor]]:
-    """Yield (step, this process's share of its batch as indices on the host); all images in a new order each epoch.
+def _batches(part: Tensor, config: TrainConfig, epoch: int, accelerator: Accelerator) -> Iterator[tuple[int, Tensor]]:
+    """Yield (step, this process's share of its batch as indices on the host); all images of `part`, indices (n,), in a
+    new order each epoch.
 
     A last batch that is not full is left out (BatchNorm would weigh its few images as much as a whole one).
     """
     processes, mine = accelerator.num_processes, accelerator.process_index
+    count = len(part)
     size = min(config.batch_size, count)
     if size % processes:
         raise KdsnnError(f"batch_size {size} does not divide evenly over {processes} processes: choose a multiple.")
     # shuffled on the host, so that every process and every kind of device draws the same order
     generator = torch.Generator().manual_seed(config.seed * 1_000_003 + epoch)
-    order = torch.randperm(count, generator=generator)
+    order = part[torch.randperm(count, generator=generator)]
     if accelerator.device.type == "cuda":  # a batch of indices then travels without anyone waiting for it
         order = order.pin_memory()
     for step in range(count // size):

@@ -1,8 +1,8 @@
 """The state of a training run in a file, from which a killed run goes on as if nothing had happened.
 
 The file is safetensors (no pickle): `weights.*` of the learner, regressors included; `optimizer.I.*` of parameter
-number I; `average.*` of the weights' running average; `loss`, the sum over the epoch so far. Its metadata has
-one entry, `kdsnn-deploy-state`, a JSON object:
+number I; `average.*` of the weights' running average; `best.*` of the epoch that did best in validation; `loss`, the
+sum over the epoch so far. Its metadata has one entry, `kdsnn-deploy-state`, a JSON object:
 
     {"format": 1, "run": {…}, "epoch": …, "step": …, "seconds": …, "history": […], "sha256": of the tensors}
 
@@ -37,8 +37,9 @@ KEY = "kdsnn-deploy-state"
 class RunFiles:
     """A run writes these files while it trains, but for those that are None.
 
-    * `state`: see `kdsnn.train.resume`; written when `every_seconds` have passed since the last time (0: at every
-      step) and at the end. `resume` goes on from it if it is there. Delete it once the checkpoint is written.
+    * `state`: see `kdsnn.train.resume`; written after the first step, when `every_seconds` have passed since the last
+      time (0: at every step), when a signal says stop, and at the end. `resume` goes on from it if it is there. Delete
+      it once the checkpoint is written.
     * `history`: see `kdsnn.train.history.write_csv`. `tensorboard`: a folder, see `kdsnn.train.history.tensorboard`.
     * `plot`: an SVG of this run's curves under the name `label`, and of the `others`, label → history CSV (where
       it is there); see `kdsnn.train.curves`.
@@ -72,7 +73,7 @@ class Position:
     """A position says where a run stands: `step` steps of epoch number `epoch` (from 0) are done.
 
     `loss`: sum of the losses of these steps, on the device; `seconds` that they took; `history` of the
-    epochs before.
+    epochs before, and the state dict of the `best` of them, where images are held out for validation.
     """
 
     epoch: int
@@ -80,6 +81,7 @@ class Position:
     loss: Tensor
     seconds: float
     history: tuple[EpochRecord, ...]
+    best: Mapping[str, Tensor] | None = None
 
 
 def save(
@@ -96,6 +98,7 @@ def save(
         tensors |= {f"optimizer.{i}.{name}": value for name, value in entries.items() if value is not None}
     if average is not None:
         tensors |= {f"average.{name}": tensor for name, tensor in average.tensors.items()}
+    tensors |= {f"best.{name}": tensor for name, tensor in (position.best or {}).items()}
     tensors["loss"] = position.loss
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     header = {
@@ -139,7 +142,7 @@ def restore(
         raise KdsnnError(
             f"{path}: this run had another configuration ({differences}): use the same, or start anew without resuming."
         )
-    groups: dict[str, dict[str, Tensor]] = {"weights": {}, "average": {}, "optimizer": {}}
+    groups: dict[str, dict[str, Tensor]] = {"weights": {}, "average": {}, "optimizer": {}, "best": {}}
     for name, tensor in tensors.items():
         kind, _, rest = name.partition(".")
         if kind in groups:
@@ -159,7 +162,8 @@ def restore(
             f"{path}: this run trained another network: use the same, or start anew without resuming."
         ) from error
     history = tuple(EpochRecord(**{**r, "by_step": tuple(r["by_step"])}) for r in header["history"])
-    return Position(header["epoch"], header["step"], tensors["loss"].to(device), header["seconds"], history)
+    loss, best = tensors["loss"].to(device), groups["best"] or None
+    return Position(header["epoch"], header["step"], loss, header["seconds"], history, best)
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -61,7 +61,7 @@ def pretrain(
     """
     accelerator, files = accelerator or Accelerator(), files or RunFiles()
     config = settled(config, accelerator.device, files.state if files.resume else None)
-    job = Job(data, config, _run(data, config, "pretrain", about), augment, files, on_epoch, on_step)
+    job = Job(data, config, described_run(data, config, "pretrain", about), augment, files, on_epoch, on_step)
     return fit(Learner(module), labels_only(config), job, accelerator)
 
 
@@ -103,7 +103,7 @@ def distill(
         method, learner, teacher, data, config, accelerator.device, augmented=augmented, taps=taps
     )
     named = {"taps": [list(pair) for pair in taps]} if taps else {}
-    run = _run(data, config, method, {**named, **(about or {})})
+    run = described_run(data, config, method, {**named, **(about or {})})
     job = Job(data, config, run, augment, files, on_epoch, on_step)
     scale = logit_scale(student, convention, data.input_shape, method, config)
     try:
@@ -135,7 +135,7 @@ def distill_with_twin(
     return Twins(distilled, distill(alone, data, config, method="none", files=files.for_twin(), **rest))
 
 
-def _run(data: DataSet, config: TrainConfig, method: str, about: Mapping[str, Any] | None) -> dict[str, Any]:
-    """List what a resumed run must have in common with the one that was killed."""
+def described_run(data: DataSet, config: TrainConfig, method: str, about: Mapping[str, Any] | None) -> dict[str, Any]:
+    """List what a resumed run must have in common with the one that was stopped: plain JSON values."""
     shapes = {"train": data.x_train.shape, "test": data.x_test.shape}
     return {"method": method, "data": data.name, "images": shapes, **asdict(config), **(about or {})}

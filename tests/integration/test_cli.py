@@ -228,6 +228,7 @@ def test_twin_and_settings(folder: Path, tmp_path: Path) -> None:
         "hidden=4",
         "--out",
         out,
+        "--overwrite",
         "--json",
     ]
     assert json.loads(cli(*plain, "--set", "epochs=3").stdout)["epochs"] == 3
@@ -308,7 +309,9 @@ def test_interrupting_training_leaves_the_old_checkpoint(folder: Path, tmp_path:
     old = (folder / "snn.safetensors").read_bytes()
     out.write_bytes(old)
     process = subprocess.Popen(
-        [*COMMAND, "pretrain", "cnn2", "--epochs", "2000", "--out", str(out)], stderr=subprocess.PIPE, text=True
+        [*COMMAND, "pretrain", "cnn2", "--epochs", "2000", "--overwrite", "--out", str(out)],
+        stderr=subprocess.PIPE,
+        text=True,
     )
     assert process.stderr is not None
     process.stderr.readline()  # training has begun: the first progress line is out
@@ -316,9 +319,12 @@ def test_interrupting_training_leaves_the_old_checkpoint(folder: Path, tmp_path:
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 130 and "Traceback" not in errors
-    assert out.read_bytes() == old
-    # the state to resume from and the history may be there; a half-written file may not
-    assert {p.name for p in tmp_path.iterdir()} <= {"student.safetensors", "student.training", "student.csv"}
+    state = tmp_path / "student.training"
+    assert errors.splitlines()[-1] == f"interrupted; {state} holds what was trained; continue with --resume"
+    assert out.read_bytes() == old and state.exists()
+    # the history may be there; a half-written file may not
+    assert {p.name for p in tmp_path.iterdir()} <= {out.name, state.name, "student.csv", "student.svg"}
+    assert "a run that was stopped left this" in error_line("pretrain", "cnn2", "--epochs", 2000, "--out", out)
 
 
 def test_debug_shows_the_traceback() -> None:

@@ -312,7 +312,7 @@ def test_a_training_whose_disk_fills_up_goes_on_later(
         small_disk(disk)
         out = disk / "ann.safetensors"
         out.write_bytes(b"old")
-        line = command(*train, out, before=lambda: setattr(loop, "_record", filling)).error()
+        line = command(*train, out, "--overwrite", before=lambda: setattr(loop, "_record", filling)).error()
         assert line.startswith(f"error: {disk}/ann.") and "No space left" in line and "--resume" in line
         assert out.read_bytes() == b"old"
         assert set(content(disk)) == {"ann.safetensors", "ann.training", "ann.csv", "ann.svg"}
@@ -607,14 +607,14 @@ def test_exports_and_reports_at_once(student: Path, tmp_path: Path) -> None:
 # -- stopped -----------------------------------------------------------------------------------------
 
 STOPPED = {
-    "pretrain": "pretrain cnn2 --epochs 2000 --out OUT/x.safetensors",
+    "pretrain": "pretrain cnn2 --epochs 2000 --overwrite --out OUT/x.safetensors",
     "export": "export STUDENT --to onnx --to netx --to nir --quantized --out OUT",
     "profile": "profile STUDENT --out OUT",
     "run": "run STUDENT --on torch,onnx,emulator --samples 359 --save OUT/x.npz",
-    "distill": "distill cnn2 --method none --twin --epochs 2000 --out OUT/x.safetensors",
+    "distill": "distill cnn2 --method none --twin --epochs 2000 --overwrite --out OUT/x.safetensors",
     "evaluate": "evaluate STUDENT",
     "check": "check STUDENT --target loihi1",
-    "demo": "demo --out OUT",
+    "demo": "demo --overwrite --out OUT",
 }
 
 
@@ -631,7 +631,8 @@ def test_stopped_at_any_moment(verb: str, student: Path, tmp_path: Path, monkeyp
         os.kill(started.pid, number)
         done = started.wait(30)
         if done.code != 0:  # it had ended by itself
-            assert (done.code, done.err.splitlines()[-1]) == (code, word) and "Traceback" not in done.err, done.err
+            said = done.err.splitlines()[-1].partition("; ")[0]
+            assert (done.code, said) == (code, word) and "Traceback" not in done.err, done.err
         assert not done.left and list(temporary.iterdir()) == []
         assert not [p for p in out.rglob("*") if p.name.startswith(".")]
 

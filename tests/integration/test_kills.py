@@ -107,8 +107,8 @@ COMMANDS = {
     "export": "export STUDENT --to onnx --to netx --to nir --out OUT",
     "run": "run STUDENT --on emulator --samples 40 --save OUT/spikes.npz",
     "profile": "profile STUDENT --samples 20 --out OUT",
-    "pretrain": "pretrain cnn2 --option channels=4,4 --option hidden=16 --epochs 2 --out OUT/teacher.safetensors",
-    "distill": "distill cnn2 --method none --option channels=4,4 --option hidden=16 --epochs 1 --out OUT/new.safetensors",
+    "pretrain": "pretrain cnn2 --option channels=4,4 --option hidden=16 --epochs 2 --overwrite --out OUT/teacher.safetensors",
+    "distill": "distill cnn2 --method none --option channels=4,4 --option hidden=16 --epochs 1 --overwrite --out OUT/new.safetensors",
 }
 
 

@@ -28,7 +28,7 @@ from typing import Any
 
 from exporters.files import atomic_path
 from kdsnn.cli.console import progress, say
-from kdsnn.cli.options import settings_of
+from kdsnn.cli.texts import settings_of
 from kdsnn.data import Augmentation, DataSet, Noise, load
 from kdsnn.deploy import training
 from kdsnn.digest import digest_json

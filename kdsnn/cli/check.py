@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from kdsnn.cli.options import LOWERING, Json, lowering_of, takes
+from kdsnn.cli.options import LOWERING, Json, takes
+from kdsnn.cli.texts import lowering_of
 
 
 @takes(lowering=LOWERING)

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from kdsnn.cli.options import IMAGES, Data, Json, images_of, takes
+from kdsnn.cli.options import IMAGES, Data, Json, takes
+from kdsnn.cli.texts import images_of
 
 
 @takes(images=IMAGES)

@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from kdsnn.cli.options import LOWERING, Encoder, Json, OutDir, Seed, listed, lowering_of, takes
+from kdsnn.cli.options import LOWERING, Encoder, Json, OutDir, Seed, takes
+from kdsnn.cli.texts import listed, lowering_of
 
 
 @takes(lowering=LOWERING)

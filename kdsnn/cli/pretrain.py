@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from kdsnn.cli.options import IMAGES, TRAINING, Data, Json, OutFile, Seed, images_of, takes, training_of
+from kdsnn.cli.options import IMAGES, TRAINING, Data, Json, OutFile, Seed, takes
+from kdsnn.cli.texts import images_of, training_of
 
 
 @takes(images=IMAGES, training=TRAINING)

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from kdsnn.cli.options import LOWERING, Data, Json, OutDir, Resized, lowering_of, size_of, takes
+from kdsnn.cli.options import LOWERING, Data, Json, OutDir, Resized, takes
+from kdsnn.cli.texts import lowering_of, size_of
 
 
 @takes(lowering=LOWERING)

@@ -16,10 +16,11 @@ from kdsnn.deploy.on_chip import place_all
 from kdsnn.deploy.places import sole_writer, writable_folder
 from kdsnn.deploy.precision import with_precision
 from kdsnn.deploy.progress import Progress, silent
+from kdsnn.deploy.recipes import configured, recipe_for
 from kdsnn.deploy.run import RunResult, run_all
 from kdsnn.deploy.starting import require_new
 from kdsnn.deploy.tables import Result
-from kdsnn.deploy.training import Training, configured, recipe_for, train_and_save
+from kdsnn.deploy.training import Training, train_and_save
 from profilers.text_table import TextTable
 
 if TYPE_CHECKING:

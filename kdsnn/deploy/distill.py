@@ -14,10 +14,11 @@ from kdsnn.deploy.load import load
 from kdsnn.deploy.precision import with_precision
 from kdsnn.deploy.pretrain import named_model
 from kdsnn.deploy.progress import Progress, silent
+from kdsnn.deploy.recipes import augmentation_for, configured, recipe_for
 from kdsnn.deploy.seeds import ALONE, SeedRuns, over_seeds
 from kdsnn.deploy.starting import train_all
 from kdsnn.deploy.trained import TrainedNetwork
-from kdsnn.deploy.training import Training, augmentation_for, configured, recipe_for, writable
+from kdsnn.deploy.training import Training, writable
 from kdsnn.errors import OptionError
 from kdsnn.factory import is_factory
 

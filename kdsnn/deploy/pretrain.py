@@ -10,8 +10,9 @@ from kdsnn.deploy.factory import module_of
 from kdsnn.deploy.images import load_data
 from kdsnn.deploy.precision import with_precision
 from kdsnn.deploy.progress import Progress, silent
+from kdsnn.deploy.recipes import augmentation_for, configured, recipe_for
 from kdsnn.deploy.starting import train_all
-from kdsnn.deploy.training import Training, augmentation_for, configured, recipe_for, writable
+from kdsnn.deploy.training import Training, writable
 from kdsnn.factory import is_factory
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from kdsnn.data import Augmentation, DataSet
     from kdsnn.models import Network
     from kdsnn.models.kit import Neuron, Readout
-    from kdsnn.train import EpochRecord, Method, Recipe, RunFiles, TrainConfig, Trained
+    from kdsnn.train import EpochRecord, Method, RunFiles, TrainConfig, Trained
 
 
 STATE = ".training"
@@ -30,40 +30,6 @@ STATE = ".training"
 
 RUN = "run_sha256"
 """The entry of a checkpoint's `training` that tells its run from others; only a training that came to its end has one."""
-
-
-def recipe_for(data: DataSet) -> Recipe:
-    """The recipe of a data set, by its name or by the kind of its images."""
-    from kdsnn.train.recipes import recipe_of
-
-    return recipe_of(data.name, data.input_shape)
-
-
-def augmentation_for(data: DataSet, given: Augmentation | Mapping[str, Any] | None) -> Augmentation | None:
-    """What happens to the training images: as the user says, or as the recipe does, which is told then.
-
-    Raises:
-        KdsnnError: no such part of an augmentation, or a value that is not possible.
-    """
-    from kdsnn.train.recipes import augmented
-
-    found = augmented(recipe_for(data), given)
-    if found and given is None:
-        notice(f"training images are {found}, anew in every epoch, as suits images of {data.input_shape} (C, H, W)")
-    return found or None
-
-
-def configured(base: TrainConfig, **changes: Any) -> TrainConfig:
-    """The recipe's configuration with what the user set, None for what was left alone.
-
-    Raises:
-        KdsnnError: no such setting, or a value that is not possible.
-    """
-    known = [f.name for f in fields(base)]
-    for name in changes:
-        if name not in known:
-            raise KdsnnError(f"there is no setting {name!r}; there are {', '.join(known)}")
-    return replace(base, **{name: value for name, value in changes.items() if value is not None})
 
 
 def writable(out: str | Path | None) -> Path | None:

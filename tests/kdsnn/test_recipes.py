@@ -9,9 +9,10 @@ import pytest
 import torch
 
 import kdsnn
-from kdsnn.cli.options import TRAINING, training_of
+from kdsnn.cli.options import TRAINING
+from kdsnn.cli.texts import training_of
 from kdsnn.data import Augmentation, DataSet
-from kdsnn.deploy.training import augmentation_for
+from kdsnn.deploy.recipes import augmentation_for
 from kdsnn.errors import KdsnnError, Notice
 from kdsnn.train.recipes import RECIPES, augmented, recipe_of
 

@@ -115,9 +115,8 @@ def distill(
     ann = _teacher(teacher, teacher_weights, method) if method != "none" or init == TEACHER else None
     source = None if init is None else source_of(init, ann, model, quantize)
     images = load_data(data, image_size=image_size, noise=noise, noise_kind=noise_kind, noise_on=noise_on)
-    ann_path = ann.path if isinstance(ann, TrainedNetwork) else None
     if isinstance(ann, TrainedNetwork):
-        require_trained_fit(str(ann_path or ann.info.model), ann, images)
+        require_trained_fit(str(ann.path or ann.info.model), ann, images)
     options, config = _settled(model, images, began, source, options or {}, T, settings)
     config = configured(
         config, epochs=epochs, batch_size=batch_size, lr=lr, alpha=alpha, temperature=temperature, val=val, seed=seed
@@ -131,7 +130,7 @@ def distill(
         tensorboard=None if tensorboard is None else Path(tensorboard),
         label="student" if method == "none" else "distilled",
         init=source.module if isinstance(source, TrainedNetwork) else source,
-        others={} if ann_path is None else {"teacher": ann_path.with_suffix(".csv")},
+        others={"teacher": ann.path.with_suffix(".csv")} if isinstance(ann, TrainedNetwork) and ann.path else {},
     )  # fmt: skip
     if began is not None:
         job = _on_grid(job, began, quantize)

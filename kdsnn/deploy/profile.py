@@ -77,12 +77,8 @@ def profile(
     ann = None if teacher is None else _trained(teacher)
     alone = ann_of(sources[0])
     if alone is not None:
-        if len(sources) > 1 or teacher is not None or twin is not None:
-            raise OptionError(
-                f"{sources[0]}: this is an ANN; give a spiking student first, and the ANN as {{teacher}}", teacher=None
-            )
-        if time:
-            raise KdsnnError(f"{sources[0]}: an ANN has no placement, so seconds say nothing; give a spiking network")
+        others = len(sources) > 1 or teacher is not None or twin is not None
+        _require_alone(sources[0], with_others=others, with_time=bool(time))
         ann, sources = alone, []
     given = [*sources, *([] if twin is None else [twin])]
     networks = [_lowered(one, lowering, progress, alone=len(given) == 1) for one in given]
@@ -114,6 +110,16 @@ def profile(
         data=f"{len(x):,} test {'sample' if any(over_time) else 'image'}{'s' if len(x) != 1 else ''} of {called}",
         notes=[*notes, *misfits],
     )
+
+
+def _require_alone(ann: NetworkSource, *, with_others: bool, with_time: bool) -> None:
+    """An ANN is profiled by itself, without times; KdsnnError otherwise."""
+    if with_others:
+        raise OptionError(
+            f"{ann}: this is an ANN; give a spiking student first, and the ANN as {{teacher}}", teacher=None
+        )
+    if with_time:
+        raise KdsnnError(f"{ann}: an ANN has no placement, so seconds say nothing; give a spiking network")
 
 
 def _frames(

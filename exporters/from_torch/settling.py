@@ -43,7 +43,7 @@ def _elsewhere(found: Found, bias: Array) -> str:
     text = "its membrane does not start where it resets to"
     if found.leak and np.ndim(found.threshold) == 0 and np.ptp(start := (bias - found.bias) / found.leak) < TINY:
         text = f"its membrane starts at {np.ravel(start)[0]:.4g} (its threshold is {found.threshold:.4g})"
-    return f"{text}; those of a graph start at 0, as those on chips do: train or convert it so, without such a start"
+    return f"{text}; those of a graph start at 0; train or convert the network for that"
 
 
 def _of_channels(lowering: Lowering, threshold: Array, name: str) -> Array:

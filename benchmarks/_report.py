@@ -20,7 +20,6 @@ from benchmarks._process import ROOT, BenchmarkError, python, run
 from exporters.files import atomic_path
 from hardware.lava import environment
 from profilers.energy.models import Range
-from profilers.report.numbers import number, quantity, spread
 
 PACKAGES = ("torch", "numpy", "onnxruntime", "onnx", "spikingjelly")
 BUSY = 0.5
@@ -105,6 +104,9 @@ def lines(report: Report) -> Iterator[Line]:
 
 def shown(line: Line) -> tuple[str, str, str, str]:
     """Name, value with spread, ratio with spread, note."""
+    # imported here, since it imports torch: a benchmark's process imports this module, and may measure what that takes
+    from profilers.report.numbers import number, quantity, spread
+
     row, ratio = line.measured, ""
     value = quantity(row.median, row.unit)
     if len(row.values) > 1:

@@ -3,7 +3,7 @@
     python -m benchmarks zoo [NAME …] [--results FILE] [--page FILE] [--again]
 
 Each network in each step mode runs in a process of its own, so that its memory comes back. Results are kept in a file
-after every network, and what is in it is not run again unless `--again` says so; the page is written from that file.
+after every network, and what is in it is not run again unless `--again` says so; the page is written at the end.
 Seconds are processor seconds, user and system, on one thread: what else the machine did meanwhile does not count.
 """
 
@@ -27,15 +27,20 @@ from exporters.files import atomic_path
 RESULTS, PAGE = ROOT / "docs" / "results" / "zoo.json", ROOT / "docs" / "zoo.md"
 SAMPLES = 16
 """Images that a report is made of, at least; one of each class where there are more classes."""
-LONGEST = 1800.0
-"""Seconds that a network may take in all."""
+LONGEST = 7200.0
+"""Seconds of wall-clock time after which a network is given up, many times what any takes on an idle machine."""
 
 Result = dict[str, Any]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser("benchmarks zoo", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help="parts of names of networks; all by default")
+    parser.add_argument(
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help="parts of names of networks, in the order to measure them; all by default",
+    )
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--page", type=Path, default=PAGE)
     parser.add_argument("--again", action="store_true", help="measure anew what is in the results")
@@ -47,17 +52,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from benchmarks._zoo_networks import ZOO
 
     results = json.loads(given.results.read_text(encoding="utf-8")) if given.results.exists() else {}
-    results["machine"] = {key: value for key, value in _report.machine().items() if key != "threads"}
+    results["machine"] = _report.machine()
     found = results.setdefault("networks", {})
     wanted = [f"{name} {mode}" for name, entry in ZOO.items() for mode in entry.modes]
-    for key in wanted:
-        if (given.names and not any(part in key for part in given.names)) or (key in found and not given.again):
-            continue
+    chosen = dict.fromkeys(key for part in given.names or [""] for key in wanted if part in key)
+    for key in chosen if given.again else [key for key in chosen if key not in found]:
         found[key] = _apart(*key.rsplit(" ", 1))
         print(key, json.dumps(found[key]), flush=True)
-        results["networks"] = {key: found[key] for key in wanted if key in found}
         _write(given.results, json.dumps(results, indent=1) + "\n")
-        _write(given.page, page(results))
+    results["networks"] = {key: found[key] for key in wanted if key in found}
+    results["missing"] = [key for key in wanted if key not in found]
     _write(given.page, page(results))
 
 
@@ -162,7 +166,12 @@ def _files(kdsnn: Any, clock: Clock, network: Any, folder: Path) -> Result:
         written = clock.run(name, lambda name=name: kdsnn.export(network, folder, to=[name]))
         if written is not None:
             (file,) = written.files
-            found[name] = {"bytes": file.bytes, "verified": file.verified, "mismatches": file.mismatches}
+            found[name] = {
+                "bytes": file.bytes,
+                "verified": file.verified,
+                "mismatches": file.mismatches,
+                "ties": file.ties,
+            }
             Path(file.path).unlink()
     return found
 
@@ -207,6 +216,8 @@ def page(results: Mapping[str, Any]) -> str:
     for key, found in results["networks"].items():
         name, mode = key.rsplit(" ", 1)
         text.append("| " + " | ".join([name, mode, *_cells(found, reasons)]) + " |")
+    if results["missing"]:
+        text += ["", f"Not measured yet: {', '.join(results['missing'])}."]
     if reasons:
         text += ["", "Why not:", ""]
         text += [f"{number}. {reason}" for reason, number in reasons.items()]
@@ -238,7 +249,9 @@ def _cells(found: Result, reasons: dict[str, int]) -> list[str]:
 def _file(written: Mapping[str, int] | None) -> str:
     if written is None:
         return ""
-    return f"{written['verified']:,} spikes" + (f", {written['mismatches']} differ" if written["mismatches"] else "")
+    found = [f"{written['verified']:,} spikes"]
+    found += [f"{written['ties']:,} ties"] if written["ties"] else []
+    return ", ".join([*found, *([f"{written['mismatches']:,} differ"] if written["mismatches"] else [])])
 
 
 def _gigabytes(found: Result) -> str:

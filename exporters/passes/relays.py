@@ -187,13 +187,13 @@ def _merged_taps(
 
     def matrix(offset: Pair) -> Array:
         if offset not in merged:
-            merged[offset] = np.zeros((width_out, width_in), np.int64)
+            merged[offset] = np.zeros((width_out, width_in), np.int32)
         return merged[offset]
 
     for link in into:
         out = starts_out[link.target, 0, 0]
         for tap in plan.taps(link, d):
-            weight = tap.weight.astype(np.int64) * factors[link.target]
+            weight = _times(tap.weight, factors[link.target])
             per_out, per_in = len(weight) // tap.groups, weight.shape[1]
             for g in range(tap.groups):
                 rows = slice(out + g * per_out, out + (g + 1) * per_out)
@@ -212,13 +212,13 @@ def _dense(plan: Levels, d: int, into: Sequence[Link], factors: Mapping[str, int
     starts_in, starts_out = _starts(plan, below.slots), _starts(plan, level.slots)
     positions = math.prod(plan.shape(d - 1)[1:])
     weight: Array = np.zeros(
-        (sum(map(plan.width, level.slots)), sum(map(plan.width, below.slots)) * positions), np.int64
+        (sum(map(plan.width, level.slots)), sum(map(plan.width, below.slots)) * positions), np.int32
     )
     for link in into:
         rows = starts_out[link.target, 0, 0]
         for tap in plan.taps(link, d):
             columns = starts_in[tap.slot] * positions
-            part = tap.weight.astype(np.int64) * factors[link.target]
+            part = _times(tap.weight, factors[link.target])
             weight[rows : rows + part.shape[0], columns : columns + part.shape[1]] += part
     for slot in level.relays:
         if threshold > DENSE_WEIGHTS[1]:
@@ -228,18 +228,26 @@ def _dense(plan: Levels, d: int, into: Sequence[Link], factors: Mapping[str, int
             )
         index = np.arange(plan.width(slot))
         weight[starts_out[slot] + index, starts_in[slot] + index] = threshold
-    return weight.astype(np.int32)
+    return weight
 
 
-def _convolution(plan: Levels, d: int, taps: Mapping[Pair, Array], bias: Array | None) -> Conv2d:
-    """Taps at offsets around each position become one kernel, whose padding and size give the level's shape."""
+def _times(weight: Array, factor: int) -> Array:
+    """Weights times a factor, in 32 bits: `Room` holds these products to 17."""
+    return weight.astype(np.int32, copy=False) if factor == 1 else weight.astype(np.int32) * np.int32(factor)
+
+
+def _convolution(plan: Levels, d: int, taps: dict[Pair, Array], bias: Array | None) -> Conv2d:
+    """Taps at offsets around each position become one kernel, whose padding and size give the level's shape.
+
+    The taps are used up, each freed when it is in place: those of a deep network's level are hundreds of megabytes.
+    """
     height, width = (_axis(plan, d, axis, [offset[axis] for offset in taps]) for axis in (0, 1))
     kernel, padding = (height[0], width[0]), (height[1], width[1])
-    first = next(iter(taps.values()))
+    size = next(iter(taps.values())).shape
     # whole matrices side by side in memory, where single numbers nine apart would take ten times as long
-    by_tap: Array = np.zeros((*kernel, *first.shape), np.int32)
-    for (y, x), matrix in taps.items():
-        by_tap[y + padding[0], x + padding[1]] = matrix
+    by_tap: Array = np.zeros((*kernel, *size), np.int32)
+    for y, x in list(taps):
+        by_tap[y + padding[0], x + padding[1]] = taps.pop((y, x))
     return Conv2d(by_tap.transpose(2, 3, 0, 1), bias, plan.levels[d].stride, padding)
 
 

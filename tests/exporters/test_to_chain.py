@@ -236,7 +236,7 @@ def test_branches_that_are_unlike_are_scheduled(name: str) -> None:
     assert all(len(found) == 1 for found in shapes.values())
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 2**31), depths=st.lists(st.integers(0, 3), min_size=2, max_size=3), blocks=st.integers(1, 2))
 def test_blocks_whose_branches_differ_in_shape_and_depth(seed: int, depths: list[int], blocks: int) -> None:
     """Every branch leads from one grid to one grid in as many layers as it likes, and shrinks wherever it likes."""

@@ -40,7 +40,7 @@ def distill(
     twin: bool = False,
     out: str | Path | None = None,
     T: int | None = None,
-    readout: Readout = "rate",
+    readout: Readout | None = None,
     neuron: Neuron = "if",
     epochs: int | None = None,
     batch_size: int | None = None,
@@ -76,8 +76,8 @@ def distill(
         twin: train the same student without a teacher too, from the same weights, and count the cost of both.
         out: the checkpoint to write (`.safetensors`), with history, curves and state beside it; None writes nothing.
         T: time steps per image.
-        readout: "rate" of output neurons, "voting" of eight for each class, or "membrane" of a layer without; of architectures
-            only.
+        readout: "rate" of output neurons, "voting" of eight for each class, or "membrane" of a layer without, by default the
+            recipe's: "membrane", but "rate" on digits. Of architectures only.
         neuron: "if", or "lif" with a leak of one half per step; of architectures only.
         epochs, batch_size, lr: the recipe's own where they are None.
         alpha: weight of the teacher in Eq. 5, 0 to 1; temperature: softening of the logits.
@@ -96,7 +96,7 @@ def distill(
     ann_path = ann.path if isinstance(ann, TrainedNetwork) else None
     if isinstance(ann, TrainedNetwork):
         require_trained_fit(str(ann_path or ann.info.model), ann, images)
-    options, config = _settled(model, images.name, began, options or {}, T, settings)
+    options, config = _settled(model, images.name, method, began, options or {}, T, settings)
     config = configured(
         config, epochs=epochs, batch_size=batch_size, lr=lr, alpha=alpha, temperature=temperature, seed=seed
     )
@@ -104,7 +104,7 @@ def distill(
     job = Training(
         f"distill {named}", named, images, config, options, path, module, method=method,
         teacher=ann.module if isinstance(ann, TrainedNetwork) else ann,
-        taps=_pairs(taps), readout=readout, neuron=neuron, augmentation=augmentation, resume=resume,
+        taps=_pairs(taps), readout=readout or recipe_for(images.name).readout, neuron=neuron, augmentation=augmentation, resume=resume,
         tensorboard=None if tensorboard is None else Path(tensorboard),
         label="student" if method == "none" else "distilled",
         others={} if ann_path is None else {"teacher": ann_path.with_suffix(".csv")},
@@ -154,12 +154,12 @@ def _teacher(
 
 
 def _settled(
-    model: str | nn.Module, data: str, began: TrainedNetwork | None, options: Mapping[str, Any], T: int | None,
-    settings: Mapping[str, Any],
+    model: str | nn.Module, data: str, method: Method, began: TrainedNetwork | None, options: Mapping[str, Any],
+    T: int | None, settings: Mapping[str, Any],
 ) -> tuple[Mapping[str, Any], TrainConfig]:  # fmt: skip
     """The architecture's options and the configuration: the recipe's, with what the user set."""
     recipe = recipe_for(data)
-    config = recipe.distill
+    config = recipe.for_method(method)
     if began is not None:
         options, T = dict(began.info.options), began.info.T
         config = configured(config, lr=config.lr / 10, warmup_epochs=0.0)

@@ -43,7 +43,9 @@ def test_votes_are_group_sums_everywhere(tmp_path: Path) -> None:
     reset_net(student.module)
     votes = sums(spikes[0].numpy().swapaxes(0, 1))
     assert len(np.unique(votes)) > 5
-    assert [(votes[:, t].argmax(-1) == data.y_test).mean() for t in range(T)] == pytest.approx(student.history[-1].by_step)
+    assert [(votes[:, t].argmax(-1) == data.y_test).mean() for t in range(T)] == pytest.approx(
+        student.history[-1].by_step
+    )
 
     x, labels = some_tests(data, 12)
     with torch.no_grad():

@@ -145,7 +145,14 @@ def test_the_rows_of_readouts_share_twins_and_raw_rates_are_settings():
     scales = {(c.method == "pretrain", c.config.logit_scale) for c in cells}
     assert scales == {(True, 0.0), (False, 0.0), (False, 1)}
     for cell in cells:
-        build(cell.model, spiking=cell.teacher is not None, input_shape=(1, 28, 28), classes=10, readout=cell.readout, **cell.options)
+        build(
+            cell.model,
+            spiking=cell.teacher is not None,
+            input_shape=(1, 28, 28),
+            classes=10,
+            readout=cell.readout,
+            **cell.options,
+        )
 
 
 def test_options_make_other_cells():

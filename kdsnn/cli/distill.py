@@ -41,9 +41,11 @@ def distill(
         bool, typer.Option("--twin", help="Train the same student without a teacher too, and compare.")
     ] = False,
     readout: Annotated[
-        Literal["rate", "voting", "membrane"],
-        typer.Option(help="Firing rate of output neurons; of eight for each class; or membrane of a layer without."),
-    ] = "rate",
+        Literal["rate", "voting", "membrane"] | None,
+        typer.Option(
+            help="Firing rate of output neurons; of eight for each class; or membrane of a layer without. By default membrane, on digits rate."
+        ),
+    ] = None,
     neuron: Annotated[Literal["if", "lif"], typer.Option(help="Integrate-and-fire, or leaky.")] = "if",
     data: Data = "digits",
     timesteps: Annotated[int | None, typer.Option("--timesteps", help="T, time steps per image.")] = None,

@@ -49,7 +49,7 @@ def distill(
     twin: bool = False,
     out: str | Path | None = None,
     T: int | None = None,
-    readout: Readout = "rate",
+    readout: Readout | None = None,
     neuron: Neuron = "if",
     epochs: int | None = None,
     batch_size: int | None = None,
@@ -90,8 +90,8 @@ def distill(
         twin: train the same student without a teacher too, from the same weights, and count the cost of both.
         out: the checkpoint to write (`.safetensors`), with history, curves and state beside it; None writes nothing.
         T: time steps per image.
-        readout: "rate" of output neurons, "voting" of eight for each class, or "membrane" of a layer without; of architectures
-            only.
+        readout: "rate" of output neurons, "voting" of eight for each class, or "membrane" of a layer without, by default the
+            recipe's: "membrane", but "rate" on digits. Of architectures only.
         neuron: "if", or "lif" with a leak of one half per step; of architectures only.
         epochs, batch_size, lr: the recipe's own where they are None.
         alpha: weight of the teacher in Eq. 5, 0 to 1; temperature: softening of the logits.
@@ -117,7 +117,7 @@ def distill(
     images = load_data(data, image_size=image_size, noise=noise, noise_kind=noise_kind, noise_on=noise_on)
     if isinstance(ann, TrainedNetwork):
         require_trained_fit(str(ann.path or ann.info.model), ann, images)
-    options, config = _settled(model, images, began, source, options or {}, T, settings)
+    options, config = _settled(model, images, method, began, source, options or {}, T, settings)
     config = configured(
         config, epochs=epochs, batch_size=batch_size, lr=lr, alpha=alpha, temperature=temperature, val=val, seed=seed
     )
@@ -126,7 +126,8 @@ def distill(
     job = Training(
         f"distill {named}", named, images, config, options, path, module, method=method,
         teacher=ann.module if isinstance(ann, TrainedNetwork) else ann,
-        taps=_pairs(taps), readout=readout, neuron=neuron, augmentation=augmentation_for(images, augmentation),
+        taps=_pairs(taps), readout=readout or recipe_for(images).readout, neuron=neuron,
+        augmentation=augmentation_for(images, augmentation),
         tensorboard=None if tensorboard is None else Path(tensorboard),
         label="student" if method == "none" else "distilled",
         init=source.module if isinstance(source, TrainedNetwork) else source,
@@ -190,12 +191,12 @@ def _teacher(
 
 
 def _settled(
-    model: str | nn.Module, data: DataSet, began: TrainedNetwork | None, source: TrainedNetwork | nn.Module | None,
-    options: Mapping[str, Any], T: int | None, settings: Mapping[str, Any],
+    model: str | nn.Module, data: DataSet, method: Method, began: TrainedNetwork | None,
+    source: TrainedNetwork | nn.Module | None, options: Mapping[str, Any], T: int | None, settings: Mapping[str, Any],
 ) -> tuple[Mapping[str, Any], TrainConfig]:  # fmt: skip
     """The architecture's options and the configuration: the recipe's, with what the user set."""
     recipe = recipe_for(data)
-    config = recipe.distill
+    config = recipe.for_method(method)
     if began is not None:
         options, T = dict(began.info.options), began.info.T
         config = configured(config, lr=config.lr / 10, warmup_epochs=0.0)

@@ -11,6 +11,9 @@ Method = Literal["response", "feature", "temporal", "selective", "none"]
 """What a student learns from: KDSNN Eq. 5, KDSNN Eq. 6-7, every step by itself (ICML 2025), the same with care where a
 step is wrong (SeAl-KD), or the labels alone."""
 
+EVERY_STEP: tuple[Method, ...] = ("temporal", "selective")
+"""Methods that teach every time step by itself."""
+
 Optimizer = Literal["sgd", "adamw"]
 Schedule = Literal["cosine", "step"]
 Precision = Literal["auto", "fp32", "bf16"]
@@ -42,11 +45,10 @@ class TrainConfig:
       that does best on them is kept beside the last one. 0: all are trained on.
     * `shift` moves every training image by up to that many pixels each way, anew in every epoch.
     * `T` is the student's number of time steps; a teacher has no use for it or for what follows.
-    * `logit_scale` multiplies the firing rates of a student, 0…1, before every softmax; 0: ln(1000 (K - 1)) for K
-      classes (`kdsnn.train.logits`). Currents (read-out "membrane") are logits as they are. 1 is the paper's raw rate.
-    * `alpha` and `temperature` are those of KDSNN Eq. 5. Their defaults give both terms one weight,
-      α τ² = 1 - α: a firing rate in 0…1 cannot follow a softer teacher, and on `digits` α τ² far above
-      1 costs many points. Methods "temporal" and "selective" use `temperature` too.
+    * `logit_scale` multiplies the firing rates of a student, 0…1, before every softmax; 0: a factor that is learned
+      (`kdsnn.train.logits`), 1: the paper's raw rate. Currents (read-out "membrane") are logits as they are.
+    * `alpha` and `temperature` are those of KDSNN Eq. 5. With raw rates (`logit_scale` 1), which cannot follow a soft
+      teacher, α τ² is to stay near 1. Methods "temporal" and "selective" use `temperature` too.
     * `feature_weight` is the α of KDSNN Eq. 7, on the sum over one image's features.
     * `teacher_weight` and `self_weight` are those of method "temporal"; `selective_teacher_weight` and
       `selective_self_weight` those of "selective". Their defaults are the authors'.
@@ -74,8 +76,8 @@ class TrainConfig:
     shift: int = 0
     T: int = 4
     logit_scale: float = 0.0
-    alpha: float = 0.1
-    temperature: float = 3.0
+    alpha: float = 0.5
+    temperature: float = 4.0
     feature_weight: float = 1e-3
     teacher_weight: float = 0.2
     self_weight: float = 0.5

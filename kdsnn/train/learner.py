@@ -17,7 +17,6 @@ from kdsnn.train.calling import CallingConvention, convention_of, device_of
 from kdsnn.train.fast_neurons import fused
 from kdsnn.train.features import Guided, recorded
 from kdsnn.train.host import few_threads
-from kdsnn.train.logits import scaled
 
 EVALUATION_BATCH = 256
 
@@ -27,20 +26,20 @@ class Learner(nn.Module):
 
     `T` None: an ANN, whose logits are a sequence of one step. Otherwise a spiking network, which sees the
     images at each of T steps (direct coding) and starts every batch from rest; `convention` says how it is called,
-    and one that averages over time itself gives one step too. While training the outputs are logits, `scale` times
-    what the network gives (`kdsnn.train.logits`). The features are the student's of `guided`, each passed through its
+    and one that averages over time itself gives one step too. While training the outputs are what `logits` makes
+    of the network's (`kdsnn.train.logits`). The features are the student's of `guided`, each passed through its
     regressor; an empty list without them, and outside training.
     """
 
     def __init__(
         self, network: nn.Module, T: int | None = None, convention: CallingConvention | None = None, guided: Guided | None = None,
-        scale: float = 1.0,
+        logits: nn.Module | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
         self.network: Any = network
         self.T = T
         self.convention = convention or CallingConvention("static")
-        self.scale = scale
+        self.logits = logits
         self.pairs = () if guided is None else guided.pairs
         self.regressors = None if guided is None else guided.regressors
 
@@ -57,7 +56,7 @@ class Learner(nn.Module):
 
     def _logits(self, images: Tensor) -> Tensor:
         output = self._run(images)
-        return output if self.scale == 1 else scaled(output.float(), self.scale)
+        return output if self.logits is None else self.logits(output)  # type: ignore[no-any-return]
 
     def _run(self, images: Tensor) -> Tensor:
         if self.T is None:

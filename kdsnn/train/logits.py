@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 from kdsnn.errors import KdsnnError
 from kdsnn.train.calling import CallingConvention, device_of, neuron_layers, trial
-from kdsnn.train.config import Method, TrainConfig
+from kdsnn.train.config import EVERY_STEP, Method, TrainConfig
 
 SUREST = 1000.0
-"""How much likelier than all others together a class is whose neurons always fire while no other's do."""
+"""How much likelier than all others together a class can be whose neurons always fire while no other's do."""
 
 
 def automatic_scale(classes: int) -> float:
@@ -29,34 +29,49 @@ def automatic_scale(classes: int) -> float:
     return math.log(SUREST * max(1, classes - 1))
 
 
-def logit_scale(
-    network: nn.Module, convention: CallingConvention, input_shape: tuple[int, ...], method: Method, config: TrainConfig
-) -> float:
-    """Compute the factor on a student's output that makes logits of it.
+class Logits(nn.Module):
+    """Rates become logits: a student's outputs (T, N, K), `unit` where a neuron always fires, times a positive factor.
 
-    It is `config.logit_scale`, or `automatic_scale` where that is 0, for each unit of `full_rate`, and 1 for an output
-    that is no rate: currents are logits as they are.
+    The factor is `fixed`, or where that is 0 learned with the student, from 1 to at most `automatic_scale`: raw rates as long as
+    few neurons fire as they should, sure ones later. It has no part in the student, its checkpoint or its exports.
+
+    The gradient with respect to the rates leaves the factor out, and is that of loss / factor: a learning rate that suits rates
+    still does. A large factor from the first step, in the gradient most of all, silences output neurons, for good.
+    """
+
+    def __init__(self, unit: float, classes: int, fixed: float = 0.0) -> None:
+        super().__init__()
+        self.unit, self.fixed, self.largest = unit, fixed, automatic_scale(classes)
+        if not fixed:
+            self.log_scale = nn.Parameter(torch.zeros(()))
+
+    def forward(self, output: Tensor) -> Tensor:
+        """Compute float32 logits of `output`."""
+        rates = output.float() / self.unit
+        if self.fixed:
+            return self.fixed * rates.detach() + (rates - rates.detach())
+        with torch.no_grad():
+            self.log_scale.clamp_(0, math.log(self.largest))
+        return self.log_scale.exp() * rates.detach() + (rates - rates.detach())
+
+
+def logits_of(
+    network: nn.Module, convention: CallingConvention, input_shape: tuple[int, ...], method: Method, config: TrainConfig
+) -> Logits | None:
+    """Make what turns a student's output into logits; None for an output that is no rate: currents are logits as they are.
 
     Raises KdsnnError where a method that teaches every step by itself would be given logits which can never be sure.
     """
     unit, classes = full_rate(network, convention, input_shape, config.T)
     if unit is None:
-        return 1.0
-    scale = config.logit_scale or automatic_scale(classes)
-    if method in ("temporal", "selective") and math.exp(scale) <= classes - 1:
+        return None
+    scale = config.logit_scale
+    if method in EVERY_STEP and 0 < scale <= math.log(max(1, classes - 1)):
         raise KdsnnError(
             f"logit_scale is {scale:g}: method {method} cannot teach {classes} classes with spikes of that weight, which are "
-            f"never surer of one than of all others together; take 0 for {automatic_scale(classes):.3g}, the automatic scale."
+            f"never surer of one than of all others together; take 0, a scale that is learned, or {automatic_scale(classes):.3g}."
         )
-    return scale / unit
-
-
-def scaled(rates: Tensor, scale: float) -> Tensor:
-    """Multiply by `scale`, with the gradient of x → x: that of loss / scale, which a learning rate for rates fits.
-
-    With the factor in the gradient too, SGD at its usual rate silences all output neurons within an epoch, for good.
-    """
-    return rates + (rates * (scale - 1)).detach()
+    return Logits(unit, classes, scale).to(device_of(network))
 
 
 def full_rate(

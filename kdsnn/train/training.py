@@ -23,7 +23,7 @@ from kdsnn.train.config import Method, TrainConfig
 from kdsnn.train.features import Taps
 from kdsnn.train.history import OnEpoch
 from kdsnn.train.learner import Learner
-from kdsnn.train.logits import logit_scale
+from kdsnn.train.logits import logits_of
 from kdsnn.train.loop import Augment, Job, OnStep, Trained, fit
 from kdsnn.train.objectives import labels_only, objective_of
 from kdsnn.train.precision import settled
@@ -105,9 +105,9 @@ def distill(
     named = {"taps": [list(pair) for pair in taps]} if taps else {}
     run = described_run(data, config, method, {**named, **(about or {})})
     job = Job(data, config, run, augment, files, on_epoch, on_step)
-    scale = logit_scale(student, convention, data.input_shape, method, config)
+    logits = logits_of(student, convention, data.input_shape, method, config)
     try:
-        return fit(Learner(student, config.T, convention, guided, scale), objective, job, accelerator)
+        return fit(Learner(student, config.T, convention, guided, logits), objective, job, accelerator)
     finally:
         reset_net(student)  # hand it back at rest, without the membranes of the last batch
 

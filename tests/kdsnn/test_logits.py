@@ -9,11 +9,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from spikingjelly.activation_based import layer, neuron
 from spikingjelly.activation_based.functional import reset_net
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+import kdsnn
 from exporters.from_torch import from_torch
 from exporters.graph import Linear
 from kdsnn import checkpoint
@@ -25,7 +27,11 @@ from kdsnn.models.kit import VOTERS
 from kdsnn.train import TrainConfig, distill, evaluate, pretrain
 from kdsnn.train.calling import convention_of
 from kdsnn.train.grid import quantized
-from kdsnn.train.logits import automatic_scale, full_rate
+from kdsnn.train.learner import Learner
+from kdsnn.train.logits import Logits, automatic_scale, full_rate
+from kdsnn.train.loop import Job, fit
+from kdsnn.train.objectives import labels_only
+from kdsnn.train.resume import RunFiles
 
 SHAPE, T, CLASSES = (1, 8, 8), 4, 4
 SMALL = {"input_shape": SHAPE, "classes": CLASSES, "channels": (4, 8), "hidden": 16}
@@ -130,7 +136,7 @@ def outputs(module: nn.Module, data: DataSet) -> torch.Tensor:
 @pytest.mark.parametrize(("readout", "setting"), [("rate", 0.0), ("rate", 5.0), ("voting", 0.0), ("membrane", 0.0)])
 def test_the_loss_is_that_of_scaled_rates(data, readout, setting):
     by_hand = copy.deepcopy(student(readout))
-    scale = {"membrane": 1.0}.get(readout, setting or math.log(1000 * (CLASSES - 1)))
+    scale = {"membrane": 1.0}.get(readout, setting or 1.0)  # a factor that is learned starts at 1
     logits = scale * outputs(by_hand, data).mean(0)
     expected = cross_entropy(logits, torch.from_numpy(data.y_train)).item()
     config = replace(CONFIG, logit_scale=setting)
@@ -157,10 +163,39 @@ def test_accuracy_is_that_of_spike_counts(data, readout):
 @pytest.mark.parametrize("method", ["temporal", "selective"])
 def test_a_step_that_can_never_be_sure_is_refused(data, method):
     with pytest.raises(
-        KdsnnError, match=rf"logit_scale is 1: method {method} cannot teach 4 classes .* take 0 for 8\.01"
+        KdsnnError, match=rf"logit_scale is 1: method {method} cannot teach 4 classes .* take 0, .* or 8\.01"
     ):
         distill(student("rate"), data, replace(CONFIG, logit_scale=1.0), method=method, teacher=teacher())
     distill(student("membrane"), data, replace(CONFIG, logit_scale=1.0), method=method, teacher=teacher())
+
+
+def test_the_factor_multiplies_and_stays_out_of_the_gradient():
+    rates = torch.rand(T, 3, CLASSES, dtype=torch.float64).float().requires_grad_()
+    wanted = torch.randn(T, 3, CLASSES)
+    for fixed in (0.0, 6.0):
+        logits = Logits(2.0, CLASSES, fixed)
+        if not fixed:
+            logits.log_scale.data.fill_(math.log(3.0))
+        scale = fixed or 3.0
+        out = logits(2 * rates)
+        torch.testing.assert_close(out, scale * rates)
+        found = torch.autograd.grad((out * wanted).sum(), [rates, *logits.parameters()])
+        torch.testing.assert_close(found[0], wanted)  # that of x → x
+        if not fixed:
+            torch.testing.assert_close(found[1], scale * (rates * wanted).sum())  # d exp(p) / dp = exp(p)
+
+
+def test_a_learned_factor_grows_within_bounds_and_is_no_part_of_the_student(data):
+    module = student("rate")
+    logits = Logits(1.0, CLASSES)
+    names = module.state_dict().keys()
+    hot = replace(CONFIG, epochs=15, batch_size=20, lr=0.1)
+    learner = Learner(module, T, convention_of(module, data.input_shape, T), logits=logits)
+    fit(learner, labels_only(hot), Job(data, hot, {}, None, RunFiles(), None, None), Accelerator(cpu=True))
+    assert 1.2 < logits.log_scale.exp().item() <= automatic_scale(CLASSES) * 1.0001
+    assert module.state_dict().keys() == names
+    logits.log_scale.data.fill_(50.0)
+    assert logits(torch.ones(1, 1, CLASSES)).max().item() == pytest.approx(automatic_scale(CLASSES))
 
 
 def test_a_hot_teacher_ruins_no_run(data):
@@ -188,3 +223,17 @@ def test_votes_come_back_from_a_checkpoint_and_stay_votes_on_a_grid(data, tmp_pa
     last = graph.nodes[graph.sources(graph.output_name)[0]]
     assert isinstance(last, Linear)
     np.testing.assert_allclose(last.weight, np.kron(np.eye(CLASSES), np.full(VOTERS, 1 / VOTERS)), rtol=1e-6)
+
+
+def test_the_default_readout_is_that_of_the_recipe(data):
+    quick = {"method": "none", "epochs": 1, "batch_size": 16, "options": {"channels": (2, 2), "hidden": 4}, "T": 2}
+    assert kdsnn.distill("cnn2", data, **quick).info.readout == "membrane"
+    assert kdsnn.distill("cnn2", data, readout="voting", **quick).info.readout == "voting"
+    digits = kdsnn.distill("cnn2", "digits", **quick)
+    assert digits.info.readout == "rate" and digits.info.training["logit_scale"] == 1
+    every_step = kdsnn.distill("cnn2", "digits", teacher=digits_teacher(), **{**quick, "method": "temporal"})
+    assert every_step.info.readout == "rate" and every_step.info.training["logit_scale"] == 0
+
+
+def digits_teacher() -> nn.Module:
+    return build("cnn2", spiking=False, input_shape=(1, 8, 8), classes=10, channels=(2, 2), hidden=4).eval()

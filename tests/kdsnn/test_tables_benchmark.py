@@ -138,7 +138,7 @@ def test_the_rows_of_readouts_share_twins_and_raw_rates_are_settings():
     rows, sets, seeds = kdsnn_tables.read_config(kdsnn_tables.CONFIG.with_name("readouts.toml"))
     full = plan(rows=rows, sets=sets, seeds=seeds)
     shown = {row.shown_student for row in rows}
-    assert shown == {"cnn2", "cnn2 (voting)", "cnn2 (membrane)", "cnn2 (logit_scale 1)"}
+    assert shown == {"cnn2", "cnn2 (voting)", "cnn2 (membrane)", "cnn2 (logit_scale 1, alpha 0.1, temperature 3)"}
     cells = list(full.cells())
     # per variant: a teacher; per seed four twins and seven distilled students
     assert len(cells) == 4 * (1 + 5 * (4 + 7))

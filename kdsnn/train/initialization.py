@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from spikingjelly.activation_based import layer
 from spikingjelly.activation_based.functional import reset_net
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
@@ -75,9 +76,9 @@ def initialize(student: nn.Module, source: nn.Module, data: DataSet, T: int) -> 
             a factor.
     """
     weights = {name: tensor.detach().clone() for name, tensor in source.state_dict().items()}
-    _require_same(weights, student.state_dict())
+    _require_same(_voted(weights, student), student.state_dict())
     if neuron_layers(source):
-        student.load_state_dict(weights)
+        student.load_state_dict(_voted(weights, student))
         return
     layers = [part for _, part in neuron_layers(student)]
     if not layers:
@@ -90,7 +91,7 @@ def initialize(student: nn.Module, source: nn.Module, data: DataSet, T: int) -> 
     finally:
         for part, training in was:
             part.training = training
-    student.load_state_dict({**weights, **scaled})
+    student.load_state_dict(_voted({**weights, **scaled}, student))
     remeasure(student, images, T)
 
 
@@ -98,6 +99,24 @@ def calibration_images(data: DataSet) -> Tensor:
     """Float32 training images (n, C, H, W), n ≤ `CALIBRATION`, at even distances, so that sorted classes all come in."""
     chosen = np.linspace(0, len(data.x_train) - 1, min(CALIBRATION, len(data.x_train))).astype(int)
     return floats(torch.from_numpy(np.ascontiguousarray(data.x_train[chosen])))
+
+
+def _voted(source: Mapping[str, Tensor], student: nn.Module) -> dict[str, Tensor]:
+    """Repeat the last layer's rows for each of the neurons that vote for a class, where a student has such.
+
+    Equal neurons would fire alike and stay equal for ever, so their gains differ, evenly between 1 and 2: together they
+    tell apart more values of the current than one does. A `VotingLayer` takes the mean of
+    neighbors.
+    """
+    voters = next((part.voting_size for part in student.modules() if isinstance(part, layer.VotingLayer)), 1)
+    found, own = dict(source), student.state_dict()
+    gains = 1 + (torch.arange(voters) + 0.5) / voters
+    for name, tensor in source.items():
+        rows = len(tensor) if tensor.ndim else 0
+        if voters > 1 and rows and name in own and own[name].shape == (rows * voters, *tensor.shape[1:]):
+            gain = gains.to(tensor).repeat(rows).reshape(-1, *(1 for _ in tensor.shape[1:]))
+            found[name] = tensor.repeat_interleave(voters, 0) * gain
+    return found
 
 
 def _require_same(source: Mapping[str, Tensor], student: Mapping[str, Tensor]) -> None:

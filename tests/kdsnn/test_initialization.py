@@ -185,6 +185,29 @@ def test_a_student_of_ones_own_takes_the_weights_of_its_ann(data: DataSet) -> No
     assert torch.equal(student.conv.weight, expected["conv.weight"])  # type: ignore[union-attr]
 
 
+def test_neurons_that_vote_share_a_class_of_the_ann(data: DataSet) -> None:
+    torch.manual_seed(0)
+    ann = nn.Sequential(nn.Flatten(), nn.Linear(64, 10, bias=False)).eval()
+    errors = []
+    for voters in (1, 8):
+        student = nn.Sequential(layer.Flatten(), layer.Linear(64, 10 * voters, bias=False), neuron.IFNode())
+        if voters > 1:
+            student.append(layer.VotingLayer(voters))
+        functional.set_step_mode(student, "m")
+        initialize(student, ann, data, T)
+        currents = copy.deepcopy(ann)
+        scaled = scaled_weights(ann, calibration_images(data), T=T, neurons=neuron.IFNode(), rate=True)
+        currents.load_state_dict(scaled)
+        images = calibration_images(data)
+        functional.reset_net(student)
+        with torch.no_grad():
+            rates, wanted = student(images.expand(T, *images.shape)).mean(0), currents(images)
+        errors.append((rates - wanted.clamp(0, 1)).square().mean())
+        assert rates.shape == wanted.shape
+    assert errors[1] < errors[0] / 2
+    assert torch.unique(student[1].weight, dim=0).shape[0] == 80  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("act", "said"),
     [(torch.sigmoid, "sigmoid does not commute"), (nn.Sigmoid(), "Sigmoid does not commute")],

@@ -97,7 +97,7 @@ class _Fused:
         once = _same_at_every_step(x) if self.ours else None
         current = x if once is None else once
         bn: Any = None if normalized is None else self.before.first  # type: ignore[union-attr]
-        batch = None if bn is None else _batch(bn, current, len(x if normalized is None else normalized))
+        batch = None if normalized is None else _batch(bn, current, len(normalized))
         plan = Plan(self.dynamics, len(x), batch, pooled, kept=not self.ours)
         scales = (None, None) if bn is None else (bn.weight, bn.bias)
         spikes, v = Layer.apply(current, *scales, plan)  # type: ignore[no-untyped-call]

@@ -215,98 +215,104 @@ def backward(kind: Kind) -> Any:
     ) -> None:  # fmt: skip
         steps, outputs, length = gradient.shape
         blocks, static, kept = found.shape[0], x.shape[0] == 1, of_membrane.shape[0] > 0
-        h, dy = np.empty((pixels, steps, length), real), np.empty((steps, length), real)
-        carry, winner, part = np.empty(length, real), np.empty((steps, length), real), np.zeros((2, length), real)
+        h, dy, winner = (
+            np.empty((pixels * steps, length), real),
+            np.empty((steps, length), real),
+            np.empty((steps, length), real),
+        )
+        carry, part = np.empty(length, real), np.zeros((2, length), real)
         for block in range(first, last):
             found[block] = 0
             for output in range(block * outputs // blocks, (block + 1) * outputs // blocks):
                 corner = corner_of(output, height, width)
                 for pixel in range(pixels - 1, -1, -1):
                     place = corner + pixel // 2 * width + pixel % 2
-                    recompute(
-                        x, place, static, a, b, theta, tau, carry, h[pixel], winner, real(pixel), pixel == pixels - 1
-                    )
+                    recompute(x, place, static, a, b, theta, tau, carry, h, winner, pixel)
                 for pixel in range(pixels):
                     place = corner + pixel // 2 * width + pixel % 2
                     for c in range(length):
-                        carry[c] = load(of_membrane[output, c]) if kept else rest
-                    through(gradient, output, h[pixel], winner, real(pixel), theta, tau, alpha, carry, dy)
+                        carry[c] = rest
+                    if kept:
+                        for c in range(length):
+                            carry[c] = load(of_membrane[output, c])
+                    through(gradient, output, h, winner, pixel, theta, tau, alpha, carry, dy)
                     if static:
                         for t in range(1, steps):
                             for c in range(length):
                                 dy[0, c] += dy[t, c]
                     for t in range(1 if static else steps):
-                        target, values = dx[t, place], dy[t]
                         for c in range(length):
-                            target[c] = store(values[c])
+                            dx[t, place, c] = store(dy[t, c])
                         if normed:
-                            add(values, x[t, place], mean, inverse, part)
+                            add(dy, t, x, place, mean, inverse, part)
                 if normed:  # a few rows are summed in the type of the values, all of them in float64
                     for c in range(length):
                         found[block, 0, c] += part[0, c]
+                        part[0, c] = rest
+                    for c in range(length):
                         found[block, 1, c] += part[1, c]
-                    part[:] = 0
+                        part[1, c] = rest
 
     return _jit(kernel)
 
 
-# Inner loops stand by themselves and touch few arrays each: only then does the compiler prove that they may run in
-# vectors.
+# Inner loops touch few arrays each, because the compiler checks every pair before it runs one in vectors, and gives up
+# where there are many. No array is sliced: each slice counts references, which takes as long as a short row.
 
 
 def _recompute(kind: Kind) -> Any:
-    """Make what computes h (T, L) of one row again; with a maximum, `winner` becomes the first pixel that fires, else
-    the first."""
+    """Make what computes h (pixels · T, L) of one pixel again; with a maximum, pixels come last first, and `winner`
+    (T, L) becomes the first that fires, else the first."""
     load, charge, real = _load(kind.number), _charge(kind.charge), real_of(kind.number)
     soft, pooled, rest = kind.soft, kind.pooled, real(0)
 
     def recompute(
-        x: Any, place: int, static: bool, a: Any, b: Any, theta: Any, tau: Any, v: Any, h: Any, winner: Any, pixel: Any,
-        begins: bool,
-    ) -> None:  # fmt: skip
-        steps, length = h.shape
+        x: Any, place: int, static: bool, a: Any, b: Any, theta: Any, tau: Any, v: Any, h: Any, winner: Any, pixel: int
+    ) -> None:
+        steps, length = winner.shape
+        row = pixel * steps
         for c in range(length):
             v[c] = rest
         for t in range(steps):
-            currents, charged, won = x[0 if static else t, place], h[t], winner[t]
+            source = 0 if static else t
             for c in range(length):
-                value = charge(v[c], load(currents[c]) * a[c] + b[c], tau)
-                charged[c] = value
+                value = charge(v[c], load(x[source, place, c]) * a[c] + b[c], tau)
+                h[row + t, c] = value
                 v[c] = (value - theta if soft else rest) if value >= theta else value
             if pooled:
-                if begins:
+                number = real(pixel)
+                if pixel == 3:
                     for c in range(length):
-                        won[c] = rest
+                        winner[t, c] = rest
                 for c in range(length):
-                    won[c] = pixel if charged[c] >= theta else won[c]
+                    winner[t, c] = number if h[row + t, c] >= theta else winner[t, c]
 
     return _inline(recompute)
 
 
 def _through_time(kind: Kind) -> Any:
-    """Make what goes back through the time steps of one row: ∂L/∂s and `carry`, ∂L/∂v[T-1], become ∂L/∂y."""
+    """Make what goes back through the time steps of one pixel: ∂L/∂s and `carry`, ∂L/∂v[T-1], become ∂L/∂y."""
     load, slope, real = _load(kind.number), _slope(kind.slope, real_of(kind.number)), real_of(kind.number)
     soft, detached, pooled, charge = kind.soft, kind.detached, kind.pooled, kind.charge
     nothing = real(0)
 
     def through(
-        gradient: Any, output: int, h: Any, winner: Any, pixel: Any, theta: Any, tau: Any, alpha: Any, carry: Any,
+        gradient: Any, output: int, h: Any, winner: Any, pixel: int, theta: Any, tau: Any, alpha: Any, carry: Any,
         dy: Any,
     ) -> None:  # fmt: skip
         steps, length = dy.shape
+        row, number = pixel * steps, real(pixel)
         for t in range(steps - 1, -1, -1):
-            given, charged, won, target = gradient[t, output], h[t], winner[t], dy[t]
             for c in range(length):
-                of_spike = load(given[c])
-                target[c] = of_spike if not pooled or won[c] == pixel else nothing
-            for c in range(length):
-                value, later, of_spike = charged[c], carry[c], target[c]
+                value, later, of_spike = h[row + t, c], carry[c], load(gradient[t, output, c])
+                if pooled:
+                    of_spike = of_spike if winner[t, c] == number else nothing
                 if not detached:
                     of_spike -= later * (theta if soft else value)
                 of_h = of_spike * slope(value - theta, alpha)
                 of_h += later if soft or value < theta else nothing
                 carry[c] = of_h if charge == "integrate" else of_h - of_h / tau
-                target[c] = of_h / tau if charge == "decay" else of_h
+                dy[t, c] = of_h / tau if charge == "decay" else of_h
 
     return _inline(through)
 
@@ -315,12 +321,11 @@ def _add(kind: Kind) -> Any:
     """Make what adds a row of ∂L/∂y to the two sums in `part` (2, L)."""
     load = _load(kind.number)
 
-    def add(values: Any, currents: Any, mean: Any, inverse: Any, part: Any) -> None:
-        total, projected = part[0], part[1]
-        for c in range(len(values)):
-            total[c] += values[c]
-        for c in range(len(values)):
-            projected[c] += values[c] * ((load(currents[c]) - mean[c]) * inverse[c])
+    def add(dy: Any, t: int, x: Any, place: int, mean: Any, inverse: Any, part: Any) -> None:
+        for c in range(dy.shape[1]):
+            part[0, c] += dy[t, c]
+        for c in range(dy.shape[1]):
+            part[1, c] += dy[t, c] * ((load(x[t, place, c]) - mean[c]) * inverse[c])
 
     return _inline(add)
 

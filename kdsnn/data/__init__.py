@@ -42,7 +42,7 @@ DESCRIPTIONS: Mapping[str, str] = MappingProxyType(
         "cifar10": "60,000 color images of 10 classes, 32×32, through Hugging Face datasets",
         "cifar100": "60,000 color images of 100 classes, 32×32, through Hugging Face datasets",
         "hf:REPO": "a repository of labeled images on the Hugging Face Hub, or a local one",
-        "npz:FILE": "arrays x_train, y_train, x_test, y_test (uint8 images) in one archive",
+        "npz:FILE": "arrays x_train, y_train, x_test, y_test (uint8 images, or frames of 0 and 1 over time) in one archive",
         "npy:DIR": "the same arrays as .npy files, read batch by batch where they are large",
         "folder:DIR": "images in class sub-folders, in DIR/train and DIR/test or in DIR itself",
         "FILE or DIR": "an .npz file, or a folder of .npy files or of images: its kind is recognized",
@@ -53,6 +53,7 @@ DESCRIPTIONS: Mapping[str, str] = MappingProxyType(
         "DATA+back-rand": "gray images on random pixels, a variant of MNIST",
         "DATA+back-image": "gray images on patches of photographs, a variant of MNIST",
         "DATA+rot-back-image": "both rot and back-image",
+        "DATA+events": "what a simulated event camera sees of images: 8 frames of 2 polarities, or +events16",
         "DATA+12k-50k": "12,000 training and 50,000 test images drawn from all: the split of MNIST's variants",
     }
 )
@@ -119,7 +120,7 @@ def _parse(spec: str) -> tuple[str, list[str]]:
         head, _, last = source.rpartition("+")
         if variant_of(last) is None:
             if ":" not in source or _exists(head):  # else the + may be part of a file's name
-                known = [*VARIANTS, "HxW"]
+                known = [*VARIANTS, "eventsT", "HxW"]
                 raise KdsnnError(f"Unknown variant '{last}' of data set '{head}': {_suggestion(last, known)}.")
             break
         source, variants = head, [last, *variants]

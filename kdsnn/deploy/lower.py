@@ -195,19 +195,19 @@ def _trained(
             notice(f"{called} was trained for {trained_for} bits, not {bits}")
     metadata |= {"model": info.model, "data": info.data, "metrics": dict(info.metrics)}
     metadata |= {"class_names": list(info.class_names)} if info.class_names else {}
-    return _module(name, trained.module, info.input_shape, info.T, how, metadata)
+    return _module(name, trained.module, info.input_shape, info.T, how, metadata, info.encoding)
 
 
 def _module(
     name: str, module: nn.Module, input_shape: tuple[int, ...] | None, T: int | None, how: Quantization,
-    metadata: dict[str, Any],
+    metadata: dict[str, Any], encoding: str = "direct",
 ) -> Lowered:  # fmt: skip
     from exporters.from_torch import lower_module
     from kdsnn.deploy.faithful import few_samples, proven
 
     if input_shape is None or T is None:
         raise OptionError(f"{name}: a module needs {{input_shape}} and {{T}}", input_shape=None, T=None)
-    made = lower_module(module.eval(), require_shape(input_shape), T, **metadata)
+    made = lower_module(module.eval(), require_shape(input_shape), T, encoding=encoding, **metadata)
     for text in made.notes.values():
         notice(text)
     proof = proven(name, module, made.graph, made.calling)

@@ -143,5 +143,6 @@ def require_network_fit(name: str, network: Lowered, data: DataSet) -> None:
     outputs = graph.shapes[graph.output_name]
     require_fit(
         name, network.input_shape, data, classes=outputs[0] if len(outputs) == 1 else None,
-        class_names=class_names_in(graph.metadata),
+        class_names=class_names_in(graph.metadata), T=graph.T if network.reads_spikes else None,
+        over_time=network.reads_spikes,
     )  # fmt: skip

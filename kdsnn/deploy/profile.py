@@ -15,7 +15,6 @@ from kdsnn.deploy.lowered import Lowered, require_network_fit
 from kdsnn.deploy.on_chip import place_all
 from kdsnn.deploy.progress import Progress, silent
 from kdsnn.deploy.report_options import busy_time, distinct, energy_models
-from kdsnn.deploy.spike_input import require_pixels
 from kdsnn.deploy.trained import TrainedNetwork
 from kdsnn.errors import KdsnnError, OptionError
 
@@ -82,7 +81,6 @@ def profile(
     names = _names(given, networks, len(sources))
     images = load_data(data, image_size=image_size)
     for name, network in zip(names, networks, strict=True):
-        require_pixels(network)
         require_network_fit(name, network, images)
     x, labels = some_tests(images, samples)
     counted, notes = (None, ()) if ann is None else count_ann(ann, images, x, labels, progress=progress)

@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING, Any
 from kdsnn.deploy.backends import BackendRun, RunOptions, RunsSamples, flat, opened, require_backend, run_onnx
 from kdsnn.deploy.comparisons import BackendComparison, comparisons, joined, joined_comparisons, proofs_of
 from kdsnn.deploy.faithful import few_samples, proven_on
-from kdsnn.deploy.images import Pixels, class_names_in, load_data, pixels, require_fit, some_tests
+from kdsnn.deploy.images import Pixels, class_names_in, load_data, require_fit, some_tests
 from kdsnn.deploy.lower import lower
 from kdsnn.deploy.lowered import Lowered, require_network_fit
 from kdsnn.deploy.places import writable_file
 from kdsnn.deploy.progress import Progress, silent
 from kdsnn.deploy.proof import Proof
+from kdsnn.deploy.spike_input import is_npz, spike_trains
 from kdsnn.deploy.tables import Result
-from kdsnn.errors import KdsnnError, OptionError, UserError
+from kdsnn.errors import OptionError, UserError
 from profilers.text_table import TextTable, table
 
 if TYPE_CHECKING:
@@ -108,7 +109,8 @@ def run(
 
     Args:
         source: whatever `lower` takes, what it returned, or an `.onnx` file of this program.
-        data: whatever `load_data` takes; for a network that reads spikes `npz:FILE` with spike trains.
+        data: whatever `load_data` takes; for a network that reads spikes data over time, or `npz:FILE` with spike trains of
+            any shape.
         on: of "torch", "onnx", "emulator", "lava"; an `.onnx` file runs on "onnx" only.
         samples: how many test images, spread over the set.
         image_size: as in `load_data`.
@@ -144,9 +146,7 @@ def run(
 
 def _samples(network: Lowered, data: Any, samples: int, image_size: ImageSize) -> tuple[Samples, Array, str]:
     """Samples, labels, and what the data is called."""
-    if network.reads_spikes:
-        from kdsnn.deploy.spike_input import spike_trains
-
+    if network.reads_spikes and isinstance(data, str) and is_npz(data):
         x, labels = spike_trains(str(data), network, samples)
         return x, labels, str(data)
     images = load_data(data, image_size=image_size)
@@ -268,15 +268,15 @@ def _run_onnx_file(
         )
     runner = onnx.prepare(path)
     facts = runner.model.facts
-    if facts.get("input_encoding") != "direct":
-        raise KdsnnError(f"{path.name}: it takes spikes over time, but data sets hold images; run it from Python")
+    over_time = facts.get("input_encoding") != "direct"
     shape, scale = tuple(facts["input_shape"]), facts.get("input_scale")
     images = load_data(data, image_size=image_size)
     outputs = runner.model.proto.graph.output[0].type.tensor_type.shape.dim
     classes = (outputs[-1].dim_value or None) if outputs else None  # a length that is a name is not known
-    require_fit(path.stem, shape, images, classes=classes, class_names=class_names_in(facts.get("source")))
+    names = class_names_in(facts.get("source"))
+    require_fit(path.stem, shape, images, classes=classes, class_names=names, over_time=over_time)
     chosen, labels = some_tests(images, samples)
-    x = pixels(chosen).reshape(-1, *shape)
+    x = Pixels(chosen, shape)[:]
     runs = [run_onnx(runner, x, T=lowering.get("T"), progress=lambda done, total: progress("run on onnx", done, total))]
     title = f"{path.name} ({runner.model.form}, {facts['arithmetic']}, T={runs[0].output.shape[1]}) on {images.name}"
     consumed = x if scale is None else np.rint(x * np.float32(scale)).astype(np.int32)

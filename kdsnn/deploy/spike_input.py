@@ -45,12 +45,11 @@ def read_net(path: Path, T: int | None, coding: Literal["pixels", "spikes"] | No
     return graph.with_nodes({graph.input_name: replace(graph.input, scale=2**input_bits - 1)})
 
 
-def require_pixels(network: Lowered) -> None:
-    """Raise KdsnnError for a network that reads spikes, where only images can be given to it."""
-    if network.reads_spikes:
-        raise KdsnnError(
-            f"{network.name}: it reads spikes over time, and data sets hold images; only `run` takes spikes"
-        )
+def is_npz(spec: str) -> bool:
+    """Whether the name of a data set is that of an `.npz` file."""
+    from kdsnn.data import recognized
+
+    return recognized(spec).startswith("npz:")
 
 
 def spike_trains(spec: str, network: Lowered, samples: int) -> tuple[Array, Array]:
@@ -67,9 +66,7 @@ def spike_trains(spec: str, network: Lowered, samples: int) -> tuple[Array, Arra
 
     graph = network.integer
     wanted = f"x_test (N, {', '.join(map(str, (graph.T, *graph.input.shape)))}) of 0 and 1, and y_test (N,)"
-    kind, _, name = recognized(spec).partition(":")
-    if kind != "npz":
-        raise OptionError(f"{{data}}: {network.name} reads spikes over time; give npz:FILE with {wanted}", data=spec)
+    name = recognized(spec).removeprefix("npz:")
     try:
         # a zip first: np.load takes anything else for a pickle and says so confusingly
         with zipfile.ZipFile(name), np.load(name, allow_pickle=False) as archive:

@@ -217,7 +217,8 @@ def _untrained(job: Training, kinds: dict[str, Any]) -> nn.Module:
     if job.module is not None:
         return job.module
     if job.start is not None and job.quantize is not None:
-        return quantized(job.start, job.data.input_shape, job.config.T, job.quantize)
+        encoding = "direct" if job.data.T is None else "spikes"
+        return quantized(job.start, job.data.input_shape, job.config.T, job.quantize, encoding=encoding)
     return models.build(
         job.model, spiking=job.method is not None, input_shape=job.data.input_shape, classes=job.data.classes,
         **kinds, **job.options,
@@ -250,7 +251,7 @@ def _save(job: Training, trained: nn.Module, history: tuple[EpochRecord, ...]) -
 
 def _described(job: Training, module: nn.Module) -> CheckpointInfo:
     from kdsnn import train
-    from kdsnn.checkpoint import CheckpointInfo
+    from kdsnn.checkpoint import MEAN, PIXELS, SPIKES, CheckpointInfo
 
     spiking = job.method is not None
     accuracies = train.evaluate(module, job.data, T=job.config.T if spiking else None)
@@ -268,6 +269,7 @@ def _described(job: Training, module: nn.Module) -> CheckpointInfo:
         readout=job.readout if spiking and not own else None,
         neuron=job.neuron if spiking and not own else None,
         T=job.config.T if spiking else None,
+        preprocessing=PIXELS if job.data.T is None else SPIKES if spiking else MEAN,
         class_names=job.data.class_names,
         metrics={"test_accuracy": accuracies[-1]},
         training=training,

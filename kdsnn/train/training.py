@@ -22,7 +22,7 @@ from kdsnn.train.calling import convention_of
 from kdsnn.train.config import Method, TrainConfig
 from kdsnn.train.features import Taps
 from kdsnn.train.history import OnEpoch
-from kdsnn.train.learner import Learner
+from kdsnn.train.learner import Learner, require_steps
 from kdsnn.train.loop import Augment, Job, OnStep, Trained, fit
 from kdsnn.train.objectives import labels_only, objective_of
 from kdsnn.train.resume import RunFiles
@@ -48,7 +48,7 @@ def pretrain(
     on_epoch: OnEpoch | None = None,
     on_step: OnStep | None = None,
 ) -> Trained:
-    """Train an ANN, (N, C, H, W) → logits (N, K), in place with cross entropy.
+    """Train an ANN, (N, C, H, W) → logits (N, K), in place with cross entropy; of frames over time it sees the mean.
 
     `augment` is applied to the uint8 images of every batch, after `config.shift`. `files` are written on the
     way, and the run goes on from `files.state` if asked to. `about`, plain JSON values, says what else makes
@@ -77,7 +77,8 @@ def distill(
     on_epoch: OnEpoch | None = None,
     on_step: OnStep | None = None,
 ) -> Trained:
-    """Train a spiking student in place, direct coding over `config.T` steps.
+    """Train a spiking student in place over `config.T` steps: every one sees the image (direct coding), or step t sees
+    frame t of data over time.
 
     `student`: a network of `kdsnn.models`, or any module of SpikingJelly's layers, which is called in the way that
     `kdsnn.train.calling` finds out. `teacher`: any torch module, images (N, C, H, W) in 0…1 → logits (N, K).
@@ -93,7 +94,8 @@ def distill(
     """
     accelerator = accelerator or Accelerator()
     augmented = config.shift > 0 or augment is not None
-    learner = Learner(student, config.T, convention_of(student, data.input_shape, config.T))
+    require_steps(data, config.T)
+    learner = Learner(student, config.T, convention_of(student, data.sample_shape, config.T))
     objective, guided = objective_of(
         method, learner, teacher, data, config, accelerator.device, augmented=augmented, taps=taps
     )

@@ -16,6 +16,8 @@ from types import MappingProxyType
 from kdsnn.data.augment import Augmentation
 from kdsnn.data.dataset import DataSet
 from kdsnn.data.digits import load_digits
+from kdsnn.data.events.cutting import Cut, cut_in
+from kdsnn.data.events.recordings import load_recordings
 from kdsnn.data.folder import load_folder
 from kdsnn.data.given import as_data
 from kdsnn.data.hub import HUB, load_hub
@@ -45,6 +47,8 @@ DESCRIPTIONS: Mapping[str, str] = MappingProxyType(
         "npz:FILE": "arrays x_train, y_train, x_test, y_test (uint8 images, or frames of 0 and 1 over time) in one archive",
         "npy:DIR": "the same arrays as .npy files, read batch by batch where they are large",
         "folder:DIR": "images in class sub-folders, in DIR/train and DIR/test or in DIR itself",
+        "events:DIR": "recordings of event cameras (.bin of N-MNIST, .npy, .npz) in class sub-folders, as 8 frames each",
+        "events:DIR+frames16": "the same in 16 frames of equal time, or of equal number: +frames16-by-number",
         "FILE or DIR": "an .npz file, or a folder of .npy files or of images: its kind is recognized",
         "DATA+HxW": "images resized, e.g. +32x32; those of folders and of the Hub may differ in size then",
         "DATA+rgb": "gray images in three equal channels",
@@ -59,11 +63,12 @@ DESCRIPTIONS: Mapping[str, str] = MappingProxyType(
 )
 """The forms that `load` takes, and what they are."""
 
-FILES: Mapping[str, Callable[[Path, int, Size | None], DataSet]] = MappingProxyType(
+FILES: Mapping[str, Callable[[Path, int, Size | None, Cut | None], DataSet]] = MappingProxyType(
     {
-        "npz": lambda path, seed, size: load_npz(path),
-        "npy": lambda path, seed, size: load_npy(path),
-        "folder": load_folder,
+        "npz": lambda path, seed, size, cut: load_npz(path),
+        "npy": lambda path, seed, size, cut: load_npy(path),
+        "folder": lambda path, seed, size, cut: load_folder(path, seed, size),
+        "events": lambda path, seed, size, cut: load_recordings(path, seed, cut),
     }
 )
 
@@ -87,8 +92,9 @@ def load(
     source = recognized(source)
     if image_size is not None:
         variants = ["{}x{}".format(*require_size(image_size)), *variants]
-    data = _load(source, spec, seed, size_in(variants[0]) if variants else None)
-    for name in variants:
+    cut = cut_in(variants[0]) if variants and source.startswith("events:") else None
+    data = _load(source, spec, seed, size_in(variants[0]) if variants else None, cut)
+    for name in variants[1:] if cut else variants:
         if variant := variant_of(name):
             data = variant(data, seed)
     if noise:
@@ -137,7 +143,7 @@ def _exists(source: str, *, bare: bool = True) -> bool:
         return False
 
 
-def _load(source: str, spec: str, seed: int, size: Size | None) -> DataSet:
+def _load(source: str, spec: str, seed: int, size: Size | None, cut: Cut | None) -> DataSet:
     kind, _, rest = source.partition(":")
     if source == "digits":
         return load_digits(seed)
@@ -146,7 +152,7 @@ def _load(source: str, spec: str, seed: int, size: Size | None) -> DataSet:
     if kind == "hf" and rest:
         return load_hub(source, rest, seed, size)
     if kind in FILES and rest:
-        return FILES[kind](Path(rest), seed, size)
+        return FILES[kind](Path(rest), seed, size, cut)
     raise KdsnnError(f"Unknown data set '{spec}': {_suggestion(source, [k for k in DESCRIPTIONS if '+' not in k])}.")
 
 

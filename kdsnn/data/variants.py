@@ -33,6 +33,7 @@ from numpy.typing import NDArray
 
 from kdsnn.data.dataset import DataSet
 from kdsnn.data.events.camera import seen_shape, spikes
+from kdsnn.data.events.cutting import FRAMES, cut_in, require_frames
 from kdsnn.data.images import Size, require_size, resized
 from kdsnn.data.storage import CHUNK, empty, mapped, picked
 from kdsnn.errors import KdsnnError
@@ -45,8 +46,6 @@ LUMA = (0.299, 0.587, 0.114)
 LEAST_CONTRAST = 0.10
 MOST_BRIGHTNESS = 0.70
 TRAINING, TEST = 12_000, 50_000
-FRAMES, MOST_FRAMES = 8, 256
-"""Of the variant `events`: as many as there are unless the name says more, and the most that it may say."""
 REGENERATED = "Regenerated after Larochelle et al. (2007): not the original files of MNIST's variants."
 
 
@@ -159,6 +158,11 @@ def seen_by_camera(data: DataSet, seed: int, T: int = FRAMES) -> DataSet:
     return replace(data, x_train=x_train, x_test=x_test, notes=(*data.notes, note))
 
 
+def not_cut(data: DataSet, seed: int) -> DataSet:
+    """Raise KdsnnError: a cut is made where recordings are read, right behind their folder, and comes too late here."""
+    raise KdsnnError(f"{data.name}: +frames… cuts the recordings of events:DIR, and stands right behind it.")
+
+
 VARIANTS: Mapping[str, Variant] = MappingProxyType(
     {
         "rgb": in_color,
@@ -186,10 +190,10 @@ def variant_of(name: str) -> Variant | None:
     Raises KdsnnError as `size_in` does, and for a number of frames that is too large.
     """
     if frames := re.fullmatch(r"events(\d{1,6})", name):
-        T = int(frames[1])
-        if not 1 <= T <= MOST_FRAMES:
-            raise KdsnnError(f"+{name}: there must be 1 to {MOST_FRAMES} frames.")
+        T = require_frames(name, int(frames[1]))
         return lambda data, seed: seen_by_camera(data, seed, T)
+    if cut_in(name):
+        return not_cut
     size = size_in(name)
     return VARIANTS.get(name) if size is None else lambda data, seed: of_size(data, size)
 

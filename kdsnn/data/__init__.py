@@ -47,7 +47,7 @@ DESCRIPTIONS: Mapping[str, str] = MappingProxyType(
         "npz:FILE": "arrays x_train, y_train, x_test, y_test (uint8 images, or frames of 0 and 1 over time) in one archive",
         "npy:DIR": "the same arrays as .npy files, read batch by batch where they are large",
         "folder:DIR": "images in class sub-folders, in DIR/train and DIR/test or in DIR itself",
-        "events:DIR": "recordings of event cameras (.bin of N-MNIST, .npy, .npz) in class sub-folders, as 8 frames each",
+        "events:DIR": "recordings of event cameras (.bin, .npy, .npz, .h5, .aedat) in class sub-folders, as 8 frames each",
         "events:DIR+frames16": "the same in 16 frames of equal time, or of equal number: +frames16-by-number",
         "FILE or DIR": "an .npz file, or a folder of .npy files or of images: its kind is recognized",
         "DATA+HxW": "images resized, e.g. +32x32; those of folders and of the Hub may differ in size then",

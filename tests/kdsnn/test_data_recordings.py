@@ -2,6 +2,7 @@
 
 import struct
 
+import h5py
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -41,7 +42,29 @@ def write(path, events):
         array = np.zeros(len(events), fields)
         array["x"], array["y"], array["timestamp"], array["polarity"] = x, y, t, 2 * p - 1  # some write -1 for OFF
         np.save(path, array)
+    elif path.suffix == ".aedat":
+        path.write_bytes(as_aedat(events))
+    elif path.suffix == ".h5":
+        with h5py.File(path, "w") as file:
+            for name, values in (("x", x), ("y", y), ("t", t), ("p", p.astype(bool))):
+                file.create_dataset(f"events/{name}", data=values, chunks=(16,), compression="gzip")
     return path
+
+
+def packet(kind, size, entries, overflows=0):
+    number = len(entries) // size
+    return struct.pack("<hhiiiiii", kind, 1, size, 4, overflows, number, number, number) + entries
+
+
+def as_aedat(events, overflows=0):
+    """AEDAT 3.1: polarity events in packets of 100, one that is not valid in each, and packets of another type between."""
+    out = b"#!AER-DAT3.1\r\n#Format: RAW\r\n#Source 1: DVS128\r\n#Start-Time: 2026-01-01 00:00:00 (TZ+0000)\r\n#!END-HEADER\r\n"
+    for start in range(0, len(events), 100):
+        part = events[start : start + 100]
+        words = [struct.pack("<Ii", x << 17 | y << 2 | p << 1 | 1, t) for x, y, t, p in part]
+        words.insert(1, struct.pack("<Ii", 5 << 17 | 5 << 2, part[0][2]))
+        out += packet(1, 8, b"".join(words), overflows) + packet(2, 40, bytes(range(80)))
+    return out
 
 
 def back(path):
@@ -49,7 +72,10 @@ def back(path):
     return [tuple(int(v) for v in one) for e in pieces for one in zip(e.x, e.y, e.t, e.p, strict=True)]
 
 
-@pytest.mark.parametrize("suffix", [".bin", ".npy", ".npz"])
+KINDS = (".bin", ".npy", ".npz", ".aedat", ".h5")
+
+
+@pytest.mark.parametrize("suffix", KINDS)
 @pytest.mark.parametrize("piece", [7, 1 << 18])
 def test_what_was_written_is_read_back(tmp_path, monkeypatch, suffix, piece):
     monkeypatch.setattr(files, "PIECE", piece)
@@ -60,6 +86,31 @@ def test_what_was_written_is_read_back(tmp_path, monkeypatch, suffix, piece):
 def test_bytes_of_n_mnist_by_the_description(tmp_path):
     (tmp_path / "one.bin").write_bytes(bytes([33, 7, 0x80 | 0x01, 0x02, 0x03, 5, 6, 0x7F, 0xFF, 0xFF]))
     assert back(tmp_path / "one.bin") == [(33, 7, 0x010203, 1), (5, 6, 0x7FFFFF, 0)]
+
+
+def test_aedat_by_the_description(tmp_path):
+    event = bytes([0b00001111, 0, 0b00000100, 0, 1, 0, 0, 0])  # little-endian: x = 2, y = 3, ON, valid; 1 µs
+    head = b"#!AER-DAT3.1\r\n#!END-HEADER\r\n"
+    (tmp_path / "one.aedat").write_bytes(head + packet(1, 8, event, overflows=1))
+    assert back(tmp_path / "one.aedat") == [(2, 3, 2**31 + 1, 1)]
+
+
+def test_hdf5_at_the_root_and_elsewhere(tmp_path):
+    events = stream(3, 40)
+    with h5py.File(tmp_path / "root.hdf5", "w") as file:
+        for name, values in zip(("x", "y", "ts", "polarity"), np.array(events).T, strict=True):
+            file[name] = values
+    assert back(tmp_path / "root.hdf5") == events
+    with h5py.File(tmp_path / "links.h5", "w") as file:
+        for name in "xytp":
+            file[name] = h5py.ExternalLink("root.hdf5", "x")
+    with pytest.raises(KdsnnError, match="is a link, which is not followed"):
+        back(tmp_path / "links.h5")
+    with h5py.File(tmp_path / "outside.h5", "w") as file:
+        for name in "xytp":
+            file.create_dataset(name, (4,), np.int32, external=[("root.hdf5", 0, 16)])
+    with pytest.raises(KdsnnError, match="numbers are in another file"):
+        back(tmp_path / "outside.h5")
 
 
 @pytest.mark.parametrize("piece", [1, 100])
@@ -100,7 +151,7 @@ def recordings(tmp_path):
             for i in range(count):
                 events = [(x // 2 + 6 * label, y, t, p) for x, y, t, p in stream(100 * label + i + count)]
                 events.insert(150, (0, 0, events[150][2], 0))
-                write(tmp_path / part / name / f"{i}{('.bin', '.npy', '.npz')[i % 3]}", events)
+                write(tmp_path / part / name / f"{i}{KINDS[i % 3]}", events)
     return tmp_path
 
 
@@ -159,6 +210,21 @@ def test_damage_is_named(recordings):
             load(f"events:{recordings}")
         assert str(path) in str(caught.value)
     (recordings / "Train/left/bad.npz").unlink()
+    good = as_aedat(stream(5))
+    path = recordings / "Train/left/bad.aedat"
+    for content, message in [
+        (good.replace(b"3.1", b"2.0", 1), "is not of AEDAT 3.1"),
+        (good.replace(b"RAW", b"PNG", 1), "are not of format RAW"),
+        (good[:30], "its header has no end"),
+        (good[:-5], "its last packet is cut short"),
+        (good + b"123", "its last packet is cut short"),
+        (good + packet(1, 12, bytes(24)), "2 events of 12 bytes: the file is damaged"),
+    ]:
+        path.write_bytes(content)
+        with pytest.raises(KdsnnError, match=message) as caught:
+            load(f"events:{recordings}")
+        assert str(path) in str(caught.value)
+    path.unlink()
     (recordings / "Train/left/pickled.npy").write_bytes(b"\x93NUMPY nonsense")
     with pytest.raises(KdsnnError, match=r"pickled.npy: not a readable file of events"):
         load(f"events:{recordings}")
@@ -169,7 +235,7 @@ def test_damage_is_named(recordings):
 @given(st.data())
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_mutated_file_is_refused_in_one_line_or_read(tmp_path, data):
-    kind = data.draw(st.sampled_from([".bin", ".npy", ".npz"]))
+    kind = data.draw(st.sampled_from(KINDS))
     path = write(tmp_path / f"mutated{kind}", stream(1, 40))
     content = bytearray(path.read_bytes())
     for _ in range(data.draw(st.integers(1, 4))):

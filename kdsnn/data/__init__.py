@@ -16,7 +16,7 @@ from types import MappingProxyType
 from kdsnn.data.augment import Augmentation
 from kdsnn.data.dataset import DataSet
 from kdsnn.data.digits import load_digits
-from kdsnn.data.events.cutting import Cut, cut_in
+from kdsnn.data.events.cutting import FrameCut, cut_in
 from kdsnn.data.events.recordings import load_recordings
 from kdsnn.data.folder import load_folder
 from kdsnn.data.given import as_data
@@ -63,7 +63,7 @@ DESCRIPTIONS: Mapping[str, str] = MappingProxyType(
 )
 """The forms that `load` takes, and what they are."""
 
-FILES: Mapping[str, Callable[[Path, int, Size | None, Cut | None], DataSet]] = MappingProxyType(
+FILES: Mapping[str, Callable[[Path, int, Size | None, FrameCut | None], DataSet]] = MappingProxyType(
     {
         "npz": lambda path, seed, size, cut: load_npz(path),
         "npy": lambda path, seed, size, cut: load_npy(path),
@@ -143,7 +143,7 @@ def _exists(source: str, *, bare: bool = True) -> bool:
         return False
 
 
-def _load(source: str, spec: str, seed: int, size: Size | None, cut: Cut | None) -> DataSet:
+def _load(source: str, spec: str, seed: int, size: Size | None, cut: FrameCut | None) -> DataSet:
     kind, _, rest = source.partition(":")
     if source == "digits":
         return load_digits(seed)

@@ -55,7 +55,7 @@ class DataSet:
         return channels, height, width
 
     @property
-    def T(self) -> int | None:
+    def T(self) -> int | None:  # noqa: N802 - as everywhere
         """One sample has so many frames; None where it is a still image."""
         return None if self.x_train.ndim == 4 else self.x_train.shape[1]
 
@@ -67,7 +67,9 @@ class DataSet:
     def require_images(self, what: str) -> None:
         """Raise KdsnnError for frames over time, to which `what` cannot be done."""
         if self.T is not None:
-            raise KdsnnError(f"{self.name} holds frames over time, and {what} is for images: leave it out, or put it before +events.")
+            raise KdsnnError(
+                f"{self.name} holds frames over time, and {what} is for images: leave it out, or put it before +events."
+            )
 
     def _check(self, part: str, x: NDArray[Any], y: NDArray[Any]) -> None:
         if x.dtype != np.uint8 or x.ndim not in (4, 5) or x.size == 0:

@@ -142,7 +142,10 @@ def _of_items(called: str, dataset: Any, layout: Layout | None) -> LabeledImages
         image, label = _pair(f"{called}: item {i}", item)
         values, chosen = _values(f"{called}: item {i}", image, layout)
         if values.ndim == 4:
-            pixels, worst = _frames(f"{called}: item {i}", values, "; give the data set itself, not a loader of batches"), 0.0
+            pixels, worst = (
+                _frames(f"{called}: item {i}", values, "; give the data set itself, not a loader of batches"),
+                0.0,
+            )
         else:
             levels, worst = (values, 0.0) if values.dtype == np.uint8 else _levels(called, i, values[None])
             pixels = channels_first(levels.reshape(1, *values.shape), chosen)[0]

@@ -37,7 +37,9 @@ def events(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Some of digits+events5 as arrays, which load in no time."""
     data = kdsnn.load_data(f"digits+events{T}")
     path = tmp_path_factory.mktemp("events") / "events.npz"
-    np.savez(path, x_train=data.x_train[:80], y_train=data.y_train[:80], x_test=data.x_test[:40], y_test=data.y_test[:40])
+    np.savez(
+        path, x_train=data.x_train[:80], y_train=data.y_train[:80], x_test=data.x_test[:40], y_test=data.y_test[:40]
+    )
     return path
 
 
@@ -60,7 +62,11 @@ def test_files_of_every_format_run_on_the_same_data(watching: Path, events: Path
     saved = tmp_path / "saved.npz"
     cli("run", watching, "--data", events, "--samples", 12, "--save", saved, *calibrated)
     expected = np.load(saved)
-    for name, back_end in (("watching.net", "emulator"), ("watching.int8.onnx", "onnx"), ("watching.int8.loop.onnx", "onnx")):
+    for name, back_end in (
+        ("watching.net", "emulator"),
+        ("watching.int8.onnx", "onnx"),
+        ("watching.int8.loop.onnx", "onnx"),
+    ):
         cli("run", tmp_path / name, "--data", events, "--samples", 12, "--save", saved)
         found = np.load(saved)
         assert np.array_equal(found["input"], expected["input"]) and found["input"].shape == (12, T, *SHAPE)
@@ -68,7 +74,9 @@ def test_files_of_every_format_run_on_the_same_data(watching: Path, events: Path
     cli("run", tmp_path / "watching.nir", "--data", events, "--samples", 12)
     for name in ("watching.onnx", "watching.net", "watching.nir"):
         assert "reads" in error_line("run", tmp_path / name, "--data", "digits")
-    assert "reads 5 frames, and the samples of digits+events have 8" in error_line("run", watching, "--data", "digits+events")
+    assert "reads 5 frames, and the samples of digits+events have 8" in error_line(
+        "run", watching, "--data", "digits+events"
+    )
 
 
 def test_the_first_layer_counts_synops_of_events(watching: Path, events: Path, tmp_path: Path) -> None:

@@ -131,7 +131,9 @@ def test_only_bare_net_files_take_the_option(student: Path, tmp_path: Path) -> N
     assert "is a finished model" in error_line("run", "a.onnx", "--input-coding", "spikes")
     assert "no such file" in error_line("run", tmp_path / "none.net", "--input-coding", "spikes")
     spiking = ["--timesteps", 12, "--input-coding", "spikes"]
-    assert "reads frames over time, and digits holds images" in error_line("profile", SLAYER, *spiking, "--out", tmp_path / "report")
+    assert "reads frames over time, and digits holds images" in error_line(
+        "profile", SLAYER, *spiking, "--out", tmp_path / "report"
+    )
     # written again, it has its .json
     cli("export", SLAYER, *spiking, "--to", "netx", "--out", tmp_path)
     described = json.loads((tmp_path / "slayer_cuba.net.json").read_text())

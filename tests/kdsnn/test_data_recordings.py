@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from kdsnn.data import load
 from kdsnn.data.events import files
-from kdsnn.data.events.cutting import Cut, Events
+from kdsnn.data.events.cutting import Events, FrameCut
 from kdsnn.data.events.files import read
 from kdsnn.errors import KdsnnError
 
@@ -27,7 +27,9 @@ def stream(seed, count=300, wide=SIZE):
 
 def as_bin(events):
     """N-MNIST's format: x, y, then polarity in the highest bit of 24, and the time in the other 23."""
-    return b"".join(struct.pack(">BBI", x, y, p << 23 | t)[:2] + struct.pack(">I", p << 23 | t)[1:] for x, y, t, p in events)
+    return b"".join(
+        struct.pack(">BBI", x, y, p << 23 | t)[:2] + struct.pack(">I", p << 23 | t)[1:] for x, y, t, p in events
+    )
 
 
 def write(path, events):
@@ -131,7 +133,9 @@ def by_definition(events, T, by, size):
     return frames
 
 
-@given(st.integers(0, 1000), st.integers(1, 40), st.integers(1, 9), st.sampled_from(["time", "number"]), st.integers(1, 9))
+@given(
+    st.integers(0, 1000), st.integers(1, 40), st.integers(1, 9), st.sampled_from(["time", "number"]), st.integers(1, 9)
+)
 @settings(max_examples=60, deadline=None)
 def test_cutting_is_its_definition_whatever_the_pieces(seed, count, T, by, piece):
     events = stream(seed, count)
@@ -140,7 +144,7 @@ def test_cutting_is_its_definition_whatever_the_pieces(seed, count, T, by, piece
         for start in range(0, count, piece):
             yield Events(*np.array(events[start : start + piece], np.int64).T)
 
-    assert np.array_equal(Cut(T, by).frames("made", pieces, (SIZE, SIZE)), by_definition(events, T, by, SIZE))
+    assert np.array_equal(FrameCut(T, by).frames("made", pieces, (SIZE, SIZE)), by_definition(events, T, by, SIZE))
 
 
 @pytest.fixture
@@ -243,6 +247,6 @@ def test_a_mutated_file_is_refused_in_one_line_or_read(tmp_path, data):
         content[at] = data.draw(st.integers(0, 255))
     path.write_bytes(content[: data.draw(st.integers(0, len(content)))] if data.draw(st.booleans()) else content)
     try:
-        Cut(4).frames(str(path), lambda: read(path), (1 << 6, 1 << 6))
+        FrameCut(4).frames(str(path), lambda: read(path), (1 << 6, 1 << 6))
     except KdsnnError as error:
         assert "mutated" in str(error) and "\n" not in str(error)

@@ -74,10 +74,8 @@ class Stepwise(nn.Module):
         )
 
     def forward(self, x):
-        if self.way == "own steps":
-            out = torch.stack([self.body(x[:, t]) for t in range(x.shape[1])])
-        else:
-            out = self.body(x)
+        own = self.way == "own steps"
+        out = torch.stack([self.body(x[:, t]) for t in range(x.shape[1])]) if own else self.body(x)
         return out.mean(0) if self.mean else out
 
 

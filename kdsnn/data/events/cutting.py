@@ -35,7 +35,7 @@ Stream = Callable[[], Iterator[Events]]
 
 
 @dataclass(frozen=True)
-class Cut:
+class FrameCut:
     """A cut makes T frames of a stream: of equal time, or of an equal number of events.
 
     The last frame takes the remainder, as in SpikingJelly: with N events from t₀ to t₁, event k at time t is in frame
@@ -67,13 +67,13 @@ class Cut:
         return found
 
 
-def cut_in(variant: str) -> Cut | None:
+def cut_in(variant: str) -> FrameCut | None:
     """Read "frames16" or "frames16-by-number"; None for what is no cut. Raises KdsnnError for a number of frames that
     there cannot be."""
     found = re.fullmatch(r"frames(\d{1,6})(-by-number)?", variant)
     if found is None:
         return None
-    return Cut(require_frames(variant, int(found[1])), "number" if found[2] else "time")
+    return FrameCut(require_frames(variant, int(found[1])), "number" if found[2] else "time")
 
 
 def require_frames(variant: str, T: int) -> int:

@@ -64,7 +64,9 @@ def read_npy(path: Path) -> Iterator[Events]:
     """Read one array with fields, see the module."""
     array = np.load(path, mmap_mode="r", allow_pickle=False)
     if array.dtype.names is None or array.ndim != 1:
-        raise KdsnnError(f"{path}: an array of {array.dtype} of shape {array.shape}: it needs fields x, y, t and p, (N,).")
+        raise KdsnnError(
+            f"{path}: an array of {array.dtype} of shape {array.shape}: it needs fields x, y, t and p, (N,)."
+        )
     columns = {name: array[field] for name, field in _fields(path, array.dtype.names).items()}
     yield from _pieces(path, columns)
 
@@ -153,7 +155,9 @@ def read(path: Path) -> Iterator[Events]:
     except KdsnnError:
         raise
     except Exception as error:  # zipfile, zlib and numpy's header parser raise a dozen kinds on damaged files
-        raise KdsnnError(f"{path}: not a readable file of events ({brief(error)}): copy it again or remove it.") from error
+        raise KdsnnError(
+            f"{path}: not a readable file of events ({brief(error)}): copy it again or remove it."
+        ) from error
 
 
 def _fields(path: Path, found: tuple[str, ...]) -> dict[str, str]:
@@ -183,7 +187,9 @@ def _pieces(path: Path, columns: Mapping[str, NDArray[Any]]) -> Iterator[Events]
             if name != "t" and part.dtype.kind == "f" and (whole[name] != part).any():
                 raise KdsnnError(f"{path}: its {name} are no whole numbers.")
         if parts["t"].dtype.kind == "f":
-            raise KdsnnError(f"{path}: its times are {parts['t'].dtype}: store them as whole numbers, of microseconds say.")
+            raise KdsnnError(
+                f"{path}: its times are {parts['t'].dtype}: store them as whole numbers, of microseconds say."
+            )
         whole["p"] = (whole["p"] + 1) // 2 if (whole["p"] == -1).any() else whole["p"]
         yield Events(**whole)
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdsnn.data.dataset import DataSet
-from kdsnn.data.events.cutting import Cut, extent
+from kdsnn.data.events.cutting import FrameCut, extent
 from kdsnn.data.events.files import READERS, read
 from kdsnn.data.folder import FileKind, class_files
 from kdsnn.data.storage import empty
@@ -17,7 +17,7 @@ from kdsnn.data.storage import empty
 RECORDINGS = FileKind("events", "files of events", frozenset(READERS))
 
 
-def load_recordings(folder: Path, seed: int, cut: Cut | None = None) -> DataSet:
+def load_recordings(folder: Path, seed: int, cut: FrameCut | None = None) -> DataSet:
     """Read the recordings below `folder` and cut each into frames.
 
     The sensor is as large as the events of all files take up: no format read here says its size. `seed` draws the test set
@@ -25,7 +25,7 @@ def load_recordings(folder: Path, seed: int, cut: Cut | None = None) -> DataSet:
 
     Raises KdsnnError naming the folder or file and the remedy.
     """
-    cut = cut or Cut()
+    cut = cut or FrameCut()
     found = class_files(folder, seed, RECORDINGS)
     extents = [extent(str(path), partial(read, path)) for path in (*found.train, *found.test)]
     size = max(height for height, _ in extents), max(width for _, width in extents)
@@ -46,7 +46,7 @@ def load_recordings(folder: Path, seed: int, cut: Cut | None = None) -> DataSet:
     )
 
 
-def _cut(paths: list[Path], cut: Cut, size: tuple[int, int]) -> NDArray[np.uint8]:
+def _cut(paths: list[Path], cut: FrameCut, size: tuple[int, int]) -> NDArray[np.uint8]:
     """Cut every recording: (N, T, 2, H, W)."""
     result = empty((len(paths), cut.T, 2, *size))
     for index, path in enumerate(paths):

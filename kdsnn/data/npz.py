@@ -189,7 +189,7 @@ def _mapped(folder: Path, key: str) -> _Array:
             shape, dtype, fortran = _header(file, key)
             if 0 in shape:  # of which there is nothing to map
                 return _File(np.empty(shape, dtype))
-            array = np.memmap(file, dtype, "r", file.tell(), shape, "F" if fortran else "C")
+            array: NDArray[Any] = np.memmap(file, dtype, "r", file.tell(), shape, "F" if fortran else "C")
     except Exception as error:  # as in load_npz
         raise KdsnnError(
             f"{path}: not a single array of numbers that can be read ({brief(error)}): write it again with numpy.save."

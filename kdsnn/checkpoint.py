@@ -16,7 +16,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import safetensors
 
@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 KEY = "kdsnn-deploy"
-PIXELS = "pixels/255"
+PIXELS, SPIKES, MEAN = "pixels/255", "spikes", "mean of frames"
+"""What a network sees: uint8 pixels / 255, frame t of 0 and 1 at step t, or (an ANN) the mean of such frames."""
 OPTIONAL = ("quantized", "class_names")
 """Entries of the description that a file has only where they say something."""
 
@@ -51,7 +52,7 @@ class CheckpointInfo:
     * `model`, `options`: the arguments of `kdsnn.models.build`; `options` are plain JSON values, a
       sequence comes back as a tuple. Of any other module `model` is what `model_text` says, and `options` are empty.
     * `T` (time steps): None for an ANN. `readout`, `neuron`: of a spiking network that `kdsnn.models.build` makes.
-    * `input_shape` (C, H, W), `classes`, `preprocessing` (uint8 pixels / 255).
+    * `input_shape` (C, H, W) of an image or a frame, `classes`, `preprocessing` (`PIXELS`, `SPIKES` or `MEAN`).
     * `class_names`: of the data set, in the order of the labels, or empty and then left out of the file.
     * `data`: the spec of the data set; `metrics`: name → value, accuracies in 0…1; `training`: method
       and configuration.
@@ -74,6 +75,16 @@ class CheckpointInfo:
     version: str = field(default_factory=_version)
     quantized: Mapping[str, Any] | None = None
     class_names: tuple[str, ...] = ()
+
+    @property
+    def over_time(self) -> bool:
+        """Whether its samples are frames over time (T, C, H, W), of which an ANN sees the mean."""
+        return self.preprocessing != PIXELS
+
+    @property
+    def encoding(self) -> Literal["direct", "spikes"]:
+        """What a spiking network reads at a step: the image, the same at every one, or the spikes of frame t."""
+        return "spikes" if self.preprocessing == SPIKES else "direct"
 
     def build(self) -> nn.Module:
         """The network described, with fresh weights.
@@ -223,8 +234,8 @@ def _require_types(info: CheckpointInfo) -> None:
             raise TypeError(f"'{name}' has the wrong type")
     if len(info.input_shape) != 3 or not all(isinstance(n, int) and n > 0 for n in (*info.input_shape, info.classes)):
         raise ValueError("input shape and classes must be positive whole numbers")
-    if info.preprocessing != PIXELS:
-        raise ValueError(f"preprocessing '{info.preprocessing}' is unknown, only {PIXELS} is")
+    if info.preprocessing not in (PIXELS, SPIKES if info.spiking else MEAN):
+        raise ValueError(f"preprocessing '{info.preprocessing}' is unknown for a network of this kind")
     if info.spiking and (info.T is None or info.T < 1):
         raise ValueError("a spiking network needs T")
     if info.T is not None and info.T > LARGEST_T:

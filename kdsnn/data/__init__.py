@@ -16,6 +16,8 @@ from types import MappingProxyType
 from kdsnn.data.augment import Augmentation
 from kdsnn.data.dataset import DataSet
 from kdsnn.data.digits import load_digits
+from kdsnn.data.events.cutting import FrameCut, cut_in
+from kdsnn.data.events.recordings import load_recordings
 from kdsnn.data.folder import load_folder
 from kdsnn.data.given import as_data
 from kdsnn.data.hub import HUB, load_hub
@@ -42,9 +44,11 @@ DESCRIPTIONS: Mapping[str, str] = MappingProxyType(
         "cifar10": "60,000 color images of 10 classes, 32×32, through Hugging Face datasets",
         "cifar100": "60,000 color images of 100 classes, 32×32, through Hugging Face datasets",
         "hf:REPO": "a repository of labeled images on the Hugging Face Hub, or a local one",
-        "npz:FILE": "arrays x_train, y_train, x_test, y_test (uint8 images) in one archive",
+        "npz:FILE": "arrays x_train, y_train, x_test, y_test (uint8 images, or frames of 0 and 1 over time) in one archive",
         "npy:DIR": "the same arrays as .npy files, read batch by batch where they are large",
         "folder:DIR": "images in class sub-folders, in DIR/train and DIR/test or in DIR itself",
+        "events:DIR": "recordings of event cameras (.bin, .npy, .npz, .h5, .aedat) in class sub-folders, as 8 frames each",
+        "events:DIR+frames16": "the same in 16 frames of equal time, or of equal number: +frames16-by-number",
         "FILE or DIR": "an .npz file, or a folder of .npy files or of images: its kind is recognized",
         "DATA+HxW": "images resized, e.g. +32x32; those of folders and of the Hub may differ in size then",
         "DATA+rgb": "gray images in three equal channels",
@@ -53,16 +57,18 @@ DESCRIPTIONS: Mapping[str, str] = MappingProxyType(
         "DATA+back-rand": "gray images on random pixels, a variant of MNIST",
         "DATA+back-image": "gray images on patches of photographs, a variant of MNIST",
         "DATA+rot-back-image": "both rot and back-image",
+        "DATA+events": "what a simulated event camera sees of images: 8 frames of 2 polarities, or +events16",
         "DATA+12k-50k": "12,000 training and 50,000 test images drawn from all: the split of MNIST's variants",
     }
 )
 """The forms that `load` takes, and what they are."""
 
-FILES: Mapping[str, Callable[[Path, int, Size | None], DataSet]] = MappingProxyType(
+FILES: Mapping[str, Callable[[Path, int, Size | None, FrameCut | None], DataSet]] = MappingProxyType(
     {
-        "npz": lambda path, seed, size: load_npz(path),
-        "npy": lambda path, seed, size: load_npy(path),
-        "folder": load_folder,
+        "npz": lambda path, seed, size, cut: load_npz(path),
+        "npy": lambda path, seed, size, cut: load_npy(path),
+        "folder": lambda path, seed, size, cut: load_folder(path, seed, size),
+        "events": lambda path, seed, size, cut: load_recordings(path, seed, cut),
     }
 )
 
@@ -86,8 +92,9 @@ def load(
     source = recognized(source)
     if image_size is not None:
         variants = ["{}x{}".format(*require_size(image_size)), *variants]
-    data = _load(source, spec, seed, size_in(variants[0]) if variants else None)
-    for name in variants:
+    cut = cut_in(variants[0]) if variants and source.startswith("events:") else None
+    data = _load(source, spec, seed, size_in(variants[0]) if variants else None, cut)
+    for name in variants[1:] if cut else variants:
         if variant := variant_of(name):
             data = variant(data, seed)
     if noise:
@@ -119,7 +126,7 @@ def _parse(spec: str) -> tuple[str, list[str]]:
         head, _, last = source.rpartition("+")
         if variant_of(last) is None:
             if ":" not in source or _exists(head):  # else the + may be part of a file's name
-                known = [*VARIANTS, "HxW"]
+                known = [*VARIANTS, "eventsT", "HxW"]
                 raise KdsnnError(f"Unknown variant '{last}' of data set '{head}': {_suggestion(last, known)}.")
             break
         source, variants = head, [last, *variants]
@@ -136,7 +143,7 @@ def _exists(source: str, *, bare: bool = True) -> bool:
         return False
 
 
-def _load(source: str, spec: str, seed: int, size: Size | None) -> DataSet:
+def _load(source: str, spec: str, seed: int, size: Size | None, cut: FrameCut | None) -> DataSet:
     kind, _, rest = source.partition(":")
     if source == "digits":
         return load_digits(seed)
@@ -145,7 +152,7 @@ def _load(source: str, spec: str, seed: int, size: Size | None) -> DataSet:
     if kind == "hf" and rest:
         return load_hub(source, rest, seed, size)
     if kind in FILES and rest:
-        return FILES[kind](Path(rest), seed, size)
+        return FILES[kind](Path(rest), seed, size, cut)
     raise KdsnnError(f"Unknown data set '{spec}': {_suggestion(source, [k for k in DESCRIPTIONS if '+' not in k])}.")
 
 

@@ -51,13 +51,19 @@ class Augmentation:
         return bool(self.crop or self.flip or self.cutout or self.auto)
 
     def apply(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """Change uint8 images (N, C, H, W); those returned have the same shape, type and device.
+        """Change uint8 images (N, C, H, W), or frames (N, T, C, H, W), of which all of a sample change alike; those returned
+        have the same shape, type and device.
 
         `generator` must be on that device; its state alone decides what happens. Nothing waits for the device.
+        Raises KdsnnError where `auto`, which changes gray levels, meets frames.
         """
-        from kdsnn.data.device import cut, mirrored, shifted
+        from kdsnn.data.device import as_maps, cut, mirrored, shifted
         from kdsnn.data.policy import trivial
 
+        if images.ndim == 5:
+            if self.auto:
+                raise KdsnnError("augmentation auto changes gray levels, and frames of events have none: leave it out.")
+            return self.apply(as_maps(images), generator).reshape(images.shape)
         if self.auto:
             images = trivial(images, generator)
         images = shifted(images, self.crop, generator)

@@ -39,7 +39,7 @@ class Streamed:
 
 
 def placed(images: NDArray[np.uint8], device: torch.device) -> Tensor | Streamed:
-    """Place uint8 images (N, C, H, W) where `pick` takes them from.
+    """Place uint8 images (N, C, H, W), or frames (N, T, C, H, W), where `pick` takes them from.
 
     Up to `storage.IN_MEMORY` bytes all of them move to `device`; more than that stream, batch by batch.
     """
@@ -61,14 +61,17 @@ def _whole(images: NDArray[Any], device: torch.device) -> Tensor:
 
 
 def floats(images: Tensor) -> Tensor:
-    """A network sees uint8 images as pixels / 255, float32, contiguous."""
-    return images.to(torch.float32, memory_format=torch.contiguous_format) / 255
+    """A network sees uint8 images as pixels / 255, and frames (N, T, C, H, W) of 0 and 1 as they are: float32, contiguous."""
+    values = images.to(torch.float32, memory_format=torch.contiguous_format)
+    return values if images.ndim == 5 else values / 255
 
 
 def shifted(images: Tensor, reach: int, generator: torch.Generator) -> Tensor:
     """Move each image (N, C, H, W) by its own -reach…reach pixels in y and x; zeros move in."""
     if reach == 0:
         return images
+    if images.ndim == 5:
+        return shifted(as_maps(images), reach, generator).reshape(images.shape)
     count, _, height, width = images.shape
     device = images.device
     offsets = torch.randint(0, 2 * reach + 1, (2, count, 1), generator=generator, device=device)
@@ -77,6 +80,11 @@ def shifted(images: Tensor, reach: int, generator: torch.Generator) -> Tensor:
     padded = pad(images, (reach, reach, reach, reach)).permute(0, 2, 3, 1)
     one = torch.arange(count, device=device)[:, None, None]
     return padded[one, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def as_maps(images: Tensor) -> Tensor:
+    """View frames over time (N, T, C, H, W) as images of T·C channels, so that all frames of a sample change alike."""
+    return images.flatten(1, -3)
 
 
 def mirrored(images: Tensor, generator: torch.Generator) -> Tensor:

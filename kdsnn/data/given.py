@@ -1,5 +1,6 @@
 """Data sets that a Python program has at hand: numpy arrays, and torch's `Dataset`.
 
+Frames over time are whole numbers or booleans (N, T, C, H, W), 0 or 1; of a `Dataset` (T, C, H, W) each.
 Images are uint8 (N, C, H, W), (N, H, W, C) or (N, H, W), or floats in 0…1; of a `Dataset` each for itself, as a tensor
 (C, H, W) or (H, W), an array or a PIL image, in a pair with its label. Pixels are 8 bit here: floats become the nearest
 pixels, and a note says so where that changes them. Labels are whole numbers 0…K - 1.
@@ -105,15 +106,18 @@ def _part(called: str, data: Any, layout: Layout | None) -> LabeledImages:
 
 
 def _of_arrays(called: str, images: NDArray[Any], labels: NDArray[Any], layout: Layout | None) -> LabeledImages:
-    if images.ndim not in (3, 4) or images.size == 0:
+    if images.ndim not in (3, 4, 5) or images.size == 0:
         raise KdsnnError(
-            f"{called} have the shape {images.shape}: expected (N, H, W), (N, C, H, W) or (N, H, W, C), not empty."
+            f"{called} have the shape {images.shape}: expected (N, H, W), (N, C, H, W) or (N, H, W, C), or (N, T, C, H, W) "
+            "of frames over time, not empty."
         )
     if not np.issubdtype(labels.dtype, np.integer) or labels.shape != images.shape[:1]:
         raise KdsnnError(
             f"{called}: the labels are {labels.dtype} of shape {labels.shape}: expected whole numbers of shape "
             f"{images.shape[:1]}, one for each image."
         )
+    if images.ndim == 5:
+        return LabeledImages(_frames(called, images), labels.astype(np.int64))
     found = layout_of(images.shape) if images.ndim == 3 or layout is None else layout
     if found is None:
         raise KdsnnError(
@@ -137,8 +141,14 @@ def _of_items(called: str, dataset: Any, layout: Layout | None) -> LabeledImages
     for i, item in enumerate(_items(called, dataset)):
         image, label = _pair(f"{called}: item {i}", item)
         values, chosen = _values(f"{called}: item {i}", image, layout)
-        levels, worst = (values, 0.0) if values.dtype == np.uint8 else _levels(called, i, values[None])
-        pixels = channels_first(levels.reshape(1, *values.shape), chosen)[0]
+        if values.ndim == 4:
+            pixels, worst = (
+                _frames(f"{called}: item {i}", values, "; give the data set itself, not a loader of batches"),
+                0.0,
+            )
+        else:
+            levels, worst = (values, 0.0) if values.dtype == np.uint8 else _levels(called, i, values[None])
+            pixels = channels_first(levels.reshape(1, *values.shape), chosen)[0]
         if store is None and not images and hasattr(dataset, "__len__"):
             store = empty((len(dataset), *pixels.shape))
         first = store[0] if store is not None else images[0] if images else pixels
@@ -200,12 +210,12 @@ def _values(called: str, image: Any, layout: Layout | None) -> tuple[NDArray[Any
                 f"{called} is an image that cannot be read ({brief(error)}): mend or remove it."
             ) from error
     values = _array(called, image)
-    if values.ndim not in (2, 3) or values.size == 0:
+    if values.ndim not in (2, 3, 4) or values.size == 0:
         raise KdsnnError(
-            f"{called} is an image of shape {values.shape}: expected (C, H, W), (H, W, C) or (H, W), not empty; give the "
-            "data set itself, not a loader of batches."
+            f"{called} is an image of shape {values.shape}: expected (C, H, W), (H, W, C) or (H, W), or (T, C, H, W) of "
+            "frames over time, not empty; give the data set itself, not a loader of batches."
         )
-    if values.ndim == 2:
+    if values.ndim in (2, 4):
         return values, "NHW"
     found = layout or ("NCHW" if hasattr(image, "detach") else layout_of((1, *values.shape)))
     if found is None:
@@ -242,6 +252,16 @@ def _levels(called: str, start: int, values: NDArray[Any]) -> tuple[NDArray[np.u
             "floats in 0 to 1; a normalization by mean and deviation belongs into the network."
         )
     return nearest_levels(values)
+
+
+def _frames(called: str, values: NDArray[Any], hint: str = "") -> NDArray[np.uint8]:
+    """Make uint8 of frames over time, whatever type their 0 and 1 have; `hint` ends the message for what is no such."""
+    if not np.isin(values, (0, 1)).all():
+        raise KdsnnError(
+            f"{called} of shape {values.shape} holds values from {values.min():g} to {values.max():g}: frames over time "
+            f"hold spikes, 0 or 1; of counts give (frames > 0){hint}."
+        )
+    return values.astype(np.uint8)
 
 
 def _class_names(dataset: Any) -> tuple[str, ...]:

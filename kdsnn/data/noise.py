@@ -60,6 +60,7 @@ class Noise:
         parts = [part for part in PARTS if getattr(self, part)]
         if not parts or self.sigma == 0:
             return data
+        data.require_images("noise on pixels")
         note = (
             f"Gaussian noise of standard deviation {self.std:g} ({self.kind} {self.sigma:g}, seed {self.seed}) "
             f"on {' and '.join(parts)} images, clipped and rounded to 8 bits."

@@ -3,6 +3,7 @@
 * Images: (N, H, W), or with channels (N, C, H, W) or (N, H, W, C). The channel axis is the one of
   length 1 to 4; where both or neither of the two are (an image 3 pixels high, a sensor with 16
   bands), the file must say which with a string array `layout`, "NCHW" or "NHWC".
+* Frames over time: (N, T, C, H, W), uint8 or boolean, 0 or 1: spikes, which a network sees as they are.
 * Pixels: uint8 0…255, or floats in 0…1 that are whole multiples of 1/255. Other floats are refused
   rather than rounded, because the network would train on other images than the file holds.
 * Labels: integers (N,), 0…K - 1, each present in `y_train`; K is the number of classes.
@@ -28,7 +29,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from kdsnn.data.dataset import DataSet, brief
-from kdsnn.data.pixels import EXACT, Layout, are_numbered, channels_first, layout_of, nearest_levels
+from kdsnn.data.pixels import EXACT, Layout, are_numbered, channels_first, layout_of, nearest_levels, require_spikes
 from kdsnn.data.storage import CHUNK, empty
 from kdsnn.errors import KdsnnError
 
@@ -114,11 +115,13 @@ class _Member:
         return values.reshape(self.shape, order="F" if self.fortran else "C")
 
     def pixels(self) -> NDArray[np.uint8]:
+        binary = len(self.shape) == 5
         # a file in Fortran's order holds the transposed array in C's
         stored = empty(self.shape[::-1] if self.fortran else self.shape)
         flat, done = stored.reshape(-1), 0
         for piece in self._pieces():
-            flat[done : done + len(piece)] = _levels(self.path, self.key, piece)
+            levels = _bits if binary else _levels
+            flat[done : done + len(piece)] = levels(self.path, self.key, piece)
             done += len(piece)
         return stored.T if self.fortran else stored
 
@@ -186,11 +189,14 @@ def _mapped(folder: Path, key: str) -> _Array:
             shape, dtype, fortran = _header(file, key)
             if 0 in shape:  # of which there is nothing to map
                 return _File(np.empty(shape, dtype))
-            array = np.memmap(file, dtype, "r", file.tell(), shape, "F" if fortran else "C")
+            array: NDArray[Any] = np.memmap(file, dtype, "r", file.tell(), shape, "F" if fortran else "C")
     except Exception as error:  # as in load_npz
         raise KdsnnError(
             f"{path}: not a single array of numbers that can be read ({brief(error)}): write it again with numpy.save."
         ) from error
+    if images and array.ndim == 5:
+        array = array.view(np.uint8) if array.dtype == np.bool_ else array
+        _require_bits(path, array)
     if images and array.dtype != np.uint8:
         raise KdsnnError(f"{path}: the pixels are {array.dtype}: store them as uint8, 0 to 255.")
     return _File(array)
@@ -224,6 +230,8 @@ def _data_set(name: str, path: Path, arrays: Mapping[str, _Array]) -> DataSet:
 
 def _layout(path: Path, arrays: Mapping[str, _Array]) -> Layout:
     shape = arrays["x_train"].shape
+    if len(shape) == 5:  # frames have one layout
+        return "NCHW"
     if "layout" in arrays:
         given = arrays["layout"]
         one = given.shape == () and given.dtype.kind == "U" and given.dtype.itemsize <= 64  # else not worth reading
@@ -241,10 +249,17 @@ def _layout(path: Path, arrays: Mapping[str, _Array]) -> Layout:
 
 
 def _require_images(path: Path, key: str, x: _Array) -> None:
+    if len(x.shape) == 5:
+        if x.dtype not in (np.uint8, np.bool_):
+            raise KdsnnError(f"{path}: {key} is {brief(x.dtype)}: store frames over time as uint8 or boolean, 0 or 1.")
+        return
     if x.dtype != np.uint8 and not np.issubdtype(x.dtype, np.floating):
         raise KdsnnError(f"{path}: {key} is {brief(x.dtype)}: store pixels as uint8, 0 to 255.")
     if len(x.shape) not in (3, 4):
-        raise KdsnnError(f"{path}: {key} has shape {x.shape}: expected (N, H, W), (N, C, H, W) or (N, H, W, C).")
+        raise KdsnnError(
+            f"{path}: {key} has shape {x.shape}: expected (N, H, W), (N, C, H, W) or (N, H, W, C), or (N, T, C, H, W) of "
+            "frames over time."
+        )
 
 
 def _require_labels(path: Path, key: str, y: _Array) -> None:
@@ -255,10 +270,25 @@ def _require_labels(path: Path, key: str, y: _Array) -> None:
 
 
 def _images(x: _Array, layout: Layout) -> NDArray[np.uint8]:
-    """Read images, uint8 (N, C, H, W)."""
+    """Read images, uint8 (N, C, H, W), or frames over time, (N, T, C, H, W)."""
     pixels = x.pixels()
+    if pixels.ndim == 5:
+        return pixels if isinstance(pixels, np.memmap) else np.ascontiguousarray(pixels)
     pixels = channels_first(pixels, "NHW" if pixels.ndim == 3 else "NHWC" if layout == "NHWC" else "NCHW")
     return pixels if isinstance(pixels, np.memmap) else np.ascontiguousarray(pixels)
+
+
+def _bits(path: Path, key: str, values: NDArray[Any]) -> NDArray[np.uint8]:
+    """Read some of the values of frames, uint8 of 0 and 1."""
+    require_spikes(f"{path}: {key}", values)
+    return values.view(np.uint8)
+
+
+def _require_bits(path: Path, frames: NDArray[Any]) -> None:
+    """Compare mapped frames with 0 and 1, a part of them at a time."""
+    step = max(1, CHUNK // max(1, prod(frames.shape[1:])))
+    for start in range(0, len(frames), step):
+        require_spikes(str(path), frames[start : start + step])
 
 
 def _levels(path: Path, key: str, values: NDArray[Any]) -> NDArray[np.uint8]:

@@ -8,6 +8,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from kdsnn.errors import KdsnnError
+
 Layout = Literal["NHW", "NCHW", "NHWC"]
 CHANNELS = range(1, 5)
 """Channels of an image that are recognized as such."""
@@ -45,3 +47,12 @@ def are_numbered(labels: NDArray[np.int64]) -> bool:
     """Say whether the labels are all of 0…K - 1 for some K."""
     classes = np.unique(labels)
     return len(classes) > 0 and classes[0] == 0 and classes[-1] == len(classes) - 1
+
+
+def require_spikes(called: str, frames: NDArray[Any]) -> None:
+    """Raise KdsnnError for frames over time, whole numbers, that hold anything but 0 and 1."""
+    if frames.size and (frames.max() > 1 or frames.min() < 0):
+        raise KdsnnError(
+            f"{called} holds values from {frames.min()} to {frames.max()}: frames over time hold spikes, 0 or 1; of counts "
+            "store (frames > 0)."
+        )

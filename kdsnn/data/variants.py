@@ -1,6 +1,8 @@
 """Variants of data sets: of another size or number of channels, and MNIST's variants.
 
 * `HxW`, such as `32x32`: resized, see `kdsnn.data.images.resized`.
+* `events`: frames over time of what a simulated event camera sees, see `kdsnn.data.events.camera`; 8 frames, or as many as
+  `events16` says.
 * `rgb`: gray images in three equal channels. `gray`: colored ones in one, 0.299 R + 0.587 G + 0.114 B (ITU-R BT.601).
 
 MNIST's variants (Larochelle et al., ICML 2007, section 4) are made from any gray images with a seed:
@@ -30,6 +32,8 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from kdsnn.data.dataset import DataSet
+from kdsnn.data.events.camera import seen_shape, spikes
+from kdsnn.data.events.cutting import FRAMES, cut_in, require_frames
 from kdsnn.data.images import Size, require_size, resized
 from kdsnn.data.storage import CHUNK, empty, mapped, picked
 from kdsnn.errors import KdsnnError
@@ -126,10 +130,37 @@ def in_gray(data: DataSet, seed: int) -> DataSet:
 
 def of_size(data: DataSet, size: Size) -> DataSet:
     """Make the variant `HxW`, see the module."""
+    data.require_images("resizing")
     note = f"Images are resized to {size[0]}×{size[1]} pixels (height × width)."
     if data.input_shape[1:] != size:
         data = replace(data, x_train=resized(data.x_train, size), x_test=resized(data.x_test, size))
     return replace(data, notes=(*data.notes, note))
+
+
+def seen_by_camera(data: DataSet, seed: int, T: int = FRAMES) -> DataSet:
+    """Make the variant `events`, of T frames, see the module; colored images are made gray first."""
+    data.require_images("a simulated camera")
+    data = in_gray(data, seed) if data.input_shape[0] == 3 else data
+    if data.input_shape[0] != 1:
+        raise KdsnnError(f"{data.name} has {data.input_shape[0]} channels: a simulated camera sees images of 1 or 3.")
+    size = seen_shape(data.input_shape[1:])
+
+    def seen(images: Images, part: int) -> Images:
+        rng = np.random.RandomState([seed, 4, part])
+        result = empty((len(images), T, 2, *size))
+        step = max(1, CHUNK // (size[0] * size[1]))
+        for start in range(0, len(images), step):
+            result[start : start + step] = spikes(images[start : start + step, 0], T, rng)
+        return result
+
+    note = f"Seen by a simulated event camera in three saccades (seed {seed}): {T} frames of 2×{size[0]}×{size[1]}."
+    x_train, x_test = (seen(x, part) for part, x in enumerate((data.x_train, data.x_test)))
+    return replace(data, x_train=x_train, x_test=x_test, notes=(*data.notes, note))
+
+
+def not_cut(data: DataSet, seed: int) -> DataSet:
+    """Raise KdsnnError: a cut is made where recordings are read, right behind their folder, and comes too late here."""
+    raise KdsnnError(f"{data.name}: +frames… cuts the recordings of events:DIR, and stands right behind it.")
 
 
 VARIANTS: Mapping[str, Variant] = MappingProxyType(
@@ -141,6 +172,7 @@ VARIANTS: Mapping[str, Variant] = MappingProxyType(
         "back-image": image_background,
         "rot-back-image": rotation_with_image_background,
         "12k-50k": benchmark_split,
+        "events": seen_by_camera,
     }
 )
 """What can follow a `+` in the name of a data set, beside a size."""
@@ -153,7 +185,15 @@ def size_in(variant: str) -> Size | None:
 
 
 def variant_of(name: str) -> Variant | None:
-    """Find what makes the variant `name`; None where there is no such variant. Raises KdsnnError as `size_in` does."""
+    """Find what makes the variant `name`; None where there is no such variant.
+
+    Raises KdsnnError as `size_in` does, and for a number of frames that is too large.
+    """
+    if frames := re.fullmatch(r"events(\d{1,6})", name):
+        T = require_frames(name, int(frames[1]))
+        return lambda data, seed: seen_by_camera(data, seed, T)
+    if cut_in(name):
+        return not_cut
     size = size_in(name)
     return VARIANTS.get(name) if size is None else lambda data, seed: of_size(data, size)
 
@@ -193,6 +233,7 @@ def _each_part(
     note: str,
 ) -> DataSet:
     """Change training and test images, each part with a random stream of its own (RandomState's never changes)."""
+    data.require_images("a variant of MNIST")
     if data.input_shape[0] != 1:
         raise KdsnnError(
             f"{data.name} has {data.input_shape[0]} channels: the variants of MNIST need gray images (one channel): "
@@ -207,6 +248,7 @@ def _each_part(
 
 def _recolored(data: DataSet, channels: int, change: Callable[[Images], Images], note: str) -> DataSet:
     """Give images `channels` channels, the other number of 1 and 3 that they must have, a chunk of images at a time."""
+    data.require_images("a change of colors")
     have, wanted = data.input_shape[0], 4 - channels
     if have == channels:
         return data

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from kdsnn.deploy.faithful import proven_on
-from kdsnn.deploy.images import chosen, pixels, require_trained_fit
+from kdsnn.deploy.images import Pixels, chosen, require_trained_fit
 from kdsnn.deploy.progress import Progress, silent
 from kdsnn.errors import KdsnnError, OptionError
 
@@ -34,7 +34,7 @@ def count(
     title: str = "",
     progress: Progress = silent,
 ) -> report.Student:
-    """Run data x through the float and the quantized network and count what happens: uint8 images (N, C, H, W), or frames.
+    """Run uint8 images x (N, C, H, W), or frames over time (N, T, …), through the float and the quantized network and count what happens.
 
     Raises:
         KdsnnError: a `.net` file that reads spikes of an encoder on the host.
@@ -74,6 +74,7 @@ def count_ann(
 
     from exporters.errors import DeployError
     from kdsnn import train
+    from kdsnn.train.learner import still
     from profilers import report
     from profilers.counting.flops import count_module
     from profilers.counting.zero_skipping import active_macs
@@ -86,7 +87,7 @@ def count_ann(
     require_trained_fit(called, ann, images)
     counts = count_module(ann.module, info.input_shape)
     accuracy = train.evaluate(ann.module, replace(images, x_test=x, y_test=labels))[0]
-    few = torch.from_numpy(pixels(some(x))).reshape(-1, *info.input_shape)
+    few = still(torch.from_numpy(Pixels(some(x), info.input_shape)[:]))
     title = f"count {info.model}"
     progress(title, 0, 1)
     try:

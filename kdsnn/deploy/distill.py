@@ -89,7 +89,7 @@ def distill(
             teacher, {"student.layer": "teacher.layer"} or "student.layer=teacher.layer,…".
         twin: train the same student without a teacher too, from the same weights, and count the cost of both.
         out: the checkpoint to write (`.safetensors`), with history, curves and state beside it; None writes nothing.
-        T: time steps per image.
+        T: time steps per image; of data that has frames over time as many as these.
         readout: "rate" of output neurons, "voting" of eight for each class, or "membrane" of a layer without, by default the
             recipe's: "membrane", but "rate" on digits. Of architectures only.
         neuron: "if", or "lif" with a leak of one half per step; of architectures only.
@@ -117,7 +117,7 @@ def distill(
     images = load_data(data, image_size=image_size, noise=noise, noise_kind=noise_kind, noise_on=noise_on)
     if isinstance(ann, TrainedNetwork):
         require_trained_fit(str(ann.path or ann.info.model), ann, images)
-    options, config = _settled(model, images, method, began, source, options or {}, T, settings)
+    options, config = _settled(model, images, method, began, source, options or {}, _steps(images, T), settings)
     config = configured(
         config, epochs=epochs, batch_size=batch_size, lr=lr, alpha=alpha, temperature=temperature, val=val, seed=seed
     )
@@ -207,6 +207,19 @@ def _settled(
     return options, configured(configured(config, **settings), T=T)
 
 
+def _steps(data: DataSet, T: int | None) -> int | None:
+    """The number of time steps that was asked for, or that the data has.
+
+    Raises:
+        OptionError: the two differ.
+    """
+    if data.T is not None and T not in (None, data.T):
+        raise OptionError(
+            f"{{T}}: {data.name} has {data.T} frames, one for each step; leave it out, or name data of {T} frames", T=T
+        )
+    return data.T if T is None else T
+
+
 def _on_grid(job: Training, began: TrainedNetwork, bits: int | None) -> Training:
     if job.config.compile:
         raise OptionError(
@@ -268,7 +281,7 @@ def _counted(job: Training, trained: TrainedNetwork) -> TrainedNetwork:
     from hardware import emulator
     from profilers.counting.activity import ActivityCounter
 
-    graph = from_torch(trained.module, job.data.input_shape, job.config.T)
+    graph = from_torch(trained.module, job.data.input_shape, job.config.T, encoding=trained.info.encoding)
     counter = ActivityCounter(graph)
     emulator.run(graph, graph.encode(pixels(some_tests(job.data, COUNTED)[0])), observe=counter)
     activity = counter.result()

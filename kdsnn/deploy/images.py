@@ -81,8 +81,9 @@ def _one_line(name: str) -> str:
 
 
 def require_fit(
-    name: str, shape: tuple[int, ...], data: DataSet, *, classes: int | None = None, class_names: Sequence[str] = ()
-) -> None:
+    name: str, shape: tuple[int, ...], data: DataSet, *, classes: int | None = None, class_names: Sequence[str] = (),
+    T: int | None = None, over_time: bool = False,
+) -> None:  # fmt: skip
     """Compare what a network takes and tells apart with the images and classes of a data set.
 
     Args:
@@ -91,10 +92,18 @@ def require_fit(
         data: what it is to be run on.
         classes: how many it tells apart, None where that is not known.
         class_names: of the data that it was trained on, in the order of its outputs, or empty.
+        over_time: whether it reads frames over time; `T`: of how many, None where any number will do.
 
     Raises:
-        KdsnnError: the images have another shape, or the classes are others or in another order.
+        KdsnnError: images for a network that reads frames, or the other way round; another number of frames; the images
+            have another shape, or the classes are others or in another order.
     """
+    if over_time != (data.T is not None):
+        reads, holds = ("frames over time", "images") if over_time else ("images", "frames over time")
+        remedy = f"; {data.name}+events{T or ''} are events of them" if over_time else ""
+        raise KdsnnError(f"{name} reads {reads}, and {data.name} holds {holds}{remedy}")
+    if None not in (T, data.T) and data.T != T:
+        raise KdsnnError(f"{name} reads {T} frames, and the samples of {data.name} have {data.T}: cut them into {T}")
     if data.input_shape != shape and (math.prod(data.input_shape),) != shape:
         raise KdsnnError(
             f"{name} takes input of shape {shape}, {data.name} has images of {data.input_shape}{_remedy(shape, data)}"
@@ -145,14 +154,18 @@ def require_trained_fit(name: str, trained: TrainedNetwork, data: DataSet) -> No
         KdsnnError: as `require_fit`.
     """
     info = trained.info
-    require_fit(name, info.input_shape, data, classes=info.classes, class_names=info.class_names)
+    require_fit(
+        name, info.input_shape, data, classes=info.classes, class_names=info.class_names,
+        T=info.T if info.over_time else None, over_time=info.over_time,
+    )  # fmt: skip
 
 
 def pixels(images: Array) -> Array:
-    """uint8 images → float32 pixels / 255, as the networks are trained on."""
+    """uint8 images (N, C, H, W) → float32 pixels / 255, and frames over time (N, T, C, H, W) as they are: what networks are
+    trained on."""
     import numpy as np
 
-    return (images / np.float32(255)).astype(np.float32)
+    return images.astype(np.float32) if images.ndim == 5 else (images / np.float32(255)).astype(np.float32)
 
 
 def chosen(total: int, most: int | None, seed: int = 0) -> Array:
@@ -172,7 +185,7 @@ def chosen(total: int, most: int | None, seed: int = 0) -> Array:
 
 
 def some_tests(data: DataSet, most: int | None) -> tuple[Array, Array]:
-    """At most `most` test images of a data set, uint8 (n, C, H, W), and their labels (n,), spread over the set by `chosen`."""
+    """At most `most` test images of a data set, uint8 (n, C, H, W), or frames (n, T, C, H, W), and their labels (n,), spread over the set by `chosen`."""
     from kdsnn.data.storage import picked
 
     if most is None or most >= len(data.y_test):
@@ -199,8 +212,8 @@ class Pixels:
     """The `pixels` of many images, made where a slice of them is read: as floats they may be too many for the memory.
 
     Attributes:
-        images: uint8 (N, C, H, W), in memory or on disk.
-        shape: of a sample as the network takes it, with as many values as an image.
+        images: uint8 (N, C, H, W), or (N, T, C, H, W) over time, in memory or on disk.
+        shape: of an image or a frame as the network takes it, with as many values.
     """
 
     images: Array
@@ -210,4 +223,5 @@ class Pixels:
         return len(self.images)
 
     def __getitem__(self, part: slice) -> np.ndarray:
-        return pixels(self.images[part]).reshape(-1, *self.shape)
+        found = pixels(self.images[part])
+        return found.reshape(*found.shape[:-3], *self.shape)

@@ -209,7 +209,8 @@ def _trained(
             notice(f"{called} was trained for {trained_for} bits, not {bits}")
     metadata |= {"model": info.model, "data": info.data, "metrics": dict(info.metrics)}
     metadata |= {"class_names": list(info.class_names)} if info.class_names else {}
-    return _module(name, trained.module, info.input_shape, info.T, how, Brought(), metadata)
+    said = Brought(input_coding="spikes" if info.over_time else "pixels")
+    return _module(name, trained.module, info.input_shape, info.T, how, said, metadata)
 
 
 def _module(

@@ -122,8 +122,9 @@ class Lowered(Result):
         return outputs[0] if len(outputs) == 1 else None
 
     def samples(self, x: Array) -> Samples:
-        """Data as the network is given it: uint8 images (N, C, H, W) as pixels in 0 to 1; frames over time stay what they are."""
-        return x if self.over_time else Pixels(x, self.input_shape)
+        """Data as the network is given it: uint8 images (N, C, H, W) as pixels in 0 to 1, frames (N, T, C, H, W) of a data set
+        as numbers; frames (N, T, *shape) of numbers stay what they are."""
+        return Pixels(x, self.input_shape) if x.dtype == "uint8" else x
 
     @property
     def scales(self) -> pd.DataFrame:
@@ -152,8 +153,11 @@ def require_network_fit(name: str, network: Lowered, data: DataSet) -> None:
     Raises:
         KdsnnError: as `require_fit`.
     """
-    metadata = (network.graph or network.integer).metadata
-    require_fit(name, network.input_shape, data, classes=network.classes, class_names=class_names_in(metadata))
+    graph = network.graph or network.integer
+    require_fit(
+        name, network.input_shape, data, classes=network.classes, class_names=class_names_in(graph.metadata),
+        T=graph.T if network.over_time else None, over_time=network.over_time,
+    )  # fmt: skip
 
 
 def told_labels(name: str, network: Lowered, labels: Array) -> Array | None:

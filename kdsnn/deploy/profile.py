@@ -15,7 +15,7 @@ from kdsnn.deploy.lowered import Lowered, require_network_fit, told_labels
 from kdsnn.deploy.on_chip import place_all
 from kdsnn.deploy.progress import Progress, silent
 from kdsnn.deploy.report_options import busy_time, distinct, energy_models
-from kdsnn.deploy.spike_input import frames_of_data
+from kdsnn.deploy.spike_input import frames_of_data, is_frames
 from kdsnn.deploy.trained import TrainedNetwork
 from kdsnn.errors import KdsnnError, OptionError
 
@@ -86,7 +86,7 @@ def profile(
     counted: report.Teacher | None = None
     notes: tuple[str, ...] = ()
     over_time = [network.over_time for network in networks]
-    if any(over_time):
+    if any(over_time) and is_frames(data):
         x, labels, called = _frames(names, networks, data, samples, with_teacher=ann is not None)
     else:
         images = load_data(data, image_size=image_size)

@@ -6,9 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from kdsnn.deploy.images import chosen, load_data, require_fit
+from kdsnn.deploy.images import Pixels, chosen, load_data, require_fit
 from kdsnn.deploy.progress import Progress, silent
-from kdsnn.errors import OptionError
 from profilers.text_table import TextTable, table
 
 if TYPE_CHECKING:
@@ -100,18 +99,11 @@ def _measure(title: str, graph: SpikingGraph, images: Array, how: Quantization) 
 
 
 def _images(name: str, graph: SpikingGraph, how: Quantization) -> Array:
-    """Training images, float32 in 0…1 (N, *shape)."""
-    import numpy as np
-
-    if graph.input.over_time:
-        raise OptionError(
-            f"{{calibrate}}: {name} reads frames over time, and data sets hold images; leave it out",
-            calibrate=how.data_name,
-        )
+    """Training images, float32 in 0…1 (N, *shape), or frames (N, T, *shape) where the network reads these."""
     data: DataSet = load_data(how.data)
-    require_fit(name, graph.input.shape, data)
-    images = np.asarray(data.x_train[chosen(len(data.x_train), how.samples)])
-    return (images.reshape(len(images), *graph.input.shape) / np.float32(255)).astype(np.float32)
+    over_time = graph.input.over_time
+    require_fit(name, graph.input.shape, data, T=graph.T if over_time else None, over_time=over_time)
+    return Pixels(data.x_train[chosen(len(data.x_train), how.samples)], graph.input.shape)[:]
 
 
 def drift_rows(scales: Sequence[LayerScale], drifts: Sequence[LayerDrift]) -> list[dict[str, Any]]:

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 from kdsnn.deploy.backends import BackendRun, RunOptions, RunsSamples, flat, opened, require_backend, run_onnx
 from kdsnn.deploy.comparisons import BackendComparison, comparisons, joined, joined_comparisons, proofs_of
 from kdsnn.deploy.faithful import few_samples, proven_on
-from kdsnn.deploy.images import class_names_in, load_data, pixels, require_fit, some_tests
+from kdsnn.deploy.images import Pixels, class_names_in, load_data, require_fit, some_tests
 from kdsnn.deploy.lower import lower
 from kdsnn.deploy.lowered import Lowered, require_network_fit, told_labels
 from kdsnn.deploy.places import writable_file
 from kdsnn.deploy.progress import Progress, silent
 from kdsnn.deploy.proof import Proof
+from kdsnn.deploy.spike_input import WantedFrames, frames_of_data, frames_over_time, is_frames
 from kdsnn.deploy.tables import Result
 from kdsnn.errors import OptionError, UserError
 from profilers.text_table import TextTable, table
@@ -110,7 +111,8 @@ def run(
 
     Args:
         source: whatever `lower` takes, what it returned, or an `.onnx` file of this program.
-        data: whatever `load_data` takes; for a network that reads spikes `npz:FILE` with spike trains.
+        data: whatever `load_data` takes; for a network that reads spikes data over time, or `npz:FILE` with spike trains of
+            any shape.
         on: of "torch", "onnx", "emulator", "lava"; an `.onnx` file runs on "onnx" only.
         samples: how many test images, spread over the set.
         image_size: as in `load_data`.
@@ -146,9 +148,7 @@ def run(
 
 def _samples(network: Lowered, data: Any, samples: int, image_size: ImageSize) -> tuple[Samples, Array | None, str]:
     """Samples, labels where the network tells classes apart, and what the data is called."""
-    if network.over_time:
-        from kdsnn.deploy.spike_input import frames_of_data
-
+    if network.over_time and is_frames(data):
         frames, labels, called = frames_of_data(data, network, samples)
         return frames, told_labels(network.name, network, labels), called
     images = load_data(data, image_size=image_size)
@@ -286,15 +286,16 @@ def _samples_for(
     shape = tuple(facts["input_shape"])
     outputs = runner.model.proto.graph.output[0].type.tensor_type.shape.dim
     classes = (outputs[-1].dim_value or None) if outputs else None  # a length that is a name is not known
-    if facts["input_encoding"] != "direct":
-        from kdsnn.deploy.spike_input import WantedFrames, frames_over_time
-
+    over_time = facts["input_encoding"] != "direct"
+    if over_time and is_frames(data):
         graded = facts["input_encoding"] == "frames"
         return frames_over_time(data, WantedFrames(name, T or facts["T"], shape, classes, graded), samples)
     images = load_data(data, image_size=image_size)
-    require_fit(name, shape, images, classes=classes, class_names=class_names_in(facts.get("source")))
+    names = class_names_in(facts.get("source"))
+    steps = (T or facts["T"]) if over_time else None
+    require_fit(name, shape, images, classes=classes, class_names=names, T=steps, over_time=over_time)
     chosen, labels = some_tests(images, samples)
-    return pixels(chosen).reshape(-1, *shape), labels, images.name
+    return Pixels(chosen, shape)[:], labels, images.name
 
 
 _FINISHED_TAKES = ("T", "input_bits", "calibration_samples", "weights", "input_shape", "name")

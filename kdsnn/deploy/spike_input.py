@@ -48,6 +48,15 @@ def read_net(path: Path, T: int | None, coding: InputCoding | None, input_bits: 
     return graph.with_nodes({graph.input_name: replace(graph.input, scale=2**input_bits - 1)})
 
 
+def is_frames(data: Any) -> bool:
+    """Whether data is arrays of frames, an `.npz` file or arrays themselves, and not a data set by its name."""
+    from kdsnn.data import recognized
+
+    if isinstance(data, str | Path):
+        return recognized(str(data)).startswith("npz:") and "+" not in Path(str(data)).name
+    return isinstance(data, tuple | list) and len(data) in (2, 4)
+
+
 def frames_of_data(data: Any, network: Lowered, samples: int | None) -> tuple[Array, Array, str]:
     """Test samples for a network that reads T frames: frames, labels, and what the data is called; see `frames_over_time`.
 

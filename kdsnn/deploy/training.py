@@ -18,6 +18,7 @@ from kdsnn.errors import KdsnnError, OptionError, notice
 if TYPE_CHECKING:
     from torch import nn
 
+    from exporters.graph import Encoding
     from kdsnn.checkpoint import CheckpointInfo
     from kdsnn.data import Augmentation, DataSet
     from kdsnn.models import Network
@@ -282,7 +283,8 @@ def _untrained(job: Training) -> nn.Module:
     from kdsnn.train.initialization import initialize
 
     if job.start is not None and job.quantize is not None:
-        return quantized(job.start, job.data.input_shape, job.config.T, job.quantize)
+        encoding: Encoding = "direct" if job.data.T is None else "spikes"
+        return quantized(job.start, job.data.input_shape, job.config.T, job.quantize, encoding=encoding)
     module = job.module
     if module is None:
         module = models.build(
@@ -347,7 +349,7 @@ def _written(
 
 def _described(job: Training, module: nn.Module) -> CheckpointInfo:
     from kdsnn import train
-    from kdsnn.checkpoint import CheckpointInfo
+    from kdsnn.checkpoint import MEAN, PIXELS, SPIKES, CheckpointInfo
 
     spiking = job.method is not None
     accuracies = train.evaluate(module, job.data, T=job.config.T if spiking else None)
@@ -365,6 +367,7 @@ def _described(job: Training, module: nn.Module) -> CheckpointInfo:
         readout=job.readout if spiking and not own else None,
         neuron=job.neuron if spiking and not own else None,
         T=job.config.T if spiking else None,
+        preprocessing=PIXELS if job.data.T is None else SPIKES if spiking else MEAN,
         class_names=job.data.class_names,
         metrics={"test_accuracy": accuracies[-1]},
         training=training,

@@ -1,7 +1,8 @@
 """How a spiking module wants its images and what it gives back, found out by calling it once.
 
 SpikingJelly leaves the form to its user: a module takes all steps at once or one by one, repeats the image itself, and
-returns every step or the mean over time. A network of this project has `forward_static` and needs no trial.
+returns every step or the mean over time. A network of this project has `forward_static` and needs no trial. Of frames over
+time (N, T, C, H, W) step t sees frame t; of images (N, C, H, W) every step sees the image.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from kdsnn.errors import KdsnnError
 
 Form = Literal["static", "multi-step", "single-step", "own steps"]
 """Images (N, C, H, W) reach a module through `forward_static`, as frames (T, N, C, H, W), in T calls, or in one
-call."""
+call; frames (N, T, C, H, W) in the same ways but the first."""
 
 
 @dataclass(frozen=True)
@@ -40,17 +41,22 @@ class CallingConvention:
         return f"{self.form}: takes the image {shown} and returns {'the mean (N, K)' if self.averaged else '(T, N, K)'}"
 
     def run(self, module: Any, images: Tensor, T: int) -> Tensor:
-        """Call `module`, which is at rest, on images (N, C, H, W): outputs (T, N, K), or (1, N, K) where they are
-        averaged."""
+        """Call `module`, which is at rest, on images (N, C, H, W), or on frames (N, T, C, H, W): outputs (T, N, K), or
+        (1, N, K) where they are averaged."""
         output: Tensor
+        over_time = images.dim() == 5
         match self.form:
             case "static":
                 output = module.forward_static(images, T)
             case "multi-step":
                 # a copy for each step, because the module may write into it or take views that a broadcast one refuses
-                output = module(images.unsqueeze(0).repeat(T, *(1 for _ in images.shape)))
+                output = module(
+                    images.transpose(0, 1).contiguous()
+                    if over_time
+                    else images.unsqueeze(0).repeat(T, *(1 for _ in images.shape))
+                )
             case "single-step":
-                output = torch.stack([module(images) for _ in range(T)])
+                output = torch.stack([module(images[:, t].contiguous() if over_time else images) for t in range(T)])
             case "own steps":
                 output = module(images)
             case _:
@@ -58,8 +64,9 @@ class CallingConvention:
         return output.unsqueeze(0) if self.averaged else output
 
 
-def convention_of(module: nn.Module, input_shape: tuple[int, ...], T: int) -> CallingConvention:
-    """How a spiking module is called, by trying it on a small batch of black images; it is left as it was, at rest.
+def convention_of(module: nn.Module, sample_shape: tuple[int, ...], T: int) -> CallingConvention:
+    """How a spiking module is called on images (C, H, W) or on frames (T, C, H, W), by trying it on a small batch of black
+    ones; it is left as it was, at rest.
 
     What the step mode of its neurons suggests is tried first. Every neuron layer that is called must see exactly T
     steps; a module without neurons of SpikingJelly has to show by a time axis in its output that it spikes.
@@ -68,7 +75,7 @@ def convention_of(module: nn.Module, input_shape: tuple[int, ...], T: int) -> Ca
         KdsnnError: no form fits, with what was tried.
     """
     if hasattr(module, "forward_static"):
-        return CallingConvention("static")
+        return CallingConvention("static" if len(sample_shape) == 3 else "multi-step")
     modes = {getattr(node, "step_mode", "s") for _, node in neuron_layers(module)}
     forms: tuple[Form, ...] = ("multi-step", "own steps", "single-step")
     if modes == {"s"}:
@@ -76,12 +83,12 @@ def convention_of(module: nn.Module, input_shape: tuple[int, ...], T: int) -> Ca
     refusals = []
     with trial(module):
         for form in forms:
-            found = _tried(module, form, input_shape, T)
+            found = _tried(module, form, sample_shape, T)
             if isinstance(found, CallingConvention):
                 return found
             refusals.append(f"{form}: it {found}")
     raise KdsnnError(
-        f"The student cannot be called for images {input_shape} and T={T}. Tried were {'; '.join(refusals)}. Give a "
+        f"The student cannot be called for samples of {sample_shape} and T={T}. Tried were {'; '.join(refusals)}. Give a "
         "module that takes (T, N, C, H, W), or (N, C, H, W) in every step or once, and returns (N, K) per step or their mean."
     )
 
@@ -117,14 +124,14 @@ def device_of(module: nn.Module) -> torch.device:
     return next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
 
 
-def black(module: nn.Module, input_shape: tuple[int, ...], T: int) -> Tensor:
+def black(module: nn.Module, sample_shape: tuple[int, ...], T: int) -> Tensor:
     """Make a batch to try a module on, of size 2, or 3 where T is 2, so that samples and steps cannot be confused."""
-    return torch.zeros(3 if T == 2 else 2, *input_shape, device=device_of(module))
+    return torch.zeros(3 if T == 2 else 2, *sample_shape, device=device_of(module))
 
 
-def _tried(module: nn.Module, form: Form, input_shape: tuple[int, ...], T: int) -> CallingConvention | str:
+def _tried(module: nn.Module, form: Form, sample_shape: tuple[int, ...], T: int) -> CallingConvention | str:
     """The convention if this form fits, else what speaks against it: "it …"."""
-    images = black(module, input_shape, T)
+    images = black(module, sample_shape, T)
     reset_net(module)
     with _steps_counted(module) as steps:
         try:

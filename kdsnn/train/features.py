@@ -92,10 +92,11 @@ def feature_pairs(
     student: nn.Module,
     taps: Taps,
     convention: CallingConvention,
-    input_shape: tuple[int, ...],
+    sample_shape: tuple[int, ...],
     T: int,
 ) -> tuple[FeaturePair, ...]:
-    """Find which features of `teacher` guide which of `student`, called by `convention` on images (C, H, W).
+    """Find which features of `teacher` guide which of `student`, called by `convention` on images (C, H, W) or on frames
+    (T, C, H, W), of which the teacher sees one image.
 
     With `taps` a feature is what the named layer gives. Without, two networks of this project have their own.
 
@@ -115,7 +116,7 @@ def feature_pairs(
         ("teacher", teacher, [t for _, t in taps]),
     ):
         _require_layers(called, module, named)
-    images, shown = black(student, input_shape, T), black(teacher, input_shape, T)
+    images, shown = black(student, sample_shape, T), black(teacher, sample_shape[-3:], T)
     with trial(student), recorded(student, [(s, _untouched) for s, _ in taps]) as steps:
         convention.run(student, images, T)
     with trial(teacher), recorded(teacher, [(t, _untouched) for _, t in taps]) as given:

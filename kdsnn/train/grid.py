@@ -26,7 +26,20 @@ import torch
 from torch import Tensor, nn
 
 from exporters.from_torch import from_torch
-from exporters.graph import IF, LIF, AvgPool2d, Conv2d, Flatten, Input, Linear, MaxPool2d, Node, Output, SpikingGraph
+from exporters.graph import (
+    IF,
+    LIF,
+    AvgPool2d,
+    Conv2d,
+    Encoding,
+    Flatten,
+    Input,
+    Linear,
+    MaxPool2d,
+    Node,
+    Output,
+    SpikingGraph,
+)
 from exporters.passes.membranes import membranes_of
 from exporters.passes.quantize import quantize, require_bits
 from kdsnn.errors import KdsnnError
@@ -193,14 +206,18 @@ class Rounded(torch.autograd.Function):
         return grads[0], None, None
 
 
-def quantized(student: nn.Module, input_shape: tuple[int, ...], T: int, bits: int) -> QuantizedNetwork:
+def quantized(
+    student: nn.Module, input_shape: tuple[int, ...], T: int, bits: int, *, encoding: Encoding = "direct"
+) -> QuantizedNetwork:
     """Fold a trained student's BatchNorm and put its weights on a grid of `bits` bits, to train on.
+
+    `encoding`: "direct" where it reads images, "spikes" where frames of 0 and 1.
 
     Raises:
         DeployError: it cannot be lowered, or other bits; KdsnnError: as `QuantizedNetwork`.
     """
     taps = student.taps if isinstance(student, StagedNetwork) else ()
-    return QuantizedNetwork(from_torch(student.eval(), input_shape, T), taps, bits)
+    return QuantizedNetwork(from_torch(student.eval(), input_shape, T, encoding=encoding), taps, bits)
 
 
 def deviations(
@@ -213,7 +230,8 @@ def deviations(
     Raises:
         DeployError: the network cannot be quantized any more.
     """
-    graph, _ = quantize(from_torch(deployed, input_shape, T), bits=trained.bits)
+    encoding = next(node.encoding for node in trained.nodes.values() if isinstance(node, Input))
+    graph, _ = quantize(from_torch(deployed, input_shape, T, encoding=encoding), bits=trained.bits)
     seen = trained.integers()
 
     def same(name: str) -> bool:

@@ -27,7 +27,7 @@ def few_threads(data: DataSet, batch_size: int) -> Iterator[None]:
     By size alone, so that results stay repeatable.
     """
     before = torch.get_num_threads()
-    torch.set_num_threads(1 if batch_size * math.prod(data.input_shape) < 2**15 else before)
+    torch.set_num_threads(1 if batch_size * math.prod(data.sample_shape) < 2**15 else before)
     try:
         yield
     finally:

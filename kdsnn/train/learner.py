@@ -22,13 +22,14 @@ EVALUATION_BATCH = 256
 
 
 class Learner(nn.Module):
-    """A learner is a network and what learns beside it: images (N, C, H, W) → outputs (T, N, K) and features.
+    """A learner is a network and what learns beside it: images (N, C, H, W), or frames over time (N, T, C, H, W) → outputs
+    (T, N, K) and features.
 
-    `T` None: an ANN, whose logits are a sequence of one step. Otherwise a spiking network, which sees the
-    images at each of T steps (direct coding) and starts every batch from rest; `convention` says how it is called,
-    and one that averages over time itself gives one step too. While training the outputs are what `logits` makes
-    of the network's (`kdsnn.train.logits`). The features are the student's of `guided`, each passed through its
-    regressor; an empty list without them, and outside training.
+    `T` None: an ANN, whose logits are a sequence of one step, and which sees the mean of frames. Otherwise a spiking
+    network, which sees the image at each of T steps (direct coding), or frame t at step t, and starts every batch from
+    rest; `convention` says how it is called, and one that averages over time itself gives one step too. While training
+    the outputs are what `logits` makes of the network's (`kdsnn.train.logits`). The features are the student's of
+    `guided`, each passed through its regressor; an empty list without them, and outside training.
     """
 
     def __init__(
@@ -44,7 +45,7 @@ class Learner(nn.Module):
         self.regressors = None if guided is None else guided.regressors
 
     def forward(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Run on `images` (N, C, H, W)."""
+        """Run on `images` (N, C, H, W), or (N, T, C, H, W)."""
         if not self.training:
             return self._run(images), []
         if self.regressors is None:
@@ -60,10 +61,21 @@ class Learner(nn.Module):
 
     def _run(self, images: Tensor) -> Tensor:
         if self.T is None:
-            logits: Tensor = self.network(images)
+            logits: Tensor = self.network(still(images))
             return logits.unsqueeze(0)
         reset_net(self.network)
         return self.convention.run(self.network, images, self.T)
+
+
+def still(images: Tensor) -> Tensor:
+    """What an ANN sees: images (N, C, H, W) as they are, and of frames (N, T, C, H, W) the mean."""
+    return images.mean(1) if images.dim() == 5 else images
+
+
+def require_steps(data: DataSet, T: int | None) -> None:
+    """Raise KdsnnError for a spiking network of another number of steps than the data has frames."""
+    if None not in (T, data.T) and data.T != T:
+        raise KdsnnError(f"{data.name} has {data.T} frames, and the network T={T} steps: make both the same.")
 
 
 @torch.no_grad()
@@ -75,7 +87,8 @@ def evaluate(module: nn.Module, data: DataSet, *, T: int | None = None) -> tuple
     tie, which is common with few spikes, the lowest class number wins. Any module that `distill` or `pretrain` takes
     will do. Raises KdsnnError when the network does not fit the data.
     """
-    learner = Learner(module, T, None if T is None else convention_of(module, data.input_shape, T))
+    require_steps(data, T)
+    learner = Learner(module, T, None if T is None else convention_of(module, data.sample_shape, T))
     device = device_of(module)
     images, labels = placed(data.x_test, device), torch.from_numpy(data.y_test).to(device)
     require_fit(learner, data, device)
@@ -112,10 +125,10 @@ def laid_out(module: nn.Module, layout: torch.memory_format) -> None:
 
 @torch.no_grad()
 def require_fit(learner: Learner, data: DataSet, device: torch.device) -> None:
-    """Try two black images, so that a network for other images or classes is named as such before anything runs."""
+    """Try two black samples, so that a network for other images or classes is named as such before anything runs."""
     learner.eval()
     try:
-        output = learner(torch.zeros(2, *data.input_shape, device=device))[0]
+        output = learner(torch.zeros(2, *data.sample_shape, device=device))[0]
     except Exception as error:  # whatever a user's own forward raises
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise KdsnnError(

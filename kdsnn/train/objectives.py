@@ -16,13 +16,13 @@ from kdsnn.errors import KdsnnError
 from kdsnn.train import features, losses
 from kdsnn.train.calling import neuron_layers
 from kdsnn.train.config import Method, TrainConfig
-from kdsnn.train.learner import EVALUATION_BATCH, Learner, laid_out, require_fit
+from kdsnn.train.learner import EVALUATION_BATCH, Learner, laid_out, require_fit, still
 
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """A batch is training images on the device: float32 (N, C, H, W) in 0…1, labels (N,), indices in the data set
-    (N,)."""
+    """A batch is training samples on the device: float32 images (N, C, H, W) in 0…1, or frames (N, T, C, H, W) of 0 and 1,
+    labels (N,), indices in the data set (N,)."""
 
     images: Tensor
     labels: Tensor
@@ -74,7 +74,7 @@ def objective_of(
     require_fit(Learner(teacher), data, device)
     laid_out(teacher, torch.channels_last)
     if method == "feature":
-        pairs = features.feature_pairs(teacher, student.network, taps, student.convention, data.input_shape, config.T)
+        pairs = features.feature_pairs(teacher, student.network, taps, student.convention, data.sample_shape, config.T)
         regressors = features.regressors([(pair.teacher, pair.student) for pair in pairs], seed=config.seed)
         return _feature(teacher, pairs, config, device), features.Guided(pairs, regressors)
     ask = teacher_logits(teacher, data, device, augmented=augmented)
@@ -107,7 +107,7 @@ def teacher_logits(
 
     @torch.no_grad()
     def ask(images: Tensor) -> Tensor:
-        logits: Tensor = teacher(images)
+        logits: Tensor = teacher(still(images))
         return logits.float()
 
     if augmented or 4 * len(data.x_train) * data.classes > storage.IN_MEMORY:
@@ -129,7 +129,7 @@ def _feature(
     @torch.no_grad()
     def ask(images: Tensor) -> list[Tensor]:
         with features.recorded(teacher, reads, at_input=at_input) as found:
-            teacher(images)
+            teacher(still(images))
         return [
             features.margin_relu(features.as_maps(outputs[0].float()), margin)
             for outputs, margin in zip(found, margins, strict=True)

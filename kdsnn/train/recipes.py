@@ -55,6 +55,13 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             pretrain=TrainConfig(epochs=20, batch_size=64, shift=1),
             distill=TrainConfig(epochs=30, batch_size=64, logit_scale=1.0, alpha=0.1, temperature=3.0),
         ),
+        # Seed 0, see docs/events.md.
+        "digits+events": Recipe(
+            teacher="cnn2",
+            student_options={"channels": (16, 32), "hidden": 64},
+            pretrain=TrainConfig(epochs=15, batch_size=64, warmup_epochs=2, shift=1),
+            distill=TrainConfig(epochs=30, batch_size=64, warmup_epochs=2),
+        ),
     }
 )
 """By the name of the data set."""

@@ -22,7 +22,7 @@ from kdsnn.train.calling import convention_of
 from kdsnn.train.config import Method, TrainConfig
 from kdsnn.train.features import Taps
 from kdsnn.train.history import OnEpoch
-from kdsnn.train.learner import Learner
+from kdsnn.train.learner import Learner, require_steps
 from kdsnn.train.logits import logits_of
 from kdsnn.train.loop import Augment, Job, OnStep, Trained, fit
 from kdsnn.train.objectives import labels_only, objective_of
@@ -50,7 +50,7 @@ def pretrain(
     on_epoch: OnEpoch | None = None,
     on_step: OnStep | None = None,
 ) -> Trained:
-    """Train an ANN, (N, C, H, W) → logits (N, K), in place with cross entropy.
+    """Train an ANN, (N, C, H, W) → logits (N, K), in place with cross entropy; of frames over time it sees the mean.
 
     `augment` is applied to the uint8 images of every batch, after `config.shift`. `files` are written on the
     way, and the run goes on from `files.state` if asked to. `about`, plain JSON values, says what else makes
@@ -80,7 +80,8 @@ def distill(
     on_epoch: OnEpoch | None = None,
     on_step: OnStep | None = None,
 ) -> Trained:
-    """Train a spiking student in place, direct coding over `config.T` steps.
+    """Train a spiking student in place over `config.T` steps: every one sees the image (direct coding), or step t sees
+    frame t of data over time.
 
     `student`: a network of `kdsnn.models`, or any module of SpikingJelly's layers, which is called in the way that
     `kdsnn.train.calling` finds out. `teacher`: any torch module, images (N, C, H, W) in 0…1 → logits (N, K).
@@ -97,7 +98,8 @@ def distill(
     accelerator, files = accelerator or Accelerator(), files or RunFiles()
     config = settled(config, accelerator.device, files.state if files.resume else None)
     augmented = config.shift > 0 or augment is not None
-    convention = convention_of(student, data.input_shape, config.T)
+    require_steps(data, config.T)
+    convention = convention_of(student, data.sample_shape, config.T)
     learner = Learner(student, config.T, convention)
     objective, guided = objective_of(
         method, learner, teacher, data, config, accelerator.device, augmented=augmented, taps=taps
@@ -105,7 +107,7 @@ def distill(
     named = {"taps": [list(pair) for pair in taps]} if taps else {}
     run = described_run(data, config, method, {**named, **(about or {})})
     job = Job(data, config, run, augment, files, on_epoch, on_step)
-    logits = logits_of(student, convention, data.input_shape, method, config)
+    logits = logits_of(student, convention, data.sample_shape, method, config)
     try:
         return fit(Learner(student, config.T, convention, guided, logits), objective, job, accelerator)
     finally:

@@ -95,7 +95,7 @@ def test_pixels_have_the_bits_that_the_option_says(student: Path, tmp_path: Path
         ([], r"no slayer_cuba.net.json beside it .* give --timesteps .* and --input-coding \(pixels or spikes\)"),
         (["--timesteps", 12], r"beside it says how to run it; give --input-coding \(pixels or spikes\)"),
         (["--input-coding", "spikes"], r"beside it says how to run it; give --timesteps"),
-        (["--timesteps", 12, "--input-coding", "spikes"], r"--data digits: .* reads spikes over time; give npz:FILE with"),
+        (["--timesteps", 12, "--input-coding", "spikes"], r"reads frames over time, and digits holds images; digits\+events12 are events of them"),
         (["--timesteps", 9, "--input-coding", "spikes", "--data", "npz:FILE"], r"takes x_test \(N, 9, 1, 8, 8\) of 0 and 1"),
         (["--timesteps", 12, "--input-coding", "spikes", "--data", "npz:none"], "none: not a readable .npz"),
     ],
@@ -131,8 +131,9 @@ def test_only_bare_net_files_take_the_option(student: Path, tmp_path: Path) -> N
     assert "is a finished model" in error_line("run", "a.onnx", "--input-coding", "spikes")
     assert "no such file" in error_line("run", tmp_path / "none.net", "--input-coding", "spikes")
     spiking = ["--timesteps", 12, "--input-coding", "spikes"]
-    out = ["--out", tmp_path / "report"]
-    assert "reads spikes over time; give npz:FILE with" in error_line("profile", SLAYER, *spiking, *out)
+    assert "reads frames over time, and digits holds images" in error_line(
+        "profile", SLAYER, *spiking, "--out", tmp_path / "report"
+    )
     # written again, it has its .json
     cli("export", SLAYER, *spiking, "--to", "netx", "--out", tmp_path)
     described = json.loads((tmp_path / "slayer_cuba.net.json").read_text())

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from kdsnn.data import DataSet, Noise, load, storage, variants
 from kdsnn.errors import KdsnnError
 
-IMAGE_VARIANTS = [name for name in variants.VARIANTS if name not in ("12k-50k", "rgb", "gray")]
+IMAGE_VARIANTS = [name for name in variants.VARIANTS if name not in ("12k-50k", "rgb", "gray", "events")]
 
 
 def data_set(images, tests=None):

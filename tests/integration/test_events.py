@@ -1,0 +1,107 @@
+"""A student of events through every verb, on the command line: the data is named, and nothing else says that it is over time."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import kdsnn
+from kdsnn import checkpoint, models
+from kdsnn.checkpoint import SPIKES, CheckpointInfo
+from tests.integration.test_cli import cli, error_line
+from tests.networks import randomize
+
+T, SHAPE = 5, (2, 10, 10)
+CHANNELS = 3
+
+
+@pytest.fixture(scope="module")
+def watching(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny student of digits+events5 with random weights."""
+    options = {"channels": (CHANNELS, 4), "hidden": 8}
+    module = models.build("cnn2", spiking=True, input_shape=SHAPE, classes=10, **options)
+    randomize(module, 0)
+    path = tmp_path_factory.mktemp("events") / "watching.safetensors"
+    info = CheckpointInfo(
+        "cnn2", True, SHAPE, 10, f"digits+events{T}", options, "rate", "if", T, SPIKES, {"test_accuracy": 0.1}
+    )
+    checkpoint.save(path, module.float(), info)
+    return path
+
+
+@pytest.fixture(scope="module")
+def events(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Some of digits+events5 as arrays, which load in no time."""
+    data = kdsnn.load_data(f"digits+events{T}")
+    path = tmp_path_factory.mktemp("events") / "events.npz"
+    np.savez(
+        path, x_train=data.x_train[:80], y_train=data.y_train[:80], x_test=data.x_test[:40], y_test=data.y_test[:40]
+    )
+    return path
+
+
+@pytest.mark.usefixtures("lava_environment")
+def test_a_student_of_events_is_the_same_on_lava(watching: Path, events: Path) -> None:
+    done = cli("run", watching, "--data", events, "--on", "torch,onnx,emulator,lava", "--samples", 6, "--json")
+    found = json.loads(done.stdout)
+    assert [r["backend"] for r in found["runs"]] == ["spikingjelly", "torch", "onnx", "emulator", "lava"]
+    by_pair = {(c["backend"], c["reference"]): c for c in found["comparisons"]}
+    for pair in (("torch", "spikingjelly"), ("onnx", "torch"), ("lava", "emulator")):
+        assert by_pair[pair]["ok"]
+    lava = by_pair["lava", "emulator"]
+    assert lava["mismatches"] == lava["hidden"] == 0 and lava["hidden_compared"] > 10_000
+
+
+def test_files_of_every_format_run_on_the_same_data(watching: Path, events: Path, tmp_path: Path) -> None:
+    cli("export", watching, "--to", "onnx,netx,nir", "--form", "sequence,loop", "--quantized", "--calibrate", events,
+        "--calibration-samples", 40, "--out", tmp_path)  # fmt: skip
+    calibrated = ["--calibrate", events, "--calibration-samples", 40]
+    saved = tmp_path / "saved.npz"
+    cli("run", watching, "--data", events, "--samples", 12, "--save", saved, *calibrated)
+    expected = np.load(saved)
+    for name, back_end in (
+        ("watching.net", "emulator"),
+        ("watching.int8.onnx", "onnx"),
+        ("watching.int8.loop.onnx", "onnx"),
+    ):
+        cli("run", tmp_path / name, "--data", events, "--samples", 12, "--save", saved)
+        found = np.load(saved)
+        assert np.array_equal(found["input"], expected["input"]) and found["input"].shape == (12, T, *SHAPE)
+        assert np.array_equal(found[back_end], expected["emulator"]) and found[back_end].any()
+    cli("run", tmp_path / "watching.nir", "--data", events, "--samples", 12)
+    for name in ("watching.onnx", "watching.net", "watching.nir"):
+        assert "reads" in error_line("run", tmp_path / name, "--data", "digits")
+    assert "reads 5 frames, and the samples of digits+events have 8" in error_line(
+        "run", watching, "--data", "digits+events"
+    )
+
+
+def test_the_first_layer_counts_synops_of_events(watching: Path, events: Path, tmp_path: Path) -> None:
+    cli("profile", watching, "--data", events, "--samples", 40, "--out", tmp_path)
+    report = json.loads((tmp_path / "report.json").read_text())
+    (student,) = report["students"]
+    stem = student["float_run"]["layers"][0]
+    with np.load(events) as arrays:
+        x = arrays["x_test"].astype(int)
+    rows = np.array([2, *[3] * 8, 2])  # outputs of a 3×3 convolution with padding that a row or column reaches
+    by_hand = (x * np.outer(rows, rows) * CHANNELS).sum((1, 2, 3, 4)).mean()
+    assert stem["name"] == "stem.conv" and stem["counts"]["values"]["synops"]["nominal"] == pytest.approx(by_hand)
+    assert stem["counts"]["values"]["macs"]["nominal"] == 0 and student["float_run"]["macs_repeated"] == 0
+    assert len(student["float_run"]["accuracy_by_step"]) == T
+    # on the chip it is placed with the others: no layer stays on the host
+    found = json.loads(cli("check", watching, "--target", "loihi1", "--json").stdout)
+    assert found["fits"] and found["placement"]["host"] == []
+
+
+def test_calibration_needs_events_too(watching: Path, events: Path) -> None:
+    network = kdsnn.lower(watching, calibrate=str(events), calibration_samples=40)
+    assert network.calibrated and network.reads_spikes
+    found = kdsnn.run(network, str(events), on=["torch", "emulator"], samples=40)
+    assert found.ok
+    message = error_line("run", watching, "--data", events, "--calibrate", "digits")
+    assert f"reads frames over time, and digits holds images; digits+events{T} are events of them" in message
+    message = error_line("run", watching, "--data", events, "--encoder", "host")
+    assert "input is spikes already" in message

@@ -1,0 +1,168 @@
+"""Students and teachers of frames over time."""
+
+import numpy as np
+import pytest
+import torch
+from spikingjelly.activation_based import functional, layer, neuron
+from torch import nn
+
+import kdsnn
+from kdsnn import checkpoint, models, train
+from kdsnn.data import DataSet
+from kdsnn.errors import KdsnnError
+from kdsnn.train.calling import CallingConvention, convention_of
+from kdsnn.train.learner import Learner
+
+T, SHAPE = 3, (2, 8, 8)
+QUICK = train.TrainConfig(epochs=4, batch_size=16, lr=0.05, warmup_epochs=0, T=T)
+
+
+def moving(count=64, seed=0):
+    """Two classes that only time tells apart: a bar that moves down, or up, through the same places."""
+    rng = np.random.RandomState(seed)
+    y = np.arange(count) % 2
+    x = (rng.random_sample((count, T, *SHAPE)) < 0.02).astype(np.uint8)
+    for one, label in zip(x, y, strict=True):
+        column = rng.randint(0, 6)
+        for t in range(T):
+            row = 2 * t if label == 0 else 2 * (T - 1 - t)
+            one[t, 0, row : row + 2, column : column + 3] = 1
+    return DataSet("moving", x, y, x.copy(), y, 2)
+
+
+def brightness(count=64):
+    """Two classes of which the mean of the frames says enough: many events, or few."""
+    rng = np.random.RandomState(0)
+    y = np.arange(count) % 2
+    x = (rng.random_sample((count, T, *SHAPE)) < (0.05 + 0.3 * y)[:, None, None, None, None]).astype(np.uint8)
+    return DataSet("brightness", x, y, x.copy(), y, 2)
+
+
+def student(**kinds):
+    torch.manual_seed(0)
+    return models.build("cnn2", spiking=True, input_shape=SHAPE, classes=2, channels=(8, 8), hidden=16, **kinds)
+
+
+def ann():
+    torch.manual_seed(0)
+    return models.build("cnn2", spiking=False, input_shape=SHAPE, classes=2, channels=(8, 8), hidden=16)
+
+
+def test_a_step_sees_its_frame_alone():
+    network, data = student().eval(), moving(8)
+    x = torch.from_numpy(data.x_train).float()
+    assert convention_of(network, data.sample_shape, T) == CallingConvention("multi-step")
+    output, _ = Learner(network, T, CallingConvention("multi-step")).eval()(x)
+    functional.reset_net(network)
+    assert torch.equal(output, network(x.transpose(0, 1)))
+    # SpikingJelly's own loop over single steps
+    functional.reset_net(network)
+    functional.set_step_mode(network, "s")
+    one_by_one = torch.stack([network(x[:, t]) for t in range(T)])
+    assert torch.equal(output, one_by_one)
+
+
+class Stepwise(nn.Module):
+    """A student of SpikingJelly's layers, called in every way that people write."""
+
+    def __init__(self, way, mean):
+        super().__init__()
+        mode = "m" if way == "multi-step" else "s"
+        self.way, self.mean = way, mean
+        self.body = nn.Sequential(
+            layer.Flatten(step_mode=mode), layer.Linear(128, 2, step_mode=mode), neuron.IFNode(step_mode=mode)
+        )
+
+    def forward(self, x):
+        own = self.way == "own steps"
+        out = torch.stack([self.body(x[:, t]) for t in range(x.shape[1])]) if own else self.body(x)
+        return out.mean(0) if self.mean else out
+
+
+@pytest.mark.parametrize(("way", "mean"), [("multi-step", False), ("multi-step", True), ("single-step", False),
+                                           ("own steps", False), ("own steps", True)])  # fmt: skip
+def test_a_module_of_any_form_takes_frames(way, mean):
+    torch.manual_seed(0)
+    module = Stepwise(way, mean)
+    found = convention_of(module, (T, *SHAPE), T)
+    assert (found.form, found.averaged) == (way, mean)
+    x = torch.from_numpy(moving(8).x_train).float()
+    output = found.run(module, x, T)
+    functional.reset_net(module)
+    linear, v, spikes = module.body[1], torch.zeros(8, 2), []
+    for t in range(T):  # integrate and fire by hand
+        v = v + x[:, t].flatten(1) @ linear.weight.T + linear.bias
+        spikes.append((v >= 1).float())
+        v = v * (1 - spikes[-1])
+    expected = torch.stack(spikes)
+    assert torch.equal(output, expected.mean(0, keepdim=True) if mean else expected)
+
+
+@pytest.mark.parametrize("readout", ["rate", "membrane"])
+def test_a_student_learns_from_frames(readout):
+    data = brightness()
+    config = train.TrainConfig(**{**vars(QUICK), "epochs": 8})
+    trained = train.distill(student(readout=readout), data, config, method="none")
+    by_step = train.evaluate(trained.module, data, T=T)
+    assert len(by_step) == T and by_step[-1] > 0.9
+    assert trained.history[-1].accuracy == by_step[-1] and trained.history[-1].by_step == by_step
+
+
+@pytest.mark.parametrize("method", ["response", "feature", "temporal", "selective"])
+def test_every_method_teaches_from_the_mean_of_the_frames(method):
+    data = brightness()
+    teacher = train.pretrain(ann(), data, QUICK).module
+    means = torch.from_numpy(data.x_test).float().mean(1)
+    expected = (teacher(means).argmax(1).numpy() == data.y_test).mean()
+    assert train.evaluate(teacher, data)[0] == pytest.approx(expected)
+    config = train.TrainConfig(**{**vars(QUICK), "shift": 1})
+    readout = "membrane" if method == "selective" else "rate"
+    found = train.distill(student(readout=readout), data, config, method=method, teacher=teacher)
+    assert found.history[-1].loss < found.history[0].loss
+
+
+def test_other_numbers_of_steps_are_refused():
+    with pytest.raises(KdsnnError, match="moving has 3 frames, and the network T=4 steps"):
+        train.distill(student(), moving(), train.TrainConfig(T=4), method="none")
+    with pytest.raises(KdsnnError, match="moving has 3 frames, and the network T=2 steps"):
+        train.evaluate(student(), moving(), T=2)
+    with pytest.raises(kdsnn.errors.OptionError, match="moving has 3 frames, one for each step"):
+        kdsnn.distill("cnn2", moving(), method="none", T=5)
+
+
+def test_a_checkpoint_says_what_its_network_sees(tmp_path):
+    data = moving()
+    options = {"channels": (4, 4), "hidden": 8}
+    teacher = kdsnn.pretrain("cnn2", data, epochs=1, options=options, out=tmp_path / "teacher.safetensors")
+    made = kdsnn.distill(
+        "cnn2", data, teacher=teacher, epochs=1, options=options, twin=True, out=tmp_path / "student.safetensors"
+    )
+    assert made.info.T == T and (made.info.encoding, made.info.over_time) == ("spikes", True)
+    assert (teacher.info.T, teacher.info.encoding, teacher.info.over_time) == (None, "direct", True)
+    read = kdsnn.load(tmp_path / "student.safetensors")
+    assert read.info == made.info and checkpoint.read_info(tmp_path / "teacher.safetensors") == teacher.info
+    result = kdsnn.evaluate(read, data)
+    assert len(result.accuracies) == T and result.accuracy == made.accuracy
+    # SynOps by hand: every event and every spike times its fan-out; here of the events alone
+    assert made.cost["synops"] > made.cost["spikes"] > 0
+    stills = DataSet("stills", data.x_train[:, 0] * 255, data.y_train, data.x_test[:, 0], data.y_test, 2)
+    for network in (read, teacher):
+        with pytest.raises(KdsnnError, match=r"reads frames over time, and stills holds images"):
+            kdsnn.evaluate(network, stills)
+    other = kdsnn.pretrain("cnn2", stills, epochs=1, options=options)
+    with pytest.raises(KdsnnError, match="reads images, and moving holds frames over time"):
+        kdsnn.evaluate(other, data)
+    with pytest.raises(KdsnnError, match="reads images, and moving holds frames over time"):
+        kdsnn.distill("cnn2", data, teacher=other)
+
+
+def test_a_student_of_frames_is_trained_on_a_grid():
+    data = moving()
+    options = {"channels": (4, 4), "hidden": 8}
+    start = kdsnn.distill("cnn2", data, method="none", epochs=2, options=options)
+    fine = kdsnn.distill("cnn2", data, method="none", epochs=1, quantize=3, start=start)
+    assert fine.info.encoding == "spikes" and fine.info.quantized["bits"] == 3
+    network = kdsnn.lower(fine)
+    assert network.bits == 3 and network.reads_spikes
+    emulated = kdsnn.run(network, data, on=["torch", "emulator"], samples=32)
+    assert all(c.mismatches == 0 and c.hidden == 0 for c in emulated.comparisons if c.backend == "emulator")

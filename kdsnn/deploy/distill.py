@@ -107,9 +107,8 @@ def distill(
     Raises:
         KdsnnError: a method without its teacher, networks and data that do not fit, a run that diverges; one line each.
     """
-    given = dict(locals())
     if seeds is not None or processes is not None:
-        return _over_seeds(given)
+        return _over_seeds(dict(locals()))
     path = writable(out)
     began = None if quantize is None and start is None else _start(model, quantize, start, options, T)
     ann = _teacher(teacher, teacher_weights, method) if method != "none" or init == TEACHER else None
@@ -118,11 +117,16 @@ def distill(
     if isinstance(ann, TrainedNetwork):
         require_trained_fit(str(ann.path or ann.info.model), ann, images)
     options, config = _settled(model, images, method, began, source, options or {}, _steps(images, T), settings)
-    config = configured(
-        config, epochs=epochs, batch_size=batch_size, lr=lr, alpha=alpha, temperature=temperature, val=val, seed=seed
-    )
+    given = {
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "lr": lr,
+        "alpha": alpha,
+        "temperature": temperature,
+        "val": val,
+    }
+    config = with_precision(configured(config, **given, seed=seed), path, resume=resume)
     named, module = named_model(model, seed)
-    config = with_precision(config, path, resume=resume)
     job = Training(
         f"distill {named}", named, images, config, options, path, module, method=method,
         teacher=ann.module if isinstance(ann, TrainedNetwork) else ann,

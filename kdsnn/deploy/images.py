@@ -100,7 +100,12 @@ def require_fit(
     """
     if over_time != (data.T is not None):
         reads, holds = ("frames over time", "images") if over_time else ("images", "frames over time")
-        remedy = f"; {data.name}+events{T or ''} are events of them" if over_time else ""
+        own = f"(N, {T or 'T'}, {', '.join(map(str, shape))})"
+        remedy = (
+            f"; {data.name}+events{T or ''} are events of them, npz:FILE with x_test {own} your own"
+            if over_time
+            else ""
+        )
         raise KdsnnError(f"{name} reads {reads}, and {data.name} holds {holds}{remedy}")
     if None not in (T, data.T) and data.T != T:
         raise KdsnnError(f"{name} reads {T} frames, and the samples of {data.name} have {data.T}: cut them into {T}")

@@ -93,8 +93,7 @@ def profile(
         for name, network in zip(names, networks, strict=True):
             require_network_fit(name, network, images)
         (x, labels), called = some_tests(images, samples), images.name
-        if ann is not None:
-            counted, notes = count_ann(ann, images, x, labels, progress=progress)
+        counted, notes = (None, ()) if ann is None else count_ann(ann, images, x, labels, progress=progress)
     students = [
         count(name, network, x, told_labels(name, network, labels), twin=index >= len(sources), progress=progress)
         for index, (name, network) in enumerate(zip(names, networks, strict=True))

@@ -275,7 +275,7 @@ def test_frames_over_time_from_arrays(coding: Any, tmp_path: Path) -> None:
     report = kdsnn.profile(net, f"npz:{tmp_path / 'e.npz'}", samples=4).to_dict()
     assert "4 test samples of" in str(report)
     written = kdsnn.export(net, tmp_path, to=["onnx", "netx", "nir"], quantized=True)
-    assert written.ok
+    assert written.ok, written
     again = kdsnn.run(tmp_path / "e.onnx", f"npz:{tmp_path / 'e.npz'}", on=["onnx"], samples=6)
     np.testing.assert_array_equal(again.runs[0].output, found.runs[2].output)
     back = kdsnn.run(tmp_path / "e.nir", (x, y), on=["torch"], samples=6)
@@ -313,7 +313,10 @@ def test_what_cannot_be_said() -> None:
         kdsnn.lower(events(), input_shape=(2, 6, 6), T=T, input_coding="events")  # type: ignore[arg-type]
     with pytest.raises(OptionError, match="reads spikes of 0 and 1, not pixels; leave it out"):
         kdsnn.lower(events(), input_shape=(2, 6, 6), T=T, input_coding="spikes", normalize="0.5/0.5")
-    with pytest.raises(OptionError, match="reads spikes over time; give npz:FILE with x_test"):
+    with pytest.raises(
+        kdsnn.KdsnnError,
+        match=r"reads frames over time, and digits holds images; digits\+events4 are events .* npz:FILE with x_test \(N, 4, 2",
+    ):
         kdsnn.run(net, "digits")
     still = kdsnn.lower(convolutional(), input_shape=SHAPE, T=T, name="still")
     with pytest.raises(

@@ -17,8 +17,9 @@ Nothing is approximated. What a graph does not express is refused by module, and
 
 from __future__ import annotations
 
+import typing
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 from torch import nn
 
@@ -26,7 +27,7 @@ from exporters.from_torch.calling import Calling, LoweredModule, Task, run
 from exporters.from_torch.declared import parsed
 from exporters.from_torch.readout import Chosen
 from exporters.from_torch.refusals import LoweringError, node_name
-from exporters.graph import Shape, SpikingGraph
+from exporters.graph import Encoding, Shape, SpikingGraph
 
 __all__ = ["Calling", "LoweredModule", "LoweringError", "from_torch", "lower_module", "node_name"]
 
@@ -36,7 +37,7 @@ def from_torch(
     input_shape: Shape,
     T: int,
     *,
-    encoding: str = "direct",
+    encoding: Encoding = "direct",
     output: Chosen = None,
     neuron_as: Mapping[str, str] | None = None,
     **metadata: Any,
@@ -52,7 +53,7 @@ def from_torch(
             read-out), per time step, or their mean or sum over time.
         input_shape: (C, H, W), (C, L) or (F,), without batch and time.
         T: number of time steps.
-        encoding: "direct" (the analog sample at every step) or "spikes".
+        encoding: "direct" (the analog sample at every step), "frames" (T analog frames) or "spikes" (T frames of 0 and 1).
         output: which of several outputs: an index, a key, or a path of them ("logits", "0.spikes").
         neuron_as: class name → "LIF:tau=2,v_threshold=1": what a neuron class is whose arithmetic is not understood; it is
             checked on random currents.
@@ -71,18 +72,17 @@ def lower_module(
     input_shape: Shape,
     T: int,
     *,
-    encoding: str = "direct",
+    encoding: Encoding = "direct",
     output: Chosen = None,
     neuron_as: Mapping[str, str] | None = None,
     **metadata: Any,
 ) -> LoweredModule:
     """As `from_torch`, with how to call the module, so that it can be run beside the graph."""
-    if encoding not in ("direct", "spikes"):
-        raise LoweringError(f'the encoding is {encoding!r}; it must be "direct" or "spikes"')
+    if encoding not in typing.get_args(Encoding):
+        raise LoweringError(f'the encoding is {encoding!r}; it must be "direct", "frames" or "spikes"')
     if isinstance(T, bool) or not isinstance(T, int) or T < 1:
         raise LoweringError(f"T is {T!r}; the number of time steps must be a whole number of at least 1")
     shape = tuple(int(d) for d in input_shape)
     if len(shape) not in (1, 2, 3) or min(shape) < 1:
         raise LoweringError(f"the input shape {shape} must be (C, H, W), (C, L) or (F,), all positive")
-    coding: Literal["direct", "spikes"] = "spikes" if encoding == "spikes" else "direct"
-    return run(Task(module, shape, T, coding, output, parsed(neuron_as or {}), metadata))
+    return run(Task(module, shape, T, encoding, output, parsed(neuron_as or {}), metadata))

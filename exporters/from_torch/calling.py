@@ -17,14 +17,14 @@ from exporters.errors import DeployError
 from exporters.from_torch import arithmetic, layers, spikes
 from exporters.from_torch.dynamics import settle
 from exporters.from_torch.execution import Factories, executor
-from exporters.from_torch.lowering import Lowering
-from exporters.from_torch.neurons import Constants, known_kind
+from exporters.from_torch.lowering import Constants, Lowering
+from exporters.from_torch.neurons import known_kind
 from exporters.from_torch.readout import Chosen, Returned, chosen, read_out
 from exporters.from_torch.refusals import ENTRIES, LoweringError, explained, node_name, raised_line
 from exporters.from_torch.symbolic import Symbolic
 from exporters.from_torch.values import Affine, Gather, Origin, concatenated, elements, forget_runs, laid_out
 from exporters.from_torch.watching import PLACE, Modules, modules_of, unwrapped, watched
-from exporters.graph import Input, Neuron, Shape, SpikingGraph, Synapse
+from exporters.graph import Encoding, Input, Neuron, Shape, SpikingGraph, Synapse
 
 Way = Literal["step", "image", "frames", "frames, samples first", "frames, time last"]
 """One call a step with (N, …), or one call in all, with (N, …), (T, N, …), (N, T, …) or (N, …, T)."""
@@ -42,12 +42,14 @@ class Calling:
         returned: see `exporters.from_torch.readout.Returned`; of each call, if there is one a step.
         factor: the mean over time of what comes back (or its mean or sum itself) is this times the graph's score.
         output: which of several outputs is meant, as it was given.
+        declared: classes that the user declared to be neurons.
     """
 
     way: Way
     returned: Returned
     factor: float = 1.0
     output: Chosen = None
+    declared: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +68,7 @@ class Task:
     module: nn.Module
     shape: Shape
     T: int
-    encoding: Literal["direct", "spikes"]
+    encoding: Encoding
     output: Chosen
     declared: Mapping[str, Constants]
     metadata: Mapping[str, Any]
@@ -147,7 +149,7 @@ def _lowered(lowering: Lowering, task: Task, root: nn.Module, modules: Modules, 
                 raise lowering.error(f"it runs {layer.steps} steps, but T is {task.T}; make them the same", layer.name)
         settle(lowering)
         answer = read_out(lowering, value)
-    calling = Calling(way, answer.returned, answer.factor, task.output)
+    calling = Calling(way, answer.returned, answer.factor, task.output, tuple(task.declared))
     return LoweredModule(_graph(lowering, task), calling, dict(lowering.notes))
 
 
@@ -155,10 +157,9 @@ def _inputs(lowering: Lowering, task: Task, way: Way) -> list[Symbolic]:
     """What the network is called with. A constant image that is given as frames is told apart step by step all the same."""
     N, T, shape = lowering.samples, task.T, task.shape
     inner = (shape[0], 1, shape[1]) if len(shape) == 2 else shape  # a graph has no (C, L)
-    spiking = task.encoding != "direct"
-    static = not spiking and way in ("image", "step")
+    static = task.encoding == "direct" and way in ("image", "step")
     lowering.builder.add("input", Input(inner, task.encoding), [])
-    origin = Origin("input", inner, 1 if static else T, N, ("input",), is_binary=spiking)
+    origin = Origin("input", inner, 1 if static else T, N, ("input",), is_binary=task.encoding == "spikes")
 
     def tensor(index: Tensor) -> Symbolic:
         value = Affine(tuple(index.shape), (Gather(origin, index),))

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from exporters.from_torch.lowering import Lowering
-from exporters.from_torch.neurons import Constants
+from exporters.from_torch.lowering import Constants, Lowering
+from exporters.from_torch.neurons import above
 from exporters.from_torch.refusals import LoweringError, first_line
 from exporters.graph import Shape
 
 FORMS = "IF:v_threshold=1, LIF:tau=2,v_threshold=1,decay_input=true,v_reset=0, or LIF:leak=0.9"
 STEPS = 10_000
 """Neurons times steps at least that a declared neuron is run beside what it is said to be."""
+
+LEAST_STEPS = 8
+"""Steps at least, where one call is one step: what adapts or rests shows only after some."""
+
+SLACK = 16.0
+"""How much wider than the bound of one sum a tie may be, for what the module computes in another order."""
 
 
 def parsed(declarations: Mapping[str, str]) -> dict[str, Constants]:
@@ -59,8 +66,11 @@ def _neuron(name: str, text: str) -> Constants:
 
 def check_declared(
     lowering: Lowering, forward: Callable[..., Any], constants: Constants, shape: Shape, *, many: bool
-) -> None:
+) -> Constants:
     """Run a module on random currents beside what it was declared to be.
+
+    Each membrane is reset by the spikes that the module gave, so that no difference spreads; a spike may differ only where
+    the membrane is so close to the threshold that rounding decides (as in `kdsnn.deploy.proof`; Higham 2002, section 4.2).
 
     Args:
         lowering: the state.
@@ -69,39 +79,110 @@ def check_declared(
         shape: of its input, (T, N, …) if `many`, else (N, …).
         many: whether one call is all steps.
 
+    Returns:
+        What it is: as declared, or, where it is silent at its very threshold, with the next threshold that its type has.
+
     Raises:
         LoweringError: it spikes otherwise, or cannot be run.
     """
-    rows = shape[1:] if many else shape
-    steps = shape[0] if many else max(lowering.T, 2)
-    copies = max(1, -(-STEPS // (steps * int(np.prod(rows)))))
-    generator = torch.Generator().manual_seed(0)
-    scale = constants.threshold.flat[0] / constants.gain
-    currents = torch.randn(steps, copies * rows[0], *rows[1:], generator=generator, dtype=torch.float64)
-    currents = ((currents * 0.8 + 0.4) * scale).to(lowering.dtype)
+    currents = _probes(lowering, constants, shape, many=many)
     try:
         found = forward(currents) if many else torch.stack([forward(x) for x in currents])
     except Exception as error:  # whatever a user's forward raises
         raise lowering.error(
             f"it cannot be run on random currents to check the declaration ({first_line(error)})"
         ) from error
-    expected = _spikes(constants, currents.double())
-    if not isinstance(found, Tensor) or found.shape != expected.shape:
+    if not isinstance(found, Tensor) or found.shape != currents.shape:
         raise lowering.error("it does not give as many spikes as it takes currents, as neurons do")
-    wrong = int((found.double() != expected).sum())
-    near = 1e-4  # where the network's own type may round a membrane over its threshold
-    if wrong > near * expected.numel():
+    spikes = found.detach().double()
+    if not bool(((spikes == 0) | (spikes == 1)).all()):
+        raise lowering.error("what it gives on random currents is not 0 or 1 everywhere, so it is no neuron")
+    membranes, bound = _membranes(constants, currents.double(), spikes, torch.finfo(currents.dtype).eps / 2)
+    level = float(constants.threshold.flat[0])
+    wrong = ((membranes >= level) != spikes.bool()) & ((membranes - level).abs() > bound)
+    if count := int(wrong.sum()):
+        t, *where = wrong.nonzero()[0].tolist()
+        at = (t, *where)
         raise lowering.error(
-            f"it was declared to be another neuron than it is: {wrong} of {expected.numel()} spikes differ on random currents"
+            f"it was declared to be another neuron than it is: {count} of {wrong.numel()} spikes differ on random currents; at "
+            f"step {t + 1} it {'fires' if spikes[at] else 'is silent'} where the membrane of the declared one is "
+            f"{float(membranes[at]):.6g} at threshold {level:g}"
         )
+    at_level = membranes == level
+    if bool(at_level.any()) and not bool(spikes[at_level].any()):
+        return replace(constants, threshold=np.array(above(level, lowering.dtype)))
+    return constants
 
 
-def _spikes(constants: Constants, currents: Tensor) -> Tensor:
-    v, spikes = torch.zeros_like(currents[0]), []
-    threshold = float(constants.threshold.flat[0])
-    for x in currents:
-        v = constants.leak * v + constants.gain * x
-        spike = (v >= threshold).double()
-        v = v - spike * threshold if constants.reset == "soft" else v * (1 - spike)
-        spikes.append(spike)
-    return torch.stack(spikes)
+def _probes(lowering: Lowering, constants: Constants, shape: Shape, *, many: bool) -> Tensor:
+    """Currents (steps, N, …) of three sizes and both signs; many of them bring the declared neuron close to its threshold.
+
+    A random current tells constants apart only where it happens to end near the threshold. So half of them are chosen to end
+    just outside what rounding can move, on either side, and a tenth of the first ones at the threshold itself.
+    """
+    rows = shape[1:] if many else shape
+    steps = shape[0] if many else max(lowering.T, LEAST_STEPS)
+    copies = max(1, -(-STEPS // (steps * int(np.prod(rows)))))
+    generator = torch.Generator().manual_seed(0)
+    level, gain = float(constants.threshold.flat[0]), constants.gain
+    size = (copies * rows[0], *rows[1:])
+
+    def drawn() -> Tensor:
+        return torch.rand(size, generator=generator, dtype=torch.float64)
+
+    sizes = torch.tensor([0.25, 1.0, 4.0], dtype=torch.float64)[(3 * drawn()).long()]
+    track = _Track(constants, size, torch.finfo(lowering.dtype).eps / 2)
+    currents = []
+    for t in range(steps):
+        random = (torch.randn(size, generator=generator, dtype=torch.float64) * 0.8 + 0.4) * sizes * level / gain
+        # twice the bound of a membrane that has come this far
+        side = torch.where(drawn() < 0.5, -2.0, 2.0) * track.bound(level)
+        chosen = torch.where(drawn() < 0.5, random, (level + side - constants.leak * track.v) / gain)
+        if t == 0:
+            chosen[drawn() < 0.1] = level / gain
+        chosen = chosen.to(lowering.dtype)
+        currents.append(chosen)
+        membrane, _ = track.charged(chosen.double())
+        track.reset((membrane >= level).double())
+    return torch.stack(currents)
+
+
+class _Track:
+    """Membranes of a declared neuron are followed step by step, with how far rounding can have moved them."""
+
+    def __init__(self, constants: Constants, size: Shape, roundoff: float) -> None:
+        self.constants, self.roundoff = constants, roundoff
+        self.level = float(constants.threshold.flat[0])
+        self.v = torch.zeros(size, dtype=torch.float64)
+        self.moved = torch.zeros(size, dtype=torch.float64)
+        self.steps = 0
+
+    def bound(self, more: Tensor | float) -> Tensor:
+        """How far rounding can move a membrane that takes in so much more."""
+        return SLACK * (self.steps + 3) * self.roundoff * (self.moved + more + self.level)
+
+    def charged(self, current: Tensor) -> tuple[Tensor, Tensor]:
+        """The membranes with a step's current, before they fire, and their bounds."""
+        taken = self.constants.gain * current
+        self.v = self.constants.leak * self.v + taken
+        bound = self.bound(taken.abs())
+        self.moved = self.moved + taken.abs()
+        self.steps += 1
+        return self.v, bound
+
+    def reset(self, spikes: Tensor) -> None:
+        """Reset where it fired."""
+        self.moved = self.moved + self.level * spikes
+        self.v = self.v - spikes * self.level if self.constants.reset == "soft" else self.v * (1 - spikes)
+
+
+def _membranes(constants: Constants, currents: Tensor, spikes: Tensor, roundoff: float) -> tuple[Tensor, Tensor]:
+    """Membranes before firing, reset by the module's own spikes, and how far rounding can move each."""
+    track = _Track(constants, tuple(currents.shape[1:]), roundoff)
+    membranes, bounds = [], []
+    for current, fired in zip(currents, spikes, strict=True):
+        membrane, bound = track.charged(current)
+        track.reset(fired)
+        membranes.append(membrane)
+        bounds.append(bound)
+    return torch.stack(membranes), torch.stack(bounds)

@@ -24,7 +24,7 @@ from torch import nn
 from exporters.from_torch.decode import Read, same_numbers
 from exporters.from_torch.factors import Factor, as_tensor, minus, plus
 from exporters.from_torch.lowering import Found, Lowering, NeuronLayer, Written, key_of
-from exporters.from_torch.neurons import node_of
+from exporters.from_torch.neurons import above, node_of
 from exporters.from_torch.refusals import node_name
 from exporters.from_torch.steps import neuron_shape, require_steps, shift_for
 from exporters.from_torch.synapses import placed_current, rows_of
@@ -341,7 +341,7 @@ def settle(lowering: Lowering) -> None:
             raise lowering.error("its membrane does not start where it resets to", layer.name)
         bias = np.where(np.abs(bias) < 1e-12 * found.threshold, 0.0, bias)
         nodes = placed_current(lowering, reads, bias if bias.ndim else float(bias), layer.name, inner)
-        threshold = _above(found.threshold, lowering.dtype) if written.strict else found.threshold
+        threshold = above(found.threshold, lowering.dtype) if written.strict else found.threshold
         lowering.builder.draft.nodes[node] = node_of(threshold, found.leak, found.reset, 0.0)
         lowering.builder.draft.edges.extend((name, node) for name in nodes)
         lowering.notes[node] = f"understood from its arithmetic: {_described(found, strict=written.strict)}"
@@ -352,12 +352,6 @@ def _without_membrane(lowering: Lowering, shift: float | Array) -> Found:
     lowest = float(np.min(-np.asarray(shift, np.float64)))
     threshold = lowest if lowest > 0 else 1.0
     return Found(0.0, threshold, "hard", np.asarray(shift) + threshold)
-
-
-def _above(threshold: float, dtype: torch.dtype) -> float:
-    """The next number after the threshold that the network's own type has: at least this is above that."""
-    kind = np.float64 if dtype == torch.float64 else np.float32
-    return float(np.nextafter(kind(threshold), kind(np.inf)))
 
 
 def _described(found: Found, *, strict: bool) -> str:

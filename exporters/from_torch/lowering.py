@@ -20,6 +20,17 @@ from exporters.graph.currents import GraphBuilder
 from exporters.graph.nodes import Reset
 
 
+@dataclass(frozen=True)
+class Constants:
+    """A neuron does u ← current_leak·u + gain·x, v ← leak·v + u, and fires where v ≥ threshold (one, or one per neuron)."""
+
+    threshold: Array
+    leak: float
+    reset: Reset
+    gain: float = 1.0
+    current_leak: float = 0.0
+
+
 @dataclass(eq=False)
 class NeuronLayer:
     """A neuron layer of the new graph has run so many steps.
@@ -85,6 +96,7 @@ class Lowering:
         written: of these, neurons that the network writes out itself, by what they read at first.
         firing: nodes that fire.
         notes: what the user should know, by node.
+        declared: neurons that the user declared, by the identity of their modules, as they were found to be.
         weights_of: node → what tells its weights from others.
         progress: layers met so far, which tells how far a run that failed has come.
         is_busy: while the package itself computes, and not the network.
@@ -103,6 +115,7 @@ class Lowering:
         self.written: dict[Hashable, Written] = {}
         self.firing: set[str] = set()
         self.notes: dict[str, str] = {}
+        self.declared: dict[int, Constants] = {}
         self.weights_of: dict[str, Hashable] = {}
         self.progress = 0
         self.is_busy = False

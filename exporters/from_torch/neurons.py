@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Hashable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from exporters.from_torch.decode import Read
-from exporters.from_torch.lowering import Lowering, NeuronLayer, float64, key_of
+from exporters.from_torch.lowering import Constants, Lowering, NeuronLayer, float64, key_of
 from exporters.from_torch.steps import neuron_shape, require_steps, shift_for
 from exporters.from_torch.symbolic import Symbolic
 from exporters.from_torch.synapses import placed_current, rows_of
@@ -40,17 +39,6 @@ HOMES = {
 
 MEMBRANES = frozenset(["v", "current_state", "voltage_state", "c"])
 """What these neurons remember from step to step."""
-
-
-@dataclass(frozen=True)
-class Constants:
-    """A neuron does u ← current_leak·u + gain·x, v ← leak·v + u, and fires where v ≥ threshold (one, or one per neuron)."""
-
-    threshold: Array
-    leak: float
-    reset: Reset
-    gain: float = 1.0
-    current_leak: float = 0.0
 
 
 def known_kind(module: nn.Module) -> str | None:
@@ -126,6 +114,12 @@ def node_of(threshold: float, leak: float, reset: Reset, current_leak: float) ->
     if leak == 1 and not current_leak:
         return IF(threshold, reset)
     return LIF(threshold, leak, reset, current_leak=current_leak)
+
+
+def above(threshold: float, dtype: torch.dtype) -> float:
+    """The next number after the threshold that the network's own type has: at least this is above that."""
+    kind = np.float64 if dtype == torch.float64 else np.float32
+    return float(np.nextafter(kind(threshold), kind(np.inf)))
 
 
 # -- running -----------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import torch
 
 from exporters.from_torch.decode import Read, UndecodableError, reads_of, shift_of
 from exporters.from_torch.lowering import Lowering, as_bytes
-from exporters.from_torch.refusals import LoweringError
+from exporters.from_torch.refusals import LoweringError, SeveralOutputsError, user_line
 from exporters.from_torch.steps import neuron_shape, require_steps, shift_for
 from exporters.from_torch.symbolic import Symbolic
 from exporters.from_torch.synapses import placed_current
@@ -19,7 +19,8 @@ from exporters.from_torch.values import Affine, concatenated, laid_out
 from exporters.graph import Array, Output, Shape
 
 Chosen = int | str | None
-"""Which of several outputs: an index or a key, or a path of such ("logits", "0.spikes"); None where there is but one."""
+"""Which of several outputs: an index, a key or the name of a field, or a path of such ("logits", "0.spikes"); None where there is
+but one."""
 
 Returned = Literal["steps", "steps, samples first", "steps, time last", "steps, flattened", "mean", "sum"]
 """What comes back: (T, N, …), (N, T, …), (N, …, T), (T·N, …), or the mean or a sum over time, (N, …)."""
@@ -37,19 +38,24 @@ def chosen(lowering: Lowering, result: Any, output: Chosen) -> Symbolic:
     """The one tensor of what a network returned.
 
     Raises:
-        LoweringError: it returned several and none was chosen, or none that depends on the input.
+        SeveralOutputsError: it returned several and none was chosen, or one that is not there.
+        LoweringError: what was chosen does not depend on the input.
     """
     for key in () if output is None else str(output).split("."):
         try:
-            result = result[int(key)] if isinstance(result, Sequence) else result[key]
-        except (KeyError, IndexError, ValueError, TypeError):
-            raise lowering.error(f"its forward returns {_described(result)}, which has no output {key!r}") from None
+            result = part_of(result, key)
+        except (KeyError, IndexError, ValueError, TypeError, AttributeError):
+            raise _several(
+                lowering, result, f"its forward returns {_described(result)}, which has no output {key!r}"
+            ) from None
     if isinstance(result, Sequence) and len(result) == 1:
         result = result[0]
     if isinstance(result, Sequence) and len(result) == lowering.T:
         result = _of_each_step(lowering, result)
     if not isinstance(result, torch.Tensor):
-        raise lowering.error(f"its forward returns {_described(result)}; choose one tensor of it with output=")
+        raise _several(
+            lowering, result, f"its forward returns {_described(result)}; choose one tensor of it with output="
+        )
     if isinstance(result, Symbolic) and result.refusal:
         raise lowering.error(result.refusal)
     if not isinstance(result, Symbolic) or result.value.is_constant:
@@ -57,10 +63,31 @@ def chosen(lowering: Lowering, result: Any, output: Chosen) -> Symbolic:
     return result
 
 
+def part_of(result: Any, key: str) -> Any:
+    """One of several outputs: by its place in a list or tuple, the name of a tuple's field, or its key.
+
+    Raises:
+        KeyError, IndexError, ValueError, TypeError, AttributeError: there is no such output.
+    """
+    if isinstance(result, torch.Tensor):
+        raise TypeError("a tensor is one output")
+    if isinstance(result, Sequence) and key not in getattr(result, "_fields", ()):
+        return result[int(key)]
+    return getattr(result, key) if isinstance(result, tuple) else result[key]
+
+
+def _several(lowering: Lowering, result: Any, problem: str) -> SeveralOutputsError:
+    return SeveralOutputsError(f"{lowering.where}: {problem}{user_line()}", _described(result))
+
+
 def _described(result: Any) -> str:
+    if isinstance(result, torch.Tensor):
+        return "one tensor"
     kind = type(result).__name__
     if isinstance(result, Mapping):
         return f"a {kind} with {', '.join(map(repr, result))}"
+    if hasattr(result, "_fields"):
+        return f"a {kind} with {', '.join(map(repr, result._fields))}"
     return f"a {kind} of {len(result)}" if isinstance(result, Sequence) else f"a {kind}"
 
 

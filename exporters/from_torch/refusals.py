@@ -24,6 +24,18 @@ class LoweringError(DeployError):
     """A network that the SpikingGraph cannot express: the module, what it does, what to do, where in the user's code."""
 
 
+class SeveralOutputsError(LoweringError):
+    """A network that returns several tensors, of which none was chosen, or one that is not there.
+
+    Attributes:
+        returned: what its forward returns, in words.
+    """
+
+    def __init__(self, message: str, returned: str) -> None:
+        super().__init__(message)
+        self.returned = returned
+
+
 def node_name(path: str, module: nn.Module) -> str:
     """The node a module becomes: its path; a bare number (in a Sequential) says too little, so its kind goes before it."""
     kind = type(module).__name__.lower()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from exporters.from_torch.declared import check_declared
-from exporters.from_torch.lowering import Lowering
-from exporters.from_torch.neurons import Constants, constants_of, known_kind, run_neuron
+from exporters.from_torch.lowering import Constants, Lowering
+from exporters.from_torch.neurons import constants_of, known_kind, run_neuron
 from exporters.from_torch.refusals import LoweringError
 from exporters.from_torch.symbolic import Symbolic
 from exporters.from_torch.values import laid_out
@@ -128,9 +128,18 @@ def _forward(lowering: Lowering, path: str, module: nn.Module, declared: Mapping
     return forward
 
 
-def _declared(module: nn.Module, declared: Mapping[str, Constants]) -> Constants | None:
+def is_called(module: nn.Module, names: Collection[str]) -> bool:
+    """Whether the class of a module has one of these names, with or without that of its package."""
+    return any(name in names for name in _names(module))
+
+
+def _names(module: nn.Module) -> tuple[str, str]:
     kind = type(module)
-    return declared.get(f"{kind.__module__}.{kind.__qualname__}", declared.get(kind.__qualname__))
+    return f"{kind.__module__}.{kind.__qualname__}", kind.__qualname__
+
+
+def _declared(module: nn.Module, declared: Mapping[str, Constants]) -> Constants | None:
+    return next((declared[name] for name in _names(module) if name in declared), None)
 
 
 def _as_neuron(
@@ -149,16 +158,19 @@ def _as_neuron(
         return run_neuron(lowering, module, constants_of(lowering, module, kind), x, many=module.step_mode == "m")
     many = x.ndim > 2 and tuple(x.shape[:2]) == (lowering.T, lowering.samples)
     if id(module) not in lowering.neurons:
-        with _as_at_first(module):
-            check_declared(lowering, original, constants, tuple(x.shape), many=many)
-        lowering.notes[lowering.name] = "declared by the user, and checked on random currents"
+        with as_at_first(module):
+            found = check_declared(lowering, original, constants, tuple(x.shape), many=many)
+        lowering.declared[id(module)] = found
+        firing = ", which fires above its threshold," if found is not constants else ""
+        lowering.notes[lowering.name] = f"declared by the user{firing} and checked on random currents"
+    constants = lowering.declared[id(module)]
     return run_neuron(lowering, module, constants, x, many=many)
 
 
 @contextmanager
-def _as_at_first(module: nn.Module) -> Iterator[None]:
+def as_at_first(module: nn.Module) -> Iterator[None]:
     """What runs meanwhile leaves no trace in the module."""
-    kept = [_Kept(m) for m in module.modules()]
+    kept = [_Kept(m) for _, m in modules_of(module)]
     try:
         yield
     finally:

@@ -8,7 +8,7 @@ edges into one node add, so a residual sum needs no node of its own.
 Semantics, per time step `t` of `T` (all state is zero before the first step of every sample):
 
 * `Input` emits the sample: encoding "direct" repeats the same analog frame at every step (direct
-  coding), "spikes" emits frame `t` of a `T`-step sequence.
+  coding), "frames" and "spikes" emit frame `t` of a `T`-step sequence, of graded values or of 0 and 1.
 * `Conv2d`, `Linear`, the pools and `Flatten` are memoryless; a bias is added at *every* step.
 * `IF`:  v ← v + x;  spike = (v ≥ threshold);  where it spikes, v ← 0 (hard reset) or
   v ← v − threshold (soft reset).  `LIF` first multiplies v by `leak`. In an integer graph
@@ -34,6 +34,7 @@ from exporters.graph.nodes import (
     Array,
     AvgPool2d,
     Conv2d,
+    Encoding,
     Flatten,
     Input,
     Linear,
@@ -58,6 +59,7 @@ __all__ = [
     "Array",
     "AvgPool2d",
     "Conv2d",
+    "Encoding",
     "Flatten",
     "GraphError",
     "Input",

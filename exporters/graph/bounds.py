@@ -32,7 +32,7 @@ def input_bounds(graph: SpikingGraph) -> dict[str, float]:
         into[name] = arriving
         match node:
             case Input():
-                out[name] = float(node.scale) if node.encoding == "direct" and node.scale is not None else 1.0
+                out[name] = float(node.scale) if node.is_graded and node.scale is not None else 1.0
             case Neuron():
                 out[name] = 1.0
             case AvgPool2d():
@@ -52,6 +52,20 @@ def is_signed(graph: SpikingGraph, name: str) -> bool:
     return graph.in_signal(name) == "current"
 
 
+def signed_bounds(synapse: Synapse, arriving: float, *, bias: bool = True) -> tuple[Array, Array]:
+    """The bounds are, per output channel, the largest sum and the negative of the smallest, of inputs from 0 to
+    `arriving`: two of float64 (Cout,), neither below 0."""
+    if synapse not in _sums:
+        weight = synapse.weight.reshape(len(synapse.weight), -1)
+        parts = (np.maximum(weight, 0), np.minimum(weight, 0))
+        _sums[synapse] = (parts[0].sum(axis=1, dtype=np.float64), -parts[1].sum(axis=1, dtype=np.float64))
+    positive, negative = (total * arriving for total in _sums[synapse])
+    if bias and synapse.bias is not None:  # of a whole map, the extremes of each channel
+        b = synapse.bias.astype(np.float64).reshape(len(synapse.bias), -1)
+        positive, negative = positive + np.maximum(b.max(axis=1), 0), negative + np.maximum(-b.min(axis=1), 0)
+    return positive, negative
+
+
 def channel_bounds(synapse: Synapse, arriving: float, *, bias: bool = True, signed: bool = False) -> Array:
     """The bounds are, per output channel, the largest |sum| that any subset of the products can have: float64 (Cout,).
 
@@ -59,19 +73,13 @@ def channel_bounds(synapse: Synapse, arriving: float, *, bias: bool = True, sign
     positive products alone or the negative products alone are the worst case; `signed` inputs can
     make every product as large as it gets.
     """
-    if synapse not in _sums:
-        weight = synapse.weight.reshape(len(synapse.weight), -1)
-        parts = (np.maximum(weight, 0), np.minimum(weight, 0))
-        _sums[synapse] = (parts[0].sum(axis=1, dtype=np.float64), -parts[1].sum(axis=1, dtype=np.float64))
-    positive, negative = (total * arriving for total in _sums[synapse])
-    if signed:
-        positive = negative = positive + negative
+    positive, negative = signed_bounds(synapse, arriving, bias=bias and not signed)
+    if not signed:
+        return np.asarray(np.maximum(positive, negative))
+    total = positive + negative
     if bias and synapse.bias is not None:
-        b = synapse.bias.astype(np.float64).reshape(
-            len(synapse.bias), -1
-        )  # of a whole map, the extremes of each channel
-        positive, negative = positive + np.maximum(b.max(axis=1), 0), negative + np.maximum(-b.min(axis=1), 0)
-    return np.asarray(np.maximum(positive, negative))
+        total = total + np.abs(synapse.bias.astype(np.float64)).reshape(len(total), -1).max(axis=1)
+    return np.asarray(total)
 
 
 def sum_bound(synapse: Synapse, arriving: float, *, bias: bool = True, signed: bool = False) -> float:

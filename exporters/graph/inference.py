@@ -35,7 +35,7 @@ def infer_signal(name: str, node: Node, incoming: SignalKind) -> SignalKind:
     kind."""
     match node:
         case Input():
-            return "analog" if node.encoding == "direct" else "spikes"
+            return "analog" if node.is_graded else "spikes"
         case Synapse():
             return "current"
         case Neuron():

@@ -19,6 +19,7 @@ Array = NDArray[Any]
 Shape = tuple[int, ...]
 Pair = tuple[int, int]
 Reset = Literal["hard", "soft"]
+Encoding = Literal["direct", "frames", "spikes"]
 SignalKind = Literal["analog", "spikes", "current"]
 """An edge carries analog input, spikes (also pooled or summed ones), or synaptic current."""
 
@@ -27,13 +28,26 @@ SignalKind = Literal["analog", "spikes", "current"]
 class Input:
     """The input is where samples enter, of shape (C, H, W) or (F,) without batch or time.
 
+    A sample is one frame of graded values that is read at every step ("direct"), T frames of graded values ("frames"), or T
+    frames of 0 and 1 ("spikes").
+
     `scale` is None for real-valued input. Otherwise the network consumes integers
     `rint(x * scale)` in 0…scale (255: 8-bit pixels), see `SpikingGraph.encode`.
     """
 
     shape: Shape
-    encoding: Literal["direct", "spikes"] = "direct"
+    encoding: Encoding = "direct"
     scale: int | None = None
+
+    @property
+    def over_time(self) -> bool:
+        """Whether a sample is T frames, and not one."""
+        return self.encoding != "direct"
+
+    @property
+    def is_graded(self) -> bool:
+        """Whether values other than 0 and 1 come in."""
+        return self.encoding != "spikes"
 
 
 @dataclass(frozen=True, eq=False)

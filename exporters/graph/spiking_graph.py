@@ -140,7 +140,7 @@ class SpikingGraph:
         """A graph is integer, and so in chip arithmetic, when every weight, bias and threshold is, and the input too."""
         arrays = [a for s in self.synapses.values() for a in (s.weight, s.bias) if a is not None]
         return (
-            (self.input.encoding == "spikes" or self.input.scale is not None)
+            (not self.input.is_graded or self.input.scale is not None)
             and all(np.issubdtype(a.dtype, np.integer) for a in arrays)
             and all(float(n.threshold).is_integer() for n in self.neurons.values())
         )
@@ -154,12 +154,12 @@ class SpikingGraph:
         return replace(self, nodes=nodes, edges=tuple(edges))
 
     def encode(self, x: Array) -> Array:
-        """Real-valued samples (N, *shape) become what the network consumes: float32, integers if `input.scale`.
+        """Real-valued samples (N, *shape), or (N, T, *shape) over time, become what the network consumes: float32, integers if `input.scale`.
 
         Raises:
             GraphError: wrong shape, values that are not finite, or values outside 0…1 when `input.scale` is set.
         """
-        frames = 1 if self.input.encoding == "direct" else 2
+        frames = 2 if self.input.over_time else 1
         if x.shape[frames:] != self.input.shape:
             raise GraphError(f"the samples have shape {tuple(x.shape[frames:])}, the network takes {self.input.shape}")
         x = np.asarray(x, np.float32)

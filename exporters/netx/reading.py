@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import h5py
 import numpy as np
@@ -13,6 +13,7 @@ from exporters.graph import (
     LIF,
     AnyNeuron,
     Conv2d,
+    Encoding,
     Flatten,
     Input,
     Linear,
@@ -28,11 +29,11 @@ from exporters.netx.check import NetxError, layer_groups, opened, problems, says
 from exporters.netx.sidecar import digest, read_sidecar, sidecar_path
 
 
-def read(path: Path, *, T: int | None = None, encoding: Literal["direct", "spikes"] = "direct") -> SpikingGraph:
+def read(path: Path, *, T: int | None = None, encoding: Encoding = "direct") -> SpikingGraph:
     """A `.net` file becomes an integer chain.
 
     T, the input encoding and the scales come from the JSON file beside it; without one (slayer writes none),
-    pass T and the encoding: graded 8-bit pixels ("direct") or "spikes".
+    pass T and the encoding: graded 8-bit pixels ("direct", or "frames" where they change over time) or "spikes".
 
     Without an input layer, or one that says a shape, the first dense layer reads one flat spike for each of its columns.
 
@@ -73,7 +74,7 @@ def _pair(dataset: Any) -> Pair:
 def _to_graph(file: h5py.File, T: int, extra: dict[str, Any]) -> SpikingGraph:
     described = extra.get("input", {})
     encoding = described.get("encoding", "direct")
-    scale = described.get("scale", 255) if encoding == "direct" else None
+    scale = None if encoding == "spikes" else described.get("scale", 255)
     names = [(row["synapse"], row["neuron"], float(row["scale"])) for row in extra.get("layers", [])]
     nodes: list[tuple[str, Node]] = []
     k = 0

@@ -39,7 +39,7 @@ def timing(graph: SpikingGraph) -> ChainTiming:
 
 def message_bits(graph: SpikingGraph) -> int:
     """The message bits are netx's `input_message_bits`: 0 for binary spikes, else the bits of a graded pixel."""
-    return 0 if graph.input.encoding == "spikes" else int(graph.input.scale or 1).bit_length()
+    return int(graph.input.scale or 1).bit_length() if graph.input.is_graded else 0
 
 
 def sidecar_path(path: Path) -> Path:

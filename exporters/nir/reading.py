@@ -22,6 +22,7 @@ from exporters.graph import (
     LIF,
     AvgPool2d,
     Conv2d,
+    Encoding,
     Flatten,
     GraphError,
     Input,
@@ -61,7 +62,7 @@ def read(
     *,
     T: int | None = None,
     dt: float | None = None,
-    encoding: Literal["direct", "spikes"] | None = None,
+    encoding: Encoding | None = None,
     method: Discretization = "euler",
     reset: Reset | None = None,
 ) -> SpikingGraph:
@@ -71,7 +72,7 @@ def read(
         path: the file.
         T: time steps per sample; files of this program know theirs.
         dt: seconds per time step; 1e-4 by default, as most frameworks assume.
-        encoding: "direct" or "spikes"; by default what the file says, or direct.
+        encoding: "direct", "frames" or "spikes", where the file does not say it, as only this program's do; direct by default.
         method: how a leak is discretized: "euler", 1 − dt/τ (snnTorch, SpikingJelly, Norse, lava-dl), or
             "exponential", exp(−dt/τ) (Rockpool, sinabs).
         reset: "hard" (to v_reset) or "soft" (by subtraction of the threshold), where the file does not say, as only
@@ -91,7 +92,7 @@ def from_nir(
     *,
     T: int | None = None,
     dt: float | None = None,
-    encoding: Literal["direct", "spikes"] | None = None,
+    encoding: Encoding | None = None,
     method: Discretization = "euler",
     reset: Reset | None = None,
 ) -> SpikingGraph:
@@ -105,7 +106,7 @@ class _How:
 
     T: int | None
     dt: float | None
-    encoding: Literal["direct", "spikes"] | None
+    encoding: Encoding | None
     method: Discretization
     reset: Reset | None
 
@@ -148,7 +149,9 @@ class _Reader:
             raise NirError(f"the reset is {how.reset!r}; choose hard or soft")
         self.reset = how.reset
         self.time = Time(self.dt, how.method, how.dt is None and "dt" not in self.facts)
-        self.encoding = how.encoding or self.facts.get("input_encoding", "direct")
+        self.encoding = self.facts.get("input_encoding", how.encoding or "direct")
+        if how.encoding not in (None, self.encoding):
+            raise NirError(f"it says itself how its input is coded ({self.encoding}); leave the input's coding out")
         self.built = GraphBuilder()
         self.values: dict[str, Current] = {}
         self.integrated: Output | None = None  # the read-out that an integrator asks for

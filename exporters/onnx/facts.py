@@ -78,7 +78,7 @@ def parse(proto: onnx.ModelProto) -> dict[str, Any]:
     expected = {
         "kdsnn_deploy_form": FORMS,
         "arithmetic": ("float32", "integer"),
-        "input_encoding": ("direct", "spikes"),
+        "input_encoding": ("direct", "frames", "spikes"),
         "readout": ("rate", "membrane"),
     }
     shape, scale = facts.get("input_shape"), facts.get("input_scale")

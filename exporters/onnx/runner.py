@@ -153,8 +153,7 @@ def _time_steps(model: CheckedModel, x: Array, T: int | None) -> int:
 
 def _check_samples(model: CheckedModel, x: Array, steps: int) -> None:
     shape = tuple(model.facts["input_shape"])
-    spikes = model.facts.get("input_encoding") == "spikes"
-    expected = (steps, *shape) if spikes else shape
+    expected = shape if model.facts.get("input_encoding") == "direct" else (steps, *shape)
     if x.shape[1:] != expected or len(x) == 0:
         raise OnnxError(
             f"{model.path.name}: it takes samples of shape (N, {', '.join(map(str, expected))}), not {x.shape}"
@@ -224,7 +223,7 @@ def _run_steps(session: Any, model: CheckedModel, x: Array, layers: Sequence[str
     names = [o.name for o in session.get_outputs()]
     collected: dict[str, list[Array]] = {name: [] for name in (readout, *layers)}
     for t in range(T):
-        frame = x[:, t] if model.facts.get("input_encoding") == "spikes" else x
+        frame = x if model.facts.get("input_encoding") == "direct" else x[:, t]
         results = dict(zip(names, session.run(names, {"input": frame, **states}), strict=True))
         states = {name: results[f"{name}_next"] for name in states}
         collected[readout].append(results[readout])

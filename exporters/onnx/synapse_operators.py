@@ -22,11 +22,11 @@ from exporters.onnx.model_builder import ModelBuilder, ModelTensor
 
 def add_input(model: ModelBuilder, node: Input) -> ModelTensor:
     """The model's `input` is real-valued float32, and is turned into integers where the graph says so."""
-    form, spikes = model.form, node.encoding == "spikes"
+    form, over_time = model.form, node.over_time
     frames: dict[str, list[Any]] = {"sequence": [model.graph.T], "loop": ["T"], "step": []}
-    shape = ["N", *(frames[form] if spikes else []), *node.shape]
+    shape = ["N", *(frames[form] if over_time else []), *node.shape]
     model.inputs.append(helper.make_tensor_value_info("input", TensorProto.FLOAT, shape))
-    static = form != "step" and not (spikes and form == "sequence")
+    static = form != "step" and not (over_time and form == "sequence")
     x = ModelTensor("input", "float32", static)
     if node.scale is not None:
         scale = model.constant("input/scale", np.array(node.scale, np.float32))
@@ -38,11 +38,11 @@ def add_input(model: ModelBuilder, node: Input) -> ModelTensor:
             x = model.signal(replace(x, tensor=clipped), node.scale)
     elif model.integer:
         x = model.cast(x, "uint8")
-    if spikes and form == "sequence":
+    if over_time and form == "sequence":
         major = model.op("Transpose", [x.tensor], "input/time_major", perm=[1, 0, *range(2, len(shape))])
         flat = model.constant("input/shape", np.array([-1, *node.shape], np.int64))
         return replace(x, tensor=model.op("Reshape", [major, flat], "input/frames"))
-    if spikes and form == "loop":
+    if over_time and form == "loop":
         frame = model.op("Gather", [x.tensor, "step"], "input/frame", axis=1)
         return replace(x, tensor=frame, static=False)
     return x

@@ -32,7 +32,7 @@ def integer_inputs(graph: SpikingGraph, input_scale: int) -> SpikingGraph:
                 by_unit.setdefault(unit, []).append(part)
         match node:
             case Input():
-                real = node.encoding == "direct" and node.scale is None
+                real = node.is_graded and node.scale is None
                 whole = replace(node, scale=input_scale) if real else node
                 parts[name] = [(draft.add(name, whole, []), 1 / input_scale if real else 1.0)]
             case AvgPool2d():

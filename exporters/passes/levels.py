@@ -17,7 +17,7 @@ import numpy as np
 
 from exporters.errors import DeployError
 from exporters.graph import AnySynapse, Array, Conv2d, Flatten, Linear, Neuron, Node, Pair, Shape, SpikingGraph
-from exporters.passes.membranes import require_synapses
+from exporters.passes.membranes import likeness, require_synapses, schedule
 
 Slot = tuple[str, int, int]
 """A slot is a block of a level's channels: the spikes of a neuron layer at offset (y, x) of its grid (0, 0 for its
@@ -97,21 +97,21 @@ def links_of(graph: SpikingGraph) -> tuple[Link, ...]:
 
 
 def depths_of(graph: SpikingGraph, links: Sequence[Link]) -> dict[str, int]:
-    """The depth of a neuron layer, the input or the read-out is the most neuron layers on a way from the input to it,
-    itself included."""
-    depth = {graph.input_name: 0}
-    for name in graph.nodes:
-        reaching = [depth[link.source] for link in links if link.target == name]
-        if reaching:
-            depth[name] = 1 + max(reaching)
-    return depth
+    """The depth of a neuron layer, the input or the read-out is its level in the chain (`schedule`); the input's is 0."""
+    sources: dict[str, set[str]] = {}
+    for link in links:
+        sources.setdefault(link.target, set()).update({link.source} - {graph.input_name})
+    layers = {
+        name: likeness(graph.shapes[name], leaks(node), node) for name, node in graph.nodes.items() if name in sources
+    }
+    return {graph.input_name: 0, **schedule(layers, sources)}
 
 
 class Levels:
     """The levels of a graph are numbered as depths: 0 is the input.
 
     Raises:
-        DeployError: layers of one depth that differ in size, stride or leak, or a skip that no relay can carry.
+        DeployError: layers of one depth that differ in stride, or a skip that no relay can carry.
     """
 
     def __init__(self, graph: SpikingGraph, links: Sequence[Link], depth: Mapping[str, int]) -> None:
@@ -121,7 +121,6 @@ class Levels:
         for name, d in depth.items():
             self.levels[d].members.append(name)
         for d, level in enumerate(self.levels):
-            self._check_alike(level)
             level.stride = self._stride(d)
         self._place_relays()
 
@@ -137,27 +136,20 @@ class Levels:
         """A slot has this many channels."""
         return self.graph.shapes[slot[0]][0]
 
-    def _check_alike(self, level: Level) -> None:
-        first = level.members[0]
-        for other in level.members[1:]:
-            a, b = self.graph.shapes[first], self.graph.shapes[other]
-            if a[1:] != b[1:] or len(a) != len(b):
-                raise DeployError(
-                    f"{other}: it runs beside {first} but has another size ({b} and {a}), so they cannot share a layer"
-                )
-            if len({leaks(self.graph.nodes[n]) for n in (first, other)}) > 1:
-                raise DeployError(f"{other}: it runs beside {first} but leaks differently; a Loihi layer has one decay")
-
     def _stride(self, d: int) -> Pair:
-        """The stride into a level is that of the connections that come from the level right below."""
-        strides = {
-            link.synapse.stride if isinstance(link.synapse, Conv2d) else (1, 1)
-            for link in self.links
-            if self.depth[link.target] == d and self.depth[link.source] == d - 1
-        }
+        """The stride into a level is that of the connections from the level right below, or what those from earlier ones
+        leave of theirs."""
+        into = [link for link in self.links if self.depth[link.target] == d]
+        near = [link for link in into if self.depth[link.source] == d - 1]
+        strides: set[Pair] = set()
+        for link in near or into:
+            factor = self._factor(link.source, d - 1)
+            y, x = link.synapse.stride if isinstance(link.synapse, Conv2d) else factor
+            strides.add((max(1, y // factor[0]), max(1, x // factor[1])))
         if len(strides) > 1:
             raise DeployError(
-                f"{self.levels[d].members[0]}: layers of one depth have different strides {sorted(strides)}"
+                f"{self.levels[d].members[0]}: layers of one depth have different strides {sorted(strides)}; give them the "
+                "same stride, or make one of them deeper"
             )
         return strides.pop() if strides else (1, 1)
 
@@ -190,7 +182,7 @@ class Levels:
                 f"{main}: its current persists (current_leak), and so would that of relays beside it, which carry the spikes "
                 f"of {source} past it; set current_leak to 0 in networks with skip connections"
             )
-        if source == self.graph.input_name and self.graph.input.encoding == "direct":
+        if source == self.graph.input_name and self.graph.input.is_graded:
             raise DeployError(
                 f"{self.levels[d].members[0]}: the analog input skips this layer, and relay neurons pass on spikes only; "
                 "put a neuron layer behind the first convolution"
@@ -225,22 +217,37 @@ class Levels:
                 continue
             y = a * synapse.dilation[0] - synapse.padding[0]
             x = b * synapse.dilation[1] - synapse.padding[1]
+            self._require_relayed(link, d, (y, x), stride)
             slot = (link.source, y % factor[0], x % factor[1])
             yield LevelTap((y // factor[0], x // factor[1]), slot, taps, synapse.groups)
+
+    def _require_relayed(self, link: Link, d: int, offset: Pair, stride: Pair) -> None:
+        """The check raises DeployError where a tap reads positions that a layer in between has no room for."""
+        for level, axis in itertools.product(range(self.depth[link.source] + 1, d), (0, 1)):
+            end = self.graph.shapes[link.source][1 + axis] - 1
+            last = (self.shape(d)[1 + axis] - 1) * stride[axis] + offset[axis]
+            read = min(last, end - (end - offset[axis]) % stride[axis])
+            if read // self._factor(link.source, level)[axis] >= self.shape(level)[1 + axis]:
+                raise DeployError(
+                    f"{link.name}: it reads {link.source} past {self.levels[level].members[0]}, which cuts off its border; "
+                    "netx cannot relay that; pad the layers between so that they see the whole of it"
+                )
 
     def _dense_taps(self, link: Link, d: int, factor: Pair) -> Iterator[LevelTap]:
         """A dense layer has one tap for each offset of the source's grid."""
         weight = link.synapse.weight
-        if factor == (1, 1):
+        if self.graph.shapes[link.source][1:] == self.shape(d - 1)[1:] or len(self.shape(d - 1)) == 1:
             yield LevelTap((0, 0), (link.source, 0, 0), weight)
             return
         channels, height, width = self.graph.shapes[link.source]
+        for level in range(self.depth[link.source] + 1, d):
+            rows, columns = np.multiply(self.shape(level)[1:], self._factor(link.source, level))
+            if height > rows or width > columns:
+                raise DeployError(
+                    f"{link.name}: it reads {link.source} past layers that cut off its border; netx cannot relay that to a "
+                    "dense layer; pad the strided layers so that they see the whole of it"
+                )
         grid = self.shape(d - 1)[1:]
-        if height > grid[0] * factor[0] or width > grid[1] * factor[1]:
-            raise DeployError(
-                f"{link.name}: it reads {link.source} past layers that cut off its border; netx cannot relay that to a "
-                "dense layer; pad the strided layers so that they see the whole of it"
-            )
         whole = weight.reshape(-1, channels, height, width)
         for y, x in itertools.product(range(factor[0]), range(factor[1])):
             part = whole[:, :, y :: factor[0], x :: factor[1]]

@@ -36,7 +36,7 @@ from exporters.graph.registers import (
     leak_of,
 )
 from exporters.passes.integer_inputs import integer_inputs
-from exporters.passes.membranes import Membrane, membranes_of, neuron_depths
+from exporters.passes.membranes import Membrane, membranes_of, neuron_depths, register_leaks
 from exporters.passes.moments import (
     InputMoments,
     clipping_error,
@@ -98,20 +98,14 @@ def quantize(
         The integer graph and a report per synapse layer.
 
     Raises:
-        DeployError: neurons that reset by subtraction (the chip resets to zero), a layer that quantizes
-            to nothing, a layer whose numbers do not fit the registers at any useful scale, or moments of
-            another network.
+        DeployError: a layer that quantizes to nothing, a layer whose numbers do not fit the registers at any useful
+            scale, or moments of another network.
     """
     require_bits(bits)
     if not 1 <= input_bits <= 8:
         raise DeployError(f"{input_bits}-bit input is not possible; choose 1 to 8 bits")
     if graph.is_integer:
         raise DeployError("the graph is already quantized")
-    for name, neuron in graph.neurons.items():
-        if neuron.reset != "hard":
-            raise DeployError(
-                f"{name}: reset by subtraction does not exist in Lava; train with v_reset=0.0 (hard reset)"
-            )
     graph = integer_inputs(graph, 2**input_bits - 1)
     if moments is not None:
         require_moments(graph, moments)
@@ -261,9 +255,8 @@ def _quantize_membrane(
         node = graph.nodes[end]
         if isinstance(node, Neuron):
             threshold = _integer_threshold(scale * node.threshold)
-            if isinstance(node, LIF):  # Loihi's decays have 12 bits
-                least = 0 if node.current_leak else 1  # a LIF that rounds to an IF still leaks
-                leak, current_leak = leak_of(max(decay_of(node.leak), least)), leak_of(decay_of(node.current_leak))
+            if isinstance(node, LIF):
+                leak, current_leak = register_leaks(node)
                 node = replace(node, leak=leak, current_leak=current_leak)
             nodes[end] = replace(node, threshold=threshold, scale=scale)
         elif isinstance(node, Output):

@@ -7,7 +7,8 @@ chain: their channels side by side, their kernels placed into one common kernel.
 strides, a relay takes the positions that will be read (and keeps several of them in several channels).
 
 The neurons of one Loihi layer share one threshold. Layers side by side with thresholds V₁, V₂ get
-integer factors k₁, k₂ on their weights and a common V with kᵢ(Vᵢ − 1) < V ≤ kᵢVᵢ; then kᵢA ≥ V ⇔ A ≥ Vᵢ.
+integer factors k₁, k₂ on their weights and a common V with kᵢ(Vᵢ − 1) < V ≤ kᵢVᵢ; then kᵢA ≥ V ⇔ A ≥ Vᵢ. Where
+they reset by subtraction, what is left must be kᵢ times as much too: V = kᵢVᵢ.
 """
 
 from __future__ import annotations
@@ -15,17 +16,18 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from exporters.errors import DeployError
 from exporters.graph import AnySynapse, Array, Conv2d, Flatten, Linear, Neuron, Node, Output, Pair, SpikingGraph, chain
-from exporters.graph.bounds import sum_bound
-from exporters.graph.editing import over_positions, window_positions
+from exporters.graph.bounds import signed_bounds
+from exporters.graph.editing import over_positions
 from exporters.graph.registers import BIAS_LIMIT, CURRENT_LIMIT, DENSE_WEIGHTS, THRESHOLD_LIMIT
 from exporters.passes.levels import Level, Levels, Link, Slot, depths_of, leaks, links_of
+from exporters.passes.membranes import resets_by_subtraction
 
 
 def straighten(graph: SpikingGraph) -> SpikingGraph:
@@ -36,7 +38,7 @@ def straighten(graph: SpikingGraph) -> SpikingGraph:
 
     Raises:
         DeployError: a skip that no relay can carry (of the analog input, or around dense layers with large
-            thresholds), layers side by side that differ in size, stride or leak, or thresholds that no
+            thresholds), layers side by side that differ in stride, or thresholds that no
             common threshold can stand for.
     """
     links = links_of(graph)
@@ -96,31 +98,54 @@ def _common_threshold(plan: Levels, level: Level) -> tuple[dict[str, int], int]:
         return dict.fromkeys(nodes, 1), 0
     main = level.members[0]
     listed = ", ".join(f"{m} {v}" for m, v in thresholds.items())
+    soft = resets_by_subtraction(nodes[main])
     if leaks(nodes[main]) != (1.0, 0.0) and len(set(thresholds.values())) > 1:
         raise DeployError(
             f"{main}: leaky neurons run side by side with different thresholds ({listed}); Loihi truncates leaks, so no "
             "factor makes them alike; give them one threshold"
         )
+    rooms = {m: _room(plan, m) for m in thresholds}
     for common in range(max(thresholds.values()), THRESHOLD_LIMIT + 1):
         factors = {m: -(-common // v) for m, v in thresholds.items()}
-        if all(factors[m] * (v - 1) < common for m, v in thresholds.items()) and _fits(plan, factors):
+        if not all(rooms[m].holds(factor, common) for m, factor in factors.items()):
+            break  # neither will larger ones
+        slack = {m: factors[m] * v - common for m, v in thresholds.items()}
+        if all(left == 0 if soft else left < factors[m] for m, left in slack.items()):
             return factors, common
     raise DeployError(f"no threshold can stand for those of layers of one depth ({listed}); quantize with fewer bits")
 
 
-def _fits(plan: Levels, factors: Mapping[str, int]) -> bool:
-    """The factors fit if the currents and biases of members, times these, still fit Lava's registers."""
-    graph = plan.graph
-    for member, factor in factors.items():
-        into = plan.links_to(member)
-        scale = graph.input.scale or 1
-        arriving = [float(scale) if link.source == graph.input_name else 1.0 for link in into]
-        current = sum(sum_bound(link.synapse, a, bias=False) for link, a in zip(into, arriving, strict=True))
-        bias = sum(float(np.abs(link.synapse.bias).max()) for link in into if link.synapse.bias is not None)
-        # all steps together, so that no membrane saturates that would not without the factor
-        if factor > 1 and (factor * (current + bias) * graph.T > CURRENT_LIMIT or factor * bias > BIAS_LIMIT):
-            return False
-    return True
+@dataclass(frozen=True)
+class Room:
+    """The room of a neuron layer is what its registers must hold, in units of its weights, of which a factor makes more.
+
+    Attributes:
+        above: the largest current of a step, bias included; of all steps where a spike leaves what is above the threshold.
+        below: the most negative sum of all steps' currents, its amount.
+        bias: the largest amount of a bias.
+    """
+
+    above: float
+    below: float
+    bias: float
+
+    def holds(self, factor: int, common: int) -> bool:
+        """The registers hold all times `factor`, in every step: the neurons do not leak, so that what stays in a
+        membrane is below the threshold `common`, or all that was negative."""
+        if factor == 1:
+            return True
+        fits = common + factor * self.above <= CURRENT_LIMIT and factor * self.below <= CURRENT_LIMIT
+        return fits and factor * self.bias <= BIAS_LIMIT
+
+
+def _room(plan: Levels, member: str) -> Room:
+    graph, into = plan.graph, plan.links_to(member)
+    scale = float(graph.input.scale or 1)
+    sums = [signed_bounds(link.synapse, scale if link.source == graph.input_name else 1.0) for link in into]
+    above, below = (float(np.sum([one[sign] for one in sums], axis=0).max()) for sign in (0, 1))
+    bias = sum(float(np.abs(link.synapse.bias).max()) for link in into if link.synapse.bias is not None)
+    stays = resets_by_subtraction(graph.nodes[member])
+    return Room(above * graph.T if stays else above, below * graph.T, bias)
 
 
 # -- synapses ----------------------------------------------------------------------------------------
@@ -219,14 +244,11 @@ def _convolution(plan: Levels, d: int, taps: Mapping[Pair, Array], bias: Array |
 
 
 def _axis(plan: Levels, d: int, axis: int, offsets: Sequence[int]) -> Pair:
-    """Along an axis the kernel has this size and padding."""
+    """Along an axis the kernel has this size and padding: the least padding and then the smallest kernel that hold all
+    offsets and give the level's size; taps that no offset needs are zeros."""
     size, wanted = plan.shape(d - 1)[1 + axis], plan.shape(d)[1 + axis]
     stride = plan.levels[d].stride[axis]
-    least = max(0, -min(offsets))
-    for padding in range(least, least + stride + 1):
-        for kernel in range(max(offsets) + padding + 1, max(offsets) + padding + 1 + stride):
-            if window_positions(size, kernel, stride, padding) == wanted:
-                return kernel, padding
-    raise DeployError(
-        f"{plan.levels[d].members[0]}: no common kernel gives its size {wanted} from {size} with stride {stride} beside its relays"
-    )
+    reach = max(offsets) + 1
+    padding = max(0, -min(offsets), reach + (wanted - 1) * stride - size)
+    largest = size + 2 * padding - (wanted - 1) * stride  # one more would leave out the last position
+    return max(reach + padding, largest - stride + 1), padding

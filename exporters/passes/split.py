@@ -23,7 +23,7 @@ def split_encoder(graph: SpikingGraph) -> tuple[SpikingGraph, SpikingGraph]:
         DeployError: the input is spikes already, the analog input reaches more than one neuron layer, or
             nothing would be left for the chip.
     """
-    if graph.input.encoding == "spikes":
+    if not graph.input.is_graded:
         raise DeployError("the network's input is spikes already; there is no encoder to keep on the host")
     analog = {graph.input_name}  # nodes that compute on the analog input
     readers: list[str] = []  # where it ends

@@ -15,6 +15,7 @@ import numpy as np
 from exporters.graph import SpikingGraph
 from exporters.graph.registers import SILENT
 from exporters.passes.chain import ChainLayer, chain_layers
+from exporters.passes.membranes import resets_by_subtraction
 from exporters.passes.quantize import LayerScale
 from hardware.chips.limits import Target
 from hardware.chips.placement import Placement, place
@@ -47,11 +48,19 @@ class Finding:
 
 @dataclass(frozen=True, eq=False)
 class Fit:
-    """A network was held against a chip; `placement` is None where there is none, and a finding says why."""
+    """A network was held against a chip.
+
+    Attributes:
+        target: the chip.
+        findings: what to know, errors first.
+        placement: None where there is none, and a finding says why.
+        excess: how many times the largest weight or threshold is what its register holds, at most 1 where all fit.
+    """
 
     target: Target
     findings: tuple[Finding, ...]
     placement: Placement | None
+    excess: float = 1.0
 
     @property
     def fits(self) -> bool:
@@ -61,7 +70,7 @@ class Fit:
 
 def host_layers(chain: SpikingGraph, target: Target) -> int:
     """So many layers must run on the host: the first one, where pixels come in and no spike can carry a number."""
-    return int(chain.input.encoding == "direct" and not target.graded_spikes)
+    return int(chain.input.is_graded and not target.graded_spikes)
 
 
 def check(
@@ -84,7 +93,7 @@ def check(
     Raises:
         DeployError: the graph is not a chain.
     """
-    found = [*_input(chain, target), *_quantization(scales)]
+    found = [*_input(chain, target), *_resets(chain, target), *_quantization(scales)]
     steps = chain_layers(chain)
     on_host = host_layers(chain, target)
     for step in steps[on_host:]:
@@ -100,11 +109,12 @@ def check(
     if placement is not None:
         found += _chips(placement, max_chips)
     order = {"error": 0, "warning": 1, "note": 2}
-    return Fit(target, tuple(sorted(found, key=lambda f: order[f.severity])), placement)
+    excess = max((_excess(step, target) for step in steps[on_host:]), default=1.0)
+    return Fit(target, tuple(sorted(found, key=lambda f: order[f.severity])), placement, excess)
 
 
 def _input(chain: SpikingGraph, target: Target) -> Iterator[Finding]:
-    if chain.input.encoding == "spikes":
+    if not chain.input.is_graded:
         return
     bits = int(chain.input.scale or 1).bit_length()
     first = chain_layers(chain)[0].name
@@ -115,6 +125,23 @@ def _input(chain: SpikingGraph, target: Target) -> Iterator[Finding]:
         )  # fmt: skip
     elif bits > 1:
         yield Finding("note", first, f"it reads {bits}-bit pixels as graded spikes (input_message_bits={bits})")
+
+
+def _resets(chain: SpikingGraph, target: Target) -> Iterator[Finding]:
+    """Reset by subtraction is what the chips' own neurons do not do."""
+    soft = [name for name, node in chain.neurons.items() if resets_by_subtraction(node)]
+    if not soft:
+        return
+    several = target["soft_reset_compartments"]
+    how = (
+        f"{several} compartments a neuron do it, which are counted here"
+        if several > 1
+        else "a program in its microcode does it"
+    )
+    yield Finding(
+        "warning", soft[0], f"{len(soft)} of {len(chain.neurons)} layers reset by subtraction; {target.title} itself resets to zero: {how}",
+        "train with v_reset=0.0 (hard reset) for netx and Lava, which have no such neuron",
+    )  # fmt: skip
 
 
 def _quantization(scales: Sequence[LayerScale]) -> Iterator[Finding]:
@@ -174,6 +201,16 @@ def _registers(step: ChainLayer, target: Target) -> Iterator[Finding]:
             f"{(bias // (widest + 1)).bit_length()} bits go into its exponent and are rounded off",
             "quantize with fewer bits if accuracy suffers",
         )  # fmt: skip
+
+
+def _excess(step: ChainLayer, target: Target) -> float:
+    """The largest of a layer's weights and its threshold, in shares of what the chip holds."""
+    lowest, highest = int(step.synapse.weight.min()), int(step.synapse.weight.max())
+    both = lowest < 0 < highest
+    threshold = 0 if step.threshold == SILENT else step.threshold << both
+    return max(
+        max(-lowest, highest) / ((1 << target["weight_bits"]) - 1 >> both), threshold / (1 << target["threshold_bits"])
+    )
 
 
 def _chips(placement: Placement, max_chips: int | None) -> Iterator[Finding]:

@@ -19,8 +19,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from exporters.errors import DeployError
-from exporters.graph import Flatten, Neuron, Output, Shape, SpikingGraph
+from exporters.graph import Flatten, Shape, SpikingGraph
 from exporters.passes.chain import ChainLayer, chain_layers
+from exporters.passes.membranes import resets_by_subtraction
 from hardware.chips.axons import Axons, FanOut, fan_out, silent
 from hardware.chips.blocks import Block, as_grid
 from hardware.chips.limits import Target
@@ -172,7 +173,7 @@ def place(graph: SpikingGraph, target: Target, *, host_layers: int = 0) -> Place
     outgoing: FanOut | None = None
     for step in reversed(chain[host_layers:]):
         shape = graph.shapes[step.neuron_name]
-        soft = _is_soft(graph.nodes[step.neuron_name])
+        soft = resets_by_subtraction(graph.nodes[step.neuron_name])
         source = _source(graph, step.name)
         synapses = projection(step.synapse, source, as_grid(shape), target, soft=soft)
         best = search(step.name, synapses, outgoing or silent(shape), target)
@@ -200,11 +201,6 @@ def _source(graph: SpikingGraph, name: str) -> Shape:
     while isinstance(graph.nodes[source], Flatten):
         source = graph.sources(source)[0]
     return graph.shapes[source]
-
-
-def _is_soft(node: object) -> bool:
-    assert isinstance(node, Neuron | Output)
-    return not isinstance(node, Output) and node.reset == "soft"
 
 
 def _hops_per_spike(target: Target, cut: Cut, first: int, next_first: int) -> tuple[float, float] | None:

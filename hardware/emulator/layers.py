@@ -39,7 +39,7 @@ def compute(plan: EmulationPlan, name: str, node: Node, x: Tensor) -> Tensor:
     match node:
         case Input():
             frames = _frames(plan, x)
-            return frames.transpose(0, 1) if node.encoding == "spikes" else frames.unsqueeze(0)
+            return frames.transpose(0, 1) if node.over_time else frames.unsqueeze(0)
         case Conv2d() | Linear():
             return synaptic_current(plan, name, node, x)
         case MaxPool2d():
@@ -93,7 +93,7 @@ def _frames(plan: EmulationPlan, batch: Tensor) -> Tensor:
     node = plan.graph.input
     if plan.products:
         in_bytes = batch.to(torch.uint8)
-        largest = (node.scale or 1) if node.encoding == "direct" else 1
+        largest = (node.scale or 1) if node.is_graded else 1
         if torch.equal(in_bytes.to(batch.dtype), batch) and int(in_bytes.max()) <= largest:
             return in_bytes
     return batch.to(plan.dtype)

@@ -60,7 +60,7 @@ def run(
 
     Args:
         graph: float or integer.
-        frames: what `graph.encode` returns: (N, *shape) for direct coding, (N, T, *shape) for spikes.
+        frames: what `graph.encode` returns: (N, *shape) for direct coding, (N, T, *shape) for frames and spikes.
         observe: called for every node of every batch.
         progress: called with the number of samples done.
         device: where to compute.
@@ -70,8 +70,7 @@ def run(
     Raises:
         DeployError: frames of the wrong shape, or a sample too large for any memory.
     """
-    spikes_in = graph.input.encoding == "spikes"
-    expected = ((graph.T,) if spikes_in else ()) + graph.input.shape
+    expected = ((graph.T,) if graph.input.over_time else ()) + graph.input.shape
     if frames.shape[1:] != expected or len(frames) == 0:
         raise DeployError(
             f"the emulator needs frames of shape (N, {', '.join(map(str, expected))}), not {frames.shape}"

@@ -27,9 +27,7 @@ def distill(
     ] = None,
     method: Annotated[
         Literal["response", "feature", "temporal", "selective", "none"],
-        typer.Option(
-            help="response: KDSNN Eq. 5; feature: Eq. 7; temporal, selective: every step (selective: with --readout membrane); none: labels only."
-        ),
+        typer.Option(help="response: KDSNN Eq. 5; feature: Eq. 7; temporal, selective: every step; none: labels only."),
     ] = "response",
     taps: Annotated[
         str | None,
@@ -41,7 +39,8 @@ def distill(
         bool, typer.Option("--twin", help="Train the same student without a teacher too, and compare.")
     ] = False,
     readout: Annotated[
-        Literal["rate", "membrane"], typer.Option(help="Firing rate of output neurons, or membrane of a layer without.")
+        Literal["rate", "voting", "membrane"],
+        typer.Option(help="Firing rate of output neurons; of eight for each class; or membrane of a layer without."),
     ] = "rate",
     neuron: Annotated[Literal["if", "lif"], typer.Option(help="Integrate-and-fire, or leaky.")] = "if",
     data: Data = "digits",
@@ -60,6 +59,13 @@ def distill(
         Path | None,
         typer.Option(help="For --quantize: the trained student; model options, T, neuron and readout are its own."),
     ] = None,
+    init: Annotated[
+        str | None,
+        typer.Option(
+            help="Start from the weights of the same architecture: a checkpoint of pretrain (scaled to thresholds of 1) or of "
+            "distill, or teacher."
+        ),
+    ] = None,
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
@@ -71,7 +77,7 @@ def distill(
         trained = kdsnn.distill(
             model, data, teacher=teacher, teacher_weights=teacher_weights, method=method, taps=taps,
             twin=twin, out=out, readout=readout, neuron=neuron,
-            quantize=quantize, start=start, seed=seed, progress=told, **images_of(images), **training_of(training, T=timesteps, alpha=alpha, temperature=temperature),
+            quantize=quantize, start=start, init=init, seed=seed, progress=told, **images_of(images), **training_of(training, T=timesteps, alpha=alpha, temperature=temperature),
         )  # fmt: skip
     found = [trained, *([trained.twin] if trained.twin else [])]
     if json:

@@ -99,10 +99,43 @@ LOWERING: dict[str, tuple[Any, Any]] = {
     ),
     "input_coding": (
         Annotated[
-            Literal["pixels", "spikes"] | None,
+            Literal["pixels", "frames", "spikes"] | None,
             typer.Option(
                 "--input-coding",
-                help="For a .net file without its .json: pixels (of --input-bits, the image at every step) or spikes.",
+                help="What it reads, where it does not say itself (package.module:factory, foreign .nir and .net): pixels (the "
+                "image at every step), frames (T of graded values) or spikes (T frames of 0 and 1).",
+            ),
+        ],
+        None,
+    ),
+    "output": (
+        Annotated[
+            str | None,
+            typer.Option(
+                "--output",
+                help="For package.module:factory: which of several outputs counts, by index, key or path (0.spikes).",
+            ),
+        ],
+        None,
+    ),
+    "neuron_as": (
+        Annotated[
+            list[str] | None,
+            typer.Option(
+                "--neuron-as",
+                help="For package.module:factory: what a class of hidden arithmetic is, e.g. my.LIFLayer=LIF:tau=2,v_threshold=1 "
+                "(repeatable).",
+            ),
+        ],
+        None,
+    ),
+    "normalize": (
+        Annotated[
+            str | None,
+            typer.Option(
+                "--normalize",
+                help="For package.module:factory: what it expects images to be normalized with: imagenet, cifar10, cifar100, mnist "
+                "or MEAN/STD, one number each or one per channel, e.g. 0.1307/0.3081.",
             ),
         ],
         None,
@@ -148,12 +181,33 @@ TRAINING: dict[str, tuple[Any, Any]] = {
         ],
         None,
     ),
-    "crop": (Annotated[int, typer.Option("--crop", min=0, help="Augment: move images by up to this many pixels.")], 0),
-    "flip": (Annotated[bool, typer.Option("--flip", help="Augment: mirror images left to right at random.")], False),
-    "cutout": (Annotated[int, typer.Option("--cutout", min=0, help="Augment: blank a square of this many pixels.")], 0),
+    "crop": (
+        Annotated[
+            int | None,
+            typer.Option(
+                "--crop", min=0, help="Augment: move images by up to this many pixels; by default as suits them."
+            ),
+        ],
+        None,
+    ),
+    "flip": (
+        Annotated[
+            bool | None, typer.Option("--flip/--no-flip", help="Augment: mirror images left to right at random.")
+        ],
+        None,
+    ),
+    "cutout": (
+        Annotated[int | None, typer.Option("--cutout", min=0, help="Augment: blank a square of this many pixels.")],
+        None,
+    ),
     "auto_augment": (
-        Annotated[bool, typer.Option("--auto-augment", help="Augment: one random operation of AutoAugment strength.")],
-        False,
+        Annotated[
+            bool | None,
+            typer.Option(
+                "--auto-augment/--no-auto-augment", help="Augment: one random operation of AutoAugment strength."
+            ),
+        ],
+        None,
     ),
     "resume": (
         Annotated[bool, typer.Option("--resume", help="Go on with the run that was cut off, from OUT.training.")],
@@ -251,13 +305,12 @@ def training_of(given: Mapping[str, Any], **more: Any) -> dict[str, Any]:
     Raises:
         KdsnnError: a setting or an architecture's argument that does not read as one.
     """
-    from kdsnn.data import Augmentation
-
     found = {**given, **more}
-    augmentation = Augmentation(*(found.pop(name) for name in ("crop", "flip", "cutout", "auto_augment"))) or None
+    named = {"crop": "crop", "flip": "flip", "cutout": "cutout", "auto_augment": "auto"}
+    changed = {field: value for name, field in named.items() if (value := found.pop(name)) is not None}
     settings, options = settings_of(found.pop("set_")), model_options(found.pop("option"))
     chosen = {name: value for name, value in found.items() if value is not None}
-    return {**settings, **chosen, "options": options, "augmentation": augmentation}
+    return {**settings, **chosen, "options": options, "augmentation": changed or None}
 
 
 def listed(texts: list[str] | None, default: str) -> list[str]:
@@ -322,7 +375,7 @@ def settings_of(texts: list[str] | None) -> dict[str, Any]:
         name, equals, value = text.partition("=")
         if not equals or name not in defaults:
             raise KdsnnError(f"--set {text}: it must read NAME=VALUE with a name of {', '.join(defaults)}")
-        kind: Any = type(defaults[name])
+        kind: Any = float if defaults[name] is None else type(defaults[name])  # None: what suits the run
         try:
             if kind is tuple:
                 found[name] = tuple(float(part) for part in value.split(","))
@@ -331,7 +384,9 @@ def settings_of(texts: list[str] | None) -> dict[str, Any]:
             else:
                 found[name] = kind(value)
         except (ValueError, KeyError) as error:
-            raise KdsnnError(f"--set {text}: {name} takes a value such as {defaults[name]}") from error
+            raise KdsnnError(
+                f"--set {text}: {name} takes a value such as {2.0 if defaults[name] is None else defaults[name]}"
+            ) from error
     return found
 
 

@@ -36,6 +36,16 @@ class Augmentation:
             if not 0 <= getattr(self, name) <= largest:
                 raise KdsnnError(f"{name} is {getattr(self, name)}: it must be 0 or more pixels, at most {largest:,}.")
 
+    def __str__(self) -> str:
+        """It reads as what follows "training images are"."""
+        parts = [
+            f"moved by up to {self.crop} {'pixel' if self.crop == 1 else 'pixels'}" * bool(self.crop),
+            "mirrored at random" * self.flip,
+            f"hidden in a square of {self.cutout} pixels" * bool(self.cutout),
+            "changed by one operation of AutoAugment's strength" * self.auto,
+        ]
+        return ", ".join(part for part in parts if part) or "shown as they are"
+
     def __bool__(self) -> bool:
         """It is true if anything changes at all; if not, every epoch shows the same images."""
         return bool(self.crop or self.flip or self.cutout or self.auto)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +15,8 @@ from torch import Tensor, nn
 
 from exporters.from_torch import Calling, node_name
 from exporters.from_torch.neurons import known_kind
-from exporters.from_torch.watching import modules_of, unwrapped
+from exporters.from_torch.readout import part_of
+from exporters.from_torch.watching import as_at_first, is_called, modules_of, unwrapped
 from exporters.graph import Array, SpikingGraph
 
 if TYPE_CHECKING:
@@ -64,7 +66,8 @@ def run_author(
 
 
 def _run(module: nn.Module, graph: SpikingGraph, calling: Calling, x: Array, roundoff: float) -> AuthorRun:
-    layers = {m: node_name(path, m) for path, m in modules_of(unwrapped(module)) if known_kind(m)}
+    modules = modules_of(unwrapped(module))
+    layers = {m: node_name(path, m) for path, m in modules if known_kind(m) or is_called(m, calling.declared)}
     layers = {m: name for m, name in layers.items() if name in graph.neurons}
     spikes: dict[str, list[Array]] = {name: [] for name in layers.values()}
     outputs = []
@@ -73,14 +76,14 @@ def _run(module: nn.Module, graph: SpikingGraph, calling: Calling, x: Array, rou
         with torch.inference_mode(), _at_rest(module), _kept(layers) as found:
             outputs.append(_called(module, graph, calling, batch))
         for layer, name in layers.items():
-            spikes[name].append(_by_sample(found[name], graph.T, getattr(layer, "step_mode", "s") == "m"))
+            spikes[name].append(_by_sample(found[name], len(batch), graph, name, getattr(layer, "step_mode", "")))
     kept = {name: np.concatenate(parts) for name, parts in spikes.items() if parts and all(p.size for p in parts)}
     return AuthorRun(kept, np.concatenate(outputs), roundoff)
 
 
 def _called(module: Any, graph: SpikingGraph, calling: Calling, batch: Tensor) -> Array:
     """What comes back for one batch, (N, T, F), or (N, 1, F) where that is a mean or sum."""
-    T, over_time = graph.T, graph.input.encoding == "spikes"
+    T, over_time = graph.T, graph.input.over_time
     # copies, because the module may write into its input or take views that an expanded tensor refuses
     frames = batch.movedim(1, 0) if over_time else batch.unsqueeze(0).repeat(T, *[1] * batch.ndim)
     match calling.way:
@@ -115,7 +118,7 @@ def _called(module: Any, graph: SpikingGraph, calling: Calling, batch: Tensor) -
 def _chosen(result: Any, calling: Calling) -> Tensor:
     """The one tensor of what came back; a list of T of them is one of every step."""
     for key in () if calling.output is None else str(calling.output).split("."):
-        result = result[int(key)] if isinstance(result, Sequence) else result[key]
+        result = part_of(result, key)
     if isinstance(result, Sequence):
         result = result[0] if len(result) == 1 else torch.stack(list(result))
     found: Tensor = result
@@ -130,7 +133,8 @@ def _at_rest(module: nn.Module) -> Iterator[None]:
     module.eval()
     functional.reset_net(module)
     try:
-        yield
+        with as_at_first(module):  # neurons of the user's own may keep their membranes where no reset knows them
+            yield
     finally:
         functional.reset_net(module)
         module.train(training)
@@ -152,8 +156,14 @@ def _kept(layers: Mapping[nn.Module, str]) -> Iterator[dict[str, list[Array]]]:
             hook.remove()
 
 
-def _by_sample(calls: list[Array], T: int, many: bool) -> Array:
-    """T calls with arrays (N, …), or one for all steps with an array (T, N, …), as (N, T, …); nothing for another number of calls."""
+def _by_sample(calls: list[Array], samples: int, graph: SpikingGraph, name: str, step_mode: str) -> Array:
+    """T calls with arrays (N, …), or one for all steps with an array (T, N, …), as (N, T, …); nothing for another number of calls.
+
+    Neurons of the user's own have no step mode; what they gave tells how they were called.
+    """
+    T, layer = graph.T, math.prod(graph.shapes[name])
+    many = step_mode == "m" or (not step_mode and len(calls) == 1 and calls[0].size == T * samples * layer)
     if len(calls) != (1 if many else T):
         return np.zeros(0, np.uint8)
-    return calls[0].swapaxes(0, 1) if many else np.stack(calls, 1)
+    found = calls[0].reshape(T, samples, -1).swapaxes(0, 1) if many else np.stack(calls, 1)
+    return found.reshape(samples, T, *graph.shapes[name])

@@ -234,7 +234,7 @@ def _lava_opened(network: Lowered, options: RunOptions) -> Iterator[RunsSamples]
 
         def run(x: Array, progress: Callable[[int, int], None] | None = None) -> BackendRun:
             frames = network.frames(x).astype(np.int32)
-            if chain.input.encoding == "direct":
+            if not chain.input.over_time:
                 frames = np.broadcast_to(frames[:, None], (len(frames), chain.T, *frames.shape[1:]))
             found = session.run(frames, progress=progress)
             spikes = member_spikes(chain, {names[k]: v for k, v in found.layers.items()})

@@ -169,30 +169,36 @@ def _with_remedy(found: Fit, network: Lowered, chips: int | None, lowering: dict
     elif network.calibrated and lowering.get("calibrate") is None:
         change = "it is calibrated already; check the network that it was made from, with fewer bits"
     else:
-        change = _tried(network, found.target, chips, lowering, is_curable)
+        change = _tried(network, found, chips, lowering, is_curable)
     findings = tuple(replace(f, change=change) if is_curable(f) else f for f in found.findings)
     return replace(found, findings=findings)
 
 
 def _tried(
-    network: Lowered, chip: Target, chips: int | None, lowering: dict[str, Any], is_curable: Callable[[Finding], bool]
+    network: Lowered, first: Fit, chips: int | None, lowering: dict[str, Any], is_curable: Callable[[Finding], bool]
 ) -> str:
-    """What to change, after every number of bits from one below the network's down was tried until one put it right."""
+    """What to change, after fewer and fewer bits were tried until a number of them put it right.
+
+    Integers shrink as the largest of them, 2^(bits − 1) − 1: what that leaves too large is not tried.
+    """
     from exporters.errors import DeployError
 
     assert network.graph is not None and network.bits is not None
     how = {key: lowering[key] for key in ("calibrate", "calibration_samples") if key in lowering}
     pixel_bits = network.input_bits
-    for bits in range(network.bits - 1, 1, -1):
+    largest = (2 ** (network.bits - 1) - 1) * 1.05 / first.excess
+    tries = [bits for bits in range(network.bits - 1, 1, -1) if 2 ** (bits - 1) - 1 <= largest]
+    for bits in tries:
         again = lower(network.graph, bits=bits, input_bits=pixel_bits, **how)
         if network.encoder is not None and not isinstance(again.chip, DeployError):
             again = lower(again, encoder="host")
-        found = _held(again, chip, chips, give_up=is_curable)
+        found = _held(again, first.target, chips, give_up=is_curable)
         if found.fits:
             return f"quantize with {bits} bits: tried, it fits"
         if not any(map(is_curable, found.findings)):
             return f"quantize with {bits} bits: tried, its numbers fit, though not all else"
-    return f"no fewer bits make it fit ({network.bits - 1} to 2 were tried); clip the largest weights when training"
+    tried = f"{', '.join(map(str, tries))} were tried" if tries else "its numbers are too large for that"
+    return f"no fewer bits make it fit ({tried}); clip the largest weights when training"
 
 
 def _of_file(path: Path) -> list[tuple[str, str, str]]:

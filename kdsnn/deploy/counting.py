@@ -28,13 +28,13 @@ def count(
     name: str,
     network: Lowered,
     x: Array,
-    labels: Array,
+    labels: Array | None,
     *,
     twin: bool = False,
     title: str = "",
     progress: Progress = silent,
 ) -> report.Student:
-    """Run uint8 images x (N, C, H, W), or frames (N, T, C, H, W), through the float and the quantized network and count what happens.
+    """Run data x through the float and the quantized network and count what happens: uint8 images (N, C, H, W), or frames.
 
     Raises:
         KdsnnError: a `.net` file that reads spikes of an encoder on the host.
@@ -45,7 +45,7 @@ def count(
 
     if network.encoder is not None:
         raise KdsnnError(f"{name}: its first layer runs on the host and would not be counted; profile the checkpoint")
-    samples = Pixels(x, network.input_shape)
+    samples = network.samples(x)
     proven_on(network, samples)
     running = network.running
     both = running is not None and not isinstance(network.chip, DeployError)

@@ -14,6 +14,7 @@ from kdsnn.deploy.images import Pixels, load_data
 from kdsnn.deploy.lower import lower
 from kdsnn.deploy.on_chip import place_all
 from kdsnn.deploy.places import sole_writer, writable_folder
+from kdsnn.deploy.precision import with_precision
 from kdsnn.deploy.progress import Progress, silent
 from kdsnn.deploy.run import RunResult, run_all
 from kdsnn.deploy.tables import Result
@@ -100,8 +101,9 @@ def demo(
 def _train(out: Path, seed: int, progress: Progress) -> TrainedNetwork:
     """Teacher, student and twin, as checkpoints in `out`; returns the teacher."""
     images = load_data("digits")
-    recipe = recipe_for("digits")
-    teach, learn = (configured(c, seed=seed) for c in (recipe.pretrain, recipe.distill))
+    recipe = recipe_for(images)
+    both = (configured(c, seed=seed) for c in (recipe.pretrain, recipe.distill))
+    teach, learn = (with_precision(c, None, resume=False) for c in both)
     teacher = train_and_save(
         Training("1/6 teacher", recipe.teacher, images, teach, out=out / "teacher.safetensors", label="teacher"),
         progress,

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdsnn.deploy.factory import module_of
-from kdsnn.deploy.images import load_data, pixels, require_trained_fit, some_tests
+from kdsnn.deploy.images import Pixels, load_data, require_trained_fit, some_tests
+from kdsnn.deploy.initial import TEACHER, source_of
 from kdsnn.deploy.load import load
+from kdsnn.deploy.precision import with_precision
 from kdsnn.deploy.pretrain import named_model
 from kdsnn.deploy.progress import Progress, silent
 from kdsnn.deploy.trained import TrainedNetwork
-from kdsnn.deploy.training import Training, configured, recipe_for, train_and_save, writable
+from kdsnn.deploy.training import Training, augmentation_for, configured, recipe_for, train_and_save, writable
 from kdsnn.errors import OptionError
 from kdsnn.factory import is_factory
 
@@ -49,9 +51,10 @@ def distill(
     temperature: float | None = None,
     quantize: int | None = None,
     start: str | Path | TrainedNetwork | None = None,
+    init: str | Path | TrainedNetwork | nn.Module | None = None,
     seed: int = 0,
     options: Mapping[str, Any] | None = None,
-    augmentation: Augmentation | None = None,
+    augmentation: Augmentation | Mapping[str, Any] | None = None,
     resume: bool = False,
     tensorboard: str | Path | None = None,
     image_size: ImageSize = None,
@@ -76,36 +79,41 @@ def distill(
         twin: train the same student without a teacher too, from the same weights, and count the cost of both.
         out: the checkpoint to write (`.safetensors`), with history, curves and state beside it; None writes nothing.
         T: time steps per image; of data that has frames over time as many as these.
-        readout: "rate" of output neurons, or "membrane" of a layer without; of architectures only.
+        readout: "rate" of output neurons, "voting" of eight for each class, or "membrane" of a layer without; of architectures
+            only.
         neuron: "if", or "lif" with a leak of one half per step; of architectures only.
         epochs, batch_size, lr: the recipe's own where they are None.
         alpha: weight of the teacher in Eq. 5, 0 to 1; temperature: softening of the logits.
         quantize: train on with weights of so many bits, 2 to 8, from the trained student `start`.
+        init: where the weights come from: "teacher", a checkpoint, what `pretrain` or `distill` returned, or a module. An ANN
+            of the same architecture is scaled to thresholds of 1 on training images, a student is copied; None starts from
+            random weights.
         seed, options, augmentation, resume, tensorboard, noise…, progress, **settings: as in `pretrain`.
 
     Raises:
         KdsnnError: a method without its teacher, networks and data that do not fit, a run that diverges; one line each.
     """
-    path = None if out is None else Path(out)
-    if path is not None:
-        writable(path)
+    path = writable(out)
     began = None if quantize is None and start is None else _start(model, quantize, start, options, T)
-    ann = None if method == "none" else _teacher(teacher, teacher_weights, method)
+    ann = _teacher(teacher, teacher_weights, method) if method != "none" or init == TEACHER else None
+    source = None if init is None else source_of(init, ann, model, quantize)
     images = load_data(data, image_size=image_size, noise=noise, noise_kind=noise_kind, noise_on=noise_on)
     ann_path = ann.path if isinstance(ann, TrainedNetwork) else None
     if isinstance(ann, TrainedNetwork):
         require_trained_fit(str(ann_path or ann.info.model), ann, images)
-    options, config = _settled(model, images.name, began, options or {}, _steps(images, T), settings)
+    options, config = _settled(model, images, began, source, options or {}, _steps(images, T), settings)
     config = configured(
         config, epochs=epochs, batch_size=batch_size, lr=lr, alpha=alpha, temperature=temperature, seed=seed
     )
     named, module = named_model(model)
+    config = with_precision(config, path, resume=resume)
     job = Training(
         f"distill {named}", named, images, config, options, path, module, method=method,
         teacher=ann.module if isinstance(ann, TrainedNetwork) else ann,
-        taps=_pairs(taps), readout=readout, neuron=neuron, augmentation=augmentation, resume=resume,
+        taps=_pairs(taps), readout=readout, neuron=neuron, augmentation=augmentation_for(images, augmentation), resume=resume,
         tensorboard=None if tensorboard is None else Path(tensorboard),
         label="student" if method == "none" else "distilled",
+        init=source.module if isinstance(source, TrainedNetwork) else source,
         others={} if ann_path is None else {"teacher": ann_path.with_suffix(".csv")},
     )  # fmt: skip
     if began is not None:
@@ -153,8 +161,8 @@ def _teacher(
 
 
 def _settled(
-    model: str | nn.Module, data: str, began: TrainedNetwork | None, options: Mapping[str, Any], T: int | None,
-    settings: Mapping[str, Any],
+    model: str | nn.Module, data: DataSet, began: TrainedNetwork | None, source: TrainedNetwork | nn.Module | None,
+    options: Mapping[str, Any], T: int | None, settings: Mapping[str, Any],
 ) -> tuple[Mapping[str, Any], TrainConfig]:  # fmt: skip
     """The architecture's options and the configuration: the recipe's, with what the user set."""
     recipe = recipe_for(data)
@@ -162,6 +170,8 @@ def _settled(
     if began is not None:
         options, T = dict(began.info.options), began.info.T
         config = configured(config, lr=config.lr / 10, warmup_epochs=0.0)
+    elif isinstance(source, TrainedNetwork):
+        options = {**source.info.options, **options}
     elif model == recipe.student:
         options = {**recipe.student_options, **options}
     return options, configured(configured(config, **settings), T=T)
@@ -243,6 +253,8 @@ def _cost(job: Training, trained: TrainedNetwork) -> dict[str, float]:
 
     graph = from_torch(trained.module, job.data.input_shape, job.config.T, encoding=trained.info.encoding)
     counter = ActivityCounter(graph)
-    emulator.run(graph, graph.encode(pixels(some_tests(job.data, COUNTED)[0])), observe=counter)
+    emulator.run(
+        graph, graph.encode(Pixels(some_tests(job.data, COUNTED)[0], job.data.input_shape)[:]), observe=counter
+    )
     activity = counter.result()
     return {"spikes": float(activity.spikes.sum(1).mean()), "synops": float(activity.synops.sum(1).mean())}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from exporters.errors import DeployError
-from kdsnn.deploy.formats import FORMATS, FORMS, FormatName, Wanted, Written
+from kdsnn.deploy.formats import FORMATS, FORMS, FormatName, Wanted, WrittenFile
 from kdsnn.deploy.images import random_samples
 from kdsnn.deploy.load import ann_of
 from kdsnn.deploy.lower import lower
@@ -272,7 +272,7 @@ class _Verified:
     ties: int = 0
 
 
-def _compared(written: Written, seed: int) -> _Verified:
+def _compared(written: WrittenFile, seed: int) -> _Verified:
     """Every spike of every layer against the emulator's."""
     from hardware import emulator
 
@@ -286,7 +286,7 @@ def _compared(written: Written, seed: int) -> _Verified:
     return _Verified(compared, wrong)
 
 
-def _proven(written: Written, seed: int) -> _Verified:
+def _proven(written: WrittenFile, seed: int) -> _Verified:
     """Every layer by itself, on the spikes that the file's own run gave to it, so that no tie spreads."""
     from profilers.counting.sizes import samples_within
 

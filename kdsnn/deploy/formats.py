@@ -32,7 +32,7 @@ class Wanted:
 
 
 @dataclass(frozen=True, eq=False)
-class Written:
+class WrittenFile:
     """A file that was written, and how to run it.
 
     Attributes:
@@ -63,11 +63,11 @@ class Format:
     """
 
     suffix: str
-    write: Callable[[Lowered, Wanted, Path], Written]
+    write: Callable[[Lowered, Wanted, Path], WrittenFile]
     problems: Callable[[Path], list[str]]
 
 
-def _write_onnx(network: Lowered, wanted: Wanted, out: Path) -> Written:
+def _write_onnx(network: Lowered, wanted: Wanted, out: Path) -> WrittenFile:
     from exporters import onnx
 
     graph = network.integer if wanted.integer else network.running
@@ -84,10 +84,10 @@ def _write_onnx(network: Lowered, wanted: Wanted, out: Path) -> Written:
         found = onnx.run(path, x, layers=list(graph.neurons))
         return {**found, graph.output_name: found["spikes" if "spikes" in found else "membrane"]}
 
-    return Written(graph, path, contents, again, rounds)
+    return WrittenFile(graph, path, contents, again, rounds)
 
 
-def _write_netx(network: Lowered, wanted: Wanted, out: Path) -> Written:
+def _write_netx(network: Lowered, wanted: Wanted, out: Path) -> WrittenFile:
     from exporters import netx
     from exporters.passes.chain import chain_layers, member_spikes, to_chain
 
@@ -99,10 +99,10 @@ def _write_netx(network: Lowered, wanted: Wanted, out: Path) -> Written:
         read = netx.read(path)
         return member_spikes(read, _spikes(read, x))
 
-    return Written(network.integer, path, contents, again)
+    return WrittenFile(network.integer, path, contents, again)
 
 
-def _write_nir(network: Lowered, wanted: Wanted, out: Path) -> Written:
+def _write_nir(network: Lowered, wanted: Wanted, out: Path) -> WrittenFile:
     from exporters import nir
 
     # as lowered, on real-valued images, which other programs can run; float64 keeps every spike
@@ -111,7 +111,7 @@ def _write_nir(network: Lowered, wanted: Wanted, out: Path) -> Written:
     contents = f"{len(graph.nodes)} nodes, T={graph.T}"
     for sentence in nir.losses(graph):
         notice(sentence)
-    return Written(graph, path, contents, lambda x: _spikes(nir.read(path), x))
+    return WrittenFile(graph, path, contents, lambda x: _spikes(nir.read(path), x))
 
 
 def _spikes(graph: SpikingGraph, x: Array) -> Mapping[str, Array]:

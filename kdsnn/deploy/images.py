@@ -161,11 +161,10 @@ def require_trained_fit(name: str, trained: TrainedNetwork, data: DataSet) -> No
 
 
 def pixels(images: Array) -> Array:
-    """uint8 images (N, C, H, W) → float32 pixels / 255, and frames over time (N, T, C, H, W) as they are: what networks are
-    trained on."""
+    """uint8 images → float32 pixels / 255, as the networks are trained on."""
     import numpy as np
 
-    return images.astype(np.float32) if images.ndim == 5 else (images / np.float32(255)).astype(np.float32)
+    return (images / np.float32(255)).astype(np.float32)
 
 
 def chosen(total: int, most: int | None, seed: int = 0) -> Array:
@@ -195,19 +194,22 @@ def some_tests(data: DataSet, most: int | None) -> tuple[Array, Array]:
 
 
 def random_samples(graph: SpikingGraph, count: int, seed: int) -> Array:
-    """Samples to try a network on, as it is given them: random 8-bit pixels (count, *shape), or spikes (count, T, *shape)."""
+    """Samples to try a network on, as it is given them: random 8-bit pixels (count, *shape), or with T frames of pixels or of
+    spikes each (count, T, *shape)."""
     import numpy as np
 
     rng = np.random.default_rng(seed)
-    if graph.input.encoding == "direct":
-        return pixels(rng.integers(0, 256, (count, *graph.input.shape)))
-    found: Array = rng.integers(0, 2, (count, graph.T, *graph.input.shape)).astype(np.float32)
+    size = (count, graph.T, *graph.input.shape) if graph.input.over_time else (count, *graph.input.shape)
+    if graph.input.is_graded:
+        return pixels(rng.integers(0, 256, size))
+    found: Array = rng.integers(0, 2, size).astype(np.float32)
     return found
 
 
 @dataclass(frozen=True, eq=False)
 class Pixels:
-    """The `pixels` of many images, made where a slice of them is read: as floats they may be too many for the memory.
+    """The `pixels` of many images, or the spikes of frames over time as they are, made where a slice of them is read: as
+    floats they may be too many for the memory.
 
     Attributes:
         images: uint8 (N, C, H, W), or (N, T, C, H, W) over time, in memory or on disk.
@@ -221,5 +223,8 @@ class Pixels:
         return len(self.images)
 
     def __getitem__(self, part: slice) -> np.ndarray:
-        found = pixels(self.images[part])
+        import numpy as np
+
+        read = self.images[part]
+        found = read.astype(np.float32) if read.ndim == 5 else pixels(read)
         return found.reshape(*found.shape[:-3], *self.shape)

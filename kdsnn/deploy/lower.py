@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from exporters.errors import DeployError
 from exporters.graph import SpikingGraph
+from kdsnn.deploy.brought import Brought, InputCoding, lowered_module, require_sayable
 from kdsnn.deploy.factory import module_of, require_shape
 from kdsnn.deploy.load import load, trained_by_us
 from kdsnn.deploy.lowered import Lowered
@@ -21,13 +22,11 @@ from kdsnn.factory import is_factory
 MOST_STEPS = 1 << 16
 """A T that is larger is a slip: the run would take days, and memory in proportion."""
 
-InputCoding = Literal["pixels", "spikes"]
-"""What a network reads at every time step."""
-
 if TYPE_CHECKING:
     from torch import nn
 
     from exporters.graph import Array
+    from kdsnn.deploy.normalization import Normalize
 
     NetworkSource: TypeAlias = "str | Path | nn.Module | TrainedNetwork | SpikingGraph | Lowered"
     """What can be lowered: a checkpoint, `.nir` or `.net` file, `package.module:factory`, a torch module made of SpikingJelly's
@@ -46,6 +45,9 @@ def lower(
     calibration_samples: int = 512,
     nir: Mapping[str, Any] | None = None,
     input_coding: InputCoding | None = None,
+    output: int | str | None = None,
+    neuron_as: Mapping[str, str] | Sequence[str] | None = None,
+    normalize: Normalize | None = None,
     encoder: Literal["chip", "host"] = "chip",
     exact: bool = False,
     name: str | None = None,
@@ -65,7 +67,14 @@ def lower(
         calibrate: quantize so that currents err least on training images of this data, see `load_data`.
         calibration_samples: how many of them.
         nir: how to read a foreign `.nir` file: further arguments of `exporters.nir.read` (dt, method, reset).
-        input_coding: of a `.net` file that has no `.net.json` beside it, "pixels" or "spikes".
+        input_coding: what the network reads: "pixels", one image at every step, or "spikes", T frames of 0 and 1. For a module, a
+            factory (both "pixels" by default), a foreign `.nir` file or a `.net` file that has no `.net.json` beside it.
+        output: which of several outputs of a module counts: an index, a key or field, or a path of such ("logits", "0.spikes").
+        neuron_as: what neuron a class of the network is whose arithmetic is hidden: {"my.LIFLayer":
+            "LIF:tau=2,v_threshold=1"} or ["my.LIFLayer=LIF:tau=2,v_threshold=1"]; it is checked on random currents.
+        normalize: what a module expects its images to be normalized with: a name ("imagenet", "cifar10", "cifar100", "mnist"),
+            "0.1307/0.3081", or (mean, std), one number each or one per channel. Samples stay pixels in 0 to 1: the graph
+            normalizes them itself.
         encoder: "host" keeps the first layer off the chip, in full precision; the chip reads its spikes.
         exact: round the float network's weights to a grid on which every float32 sum is exact in any order, so that torch and
             onnxruntime agree bit for bit; without it they carry the author's own weights, and differ where rounding decides.
@@ -75,14 +84,16 @@ def lower(
     Raises:
         KdsnnError, DeployError: missing, damaged or of another kind; one line each.
     """
+    said = Brought(output, neuron_as, normalize, input_coding)
     if isinstance(source, Lowered):
+        require_sayable(source, said, is_module=False)
         if bits is not None or calibrate is not None:
             raise KdsnnError(f"{source.name} is lowered already; give bits and calibrate where it is lowered")
         found = source
     else:
         how = Quantization(8 if bits is None else bits, input_bits, calibrate, calibration_samples, progress)
-        _check(source, how, T, nir, input_coding)
-        found = _lower(source, how, bits, T, input_shape, weights, nir, input_coding, name)
+        _check(source, how, T, nir)
+        found = _lower(source, how, bits, T, input_shape, weights, nir, said, name)
     if exact and found.exact is None:
         found = _on_grid(found)
     if encoder == "chip" or (found is source and found.encoder is not None):
@@ -104,9 +115,7 @@ def _on_grid(network: Lowered) -> Lowered:
     return replace(network, exact=exact)
 
 
-def _check(
-    source: NetworkSource, how: Quantization, T: int | None, nir: Mapping[str, Any] | None, coding: InputCoding | None
-) -> None:
+def _check(source: NetworkSource, how: Quantization, T: int | None, nir: Mapping[str, Any] | None) -> None:
     suffix = Path(source).suffix if isinstance(source, str | Path) else ""
     if not (2 <= how.bits <= 8 and 1 <= how.input_bits <= 8):
         raise OptionError(
@@ -116,23 +125,25 @@ def _check(
         raise OptionError(f"{{T}}: it must be 1 to {MOST_STEPS:,} time steps", T=T)
     if nir and suffix != ".nir":
         raise OptionError(f"{{nir}}: {source} is not a .nir file; leave it out", nir=None)
-    if coding is not None and suffix != ".net":
-        raise OptionError(f"{{input_coding}}: {source} is not a .net file; leave it out", input_coding=coding)
 
 
 def _lower(
     source: Any, how: Quantization, bits: int | None, T: int | None, input_shape: tuple[int, ...] | None,
-    weights: str | Path | None, nir: Mapping[str, Any] | None, coding: InputCoding | None, name: str | None,
+    weights: str | Path | None, nir: Mapping[str, Any] | None, said: Brought, name: str | None,
 ) -> Lowered:  # fmt: skip
+    is_ours = isinstance(source, TrainedNetwork) or (weights is not None and trained_by_us(weights))
+    is_text = isinstance(source, str | Path)
+    is_graph = isinstance(source, SpikingGraph)
+    require_sayable(source, said, is_module=not (is_ours or is_graph) and (not is_text or is_factory(str(source))))
     if isinstance(source, TrainedNetwork):
         return _trained(name or source.info.model, source, how, bits, {})
     if isinstance(source, SpikingGraph):
         return _with_chip(name or "network", None, source, how)
     if not isinstance(source, str | Path):
-        return _module(name or type(source).__name__.lower(), source, input_shape, T, how, {})
+        return _module(name or type(source).__name__.lower(), source, input_shape, T, how, said, {})
     path, text = Path(source), str(source)
     if is_factory(text):
-        if weights is not None and trained_by_us(weights):
+        if weights is not None and is_ours:
             return _trained(name or Path(weights).stem, load(weights, module=text), how, bits, {"factory": text})
         if input_shape is None or T is None:
             raise OptionError(
@@ -140,15 +151,15 @@ def _lower(
             )  # fmt: skip
         module = module_of(text, weights)
         metadata = {"factory": text, "weights": Path(weights).name if weights else None}
-        return _module(name or text.rpartition(":")[2], module, input_shape, T, how, metadata)
+        return _module(name or text.rpartition(":")[2], module, input_shape, T, how, said, metadata)
     if path.suffix in (".net", ".nir") and path.exists() and not path.is_file():  # a pipe would be waited for
         raise KdsnnError(f"{text}: it is a folder or a device; give a file")
     if path.suffix == ".net":
-        return replace(_netx(path, how, T, coding), name=name or path.stem)
+        return replace(_netx(path, how, T, said.input_coding), name=name or path.stem)
     if path.suffix == ".nir":
         from exporters import nir as nir_files
 
-        read = nir_files.read(path, T=T, **(nir or {}))
+        read = nir_files.read(path, T=T, encoding=None if said.input_coding is None else said.encoding, **(nir or {}))
         for warning in read.metadata.get("nir_warnings", ()):
             notice(warning)
         return _with_chip(name or path.stem, None, read, how)
@@ -195,21 +206,22 @@ def _trained(
             notice(f"{called} was trained for {trained_for} bits, not {bits}")
     metadata |= {"model": info.model, "data": info.data, "metrics": dict(info.metrics)}
     metadata |= {"class_names": list(info.class_names)} if info.class_names else {}
-    return _module(name, trained.module, info.input_shape, info.T, how, metadata, info.encoding)
+    return _module(
+        name, trained.module, info.input_shape, info.T, how, Brought(input_coding=info.input_coding), metadata
+    )
 
 
 def _module(
-    name: str, module: nn.Module, input_shape: tuple[int, ...] | None, T: int | None, how: Quantization,
-    metadata: dict[str, Any], encoding: str = "direct",
+    name: str, module: nn.Module, input_shape: tuple[int, ...] | None, T: int | None, how: Quantization, said: Brought,
+    metadata: dict[str, Any],
 ) -> Lowered:  # fmt: skip
-    from exporters.from_torch import lower_module
     from kdsnn.deploy.faithful import few_samples, proven
 
     if input_shape is None or T is None:
         raise OptionError(f"{name}: a module needs {{input_shape}} and {{T}}", input_shape=None, T=None)
-    made = lower_module(module.eval(), require_shape(input_shape), T, encoding=encoding, **metadata)
-    for text in made.notes.values():
-        notice(text)
+    module, made = lowered_module(name, module.eval(), require_shape(input_shape), T, said, metadata)
+    for layer, text in made.notes.items():
+        notice(f"{layer}: {text}")
     proof = proven(name, module, made.graph, made.calling)
 
     def on_images(x: Array) -> None:

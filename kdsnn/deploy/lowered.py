@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from exporters.errors import DeployError
-from kdsnn.deploy.images import class_names_in, require_fit
+from kdsnn.deploy.images import Pixels, class_names_in, require_fit
 from kdsnn.deploy.quantization import drift_rows, quantization_table
 from kdsnn.deploy.tables import Result, TextTable
+from kdsnn.errors import notice
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from hardware.emulator.calibration import LayerDrift
     from kdsnn.data import DataSet
     from kdsnn.deploy.proof import Proof
+    from profilers.profiling import Samples
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +45,7 @@ class Lowered(Result):
         name: for file names and titles.
         module: the spiking torch module in eval mode, None for a file that has none (`.net`).
         graph: the float graph as it was lowered, None where there is no float form.
-        chip: the quantized graph, or why there is none (reset by subtraction, say): then only verbs that need it fail.
+        chip: the quantized graph, or why there is none (a layer that rounds to nothing, say): then only verbs that need it fail.
         layer_scales: how each synapse layer was quantized.
         layer_drifts: how each synapse layer drifted by it, where it was calibrated.
         encoder: what makes spikes of images on the host, where `chip` reads these.
@@ -107,10 +109,22 @@ class Lowered(Result):
         return {} if isinstance(self.chip, DeployError) else self.chip.metadata.get("quantization", {})
 
     @property
-    def reads_spikes(self) -> bool:
-        """Whether its samples are spikes over time, and no encoder on the host makes them of images."""
+    def over_time(self) -> bool:
+        """Whether a sample is T frames, of spikes or graded values, and no encoder on the host makes them of an image."""
         chip = self.graph or self.chip
-        return not isinstance(chip, DeployError) and self.encoder is None and chip.input.encoding == "spikes"
+        return not isinstance(chip, DeployError) and self.encoder is None and chip.input.over_time
+
+    @property
+    def classes(self) -> int | None:
+        """How many classes it tells apart, one score each; None where it ends in maps, whose elements are no classes."""
+        graph = self.graph or self.integer
+        outputs = graph.shapes[graph.output_name]
+        return outputs[0] if len(outputs) == 1 else None
+
+    def samples(self, x: Array) -> Samples:
+        """Data as the network is given it: uint8 images (N, C, H, W) as pixels in 0 to 1, uint8 frames over time
+        (N, T, C, H, W) of a data set as spikes; other frames over time stay what they are."""
+        return x if self.over_time and x.dtype.name != "uint8" else Pixels(x, self.input_shape)
 
     @property
     def scales(self) -> pd.DataFrame:
@@ -140,9 +154,19 @@ def require_network_fit(name: str, network: Lowered, data: DataSet) -> None:
         KdsnnError: as `require_fit`.
     """
     graph = network.graph or network.integer
-    outputs = graph.shapes[graph.output_name]
     require_fit(
-        name, network.input_shape, data, classes=outputs[0] if len(outputs) == 1 else None,
-        class_names=class_names_in(graph.metadata), T=graph.T if network.reads_spikes else None,
-        over_time=network.reads_spikes,
+        name, network.input_shape, data, classes=network.classes, class_names=class_names_in(graph.metadata),
+        T=graph.T if network.over_time else None, over_time=network.over_time,
     )  # fmt: skip
+
+
+def told_labels(name: str, network: Lowered, labels: Array) -> Array | None:
+    """The labels, or None for a network that ends in maps: that is said, and its accuracy is not told."""
+    if network.classes is not None:
+        return labels
+    graph = network.graph or network.integer
+    shape = " × ".join(map(str, graph.shapes[graph.output_name]))
+    notice(
+        f"{name} ends in maps of {shape}, not in one score per class: its spikes are compared and counted, its accuracy is not told"
+    )
+    return None

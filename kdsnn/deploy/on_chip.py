@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from kdsnn.deploy.counting import some
-from kdsnn.deploy.images import Pixels
 from kdsnn.deploy.progress import Progress, silent
 from kdsnn.deploy.report_options import BusyTime
 
@@ -86,7 +85,7 @@ def place_all(
 ) -> tuple[list[report.Student], list[report.PlacementReport], list[str]]:
     """Every student with its deployments; the placements of the first one; and what does not fit, a note each.
 
-    Some of the uint8 images x (N, C, H, W), or frames (N, T, C, H, W), run through the chain that is placed.
+    Some of the data x, uint8 images (N, C, H, W) or frames over time, run through the chain that is placed.
     """
     from exporters.errors import DeployError
     from exporters.passes.chain import to_chain
@@ -104,7 +103,7 @@ def place_all(
             found.append(student)
             continue
         counter = ActivityCounter(chain)
-        few = Pixels(some(x), network.input_shape)[:]
+        few = network.samples(some(x))[:]
         emulator.run(chain, chain.encode(few), observe=counter)
         activity, deployments = counter.result(), []
         for chip in chips:

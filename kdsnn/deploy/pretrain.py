@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from kdsnn.deploy.factory import module_of
 from kdsnn.deploy.images import load_data
+from kdsnn.deploy.precision import with_precision
 from kdsnn.deploy.progress import Progress, silent
-from kdsnn.deploy.training import Training, configured, recipe_for, train_and_save, writable
+from kdsnn.deploy.training import Training, augmentation_for, configured, recipe_for, train_and_save, writable
 from kdsnn.factory import is_factory
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def pretrain(
     lr: float | None = None,
     seed: int = 0,
     options: Mapping[str, Any] | None = None,
-    augmentation: Augmentation | None = None,
+    augmentation: Augmentation | Mapping[str, Any] | None = None,
     resume: bool = False,
     tensorboard: str | Path | None = None,
     image_size: ImageSize = None,
@@ -51,7 +52,8 @@ def pretrain(
         epochs, batch_size, lr: the recipe's own where they are None.
         seed: makes the run repeatable.
         options: of the architecture, e.g. {"widths": (8, 16, 32)}.
-        augmentation: what happens to the training images in every epoch, see `kdsnn.data.Augmentation`.
+        augmentation: what happens to the training images in every epoch, see `kdsnn.data.Augmentation`; a mapping of some of
+            its fields changes those of the recipe, and None leaves it, which is chosen by the kind of images.
         resume: go on with the run of `out` that was cut off.
         tensorboard: also write the history for TensorBoard into this folder.
         image_size, noise, noise_kind, noise_on: as in `load_data`.
@@ -61,15 +63,15 @@ def pretrain(
     Raises:
         KdsnnError: an unknown model or setting, data that does not fit, a run that diverges; one line each.
     """
-    if out is not None:
-        writable(Path(out))
+    path = writable(out)
     images = load_data(data, image_size=image_size, noise=noise, noise_kind=noise_kind, noise_on=noise_on)
-    base = configured(recipe_for(images.name).pretrain, **settings)
+    base = configured(recipe_for(images).pretrain, **settings)
     config = configured(base, epochs=epochs, batch_size=batch_size, lr=lr, seed=seed)
+    config = with_precision(config, path, resume=resume)
     named, module = named_model(model)
     job = Training(
-        f"pretrain {named}", named, images, config, options or {}, None if out is None else Path(out), module,
-        augmentation=augmentation, resume=resume, label="teacher",
+        f"pretrain {named}", named, images, config, options or {}, path, module,
+        augmentation=augmentation_for(images, augmentation), resume=resume, label="teacher",
         tensorboard=None if tensorboard is None else Path(tensorboard),
     )  # fmt: skip
     return train_and_save(job, progress)

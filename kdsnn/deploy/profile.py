@@ -11,12 +11,19 @@ from kdsnn.deploy.counting import count, count_ann
 from kdsnn.deploy.images import load_data, some_tests
 from kdsnn.deploy.load import ann_of, load
 from kdsnn.deploy.lower import lower
-from kdsnn.deploy.lowered import Lowered, require_network_fit
+from kdsnn.deploy.lowered import Lowered, require_network_fit, told_labels
 from kdsnn.deploy.on_chip import place_all
 from kdsnn.deploy.progress import Progress, silent
 from kdsnn.deploy.report_options import busy_time, distinct, energy_models
+from kdsnn.deploy.spike_input import frames_of_data, is_bare
 from kdsnn.deploy.trained import TrainedNetwork
 from kdsnn.errors import KdsnnError, OptionError
+
+OF_OWN_NETWORKS = ("input_coding", "output", "neuron_as", "normalize")
+"""Options that say of a network what its user alone knows."""
+
+TRAINED = (".safetensors",)
+"""Files of this program, which know it themselves."""
 
 if TYPE_CHECKING:
     from kdsnn.deploy.images import ImageSize
@@ -77,28 +84,51 @@ def profile(
             raise KdsnnError(f"{sources[0]}: an ANN has no placement, so seconds say nothing; give a spiking network")
         ann, sources = alone, []
     given = [*sources, *([] if twin is None else [twin])]
-    networks = [_lowered(one, lowering, progress) for one in given]
+    networks = [_lowered(one, lowering, progress, alone=len(given) == 1) for one in given]
     names = _names(given, networks, len(sources))
-    images = load_data(data, image_size=image_size)
-    for name, network in zip(names, networks, strict=True):
-        require_network_fit(name, network, images)
-    x, labels = some_tests(images, samples)
-    counted, notes = (None, ()) if ann is None else count_ann(ann, images, x, labels, progress=progress)
+    if any(network.over_time for network in networks):
+        _require_alike(names, networks)
+    counted: report.Teacher | None = None
+    notes: tuple[str, ...] = ()
+    if networks and networks[0].over_time and is_bare(data) and ann is None:
+        x, labels, called = frames_of_data(data, networks[0], samples)
+    else:
+        images = load_data(data, image_size=image_size)
+        for name, network in zip(names, networks, strict=True):
+            require_network_fit(name, network, images)
+        (x, labels), called = some_tests(images, samples), images.name
+        if ann is not None:
+            counted, notes = count_ann(ann, images, x, labels, progress=progress)
     students = [
-        count(name, network, x, labels, twin=index >= len(sources), progress=progress)
+        count(name, network, x, told_labels(name, network, labels), twin=index >= len(sources), progress=progress)
         for index, (name, network) in enumerate(zip(names, networks, strict=True))
     ]
     students, placements, misfits = place_all(students, networks, x, time=time, progress=progress)
     return report.build(
-        f"{', '.join(names[: len(sources)]) or (counted.name if counted else '')} on {images.name}",
+        f"{', '.join(names[: len(sources)]) or (counted.name if counted else '')} on {called}",
         command,
         students,
         teacher=counted,
         models=models,
         placements=placements,
-        data=f"{len(x):,} test {'image' if len(x) == 1 else 'images'} of {images.name}",
+        data=f"{len(x):,} test {'sample' if x.ndim != 4 else 'image'}{'s' if len(x) != 1 else ''} of {called}",
         notes=[*notes, *misfits],
     )
+
+
+def _require_alike(names: Sequence[str], networks: Sequence[Lowered]) -> None:
+    """Raise KdsnnError unless all networks read frames over time, of one shape, number and kind."""
+    still = next((name for name, network in zip(names, networks, strict=True) if not network.over_time), None)
+    if still is not None:
+        moving = next(name for name, network in zip(names, networks, strict=True) if network.over_time)
+        raise KdsnnError(f"{still} reads images, and {moving} frames over time; profile them one by one")
+    graphs = [network.graph or network.integer for network in networks]
+    kinds = [(graph.T, graph.input.shape, graph.input.encoding) for graph in graphs]
+    for name, kind in zip(names, kinds, strict=True):
+        if kind != kinds[0]:
+            raise KdsnnError(
+                f"{names[0]} and {name} read frames of another shape, number or kind; profile them one by one"
+            )
 
 
 def _names(given: Sequence[NetworkSource], networks: Sequence[Lowered], students: int) -> list[str]:
@@ -111,13 +141,13 @@ def _names(given: Sequence[NetworkSource], networks: Sequence[Lowered], students
     return [names[i] for i in range(len(networks))]
 
 
-def _lowered(source: NetworkSource, lowering: dict[str, Any], progress: Progress) -> Lowered:
-    """One source lowered; options that only some kinds of file take go to those alone."""
+def _lowered(source: NetworkSource, lowering: dict[str, Any], progress: Progress, *, alone: bool) -> Lowered:
+    """One source lowered; of several, options that only some kinds take go to those and pass the others by."""
     suffix = Path(source).suffix if isinstance(source, str | Path) else ""
     mine = {
         k: v
         for k, v in lowering.items()
-        if not ((k == "nir" and suffix != ".nir") or (k == "input_coding" and suffix != ".net"))
+        if alone or not ((k == "nir" and suffix != ".nir") or (k in OF_OWN_NETWORKS and suffix in TRAINED))
     }
     return source if isinstance(source, Lowered) else lower(source, progress=progress, **mine)
 

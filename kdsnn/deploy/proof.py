@@ -145,7 +145,7 @@ class _Forced:
         self.graph, self.roundoff = graph, roundoff
         frames = torch.from_numpy(np.asarray(x, np.float64))
         # time first; one step stands for all where nothing changes
-        self.x = frames.movedim(1, 0) if graph.input.encoding == "spikes" else frames.unsqueeze(0)
+        self.x = frames.movedim(1, 0) if graph.input.over_time else frames.unsqueeze(0)
         self.spikes = {name: torch.from_numpy(np.asarray(s)).movedim(1, 0) for name, s in spikes.items()}
         self.values: dict[str, Tensor] = {}
 

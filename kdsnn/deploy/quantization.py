@@ -73,7 +73,7 @@ def quantized(
         seen(images)
     before = _measure(f"calibrate {name}", integer_inputs(graph, 255), images, how)
     moments = before.inputs
-    if how.input_bits != 8 and graph.input.encoding == "direct":
+    if how.input_bits != 8 and graph.input.is_graded:
         # what coarser pixels look like to the first layer; the drift is still told against the network as trained
         coarse = integer_inputs(graph, 2**how.input_bits - 1)
         moments = _measure(f"calibrate {name} on {how.input_bits}-bit pixels", coarse, images, how).inputs
@@ -99,9 +99,9 @@ def _measure(title: str, graph: SpikingGraph, images: Array, how: Quantization) 
 
 
 def _images(name: str, graph: SpikingGraph, how: Quantization) -> Array:
-    """Training images, float32 in 0…1 (N, *shape), or spikes (N, T, *shape) where the network reads these."""
+    """Training images, float32 in 0…1 (N, *shape), or frames (N, T, *shape) where the network reads these."""
     data: DataSet = load_data(how.data)
-    over_time = graph.input.encoding == "spikes"
+    over_time = graph.input.over_time
     require_fit(name, graph.input.shape, data, T=graph.T if over_time else None, over_time=over_time)
     return Pixels(data.x_train[chosen(len(data.x_train), how.samples)], graph.input.shape)[:]
 

@@ -14,17 +14,18 @@ from kdsnn.deploy.comparisons import BackendComparison, comparisons, joined, joi
 from kdsnn.deploy.faithful import few_samples, proven_on
 from kdsnn.deploy.images import Pixels, class_names_in, load_data, require_fit, some_tests
 from kdsnn.deploy.lower import lower
-from kdsnn.deploy.lowered import Lowered, require_network_fit
+from kdsnn.deploy.lowered import Lowered, require_network_fit, told_labels
 from kdsnn.deploy.places import writable_file
 from kdsnn.deploy.progress import Progress, silent
 from kdsnn.deploy.proof import Proof
-from kdsnn.deploy.spike_input import is_npz, spike_trains
+from kdsnn.deploy.spike_input import WantedFrames, frames_of_data, frames_over_time, is_bare
 from kdsnn.deploy.tables import Result
 from kdsnn.errors import OptionError, UserError
 from profilers.text_table import TextTable, table
 
 if TYPE_CHECKING:
     from exporters.graph import Array
+    from exporters.onnx import OnnxModel
     from kdsnn.deploy.images import ImageSize
     from kdsnn.deploy.lower import NetworkSource
     from profilers.profiling import Samples
@@ -46,14 +47,14 @@ class RunResult(Result):
         title: what ran on what.
         runs: one per back end, in the order asked for; where torch ran on a module, SpikingJelly's own run first.
         comparisons: each back end against its reference, where that ran too.
-        labels: (N,) of the samples.
+        labels: (N,) of the samples; None where the network ends in maps, and not in scores of classes.
         refused: back ends that cannot run this network.
     """
 
     title: str
     runs: tuple[BackendRun, ...]
     comparisons: tuple[BackendComparison, ...]
-    labels: Array
+    labels: Array | None
     refused: tuple[RefusedBackend, ...] = ()
 
     @property
@@ -63,8 +64,8 @@ class RunResult(Result):
 
     @property
     def accuracy(self) -> dict[str, float]:
-        """Back end → share of its samples that it classifies rightly."""
-        return {r.backend: r.accuracy(self.labels) for r in self.runs}
+        """Back end → share of its samples that it classifies rightly; nothing where there are no labels."""
+        return {} if self.labels is None else {r.backend: r.accuracy(self.labels) for r in self.runs}
 
     def tables(self) -> tuple[TextTable, ...]:
         """One table of back ends, one of comparisons."""
@@ -77,8 +78,9 @@ class RunResult(Result):
 
     def rows(self) -> list[dict[str, Any]]:
         """One row per back end: samples, accuracy, seconds."""
+        right = self.accuracy
         return [
-            {"backend": r.backend, "samples": r.samples, "accuracy": r.accuracy(self.labels), "seconds": r.seconds}
+            {"backend": r.backend, "samples": r.samples, "accuracy": right.get(r.backend), "seconds": r.seconds}
             for r in self.runs
         ]
 
@@ -144,15 +146,15 @@ def run(
     return result
 
 
-def _samples(network: Lowered, data: Any, samples: int, image_size: ImageSize) -> tuple[Samples, Array, str]:
-    """Samples, labels, and what the data is called."""
-    if network.reads_spikes and isinstance(data, str) and is_npz(data):
-        x, labels = spike_trains(str(data), network, samples)
-        return x, labels, str(data)
+def _samples(network: Lowered, data: Any, samples: int, image_size: ImageSize) -> tuple[Samples, Array | None, str]:
+    """Samples, labels where the network tells classes apart, and what the data is called."""
+    if network.over_time and is_bare(data):
+        frames, labels, called = frames_of_data(data, network, samples)
+        return frames, told_labels(network.name, network, labels), called
     images = load_data(data, image_size=image_size)
     require_network_fit(network.name, network, images)
     x, labels = some_tests(images, samples)
-    return Pixels(x, network.input_shape), labels, images.name
+    return network.samples(x), told_labels(network.name, network, labels), images.name
 
 
 def run_all(
@@ -268,19 +270,32 @@ def _run_onnx_file(
         )
     runner = onnx.prepare(path)
     facts = runner.model.facts
-    over_time = facts.get("input_encoding") != "direct"
-    shape, scale = tuple(facts["input_shape"]), facts.get("input_scale")
-    images = load_data(data, image_size=image_size)
-    outputs = runner.model.proto.graph.output[0].type.tensor_type.shape.dim
-    classes = (outputs[-1].dim_value or None) if outputs else None  # a length that is a name is not known
-    names = class_names_in(facts.get("source"))
-    require_fit(path.stem, shape, images, classes=classes, class_names=names, over_time=over_time)
-    chosen, labels = some_tests(images, samples)
-    x = Pixels(chosen, shape)[:]
+    scale = facts.get("input_scale")
+    x, labels, called = _samples_for(path.stem, runner, data, samples, image_size, lowering.get("T"))
     runs = [run_onnx(runner, x, T=lowering.get("T"), progress=lambda done, total: progress("run on onnx", done, total))]
-    title = f"{path.name} ({runner.model.form}, {facts['arithmetic']}, T={runs[0].output.shape[1]}) on {images.name}"
+    title = f"{path.name} ({runner.model.form}, {facts['arithmetic']}, T={runs[0].output.shape[1]}) on {called}"
     consumed = x if scale is None else np.rint(x * np.float32(scale)).astype(np.int32)
     return RunResult(title, tuple(runs), (), labels), consumed
+
+
+def _samples_for(
+    name: str, runner: OnnxModel, data: Any, samples: int, image_size: ImageSize, T: int | None
+) -> tuple[Array, Array, str]:
+    """Samples for a finished model, their labels, and what the data is called."""
+    facts = runner.model.facts
+    shape = tuple(facts["input_shape"])
+    outputs = runner.model.proto.graph.output[0].type.tensor_type.shape.dim
+    classes = (outputs[-1].dim_value or None) if outputs else None  # a length that is a name is not known
+    over_time = facts["input_encoding"] != "direct"
+    if over_time and is_bare(data):
+        graded = facts["input_encoding"] == "frames"
+        return frames_over_time(data, WantedFrames(name, T or facts["T"], shape, classes, graded), samples)
+    images = load_data(data, image_size=image_size)
+    names = class_names_in(facts.get("source"))
+    steps = (T or facts["T"]) if over_time else None
+    require_fit(name, shape, images, classes=classes, class_names=names, T=steps, over_time=over_time)
+    chosen, labels = some_tests(images, samples)
+    return Pixels(chosen, shape)[:], labels, images.name
 
 
 _FINISHED_TAKES = ("T", "input_bits", "calibration_samples", "weights", "input_shape", "name")
@@ -306,13 +321,17 @@ def save_spikes(path: Path, frames: Array, runs: Sequence[BackendRun]) -> None:
 
 
 def run_table(
-    title: str, runs: Sequence[BackendRun], labels: Array, refused: Sequence[RefusedBackend] = ()
+    title: str, runs: Sequence[BackendRun], labels: Array | None, refused: Sequence[RefusedBackend] = ()
 ) -> TextTable:
     """Samples, accuracy and time of every back end; of those that cannot run the network, why."""
     from profilers.report.numbers import percent
 
     rows = [
-        [r.backend, str(r.samples), percent(r.accuracy(labels), 2), f"{1000 * r.seconds / r.samples:.2f} ms"] for r in runs
+        [
+            r.backend, str(r.samples), "–" if labels is None else percent(r.accuracy(labels), 2),
+            f"{1000 * r.seconds / r.samples:.2f} ms",
+        ]
+        for r in runs
     ]  # fmt: skip
     columns = ["backend", "samples", "accuracy", "per sample"]
     if not refused:

@@ -25,11 +25,25 @@ if TYPE_CHECKING:
     from kdsnn.train import EpochRecord, Method, Recipe, RunFiles, TrainConfig, Trained
 
 
-def recipe_for(data: str) -> Recipe:
-    """The tuned recipe of a data set, or the general one."""
-    from kdsnn.train.recipes import RECIPES, Recipe
+def recipe_for(data: DataSet) -> Recipe:
+    """The recipe of a data set, by its name or by the kind of its images."""
+    from kdsnn.train.recipes import recipe_of
 
-    return RECIPES.get(data, Recipe())
+    return recipe_of(data.name, data.input_shape)
+
+
+def augmentation_for(data: DataSet, given: Augmentation | Mapping[str, Any] | None) -> Augmentation | None:
+    """What happens to the training images: as the user says, or as the recipe does, which is told then.
+
+    Raises:
+        KdsnnError: no such part of an augmentation, or a value that is not possible.
+    """
+    from kdsnn.train.recipes import augmented
+
+    found = augmented(recipe_for(data), given)
+    if found and given is None:
+        notice(f"training images are {found}, anew in every epoch, as suits images of {data.input_shape} (C, H, W)")
+    return found or None
 
 
 def configured(base: TrainConfig, **changes: Any) -> TrainConfig:
@@ -45,14 +59,20 @@ def configured(base: TrainConfig, **changes: Any) -> TrainConfig:
     return replace(base, **{name: value for name, value in changes.items() if value is not None})
 
 
-def writable(out: Path) -> None:
+def writable(out: str | Path | None) -> Path | None:
     """Fail before hours of training rather than after: the checkpoint's place must exist and take a file.
+
+    Returns:
+        It as a path.
 
     Raises:
         KdsnnError: wrong ending, or no place for a file; UnicodeEncodeError; OSError: the folder cannot be written.
     """
-    require_checkpoint_name(out)
-    writable_file(out)
+    if out is None:
+        return None
+    require_checkpoint_name(Path(out))
+    writable_file(Path(out))
+    return Path(out)
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +91,7 @@ class Training:
         label: what the run is called in the picture of its curves, which lies beside `out` (a twin's is drawn into its brother's).
         others: label → history CSV of the runs drawn with it.
         quantize: train on a grid of so many bits, from the trained student `start`.
+        init: the network whose weights a student starts from, see `kdsnn.train.initialization`.
     """
 
     title: str
@@ -93,6 +114,7 @@ class Training:
     plot: Path | None = None
     quantize: int | None = None
     start: Network | None = None
+    init: nn.Module | None = None
 
     def twin(self, title: str, out: Path | None) -> Training:
         """The same network, to be trained without a teacher into another file, its curves drawn beside this one's.
@@ -205,24 +227,32 @@ def _about(job: Training, kinds: Mapping[str, Any]) -> dict[str, Any]:
         "augmentation": asdict(job.augmentation) if job.augmentation else None,
         "teacher": _digest(job.teacher),
         **({} if job.start is None else {"quantize": job.quantize, "start": _digest(job.start)}),
+        **({} if job.init is None else {"init": _digest(job.init)}),
         **({"taps": [list(pair) for pair in job.taps]} if job.taps else {}),
     }
 
 
 def _untrained(job: Training, kinds: dict[str, Any]) -> nn.Module:
-    """A fresh network, the user's own, or the start on the grid."""
+    """A fresh network or the user's own, with the weights of another if that is wanted, or the start on the grid."""
     from kdsnn import models
     from kdsnn.train.grid import quantized
+    from kdsnn.train.initialization import initialize
 
-    if job.module is not None:
-        return job.module
     if job.start is not None and job.quantize is not None:
         encoding = "direct" if job.data.T is None else "spikes"
         return quantized(job.start, job.data.input_shape, job.config.T, job.quantize, encoding=encoding)
-    return models.build(
-        job.model, spiking=job.method is not None, input_shape=job.data.input_shape, classes=job.data.classes,
-        **kinds, **job.options,
-    )  # fmt: skip
+    module = job.module
+    if module is None:
+        module = models.build(
+            job.model, spiking=job.method is not None, input_shape=job.data.input_shape, classes=job.data.classes,
+            **kinds, **job.options,
+        )  # fmt: skip
+    if job.init is not None:
+        try:
+            initialize(module, job.init, job.data, job.config.T)
+        except KdsnnError as error:
+            raise OptionError(f"{{init}}: {error}", init=None) from error
+    return module
 
 
 def _save(job: Training, trained: nn.Module, history: tuple[EpochRecord, ...]) -> TrainedNetwork:

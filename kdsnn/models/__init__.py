@@ -124,7 +124,8 @@ def build(
         spiking: the SNN, or the ANN.
         input_shape: (C, H, W) of the images.
         classes: number of classes.
-        readout: of the SNN: "rate" of output neurons, or "membrane" of a layer that does not fire.
+        readout: of the SNN: "rate" of output neurons, "voting" (the mean rate of eight of them for each class), or
+            "membrane" of a layer that does not fire.
         neuron: of the SNN: "if", or "lif" with a leak of one half per step.
         **options: widths and depths in place of the architecture's own, see `MODELS`.
 
@@ -138,7 +139,7 @@ def build(
     architecture = MODELS[name]
     for what, value, choices in (("readout", readout, get_args(Readout)), ("neuron", neuron, get_args(Neuron))):
         if value not in choices:
-            raise KdsnnError(f"{name}: the {what} is {value!r}; choose {' or '.join(choices)}")
+            raise KdsnnError(f"{name}: the {what} is {value!r}; choose {', '.join(choices[:-1])} or {choices[-1]}")
     input_shape = _whole_numbers(f"{name}: the input shape (channels, height, width)", input_shape, like=(3, 32, 32))
     classes = _whole_numbers(f"{name}: the number of classes", classes, like=10)
     _, height, width = input_shape

@@ -191,7 +191,9 @@ def _conv(node: Conv2d) -> nn.Module:
 
 def _neurons(name: str, node: IF | LIF) -> nn.Module:
     if node.reset != "hard":
-        raise KdsnnError(f"{name}: reset by subtraction does not exist on the chip; train with hard reset")
+        raise KdsnnError(
+            f"{name}: fine-tuning on a grid knows no reset by subtraction; train with hard reset, or quantize the student as it is"
+        )
     if isinstance(node, LIF) and node.current_leak:
         raise KdsnnError(f"{name}: its current persists; fine-tuning knows no such neurons")
     made: Any = Kit(True, neuron="lif" if isinstance(node, LIF) else "if").act()

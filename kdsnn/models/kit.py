@@ -15,8 +15,12 @@ from spikingjelly.activation_based import neuron as neurons
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
-Readout = Literal["rate", "membrane"]
+Readout = Literal["rate", "voting", "membrane"]
 Neuron = Literal["if", "lif"]
+
+VOTERS = 8
+"""Output neurons of a class with read-out "voting". Eighths are binary fractions, so that sums of votes are exact in floating
+point and classes that tie do so wherever the network runs; with the usual ten, rounding would break the tie."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,8 @@ class Kit:
         spiking: False: `torch.nn` layers and ReLU, on (N, C, H, W). True: SpikingJelly layers in
             multi-step mode and spiking neurons, on (T, N, C, H, W).
         readout: "rate" ends the SNN in neurons, whose firing rate is the logit (KDSNN, section 3.1);
-            "membrane" ends it in the currents of a layer that does not fire.
+            "voting" in `VOTERS` neurons per class, whose mean rate it is (Fang et al., ICCV 2021): at T = 4 a logit
+            has 33 levels in place of 5; "membrane" ends it in the currents of a layer that does not fire.
         neuron: "if" integrates, "lif" leaks half of its membrane per step. Both fire at v ≥ 1, reset to 0
             and train through the ATan surrogate, with the reset left out of the gradient.
     """
@@ -74,16 +79,19 @@ class Kit:
         return self._make("AdaptiveAvgPool2d", 1) if self.spiking else GlobalAverage()
 
     def head(self, features: int, classes: int, *, hidden: tuple[int, ...] = (), bias: bool = True) -> nn.Sequential:
-        """Make what leads from maps to the read-out: flatten, hidden layers, classifier and, for "rate", output
-        neurons."""
+        """Make what leads from maps to the read-out: flatten, hidden layers, classifier and, unless it is "membrane",
+        output neurons and their vote."""
+        votes = self.spiking and self.readout == "voting"
         layers = {"flatten": self._make("Flatten")}
         for i, width in enumerate(hidden, start=1):
             layers[f"fc{i}"] = self._make("Linear", features, width, bias=bias)
             layers[f"act{i}"] = self.act()
             features = width
-        layers["classifier"] = self._make("Linear", features, classes, bias=bias)
-        if self.spiking and self.readout == "rate":
+        layers["classifier"] = self._make("Linear", features, classes * VOTERS if votes else classes, bias=bias)
+        if self.spiking and self.readout != "membrane":
             layers["output"] = self.act()
+        if votes:
+            layers["voting"] = layer.VotingLayer(VOTERS, step_mode="m")
         return named(**layers)
 
     def _make(self, kind: str, *args: Any, **kwargs: Any) -> nn.Module:

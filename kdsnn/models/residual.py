@@ -15,7 +15,13 @@ from kdsnn.models.network import Network, Tap
 
 class BasicBlock(nn.Module):
     """The block is act(conv-BN-act-conv-BN + shortcut); where the shape changes the shortcut is 1×1
-    conv-BN ("option B")."""
+    conv-BN ("option B").
+
+    Attributes:
+        successions: pairs of layers of which the first feeds the second and nothing else.
+    """
+
+    successions = (("bn1", "act1"),)
 
     def __init__(self, kit: Kit, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -38,7 +44,13 @@ class BasicBlock(nn.Module):
 
 class PreActBlock(nn.Module):
     """The block is BN-act-conv-BN-act-conv + shortcut; where the shape changes the shortcut is a 1×1 conv of the
-    first act."""
+    first act.
+
+    Attributes:
+        successions: see `BasicBlock`.
+    """
+
+    successions = (("bn1", "act1"), ("bn2", "act2"))
 
     def __init__(self, kit: Kit, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -61,7 +73,13 @@ class PreActBlock(nn.Module):
 
 
 class PyramidBlock(nn.Module):
-    """The block is BN-conv-BN-act-conv-BN + shortcut, which pads channels with zeros, then averages 2×2 at stride 2."""
+    """The block is BN-conv-BN-act-conv-BN + shortcut, which pads channels with zeros, then averages 2×2 at stride 2.
+
+    Attributes:
+        successions: see `BasicBlock`.
+    """
+
+    successions = (("bn2", "act"),)
 
     def __init__(self, kit: Kit, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()

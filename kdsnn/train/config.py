@@ -13,7 +13,7 @@ step is wrong (SeAl-KD), or the labels alone."""
 
 Optimizer = Literal["sgd", "adamw"]
 Schedule = Literal["cosine", "step"]
-Precision = Literal["fp32", "bf16"]
+Precision = Literal["auto", "fp32", "bf16"]
 
 LARGEST = 1e9
 """Of any rate, weight or number of epochs: squares and products of such numbers are still single-precision floats."""
@@ -27,15 +27,18 @@ class TrainConfig:
     """A configuration says how to train; it is the same for teacher and student.
 
     * `batch_size` counts images over all processes.
-    * `lr` is the peak of a schedule that starts after `warmup_epochs` of linear warm-up: "cosine" ends
-      at 0, "step" multiplies by `lr_decay` when each of `milestones`, fractions of the epochs, has passed.
+    * `lr` is the peak of a schedule that starts after `warmup_epochs` of linear warm-up, None: 5, but a tenth of
+      all epochs at most; "cosine" ends at 0, "step" multiplies by `lr_decay` when each of `milestones`, fractions of the epochs, has passed.
     * `weight_decay` spares biases and BatchNorm. `clip_norm` bounds the norm of the whole gradient, 0: no bound.
     * `ema`: decay per step of an average of the weights that takes their place in the result, 0: none.
     * `precision` "bf16": convolutions and linear layers under autocast; membranes, BatchNorm's
-      statistics, losses and weights stay float32.
+      statistics, losses and weights stay float32. "auto" is bf16 where the hardware multiplies faster in it
+      (`kdsnn.train.precision`) and "fp32" elsewhere; a run that is resumed keeps what it began with.
     * `compile`: torch.compile the network; not bit-identical with eager training.
     * `shift` moves every training image by up to that many pixels each way, anew in every epoch.
     * `T` is the student's number of time steps; a teacher has no use for it or for what follows.
+    * `logit_scale` multiplies the firing rates of a student, 0…1, before every softmax; 0: ln(1000 (K - 1)) for K
+      classes (`kdsnn.train.logits`). Currents (read-out "membrane") are logits as they are. 1 is the paper's raw rate.
     * `alpha` and `temperature` are those of KDSNN Eq. 5. Their defaults give both terms one weight,
       α τ² = 1 - α: a firing rate in 0…1 cannot follow a softer teacher, and on `digits` α τ² far above
       1 costs many points. Methods "temporal" and "selective" use `temperature` too.
@@ -55,14 +58,15 @@ class TrainConfig:
     schedule: Schedule = "cosine"
     milestones: tuple[float, ...] = (0.5, 0.75)
     lr_decay: float = 0.1
-    warmup_epochs: float = 5.0
+    warmup_epochs: float | None = None
     label_smoothing: float = 0.0
     clip_norm: float = 0.0
     ema: float = 0.0
-    precision: Precision = "fp32"
+    precision: Precision = "auto"
     compile: bool = False
     shift: int = 0
     T: int = 4
+    logit_scale: float = 0.0
     alpha: float = 0.1
     temperature: float = 3.0
     feature_weight: float = 1e-3
@@ -71,6 +75,11 @@ class TrainConfig:
     selective_teacher_weight: float = 0.6
     selective_self_weight: float = 0.15
     seed: int = 0
+
+    @property
+    def warmup(self) -> float:
+        """Epochs of warm-up."""
+        return min(5.0, self.epochs / 10) if self.warmup_epochs is None else self.warmup_epochs
 
     def __post_init__(self) -> None:
         def among(name: str, choices: object) -> tuple[bool, str]:
@@ -90,13 +99,14 @@ class TrainConfig:
             "schedule": among("schedule", Schedule),
             "milestones": (ascending, "ascending fractions of the epochs, between 0 and 1"),
             "lr_decay": (0 < self.lr_decay <= 1, "above 0, at most 1"),
-            "warmup_epochs": not_negative("warmup_epochs"),
+            "warmup_epochs": (0 <= self.warmup <= LARGEST, f"0 to {LARGEST:g}"),
             "label_smoothing": (0 <= self.label_smoothing < 1, "in 0…1"),
             "clip_norm": not_negative("clip_norm"),
             "ema": (0 <= self.ema < 1, "in 0…1"),
             "precision": among("precision", Precision),
             "shift": (0 <= self.shift <= 256, "0 to 256 pixels"),
             "T": (1 <= self.T <= LARGEST_T, f"1 to {LARGEST_T:,} time steps"),
+            "logit_scale": not_negative("logit_scale"),
             "alpha": (0 <= self.alpha <= 1, "in 0…1"),
             "temperature": (1 / LARGEST <= self.temperature <= LARGEST, f"from {1 / LARGEST:g} to {LARGEST:g}"),
             "feature_weight": not_negative("feature_weight"),

@@ -86,6 +86,8 @@ class QuantizedNetwork(FoldedNetwork):
             ClippedMembrane(one.synapses, one.ends, self._best_clip(one.synapses)) for one in membranes_of(graph)
         )
         self.firing = {name: neurons.threshold for name, neurons in graph.neurons.items()}
+        for name in _votes(graph):
+            self.get_submodule(name).requires_grad_(False)
         for name, parts in self._on_grid().items():
             if not parts["weight"].any():
                 raise KdsnnError(
@@ -230,6 +232,18 @@ def deviations(
     differ = [name for name in graph.synapses if not same(name)]
     differ += [name for name, node in graph.neurons.items() if node.threshold != seen.thresholds.get(name)]
     return tuple(differ)
+
+
+def _votes(graph: SpikingGraph) -> list[str]:
+    """Name the layers that only count votes for the output: each neuron has one class and all weigh the same."""
+    found = []
+    for name in graph.sources(graph.output_name):
+        node = graph.nodes[name]
+        if isinstance(node, Linear) and node.bias is None:
+            cast = node.weight != 0
+            if (cast.sum(0) <= 1).all() and len(np.unique(node.weight[cast])) == 1:
+                found.append(name)
+    return found
 
 
 def _threshold(scale: float, threshold: float) -> int:

@@ -25,29 +25,38 @@ class Learner(nn.Module):
     (T, N, K) and features.
 
     `T` None: an ANN, whose logits are a sequence of one step, and which sees the mean of frames. Otherwise a spiking
-    network, which sees the image at each of T steps (direct coding), or frame t at step t, and starts every batch from rest; `convention` says how it is called,
-    and one that averages over time itself gives one step too. The features are the student's of `guided`, each passed
-    through its regressor; an empty list without them, and outside training.
+    network, which sees the image at each of T steps (direct coding), or frame t at step t, and starts every batch from
+    rest; `convention` says how it is called, and one that averages over time itself gives one step too. While training the
+    outputs are logits, `scale` times what the network gives (`kdsnn.train.logits`). The features are the student's of
+    `guided`, each passed through its regressor; an empty list without them, and outside training.
     """
 
     def __init__(
-        self, network: nn.Module, T: int | None = None, convention: CallingConvention | None = None, guided: Guided | None = None
+        self, network: nn.Module, T: int | None = None, convention: CallingConvention | None = None, guided: Guided | None = None,
+        scale: float = 1.0,
     ) -> None:  # fmt: skip
         super().__init__()
         self.network: Any = network
         self.T = T
         self.convention = convention or CallingConvention("static")
+        self.scale = scale
         self.pairs = () if guided is None else guided.pairs
         self.regressors = None if guided is None else guided.regressors
 
     def forward(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Run on `images` (N, C, H, W), or (N, T, C, H, W)."""
-        if self.regressors is None or not self.training:
+        if not self.training:
             return self._run(images), []
+        if self.regressors is None:
+            return self._logits(images), []
         with recorded(self.network, [(pair.student.module, pair.part) for pair in self.pairs]) as found:
-            output = self._run(images)
+            output = self._logits(images)
         rates = [pair.rate(parts) for pair, parts in zip(self.pairs, found, strict=True)]
         return output, [regress(rate) for regress, rate in zip(self.regressors, rates, strict=True)]
+
+    def _logits(self, images: Tensor) -> Tensor:
+        output = self._run(images)
+        return output if self.scale == 1 else output.float() * self.scale
 
     def _run(self, images: Tensor) -> Tensor:
         if self.T is None:

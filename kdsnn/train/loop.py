@@ -229,7 +229,7 @@ class _Loop:
         self.learner.network.load_state_dict(self.good)
         return DivergedError(
             f"Training diverged in epoch {position.epoch + 1}: the loss or a weight is NaN or infinite. The {self.kept} "
-            f"are kept. Try a lower learning rate (now {config.lr:g}) or a longer warm-up (now {config.warmup_epochs:g} epochs).",
+            f"are kept. Try a lower learning rate (now {config.lr:g}) or a longer warm-up (now {config.warmup:g} epochs).",
             Trained(self.learner.network.eval(), position.history),
         )
 

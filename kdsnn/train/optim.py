@@ -16,15 +16,16 @@ from kdsnn.train.config import TrainConfig
 def schedule(epoch: float, config: TrainConfig) -> float:
     """Compute the fraction of the peak learning rate at `epoch`, a real number in 0…epochs.
 
-    Linear warm-up over `warmup_epochs`, then half a cosine to 0, or the peak times `lr_decay` for every
+    Linear warm-up over `config.warmup` epochs, then half a cosine to 0, or the peak times `lr_decay` for every
     milestone (a fraction of all epochs) that has passed.
     """
-    if epoch < config.warmup_epochs:
-        return epoch / config.warmup_epochs
+    warmup = config.warmup
+    if epoch < warmup:
+        return epoch / warmup
     if config.schedule == "step":
         passed = sum(epoch >= milestone * config.epochs for milestone in config.milestones)
         return config.lr_decay**passed
-    return 0.5 * (1 + math.cos(math.pi * (epoch - config.warmup_epochs) / (config.epochs - config.warmup_epochs)))
+    return 0.5 * (1 + math.cos(math.pi * (epoch - warmup) / (config.epochs - warmup)))
 
 
 def optimizer_of(module: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:

@@ -23,8 +23,10 @@ from kdsnn.train.config import Method, TrainConfig
 from kdsnn.train.features import Taps
 from kdsnn.train.history import OnEpoch
 from kdsnn.train.learner import Learner, require_steps
+from kdsnn.train.logits import logit_scale
 from kdsnn.train.loop import Augment, Job, OnStep, Trained, fit
 from kdsnn.train.objectives import labels_only, objective_of
+from kdsnn.train.precision import settled
 from kdsnn.train.resume import RunFiles
 
 
@@ -57,8 +59,9 @@ def pretrain(
     Raises KdsnnError when the network does not fit the data or a state cannot be resumed, and its kind
     DivergedError when the loss or a weight stops being finite; the module then holds the last good weights.
     """
-    accelerator = accelerator or Accelerator()
-    job = Job(data, config, _run(data, config, "pretrain", about), augment, files or RunFiles(), on_epoch, on_step)
+    accelerator, files = accelerator or Accelerator(), files or RunFiles()
+    config = settled(config, accelerator.device, files.state if files.resume else None)
+    job = Job(data, config, _run(data, config, "pretrain", about), augment, files, on_epoch, on_step)
     return fit(Learner(module), labels_only(config), job, accelerator)
 
 
@@ -92,18 +95,21 @@ def distill(
 
     Raises KdsnnError as `pretrain` does, when a method has no teacher, and when a student cannot be called.
     """
-    accelerator = accelerator or Accelerator()
+    accelerator, files = accelerator or Accelerator(), files or RunFiles()
+    config = settled(config, accelerator.device, files.state if files.resume else None)
     augmented = config.shift > 0 or augment is not None
     require_steps(data, config.T)
-    learner = Learner(student, config.T, convention_of(student, data.sample_shape, config.T))
+    convention = convention_of(student, data.sample_shape, config.T)
+    learner = Learner(student, config.T, convention)
     objective, guided = objective_of(
         method, learner, teacher, data, config, accelerator.device, augmented=augmented, taps=taps
     )
     named = {"taps": [list(pair) for pair in taps]} if taps else {}
     run = _run(data, config, method, {**named, **(about or {})})
-    job = Job(data, config, run, augment, files or RunFiles(), on_epoch, on_step)
+    job = Job(data, config, run, augment, files, on_epoch, on_step)
+    scale = logit_scale(student, convention, data.sample_shape, method, config)
     try:
-        return fit(Learner(student, config.T, learner.convention, guided), objective, job, accelerator)
+        return fit(Learner(student, config.T, convention, guided, scale), objective, job, accelerator)
     finally:
         reset_net(student)  # hand it back at rest, without the membranes of the last batch
 

@@ -203,7 +203,7 @@ def layer_role(graph: SpikingGraph, layer: str) -> Role:
         if graph.signals[name] == "spikes":
             return "changing"
         waiting.extend(graph.sources(name))
-    return "static"
+    return "changing" if graph.input.over_time else "static"
 
 
 @dataclass(frozen=True, eq=False)

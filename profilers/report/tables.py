@@ -21,7 +21,7 @@ from profilers.report.data import NetworkRun, PlacementReport, ReportData, Stude
 from profilers.report.energy_tables import RUNS, energies
 from profilers.report.numbers import SPACE, memory, number, percent, quantity, spread
 
-FED_BY = {"spikes": "spikes", "static": "analog input", "changing": "currents"}
+FED_BY = {"spikes": "spikes", "static": "analog input", "changing": "changing values"}
 """What feeds a layer, by its role."""
 
 

@@ -59,7 +59,7 @@ def test_round_trip_of_float_networks(tmp_path: Path, case: Case) -> None:
 
 
 @SHARED
-@given(spiking_modules(soft=False))
+@given(spiking_modules())
 def test_round_trip_of_quantized_networks(tmp_path: Path, case: Case) -> None:
     graph, _ = quantize(from_torch(case.module, case.shape, case.T))
     assert_round_trip(graph, case.input().numpy().astype(np.float32), tmp_path)

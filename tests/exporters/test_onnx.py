@@ -64,7 +64,7 @@ def test_float_forms_equal_the_emulator(tmp_path: Path, case: Case) -> None:
 
 
 @SHARED
-@given(spiking_modules(soft=False))
+@given(spiking_modules())
 def test_integer_forms_equal_the_emulator(tmp_path: Path, case: Case) -> None:
     graph, _ = quantize(from_torch(case.module, case.shape, case.T))
     assert_equals_emulator(graph, case.input().numpy().astype(np.float32), tmp_path)

@@ -189,7 +189,7 @@ def test_calibrated_networks_cannot_overflow(seed: int, bits: int, input_bits: i
 
 
 @settings(max_examples=25, deadline=None)
-@given(spiking_modules(soft=False, leaky=False), st.integers(2, 8))
+@given(spiking_modules(leaky=False), st.integers(2, 8))
 def test_calibrated_networks_become_chains_spike_for_spike(case: Case, bits: int) -> None:
     graph = from_torch(case.module, case.shape, case.T)
     exact, x = make_exact(graph), case.input(4).numpy()

@@ -193,7 +193,7 @@ def test_weights_and_maps_that_are_integers_already_keep_every_spike(seed: int) 
 
 
 @SHARED
-@given(spiking_modules(leaky=False, soft=False), st.integers(4, 8))
+@given(spiking_modules(leaky=False), st.integers(4, 8))
 def test_quantized_numbers_respect_the_registers(case: Case, bits: int) -> None:
     graph = with_maps(from_torch(case.module, case.shape, case.T), case.seed)
     exact = make_exact(graph)
@@ -236,7 +236,7 @@ def quantized_with_moments(graph: SpikingGraph) -> SpikingGraph:
 
 
 @SHARED
-@given(spiking_modules(soft=False), st.sampled_from([make_exact, lambda g: quantize(g)[0], quantized_with_moments]))
+@given(spiking_modules(), st.sampled_from([make_exact, lambda g: quantize(g)[0], quantized_with_moments]))
 def test_a_map_of_one_value_is_that_value(case: Case, lower: Callable[[SpikingGraph], SpikingGraph]) -> None:
     """Written out at every position or once per channel, biases come out of the passes the same."""
     graph = from_torch(case.module, case.shape, case.T)

@@ -85,7 +85,7 @@ def test_statistics_by_hand() -> None:
 
 
 @settings(max_examples=15, deadline=None)
-@given(spiking_modules(soft=False), st.integers(3, 8))
+@given(spiking_modules(), st.integers(3, 8))
 def test_drift_tells_what_both_networks_did(case: Case, bits: int) -> None:
     graph = from_torch(case.module, case.shape, case.T)
     exact, x = make_exact(graph), case.input(4).numpy()

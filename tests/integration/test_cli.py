@@ -127,9 +127,9 @@ def test_run_compares_all_backends(folder: Path) -> None:
     for backend in ("torch", "onnx"):  # the author's own weights: rounding alone may differ, and hardly ever does
         row = by_backend[backend]
         layers = row["proof"]["layers"]
-        assert len(layers) == 2 * 4 and not any(
+        assert len(layers) == 2 * 5 and not any(
             layer["differences"] for layer in layers
-        )  # two runs of three layers and the output
+        )  # two runs of four layers and the output
         assert row["hidden"] <= 1e-3 * row["hidden_compared"]
 
 
@@ -423,7 +423,7 @@ def test_factory_weights_and_mistakes(user_module: Path, monkeypatch: pytest.Mon
     assert "returned a int" in error_line("export", "my_networks:not_a_module", *shape, *where)
     assert "cannot be built" in error_line("export", "my_networks:nothing", *shape, *where)
     assert "cannot be built" in error_line("export", "no_such_package:net", *shape, *where)
-    assert "reset by subtraction does not exist in Lava" in error_line(
+    assert "reset by subtraction does not exist in Lava's LIF" in error_line(
         "export", "my_networks:soft_reset", "--to", "netx", *shape, *where
     )
     assert not (user_module / "x").exists() or not list((user_module / "x").iterdir())

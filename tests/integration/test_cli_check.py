@@ -136,6 +136,7 @@ def test_what_cannot_be_checked_is_an_error(tmp_path: Path, net_file: Path) -> N
 
 def soft() -> nn.Module:
     """Resets by subtraction, which Lava cannot."""
+    torch.manual_seed(0)
     return nn.Sequential(layer.Flatten(), layer.Linear(64, 10), neuron.IFNode(v_reset=None))
 
 
@@ -150,16 +151,23 @@ def sound() -> nn.Module:
     return nn.Sequential(layer.Flatten(), layer.Linear(64, 10), neuron.IFNode())
 
 
-@pytest.mark.parametrize(
-    ("factory", "words"), [("soft", "reset by subtraction does not exist"), ("softplus", "Softplus")]
-)
-def test_what_cannot_be_lowered_is_a_finding(monkeypatch: pytest.MonkeyPatch, factory: str, words: str) -> None:
+def test_what_cannot_be_lowered_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "factories_for_check", sys.modules[__name__])
     options = ["--target", "loihi2", "--input-shape", "1,8,8", "--timesteps", 4, "--json"]
-    document = json.loads(cli("check", f"factories_for_check:{factory}", *options, code=1).stdout)
+    document = json.loads(cli("check", "factories_for_check:softplus", *options, code=1).stdout)
     assert document["fits"] is False and document["placement"] is None
     [finding] = document["findings"]
-    assert finding["severity"] == "error" and words in finding["what"] and finding["layer"] and finding["change"]
+    assert finding["severity"] == "error" and "Softplus" in finding["what"] and finding["layer"] and finding["change"]
+
+
+@pytest.mark.parametrize(("target", "words"), [("loihi1", "2 compartments a neuron"), ("loihi2", "microcode")])
+def test_reset_by_subtraction_is_told(monkeypatch: pytest.MonkeyPatch, target: str, words: str) -> None:
+    """It fits, and takes more than the chip's own neurons."""
+    monkeypatch.setitem(sys.modules, "factories_for_check", sys.modules[__name__])
+    options = ["--target", target, "--input-shape", "1,8,8", "--timesteps", 4, "--json"]
+    document = json.loads(cli("check", "factories_for_check:soft", *options).stdout)
+    (finding,) = (f for f in document["findings"] if "reset by subtraction" in f["what"])
+    assert finding["severity"] == "warning" and words in finding["what"] and "hard reset" in finding["change"]
 
 
 def test_a_factory_and_coarse_bits(monkeypatch: pytest.MonkeyPatch) -> None:

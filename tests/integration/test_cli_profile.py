@@ -187,7 +187,7 @@ def test_the_second_compartment_of_a_soft_reset_is_updated_too() -> None:
     emulator.run(graph, frames, observe=counter)
     activity = counter.result()
     for name, compartments in (("loihi1", 2 * 7 + 2), ("loihi2", 7 + 2)):
-        source = Lowered("s", None, None, None, graph)
+        source = Lowered("s", None, None, graph)
         found = on_chip(source, graph, limits.target(name), activity, BusyTime(Range.exactly(1e-3), per_step=True))
         assert found.deployment is not None
         counts = found.deployment.counts.values

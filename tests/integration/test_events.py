@@ -98,7 +98,7 @@ def test_the_first_layer_counts_synops_of_events(watching: Path, events: Path, t
 
 def test_calibration_needs_events_too(watching: Path, events: Path) -> None:
     network = kdsnn.lower(watching, calibrate=str(events), calibration_samples=40)
-    assert network.calibrated and network.reads_spikes
+    assert network.calibrated and network.over_time
     found = kdsnn.run(network, str(events), on=["torch", "emulator"], samples=40)
     assert found.ok
     message = error_line("run", watching, "--data", events, "--calibrate", "digits")

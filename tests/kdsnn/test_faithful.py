@@ -89,9 +89,7 @@ def test_exported_floats_are_the_folded_weights(tmp_path: Path) -> None:
     conv, norm = net[0], net[1]
     factor = (norm.weight / torch.sqrt(norm.running_var + norm.eps)).detach().double()
     folded = (conv.weight.detach().double() * factor[:, None, None, None]).numpy()
-    (name,) = (
-        n for n, values in stored.items() if values.shape == folded.shape and n.endswith("0/weight")
-    )
+    (name,) = (n for n, values in stored.items() if values.shape == folded.shape and n.endswith("0/weight"))
     np.testing.assert_allclose(stored[name], folded, rtol=2.0**-23)
     kdsnn.export(net, tmp_path / "exact", to=["onnx"], input_shape=SHAPE, T=T, exact=True)
     grid = {

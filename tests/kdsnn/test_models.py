@@ -92,7 +92,7 @@ def test_ann_and_snn_share_their_parameters(name: str) -> None:
 
 
 @every_model
-@pytest.mark.parametrize("readout", ["rate", "membrane"])
+@pytest.mark.parametrize("readout", ["rate", "voting", "membrane"])
 def test_snn_fires_and_learns(name: str, readout: str) -> None:
     snn = small(name, spiking=True, readout=readout)
     values: list[Tensor] = []
@@ -236,7 +236,7 @@ def test_teacher_feature_is_the_output_of_its_batchnorm(name: str) -> None:
         ("cnn2", {"hidden": 1.5}, "whole number"),
         ("cnn2", {"classes": 0}, "number of classes is 0"),
         ("cnn2", {"input_shape": (28, 28)}, "input shape"),
-        ("cnn2", {"readout": "spikes"}, "choose rate or membrane"),
+        ("cnn2", {"readout": "spikes"}, "choose rate, voting or membrane"),
         ("cnn2", {"neuron": "izhikevich"}, "choose if or lif"),
     ],
 )

@@ -92,7 +92,7 @@ def test_learning_reaches_the_test_set(data):
     assert student.history[-1].accuracy > 0.9
 
 
-@pytest.mark.parametrize("readout", ["rate", "membrane"])
+@pytest.mark.parametrize("readout", ["rate", "voting", "membrane"])
 @pytest.mark.parametrize("method", ["response", "none"])
 def test_loss_falls_on_one_batch(data, method, readout):
     config = replace(QUICK, epochs=12, batch_size=72, alpha=0.5, temperature=1.0)
@@ -267,7 +267,14 @@ def test_schedule():
     rates = [schedule(epoch, config) for epoch in (0, 1, 2, 6, 10)]
     assert rates == pytest.approx([0, 0.5, 1, 0.5, 0], abs=1e-12)
     assert schedule(0.0, replace(config, warmup_epochs=0)) == 1
-    assert schedule(1.0, replace(config, epochs=1)) == 0.5  # never leaves the warm-up
+    assert schedule(1.0, replace(config, epochs=1)) == 0.5  # as long as it is told to be, though it never ends
+
+
+@pytest.mark.parametrize("epochs", [1, 3, 20, 50, 400])
+def test_warm_up_is_a_tenth_of_a_run_at_most(epochs):
+    config = TrainConfig(epochs=epochs)
+    peak = next(step / 1000 for step in range(1000 * epochs + 1) if schedule(step / 1000, config) == 1)
+    assert peak == pytest.approx(min(5, epochs / 10), abs=1e-3)
 
 
 def test_decay_spares_biases_and_batchnorm():

@@ -163,6 +163,6 @@ def test_a_student_of_frames_is_trained_on_a_grid():
     fine = kdsnn.distill("cnn2", data, method="none", epochs=1, quantize=3, start=start)
     assert fine.info.encoding == "spikes" and fine.info.quantized["bits"] == 3
     network = kdsnn.lower(fine)
-    assert network.bits == 3 and network.reads_spikes
+    assert network.bits == 3 and network.over_time
     emulated = kdsnn.run(network, data, on=["torch", "emulator"], samples=32)
     assert all(c.mismatches == 0 and c.hidden == 0 for c in emulated.comparisons if c.backend == "emulator")

@@ -80,9 +80,7 @@ def test_one_neuron_by_hand():
 @pytest.mark.parametrize(
     "other",
     [
-        {"v_reset": None},
-        {"detach_reset": False},
-        {"surrogate_function": surrogate.Sigmoid()},
+        {"surrogate_function": surrogate.Erf()},
         {"step_mode": "s"},
         {"store_v_seq": True},
         {"v_reset": -0.1},

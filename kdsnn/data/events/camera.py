@@ -62,7 +62,9 @@ class Camera:
             every pixel emits in it, (N, 2, H + 2 reach, W + 2 reach).
         """
         far = reach(images.shape[1:])
-        wide = np.pad(images, ((0, 0), (2 * far, 2 * far + 1), (2 * far, 2 * far + 1))).astype(np.float32) / np.float32(255)
+        wide = np.pad(images, ((0, 0), (2 * far, 2 * far + 1), (2 * far, 2 * far + 1))).astype(np.float32) / np.float32(
+            255
+        )
         shape = (len(images), *seen_shape(images.shape[1:]))
         thresholds = rng.normal(self.threshold, self.mismatch, shape).astype(np.float32)
         thresholds = np.maximum(thresholds, np.float32(self.threshold / 4))

@@ -82,6 +82,11 @@ class CheckpointInfo:
         return self.preprocessing != PIXELS
 
     @property
+    def input_coding(self) -> Literal["pixels", "spikes"]:
+        """What a spiking network reads, as `kdsnn.lower` calls it."""
+        return "spikes" if self.preprocessing == SPIKES else "pixels"
+
+    @property
     def encoding(self) -> Literal["direct", "spikes"]:
         """What a spiking network reads at a step: the image, the same at every one, or the spikes of frame t."""
         return "spikes" if self.preprocessing == SPIKES else "direct"

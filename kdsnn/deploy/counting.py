@@ -34,7 +34,7 @@ def count(
     title: str = "",
     progress: Progress = silent,
 ) -> report.Student:
-    """Run uint8 images x (N, C, H, W), or frames over time (N, T, …), through the float and the quantized network and count what happens.
+    """Run data x through the float and the quantized network and count what happens: uint8 images (N, C, H, W), or frames.
 
     Raises:
         KdsnnError: a `.net` file that reads spikes of an encoder on the host.

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from kdsnn.deploy.factory import module_of
-from kdsnn.deploy.images import load_data, pixels, require_trained_fit, some_tests
+from kdsnn.deploy.images import Pixels, load_data, require_trained_fit, some_tests
 from kdsnn.deploy.initial import TEACHER, source_of
 from kdsnn.deploy.load import load
 from kdsnn.deploy.precision import with_precision
@@ -117,15 +117,10 @@ def distill(
     if isinstance(ann, TrainedNetwork):
         require_trained_fit(str(ann.path or ann.info.model), ann, images)
     options, config = _settled(model, images, method, began, source, options or {}, _steps(images, T), settings)
-    given = {
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "lr": lr,
-        "alpha": alpha,
-        "temperature": temperature,
-        "val": val,
-    }
-    config = with_precision(configured(config, **given, seed=seed), path, resume=resume)
+    config = configured(
+        config, epochs=epochs, batch_size=batch_size, lr=lr, alpha=alpha, temperature=temperature, val=val, seed=seed
+    )
+    config = with_precision(config, path, resume=resume)
     named, module = named_model(model, seed)
     job = Training(
         f"distill {named}", named, images, config, options, path, module, method=method,
@@ -287,7 +282,9 @@ def _counted(job: Training, trained: TrainedNetwork) -> TrainedNetwork:
 
     graph = from_torch(trained.module, job.data.input_shape, job.config.T, encoding=trained.info.encoding)
     counter = ActivityCounter(graph)
-    emulator.run(graph, graph.encode(pixels(some_tests(job.data, COUNTED)[0])), observe=counter)
+    emulator.run(
+        graph, graph.encode(Pixels(some_tests(job.data, COUNTED)[0], job.data.input_shape)[:]), observe=counter
+    )
     activity = counter.result()
     cost = {"spikes": float(activity.spikes.sum(1).mean()), "synops": float(activity.synops.sum(1).mean())}
     return replace(trained, cost=cost, best=None if trained.best is None else _counted(job, trained.best))

@@ -166,11 +166,10 @@ def require_trained_fit(name: str, trained: TrainedNetwork, data: DataSet) -> No
 
 
 def pixels(images: Array) -> Array:
-    """uint8 images (N, C, H, W) → float32 pixels / 255, and frames over time (N, T, C, H, W) as they are: what networks are
-    trained on."""
+    """uint8 images → float32 pixels / 255, as the networks are trained on."""
     import numpy as np
 
-    return images.astype(np.float32) if images.ndim == 5 else (images / np.float32(255)).astype(np.float32)
+    return (images / np.float32(255)).astype(np.float32)
 
 
 def chosen(total: int, most: int | None, seed: int = 0) -> Array:
@@ -207,14 +206,15 @@ def random_samples(graph: SpikingGraph, count: int, seed: int) -> Array:
     rng = np.random.default_rng(seed)
     size = (count, graph.T, *graph.input.shape) if graph.input.over_time else (count, *graph.input.shape)
     if graph.input.is_graded:
-        return pixels(rng.integers(0, 256, size))
+        return (rng.integers(0, 256, size) / np.float32(255)).astype(np.float32)
     found: Array = rng.integers(0, 2, size).astype(np.float32)
     return found
 
 
 @dataclass(frozen=True, eq=False)
 class Pixels:
-    """The `pixels` of many images, made where a slice of them is read: as floats they may be too many for the memory.
+    """The `pixels` of many images, or the spikes of frames over time as they are, made where a slice of them is read: as
+    floats they may be too many for the memory.
 
     Attributes:
         images: uint8 (N, C, H, W), or (N, T, C, H, W) over time, in memory or on disk.
@@ -228,5 +228,8 @@ class Pixels:
         return len(self.images)
 
     def __getitem__(self, part: slice) -> np.ndarray:
-        found = pixels(self.images[part])
+        import numpy as np
+
+        read = self.images[part]
+        found = read.astype(np.float32) if read.ndim == 5 else pixels(read)
         return found.reshape(*found.shape[:-3], *self.shape)

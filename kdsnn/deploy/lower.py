@@ -209,8 +209,9 @@ def _trained(
             notice(f"{called} was trained for {trained_for} bits, not {bits}")
     metadata |= {"model": info.model, "data": info.data, "metrics": dict(info.metrics)}
     metadata |= {"class_names": list(info.class_names)} if info.class_names else {}
-    said = Brought(input_coding="spikes" if info.over_time else "pixels")
-    return _module(name, trained.module, info.input_shape, info.T, how, said, metadata)
+    return _module(
+        name, trained.module, info.input_shape, info.T, how, Brought(input_coding=info.input_coding), metadata
+    )
 
 
 def _module(

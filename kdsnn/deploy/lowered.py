@@ -122,9 +122,9 @@ class Lowered(Result):
         return outputs[0] if len(outputs) == 1 else None
 
     def samples(self, x: Array) -> Samples:
-        """Data as the network is given it: uint8 images (N, C, H, W) as pixels in 0 to 1, frames (N, T, C, H, W) of a data set
-        as numbers; frames (N, T, *shape) of numbers stay what they are."""
-        return Pixels(x, self.input_shape) if x.dtype == "uint8" else x
+        """Data as the network is given it: uint8 images (N, C, H, W) as pixels in 0 to 1, uint8 frames over time
+        (N, T, C, H, W) of a data set as spikes; other frames over time stay what they are."""
+        return x if self.over_time and x.dtype.name != "uint8" else Pixels(x, self.input_shape)
 
     @property
     def scales(self) -> pd.DataFrame:

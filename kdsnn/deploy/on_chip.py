@@ -85,7 +85,7 @@ def place_all(
 ) -> tuple[list[report.Student], list[report.PlacementReport], list[str]]:
     """Every student with its deployments; the placements of the first one; and what does not fit, a note each.
 
-    Some of the data x, uint8 images (N, C, H, W) or frames over time (N, T, …), run through the chain that is placed.
+    Some of the data x, uint8 images (N, C, H, W) or frames over time, run through the chain that is placed.
     """
     from exporters.errors import DeployError
     from exporters.passes.chain import to_chain

@@ -15,7 +15,7 @@ from kdsnn.deploy.lowered import Lowered, require_network_fit, told_labels
 from kdsnn.deploy.on_chip import place_all
 from kdsnn.deploy.progress import Progress, silent
 from kdsnn.deploy.report_options import busy_time, distinct, energy_models
-from kdsnn.deploy.spike_input import frames_of_data, is_frames
+from kdsnn.deploy.spike_input import frames_of_data, is_bare
 from kdsnn.deploy.trained import TrainedNetwork
 from kdsnn.errors import KdsnnError, OptionError
 
@@ -26,7 +26,6 @@ TRAINED = (".safetensors",)
 """Files of this program, which know it themselves."""
 
 if TYPE_CHECKING:
-    from exporters.graph import Array
     from kdsnn.deploy.images import ImageSize
     from kdsnn.deploy.lower import NetworkSource
     from kdsnn.deploy.report_options import Seconds
@@ -83,11 +82,12 @@ def profile(
     given = [*sources, *([] if twin is None else [twin])]
     networks = [_lowered(one, lowering, progress, alone=len(given) == 1) for one in given]
     names = _names(given, networks, len(sources))
+    if any(network.over_time for network in networks):
+        _require_alike(names, networks)
     counted: report.Teacher | None = None
     notes: tuple[str, ...] = ()
-    over_time = [network.over_time for network in networks]
-    if any(over_time) and is_frames(data):
-        x, labels, called = _frames(names, networks, data, samples, with_teacher=ann is not None)
+    if networks and networks[0].over_time and is_bare(data) and ann is None:
+        x, labels, called = frames_of_data(data, networks[0], samples)
     else:
         images = load_data(data, image_size=image_size)
         for name, network in zip(names, networks, strict=True):
@@ -106,7 +106,7 @@ def profile(
         teacher=counted,
         models=models,
         placements=placements,
-        data=f"{len(x):,} test {'sample' if any(over_time) else 'image'}{'s' if len(x) != 1 else ''} of {called}",
+        data=f"{len(x):,} test {'sample' if x.ndim != 4 else 'image'}{'s' if len(x) != 1 else ''} of {called}",
         notes=[*notes, *misfits],
     )
 
@@ -121,21 +121,12 @@ def _require_alone(ann: NetworkSource, *, with_others: bool, with_time: bool) ->
         raise KdsnnError(f"{ann}: an ANN has no placement, so seconds say nothing; give a spiking network")
 
 
-def _frames(
-    names: Sequence[str], networks: Sequence[Lowered], data: Any, samples: int | None, *, with_teacher: bool
-) -> tuple[Array, Array, str]:
-    """Frames over time for networks that all read them, with labels, and what the data is called.
-
-    Raises:
-        KdsnnError: only some read them, or an ANN is to be set beside them, which reads images.
-    """
+def _require_alike(names: Sequence[str], networks: Sequence[Lowered]) -> None:
+    """Raise KdsnnError unless all networks read frames over time, of one shape, number and kind."""
     still = next((name for name, network in zip(names, networks, strict=True) if not network.over_time), None)
-    if with_teacher or still is not None:
-        other = "the teacher" if still is None else still
-        raise KdsnnError(
-            f"{other} reads images, and {next(n for n, network in zip(names, networks, strict=True) if network.over_time)} "
-            "frames over time; profile them one by one"
-        )
+    if still is not None:
+        moving = next(name for name, network in zip(names, networks, strict=True) if network.over_time)
+        raise KdsnnError(f"{still} reads images, and {moving} frames over time; profile them one by one")
     graphs = [network.graph or network.integer for network in networks]
     kinds = [(graph.T, graph.input.shape, graph.input.encoding) for graph in graphs]
     for name, kind in zip(names, kinds, strict=True):
@@ -143,7 +134,6 @@ def _frames(
             raise KdsnnError(
                 f"{names[0]} and {name} read frames of another shape, number or kind; profile them one by one"
             )
-    return frames_of_data(data, networks[0], samples)
 
 
 def _names(given: Sequence[NetworkSource], networks: Sequence[Lowered], students: int) -> list[str]:

@@ -18,7 +18,7 @@ from kdsnn.deploy.lowered import Lowered, require_network_fit, told_labels
 from kdsnn.deploy.places import writable_file
 from kdsnn.deploy.progress import Progress, silent
 from kdsnn.deploy.proof import Proof
-from kdsnn.deploy.spike_input import WantedFrames, frames_of_data, frames_over_time, is_frames
+from kdsnn.deploy.spike_input import WantedFrames, frames_of_data, frames_over_time, is_bare
 from kdsnn.deploy.tables import Result
 from kdsnn.errors import OptionError, UserError
 from profilers.text_table import TextTable, table
@@ -148,7 +148,7 @@ def run(
 
 def _samples(network: Lowered, data: Any, samples: int, image_size: ImageSize) -> tuple[Samples, Array | None, str]:
     """Samples, labels where the network tells classes apart, and what the data is called."""
-    if network.over_time and is_frames(data):
+    if network.over_time and is_bare(data):
         frames, labels, called = frames_of_data(data, network, samples)
         return frames, told_labels(network.name, network, labels), called
     images = load_data(data, image_size=image_size)
@@ -287,7 +287,7 @@ def _samples_for(
     outputs = runner.model.proto.graph.output[0].type.tensor_type.shape.dim
     classes = (outputs[-1].dim_value or None) if outputs else None  # a length that is a name is not known
     over_time = facts["input_encoding"] != "direct"
-    if over_time and is_frames(data):
+    if over_time and is_bare(data):
         graded = facts["input_encoding"] == "frames"
         return frames_over_time(data, WantedFrames(name, T or facts["T"], shape, classes, graded), samples)
     images = load_data(data, image_size=image_size)

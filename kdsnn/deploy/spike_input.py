@@ -48,13 +48,13 @@ def read_net(path: Path, T: int | None, coding: InputCoding | None, input_bits: 
     return graph.with_nodes({graph.input_name: replace(graph.input, scale=2**input_bits - 1)})
 
 
-def is_frames(data: Any) -> bool:
-    """Whether data is arrays of frames, an `.npz` file or arrays themselves, and not a data set by its name."""
+def is_bare(data: Any) -> bool:
+    """Whether test samples come without a data set around them: arrays (x, y) or four of them, or an `.npz` file."""
     from kdsnn.data import recognized
 
-    if isinstance(data, str | Path):
-        return recognized(str(data)).startswith("npz:") and "+" not in Path(str(data)).name
-    return isinstance(data, tuple | list) and len(data) in (2, 4)
+    if isinstance(data, tuple | list):
+        return len(data) in (2, 4) and not isinstance(data[0], tuple)
+    return isinstance(data, str | Path) and recognized(str(data)).startswith("npz:")
 
 
 def frames_of_data(data: Any, network: Lowered, samples: int | None) -> tuple[Array, Array, str]:
@@ -145,15 +145,9 @@ def _arrays(data: Any, wanted: WantedFrames) -> tuple[Array, Array, str]:
 
     from kdsnn.data import recognized
 
-    if isinstance(data, tuple | list) and len(data) in (2, 4):
+    if isinstance(data, tuple | list):
         return np.asarray(data[-2]), np.asarray(data[-1]), "the arrays"
-    kind, _, name = recognized(str(data)).partition(":") if isinstance(data, str | Path) else ("", "", "")
-    if kind != "npz":
-        given = data if isinstance(data, str | Path) else type(data).__name__
-        raise OptionError(
-            f"{{data}}: {wanted.name} reads {'frames' if wanted.graded else 'spikes'} over time; give npz:FILE with {wanted}",
-            data=str(given),
-        )
+    name = recognized(str(data)).removeprefix("npz:")
     try:
         # a zip first: np.load takes anything else for a pickle and says so confusingly
         with zipfile.ZipFile(name), np.load(name, allow_pickle=False) as archive:

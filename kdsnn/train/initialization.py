@@ -29,6 +29,7 @@ from kdsnn.data.device import floats
 from kdsnn.errors import KdsnnError
 from kdsnn.train.calling import convention_of, device_of, is_neuron_layer, neuron_layers
 from kdsnn.train.fast_neurons import fused
+from kdsnn.train.learner import still
 
 CALIBRATION = 512
 """Training images, spread over the set, on which activations are measured."""
@@ -87,7 +88,7 @@ def initialize(student: nn.Module, source: nn.Module, data: DataSet, T: int) -> 
     was = [(part, part.training) for part in source.modules()]
     source.eval()
     try:
-        scaled = scaled_weights(source, images, T=T, neurons=layers[0], rate=_fires_at_its_end(student))
+        scaled = scaled_weights(source, still(images), T=T, neurons=layers[0], rate=_fires_at_its_end(student))
     finally:
         for part, training in was:
             part.training = training
@@ -96,7 +97,7 @@ def initialize(student: nn.Module, source: nn.Module, data: DataSet, T: int) -> 
 
 
 def calibration_images(data: DataSet) -> Tensor:
-    """Float32 training images (n, C, H, W), n ≤ `CALIBRATION`, at even distances, so that sorted classes all come in."""
+    """Float32 training images (n, C, H, W), or frames (n, T, C, H, W), n ≤ `CALIBRATION`, at even distances, so that sorted classes all come in."""
     chosen = np.linspace(0, len(data.x_train) - 1, min(CALIBRATION, len(data.x_train))).astype(int)
     return floats(torch.from_numpy(np.ascontiguousarray(data.x_train[chosen])))
 

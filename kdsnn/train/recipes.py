@@ -59,8 +59,8 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
         "digits+events": Recipe(
             teacher="cnn2",
             student_options={"channels": (16, 32), "hidden": 64},
-            pretrain=TrainConfig(epochs=15, batch_size=64, warmup_epochs=2, shift=1),
-            distill=TrainConfig(epochs=30, batch_size=64, warmup_epochs=2),
+            pretrain=TrainConfig(epochs=15, batch_size=64, shift=1),
+            distill=TrainConfig(epochs=30, batch_size=64),
         ),
     }
 )

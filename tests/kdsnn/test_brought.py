@@ -313,10 +313,7 @@ def test_what_cannot_be_said() -> None:
         kdsnn.lower(events(), input_shape=(2, 6, 6), T=T, input_coding="events")  # type: ignore[arg-type]
     with pytest.raises(OptionError, match="reads spikes of 0 and 1, not pixels; leave it out"):
         kdsnn.lower(events(), input_shape=(2, 6, 6), T=T, input_coding="spikes", normalize="0.5/0.5")
-    with pytest.raises(
-        kdsnn.KdsnnError,
-        match=r"reads frames over time, and digits holds images; digits\+events4 are events .* npz:FILE with x_test \(N, 4, 2",
-    ):
+    with pytest.raises(kdsnn.errors.KdsnnError, match="e reads frames over time, and digits holds images"):
         kdsnn.run(net, "digits")
     still = kdsnn.lower(convolutional(), input_shape=SHAPE, T=T, name="still")
     with pytest.raises(

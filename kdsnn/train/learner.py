@@ -57,7 +57,8 @@ class Learner(nn.Module):
 
     def _logits(self, images: Tensor) -> Tensor:
         output = self._run(images)
-        return output if self.logits is None else self.logits(output)  # type: ignore[no-any-return]
+        logits: Tensor = output if self.logits is None else self.logits(output)
+        return logits
 
     def _run(self, images: Tensor) -> Tensor:
         if self.T is None:

@@ -38,6 +38,10 @@ COUNTED = 200
 def distill(model: str | nn.Module, data: Any = ..., *, seeds: None = None, **arguments: Any) -> TrainedNetwork: ...
 @overload
 def distill(model: str, data: Any = ..., *, seeds: str | Sequence[int], **arguments: Any) -> SeedRuns: ...
+@overload
+def distill(
+    model: str, data: Any = ..., *, seeds: str | Sequence[int] | None, **arguments: Any
+) -> TrainedNetwork | SeedRuns: ...
 def distill(
     model: str | nn.Module,
     data: Any = "digits",

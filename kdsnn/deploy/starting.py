@@ -24,8 +24,8 @@ def train_all(
         StoppedError: a signal came, and what was trained until then is saved.
     """
     with held(jobs):
-        if is_first_process():
-            require_start(jobs, resume=resume, overwrite=overwrite)
+        # every process asks, before they first wait for one another: none is left waiting for one that refused
+        require_start(jobs, resume=resume, overwrite=overwrite)
         todo = [job for job in jobs if not (resume and _state_of(job) is None and finished(job))]
         if not todo:
             notice(f"{' and '.join(str(job.out) for job in jobs)}: finished already, nothing was left to train")
@@ -51,7 +51,7 @@ def require_start(jobs: Sequence[Training], *, resume: bool, overwrite: bool) ->
     if not resume:
         require_new([path for job in placed for path in _files(job)], overwrite=overwrite)
         for job in placed:
-            if job.state is not None:
+            if job.state is not None and is_first_process():
                 job.state.unlink(missing_ok=True)
         return
     begun = [job for job in placed if _state_of(job) is not None]

@@ -334,6 +334,17 @@ def test_debug_shows_the_traceback() -> None:
     assert done.returncode == 1 and "Traceback" in done.stderr
 
 
+def test_only_the_first_of_several_processes_speaks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kdsnn.cli.app.ALONE_AFTER", 0.0)
+    monkeypatch.setenv("RANK", "0")
+    assert "cnn2" in cli("list", "models").stdout
+    monkeypatch.setenv("RANK", "1")
+    done = cli("list", "models")
+    assert done.stdout == done.stderr == ""
+    # an error that the launcher has not ended it for is its own
+    assert cli("evaluate", "none.safetensors", code=2).stderr.startswith("process 1: error: none.safetensors: no such")
+
+
 def test_an_error_in_a_process_of_its_own_is_one_line() -> None:
     done = subprocess.run([*COMMAND, "evaluate", "none.safetensors"], capture_output=True, text=True, check=False)
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and done.stderr.startswith("error: none.safetensors")

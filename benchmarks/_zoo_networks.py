@@ -122,20 +122,20 @@ def _settle(module: nn.Module, shape: tuple[int, ...], mode: str) -> None:
             m.weight.data.uniform_(0.5, 1.0)
             m.bias.data.uniform_(0.0, 0.4)
 
+    handles: dict[nn.Module, Any] = {}
+
     def spread(m: Any, _: Any, currents: Tensor) -> Tensor:
         factor = 0.8 / currents.std().clamp_min(1e-6)
         m.weight.data *= factor
         if m.bias is not None:
             m.bias.data *= factor
-        m._handle.remove()
+        handles.pop(m).remove()
         return currents * factor
 
     for m in bare:
         if not isinstance(m, nn.BatchNorm2d):
-            m._handle = m.register_forward_hook(spread)
+            handles[m] = m.register_forward_hook(spread)
     forward(module.train(), shape, mode, images=4)
-    for m in bare:
-        m.__dict__.pop("_handle", None)
 
 
 def firing_rates(module: nn.Module, shape: tuple[int, ...], mode: str) -> list[float]:

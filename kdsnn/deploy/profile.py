@@ -27,10 +27,11 @@ TRAINED = (".safetensors",)
 
 if TYPE_CHECKING:
     from exporters.graph import Array
+    from kdsnn.data import DataSet
     from kdsnn.deploy.images import ImageSize
     from kdsnn.deploy.lower import NetworkSource
     from kdsnn.deploy.report_options import Seconds
-    from profilers.report import Report
+    from profilers.report import Report, Teacher
 
 
 def profile(
@@ -77,27 +78,20 @@ def profile(
     ann = None if teacher is None else _trained(teacher)
     alone = ann_of(sources[0])
     if alone is not None:
-        if len(sources) > 1 or teacher is not None or twin is not None:
-            raise OptionError(
-                f"{sources[0]}: this is an ANN; give a spiking student first, and the ANN as {{teacher}}", teacher=None
-            )
-        if time:
-            raise KdsnnError(f"{sources[0]}: an ANN has no placement, so seconds say nothing; give a spiking network")
+        _require_alone(sources[0], others=[*sources[1:], teacher, twin], timed=bool(time))
         ann, sources = alone, []
     given = [*sources, *([] if twin is None else [twin])]
     networks = [_lowered(one, lowering, progress, alone=len(given) == 1) for one in given]
     names = _names(given, networks, len(sources))
-    counted, notes = None, ()
-    over_time = [network.over_time for network in networks]
-    if any(over_time):
+    images = None if any(n.over_time for n in networks) else _images(names, networks, data, image_size)
+    if images is None:
         x, labels, called = _frames(names, networks, data, samples, with_teacher=ann is not None)
     else:
-        images = load_data(data, image_size=image_size)
-        for name, network in zip(names, networks, strict=True):
-            require_network_fit(name, network, images)
         (x, labels), called = some_tests(images, samples), images.name
-        if ann is not None:
-            counted, notes = count_ann(ann, images, x, labels, progress=progress)
+    counted: Teacher | None = None
+    notes: tuple[str, ...] = ()
+    if ann is not None and images is not None:
+        counted, notes = count_ann(ann, images, x, labels, progress=progress)
     students = [
         count(name, network, x, told_labels(name, network, labels), twin=index >= len(sources), progress=progress)
         for index, (name, network) in enumerate(zip(names, networks, strict=True))
@@ -110,9 +104,31 @@ def profile(
         teacher=counted,
         models=models,
         placements=placements,
-        data=f"{len(x):,} test {'sample' if any(over_time) else 'image'}{'s' if len(x) != 1 else ''} of {called}",
+        data=f"{len(x):,} test {_kind(len(x), over_time=images is None)} of {called}",
         notes=[*notes, *misfits],
     )
+
+
+def _require_alone(source: NetworkSource, *, others: Sequence[Any], timed: bool) -> None:
+    """Refuse an ANN in a student's place, and seconds that say nothing of it."""
+    if any(other is not None for other in others):
+        raise OptionError(
+            f"{source}: this is an ANN; give a spiking student first, and the ANN as {{teacher}}", teacher=None
+        )
+    if timed:
+        raise KdsnnError(f"{source}: an ANN has no placement, so seconds say nothing; give a spiking network")
+
+
+def _kind(count: int, *, over_time: bool) -> str:
+    return ("sample" if over_time else "image") + ("s" if count != 1 else "")
+
+
+def _images(names: Sequence[str], networks: Sequence[Lowered], data: Any, image_size: ImageSize) -> DataSet:
+    """Images that fit all of the networks."""
+    found = load_data(data, image_size=image_size)
+    for name, network in zip(names, networks, strict=True):
+        require_network_fit(name, network, found)
+    return found
 
 
 def _frames(

@@ -78,7 +78,7 @@ def part_of(result: Any, key: str) -> Any:
 
 
 def _several(lowering: Lowering, result: Any, problem: str) -> SeveralOutputsError:
-    return SeveralOutputsError(f"{lowering.where}: {problem}{user_line()}", _described(result))
+    return SeveralOutputsError(f"{lowering.where}: {problem}{user_line()}", _described(result) + _not_steps(lowering, result))
 
 
 def _described(result: Any) -> str:
@@ -90,6 +90,13 @@ def _described(result: Any) -> str:
     if hasattr(result, "_fields"):
         return f"a {kind} with {', '.join(map(repr, result._fields))}"
     return f"a {kind} of {len(result)}" if isinstance(result, Sequence) else f"a {kind}"
+
+
+def _not_steps(lowering: Lowering, result: Any) -> str:
+    """What to add where as many tensors come back as there are steps, and they are not those of the steps."""
+    if not isinstance(result, Sequence) or len(result) != lowering.T or lowering.T == 1:
+        return ""
+    return ", which are not the spikes or currents of its steps (a membrane, say, that is read while it leaks)"
 
 
 def _of_each_step(lowering: Lowering, parts: Sequence[Any]) -> Any:

@@ -75,16 +75,24 @@ class LayerSize:
 
 @dataclass(frozen=True)
 class GraphSize:
-    """A whole network takes this memory. `layers` are in topological order; `state_bits` are those of all membranes."""
+    """A whole network takes this memory.
+
+    Attributes:
+        layers: in topological order.
+        neurons: of all layers.
+        state_bits: of all membranes.
+        repeated: parameters that stand in several layers and are one module's, beyond the first of these.
+    """
 
     layers: Mapping[str, LayerSize]
     neurons: int
     state_bits: int
+    repeated: int = 0
 
     @property
     def parameters(self) -> int:
-        """Parameters are weights and biases, BatchNorm folded in."""
-        return sum(layer.parameters for layer in self.layers.values())
+        """Parameters are weights and biases, BatchNorm folded in; those of a module that is used twice count once."""
+        return sum(layer.parameters for layer in self.layers.values()) - self.repeated
 
     @property
     def weight_bits(self) -> int:
@@ -109,7 +117,19 @@ def graph_size(graph: SpikingGraph) -> GraphSize:
         layers[name] = LayerSize(node.weight.size, biases, layer_shape(graph, name).macs, _bits(node.weight))
     neurons = sum(math.prod(graph.shapes[name]) for name in graph.neurons)
     membrane = MEMBRANE_BITS if graph.is_integer else 32
-    return GraphSize(MappingProxyType(layers), neurons, neurons * membrane)
+    repeated = sum(layers[name].parameters for name in _repeated(graph))
+    return GraphSize(MappingProxyType(layers), neurons, neurons * membrane, repeated)
+
+
+def _repeated(graph: SpikingGraph) -> set[str]:
+    """Layers whose weights an earlier one has, as the front end told; the metadata may have come out of anybody's file."""
+    groups = graph.metadata.get("shared", [])
+    known = (
+        [g for g in groups if isinstance(g, list) and all(isinstance(name, str) for name in g)]
+        if isinstance(groups, list)
+        else []
+    )
+    return {name for group in known for name in [n for n in graph.synapses if n in group][1:]}
 
 
 def _bits(weight: Array) -> int:

@@ -168,6 +168,14 @@ def test_an_output_that_is_not_there_or_not_chosen() -> None:
         assert str(caught.value).startswith(message)
 
 
+def test_membranes_that_leak_while_they_are_read_are_told_from_outputs() -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(layer.Flatten(), layer.Linear(108, 4), neuron.NonSpikingLIFNode(tau=2.0))
+    functional.set_step_mode(module, "m")
+    with pytest.raises(OptionError, match="returns a list of 4, which are not the spikes or currents of its steps"):
+        kdsnn.lower(module, input_shape=SHAPE, T=T)
+
+
 # -- neurons -------------------------------------------------------------------------------------------
 
 

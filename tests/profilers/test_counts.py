@@ -25,6 +25,7 @@ from exporters.graph import (
 )
 from profilers.counting.activity import Activity, ActivityCounter, _blocks, layer_role
 from profilers.counting.fanout import connections_into, fan_out
+from profilers.counting.sizes import graph_size
 
 
 def observed(graph: SpikingGraph, frames: torch.Tensor) -> tuple[Activity, dict[str, torch.Tensor]]:
@@ -298,3 +299,16 @@ def test_fan_outs_are_summed_without_rounding(largest: int) -> None:
     assert {str(block.dtype) for block in blocks} == {"torch.float32" if largest < 2**19 else "torch.float64"}
     total = sum(int((block @ torch.ones(block.shape[1], dtype=block.dtype))[1]) for block in blocks)
     assert total == sum(map(int, fan_outs[1]))
+
+
+def test_a_layer_that_is_used_twice_has_its_parameters_once() -> None:
+    rng = np.random.default_rng(0)
+    kernel = rng.normal(size=(2, 2, 3, 3))
+    nodes = [("input", Input((2, 5, 5))), ("c", Conv2d(kernel, padding=(1, 1))), ("n", IF(0.5))]
+    nodes += [("c_2", Conv2d(kernel, padding=(1, 1))), ("n_2", IF(0.5)), ("output", Output())]
+    apart = graph_size(chain(nodes, 3))
+    once = graph_size(chain(nodes, 3, metadata={"shared": [["c", "c_2"]]}))
+    assert (apart.parameters, once.parameters) == (72, 36)
+    assert once.macs == apart.macs and once.weight_bits == apart.weight_bits  # both are computed, and stored on a chip
+    for strange in ("c", [["x", "c"]], [[1, 2]], {"c": 1}, None):  # of anybody's file
+        assert graph_size(chain(nodes, 3, metadata={"shared": strange})).parameters == 72

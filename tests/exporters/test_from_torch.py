@@ -348,9 +348,9 @@ def test_forms_without_a_counterpart_are_refused_by_name(net: nn.Module, message
     assert "\n" not in str(caught.value)
 
 
-def test_the_encoding_is_one_of_two() -> None:
-    with pytest.raises(LoweringError, match='the encoding is \'rate\'; it must be "direct" or "spikes"'):
-        from_torch(nn.Sequential(layer.Linear(3, 3)), (3,), 4, encoding="rate")
+def test_the_encoding_is_one_of_three() -> None:
+    with pytest.raises(LoweringError, match='the encoding is \'rate\'; it must be "direct", "frames" or "spikes"'):
+        from_torch(nn.Sequential(layer.Linear(3, 3)), (3,), 4, encoding="rate")  # type: ignore[arg-type]
 
 
 def test_a_norm_inside_current_based_neurons_is_refused() -> None:

@@ -78,7 +78,9 @@ def part_of(result: Any, key: str) -> Any:
 
 
 def _several(lowering: Lowering, result: Any, problem: str) -> SeveralOutputsError:
-    return SeveralOutputsError(f"{lowering.where}: {problem}{user_line()}", _described(result) + _not_steps(lowering, result))
+    return SeveralOutputsError(
+        f"{lowering.where}: {problem}{user_line()}", _described(result) + _not_steps(lowering, result)
+    )
 
 
 def _described(result: Any) -> str:

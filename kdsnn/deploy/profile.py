@@ -74,8 +74,7 @@ def profile(
     models = energy_models(energy_model)
     time = busy_time(seconds_per_image, seconds_per_step)
     ann = None if teacher is None else _trained(teacher)
-    alone = ann_of(sources[0])
-    if alone is not None:
+    if (alone := ann_of(sources[0])) is not None:
         others = len(sources) > 1 or teacher is not None or twin is not None
         _require_alone(sources[0], with_others=others, with_time=bool(time))
         ann, sources = alone, []
@@ -84,8 +83,7 @@ def profile(
     names = _names(given, networks, len(sources))
     if any(network.over_time for network in networks):
         _require_alike(names, networks)
-    counted: report.Teacher | None = None
-    notes: tuple[str, ...] = ()
+    counted, notes = _nothing()
     if networks and networks[0].over_time and is_bare(data) and ann is None:
         x, labels, called = frames_of_data(data, networks[0], samples)
     else:
@@ -109,6 +107,11 @@ def profile(
         data=f"{len(x):,} test {'sample' if x.ndim != 4 else 'image'}{'s' if len(x) != 1 else ''} of {called}",
         notes=[*notes, *misfits],
     )
+
+
+def _nothing() -> tuple[report.Teacher | None, tuple[str, ...]]:
+    """Of an ANN that there is not."""
+    return None, ()
 
 
 def _require_alone(ann: NetworkSource, *, with_others: bool, with_time: bool) -> None:

@@ -30,6 +30,8 @@ WRITTEN = [page for page in sorted((ROOT / "docs").rglob("*.md")) if "_build" no
 PAGES = [README, ROOT / "CONTRIBUTING.md", *WRITTEN]
 QUICK = {verb: ["--epochs", "1", "--overwrite"] for verb in ("pretrain", "distill")}
 """What a command gets besides, so that it ends soon, where a page's files lie already. From Python a page's own number of epochs counts, if it says one."""
+NARROW = {"channels": (4, 4), "hidden": 16}
+"""A cnn2 that a page trains at full width is trained so narrow: its commands are what is tried, not its millions of weights."""
 NOT_RUN = {"make", "pip", "python", "accelerate"}
 """Programs whose lines are not run: the suite itself runs inside of `make test`, benchmarks have checks of their own."""
 MAY_FAIL = {"check": {0, 1}}
@@ -47,11 +49,10 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
         x_test=data.x_test[:40], y_test=np.arange(40) % 10,
     )  # fmt: skip
     torch.manual_seed(0)
-    small = {"channels": (4, 4), "hidden": 16}
     for name, spiking in (("teacher", False), ("student", True)):
-        module = models.build("cnn2", spiking=spiking, input_shape=(1, 8, 8), classes=10, **small)
+        module = models.build("cnn2", spiking=spiking, input_shape=(1, 8, 8), classes=10, **NARROW)
         kinds = {"readout": "rate", "neuron": "if", "T": 4} if spiking else {}
-        info = CheckpointInfo("cnn2", spiking, (1, 8, 8), 10, "digits", small, **kinds)
+        info = CheckpointInfo("cnn2", spiking, (1, 8, 8), 10, "digits", NARROW, **kinds)
         checkpoint.save(folder / f"{name}.safetensors", module.eval(), info)
     monkey = ["kdsnn-deploy", "export", str(folder / "student.safetensors"), "--out", str(folder)]
     cli(
@@ -90,6 +91,16 @@ def cli(arguments: list[str]) -> int:
     finally:
         sys.argv = before
     return 0
+
+
+def quick(arguments: list[str]) -> list[str]:
+    """What a command gets besides, so that it ends soon."""
+    more = QUICK.get(arguments[0], [])
+    if more and arguments[1] == "cnn2" and not {"--option", "--start"} & set(arguments):  # a start has its own
+        for name, value in NARROW.items():
+            numbers = value if isinstance(value, tuple) else (value,)
+            more = [*more, "--option", f"{name}={','.join(map(str, numbers))}"]
+    return more
 
 
 def blocks(page: Path) -> Iterator[tuple[str, str]]:
@@ -184,7 +195,7 @@ def test_commands_run(
                 ran += 1
             elif program == "kdsnn-deploy":
                 verb = arguments[0]
-                code = cli([*arguments, *QUICK.get(verb, [])])
+                code = cli([*arguments, *quick(arguments)])
                 assert code in MAY_FAIL.get(verb, {0}), f"{page.name}: {line}: exit {code}"
                 ran += 1
     assert ran

@@ -1,39 +1,44 @@
-"""Training step of 2conv on MNIST shapes (T = 4, batch 64) against SpikingJelly's plain multi-step loop.
+"""A training step of three students (T = 4) against SpikingJelly's plain multi-step loop, and what a machine allows.
 
-Each side runs in a process of its own, in turn, so that neither profits from the other's allocator.
+Each side runs in a process of its own, in turn, so that neither profits from the other's allocator. The roofline is what
+a step takes where nothing but its multiplications counts, at the rate of a convolution measured here, and nothing but its
+memory traffic, at the bandwidth of a copy measured here; the sum of both, since one waits for the other.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from collections.abc import Iterator
 
 from benchmarks._measure import Measured, alternate, relative, rounds
 from benchmarks._process import python, run
 
-T, BATCH, STEPS = 4, 64, 4
+T, STEPS = 4, 4
+
+STUDENTS = {"cnn2": ((1, 28, 28), 64), "resnet14": ((3, 32, 32), 32), "wrn16-2": ((3, 32, 32), 32)}
+"""Architecture → (input shape, batch)."""
+
+PASSES = {"conv": 6, "layer": 9}
+"""How often a value is read or written in a step. A convolution's output: written; its gradient read for weights and for
+inputs; its input read twice and its gradient written. A layer of BatchNorm and neurons: forward read twice and written
+once, backward the currents read twice, the spikes' gradient once, that of the currents written twice and read once."""
 
 
-def plain() -> list[float]:
+def plain(name: str) -> list[float]:
     """SpikingJelly's way: the image repeated T times, everything computed T times."""
     import torch
-    from spikingjelly.activation_based import functional, layer, neuron, surrogate
+    from spikingjelly.activation_based import functional
     from torch import nn
 
-    def spiking() -> nn.Module:
-        node: nn.Module = neuron.IFNode(surrogate_function=surrogate.ATan(), detach_reset=True)
-        return node
+    from kdsnn import models
 
+    shape, batch = STUDENTS[name]
     torch.manual_seed(0)
-    net = nn.Sequential(
-        layer.Conv2d(1, 128, 3, padding=1, bias=False), layer.BatchNorm2d(128), spiking(), layer.MaxPool2d(2),
-        layer.Conv2d(128, 128, 3, padding=1, bias=False), layer.BatchNorm2d(128), spiking(), layer.MaxPool2d(2),
-        layer.Flatten(), layer.Linear(6272, 1152, bias=False), spiking(), layer.Linear(1152, 10, bias=False), spiking(),
-    )  # fmt: skip
-    functional.set_step_mode(net, "m")
+    net = models.build(name, spiking=True, input_shape=shape, classes=10)  # of SpikingJelly's own layers
     optimizer = torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9)
-    images, labels = torch.rand(BATCH, 1, 28, 28), torch.randint(0, 10, (BATCH,))
+    images, labels = torch.rand(batch, *shape), torch.randint(0, 10, (batch,))
     seconds = []
     for _ in range(STEPS + 1):
         started = time.perf_counter()
@@ -46,40 +51,98 @@ def plain() -> list[float]:
     return seconds[1:]
 
 
-def ours(precision: str) -> list[float]:
-    """`kdsnn.train.distill`, timed from step to step."""
+def ours(name: str, precision: str, kernels: bool = True) -> list[float]:
+    """`kdsnn.train.distill`, timed from step to step; without `kernels` as where numba is missing."""
     import numpy as np
     import torch
 
     from kdsnn import models, train
     from kdsnn.data import DataSet
+    from kdsnn.train.fast_neurons import compiled
 
+    if not kernels:
+        compiled.kernels = lambda: None  # type: ignore[assignment]
+    shape, batch = STUDENTS[name]
     rng = np.random.default_rng(0)
-    x = rng.integers(0, 256, (BATCH * (STEPS + 1), 1, 28, 28)).astype(np.uint8)
+    x = rng.integers(0, 256, (batch * (STEPS + 2), *shape)).astype(np.uint8)
     y = rng.integers(0, 10, len(x)).astype(np.int64)
-    data = DataSet("random", x, y, x[:64], y[:64], 10)
+    data = DataSet("random", x, y, x[:8], y[:8], 10)
     torch.manual_seed(0)
-    net = models.build("cnn2", spiking=True, input_shape=(1, 28, 28), classes=10)
-    config = train.TrainConfig(epochs=1, batch_size=BATCH, lr=0.05, warmup_epochs=0, T=T, precision=precision)  # type: ignore[arg-type]
+    net = models.build(name, spiking=True, input_shape=shape, classes=10)
+    config = train.TrainConfig(epochs=1, batch_size=batch, lr=0.05, warmup_epochs=0, T=T, precision=precision)  # type: ignore[arg-type]
     ends: list[float] = []
     train.distill(net, data, config, method="none", on_step=lambda done, total: ends.append(time.perf_counter()))
-    return [b - a for a, b in itertools.pairwise(ends)]
+    return [b - a for a, b in itertools.pairwise(ends)][1:]  # the first may have waited for a compiler
+
+
+def roofline(name: str, precision: str) -> float:
+    """Seconds of a step at this machine's own rates."""
+    import torch
+    from spikingjelly.activation_based import functional
+    from torch import nn
+
+    from kdsnn import models
+
+    shape, batch = STUDENTS[name]
+    net = models.build(name, spiking=True, input_shape=shape, classes=10)
+    products, values = 0, {"conv": 0, "layer": 0}
+
+    def count(module: nn.Module, args: tuple[torch.Tensor, ...], out: torch.Tensor) -> None:
+        nonlocal products
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            products += out.numel() * math.prod(module.weight.shape[1:])
+            values["conv"] += out.numel()
+        elif isinstance(module, nn.BatchNorm2d):
+            values["layer"] += out.numel()
+
+    for module in net.modules():
+        module.register_forward_hook(count)
+    with torch.no_grad():
+        net.forward_static(torch.rand(batch, *shape), T)
+    functional.reset_net(net)
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    conv = nn.Conv2d(128, 128, 3, padding=1).to(dtype, memory_format=torch.channels_last)
+    maps = torch.rand(64, 128, 14, 14).to(dtype, memory_format=torch.channels_last)
+    source = torch.rand(2**25).to(dtype)
+    target = torch.empty_like(source)
+    with torch.no_grad():
+        rate = maps.numel() * 128 * 9 / fastest(lambda: conv(maps))
+    bandwidth = 2 * source.nbytes / fastest(lambda: target.copy_(source))
+    moved = sum(PASSES[kind] * count for kind, count in values.items()) * source.itemsize
+    return 3 * products / rate + moved / bandwidth
+
+
+def fastest(function) -> float:  # type: ignore[no-untyped-def]
+    """Seconds of the fastest of a few calls: what the machine can."""
+    taken = []
+    for _ in range(5):
+        started = time.perf_counter()
+        function()
+        taken.append(time.perf_counter() - started)
+    return min(taken)
 
 
 SIDES = {
-    "SpikingJelly, plain loop": "plain()",
-    "kdsnn.train.distill, fp32": "ours('fp32')",
-    "kdsnn.train.distill, bf16": "ours('bf16')",
+    "SpikingJelly, plain loop": "statistics.median(plain({name!r}))",
+    "kdsnn.train.distill, fp32": "statistics.median(ours({name!r}, 'fp32'))",
+    "kdsnn.train.distill, fp32, without numba": "statistics.median(ours({name!r}, 'fp32', False))",
+    "kdsnn.train.distill, bf16": "statistics.median(ours({name!r}, 'bf16'))",
+    "roofline, fp32": "roofline({name!r}, 'fp32')",
+    "roofline, bf16": "roofline({name!r}, 'bf16')",
 }
 
 
 def rows(quick: bool) -> Iterator[Measured]:
-    sides = {name: lambda call=call: one(call) for name, call in SIDES.items()}
-    group = f"cnn2 (1, 28, 28), T = {T}, one optimizer step of batch {BATCH}, median of {STEPS} in each process"
-    yield from relative(group, alternate(sides, rounds=rounds(quick, 3), warm_up=False))
+    for name, (shape, batch) in STUDENTS.items():
+        sides = {side: lambda call=call: one(call.format(name=name)) for side, call in SIDES.items()}
+        group = f"{name} {shape}, T = {T}, one optimizer step of batch {batch}, median of {STEPS} in each process"
+        yield from relative(group, alternate(sides, rounds=rounds(quick, 3), warm_up=False))
 
 
 def one(call: str) -> float:
-    """Median seconds of a step, in a process of its own."""
-    code = f"import statistics; from benchmarks.training_throughput import *; print(statistics.median({call}))"
-    return float(run(python(code)).output.split()[-1])
+    """What a call returns, in a process of its own."""
+    return float(
+        run(python(f"from benchmarks.training_throughput import *; import statistics; print({call})")).output.split()[
+            -1
+        ]
+    )

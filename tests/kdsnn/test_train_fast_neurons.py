@@ -6,11 +6,13 @@ Every kind of layer runs uncompiled, as the Python that numba is given; the kind
 import copy
 import itertools
 
+import numba
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numba.core import caching
 from spikingjelly.activation_based import functional, layer, neuron, surrogate
 from torch import nn
 
@@ -231,3 +233,10 @@ def test_without_numba_the_plain_way_is_gone(monkeypatch):
     torch.manual_seed(0)
     net = network(neuron.IFNode(surrogate_function=surrogate.ATan(), detach_reset=True, step_mode="m"), 2)
     assert_same(both_ways(net, innermost(torch.randn(3, 2, 2, 4, 4))), rtol=1e-5, atol=1e-6)
+
+
+def test_where_nothing_can_be_kept_on_disk_kernels_are_compiled_each_time(monkeypatch):
+    monkeypatch.setattr(caching.CacheImpl, "_locator_classes", [])
+    with pytest.raises(RuntimeError, match="cannot cache"):
+        numba.njit(cache=True)(lambda x: x + 1)
+    assert kernels._jit(lambda x: x + 1)(1) == 2

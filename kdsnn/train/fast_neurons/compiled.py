@@ -16,7 +16,7 @@ from torch import Tensor
 
 from kdsnn.train.fast_neurons.dynamics import Dynamics
 
-SMALLEST = 2**19
+SMALLEST = 2**20
 """Values in a layer, over all steps, from which on the kernels pay: below, torch's own operations take a millisecond
 or two, and a run of nothing but small layers should not wait seconds for a compiler."""
 

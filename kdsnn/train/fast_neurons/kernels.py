@@ -22,6 +22,7 @@ from functools import cache
 from typing import Any, Literal
 
 import numba
+import numba.extending
 import numpy as np
 
 from kdsnn.train.fast_neurons.dynamics import Charge, Slope
@@ -106,7 +107,9 @@ def _slope(slope: Slope, real: Any) -> Any:
 
 
 def _inline(function: Callable[..., Any]) -> Any:
-    return numba.njit(inline="always", error_model="numpy")(function)
+    """Let kernels call a function: a plain one, because a compiled one would make every process's kernels new to the
+    cache."""
+    return numba.extending.register_jitable(function)
 
 
 def real_of(number: Number) -> Any:

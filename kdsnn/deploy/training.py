@@ -18,6 +18,7 @@ from kdsnn.errors import KdsnnError, OptionError, notice
 if TYPE_CHECKING:
     from torch import nn
 
+    from exporters.graph import Encoding
     from kdsnn.checkpoint import CheckpointInfo
     from kdsnn.data import Augmentation, DataSet
     from kdsnn.models import Network
@@ -239,7 +240,7 @@ def _untrained(job: Training, kinds: dict[str, Any]) -> nn.Module:
     from kdsnn.train.initialization import initialize
 
     if job.start is not None and job.quantize is not None:
-        encoding = "direct" if job.data.T is None else "spikes"
+        encoding: Encoding = "direct" if job.data.T is None else "spikes"
         return quantized(job.start, job.data.input_shape, job.config.T, job.quantize, encoding=encoding)
     module = job.module
     if module is None:

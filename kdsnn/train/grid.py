@@ -26,7 +26,20 @@ import torch
 from torch import Tensor, nn
 
 from exporters.from_torch import from_torch
-from exporters.graph import IF, LIF, AvgPool2d, Conv2d, Flatten, Input, Linear, MaxPool2d, Node, Output, SpikingGraph
+from exporters.graph import (
+    IF,
+    LIF,
+    AvgPool2d,
+    Conv2d,
+    Encoding,
+    Flatten,
+    Input,
+    Linear,
+    MaxPool2d,
+    Node,
+    Output,
+    SpikingGraph,
+)
 from exporters.passes.membranes import membranes_of
 from exporters.passes.quantize import quantize, require_bits
 from kdsnn.errors import KdsnnError
@@ -194,7 +207,7 @@ class Rounded(torch.autograd.Function):
 
 
 def quantized(
-    student: nn.Module, input_shape: tuple[int, ...], T: int, bits: int, *, encoding: str = "direct"
+    student: nn.Module, input_shape: tuple[int, ...], T: int, bits: int, *, encoding: Encoding = "direct"
 ) -> QuantizedNetwork:
     """Fold a trained student's BatchNorm and put its weights on a grid of `bits` bits, to train on.
 

@@ -127,7 +127,7 @@ def test_spikes_that_do_not_fit(spikes: Path, change: dict[str, np.ndarray | Non
 
 
 def test_only_bare_net_files_take_the_option(student: Path, tmp_path: Path) -> None:
-    assert "is not a .net file; leave it out" in error_line("run", student, "--input-coding", "spikes")
+    assert "says itself what it reads; leave it out" in error_line("run", student, "--input-coding", "spikes")
     assert "is a finished model" in error_line("run", "a.onnx", "--input-coding", "spikes")
     assert "no such file" in error_line("run", tmp_path / "none.net", "--input-coding", "spikes")
     spiking = ["--timesteps", 12, "--input-coding", "spikes"]

@@ -26,6 +26,8 @@ TRAINED = (".safetensors",)
 """Files of this program, which know it themselves."""
 
 if TYPE_CHECKING:
+    from exporters.graph import Array
+    from kdsnn.data import DataSet
     from kdsnn.deploy.images import ImageSize
     from kdsnn.deploy.lower import NetworkSource
     from kdsnn.deploy.report_options import Seconds
@@ -86,19 +88,11 @@ def profile(
     given = [*sources, *([] if twin is None else [twin])]
     networks = [_lowered(one, lowering, progress, alone=len(given) == 1) for one in given]
     names = _names(given, networks, len(sources))
-    if any(network.over_time for network in networks):
-        _require_alike(names, networks)
+    images, x, labels, called = _tests(names, networks, data, samples, image_size, bare=ann is None)
     counted: report.Teacher | None = None
     notes: tuple[str, ...] = ()
-    if networks and networks[0].over_time and is_bare(data) and ann is None:
-        x, labels, called = frames_of_data(data, networks[0], samples)
-    else:
-        images = load_data(data, image_size=image_size)
-        for name, network in zip(names, networks, strict=True):
-            require_network_fit(name, network, images)
-        (x, labels), called = some_tests(images, samples), images.name
-        if ann is not None:
-            counted, notes = count_ann(ann, images, x, labels, progress=progress)
+    if ann is not None and images is not None:
+        counted, notes = count_ann(ann, images, x, labels, progress=progress)
     students = [
         count(name, network, x, told_labels(name, network, labels), twin=index >= len(sources), progress=progress)
         for index, (name, network) in enumerate(zip(names, networks, strict=True))
@@ -114,6 +108,26 @@ def profile(
         data=f"{len(x):,} test {'sample' if x.ndim != 4 else 'image'}{'s' if len(x) != 1 else ''} of {called}",
         notes=[*notes, *misfits],
     )
+
+
+def _tests(
+    names: Sequence[str],
+    networks: Sequence[Lowered],
+    data: Any,
+    samples: int | None,
+    image_size: ImageSize,
+    *,
+    bare: bool,
+) -> tuple[DataSet | None, Array, Array, str]:
+    """The data set, test samples and labels of it, and what it is called; `bare`: test samples alone will do."""
+    if any(network.over_time for network in networks):
+        _require_alike(names, networks)
+        if bare and is_bare(data):
+            return None, *frames_of_data(data, networks[0], samples)
+    images = load_data(data, image_size=image_size)
+    for name, network in zip(names, networks, strict=True):
+        require_network_fit(name, network, images)
+    return images, *some_tests(images, samples), images.name
 
 
 def _require_alike(names: Sequence[str], networks: Sequence[Lowered]) -> None:

@@ -26,6 +26,8 @@ TRAINED = (".safetensors",)
 """Files of this program, which know it themselves."""
 
 if TYPE_CHECKING:
+    from exporters.graph import Array
+    from kdsnn.data import DataSet
     from kdsnn.deploy.images import ImageSize
     from kdsnn.deploy.lower import NetworkSource
     from kdsnn.deploy.report_options import Seconds
@@ -81,17 +83,11 @@ def profile(
     given = [*sources, *([] if twin is None else [twin])]
     networks = [_lowered(one, lowering, progress, alone=len(given) == 1) for one in given]
     names = _names(given, networks, len(sources))
-    if any(network.over_time for network in networks):
-        _require_alike(names, networks)
-    counted, notes = _nothing()
-    if networks and networks[0].over_time and is_bare(data) and ann is None:
-        x, labels, called = frames_of_data(data, networks[0], samples)
-    else:
-        images = load_data(data, image_size=image_size)
-        for name, network in zip(names, networks, strict=True):
-            require_network_fit(name, network, images)
-        (x, labels), called = some_tests(images, samples), images.name
-        counted, notes = (None, ()) if ann is None else count_ann(ann, images, x, labels, progress=progress)
+    images, x, labels, called = _tests(names, networks, data, samples, image_size, bare=ann is None)
+    counted: report.Teacher | None = None
+    notes: tuple[str, ...] = ()
+    if ann is not None and images is not None:
+        counted, notes = count_ann(ann, images, x, labels, progress=progress)
     students = [
         count(name, network, x, told_labels(name, network, labels), twin=index >= len(sources), progress=progress)
         for index, (name, network) in enumerate(zip(names, networks, strict=True))
@@ -109,11 +105,6 @@ def profile(
     )
 
 
-def _nothing() -> tuple[report.Teacher | None, tuple[str, ...]]:
-    """Of an ANN that there is not."""
-    return None, ()
-
-
 def _require_alone(ann: NetworkSource, *, with_others: bool, with_time: bool) -> None:
     """An ANN is profiled by itself, without times; KdsnnError otherwise."""
     if with_others:
@@ -122,6 +113,26 @@ def _require_alone(ann: NetworkSource, *, with_others: bool, with_time: bool) ->
         )
     if with_time:
         raise KdsnnError(f"{ann}: an ANN has no placement, so seconds say nothing; give a spiking network")
+
+
+def _tests(
+    names: Sequence[str],
+    networks: Sequence[Lowered],
+    data: Any,
+    samples: int | None,
+    image_size: ImageSize,
+    *,
+    bare: bool,
+) -> tuple[DataSet | None, Array, Array, str]:
+    """The data set, test samples and labels of it, and what it is called; `bare`: test samples alone will do."""
+    if any(network.over_time for network in networks):
+        _require_alike(names, networks)
+        if bare and is_bare(data):
+            return None, *frames_of_data(data, networks[0], samples)
+    images = load_data(data, image_size=image_size)
+    for name, network in zip(names, networks, strict=True):
+        require_network_fit(name, network, images)
+    return images, *some_tests(images, samples), images.name
 
 
 def _require_alike(names: Sequence[str], networks: Sequence[Lowered]) -> None:

@@ -141,7 +141,7 @@ class SeedRuns(Result):
         return table(title, ["network", *(MEASURES[m] for m in measures)], rows)
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row a seed, the twin's figures as twin_…"""
+        """One row a seed, the figures of its twin beside its own."""
         return [
             {"seed": run.seed, **_flat(run.student), **{f"twin_{k}": v for k, v in _flat(run.twin or {}).items()}}
             for run in self.runs

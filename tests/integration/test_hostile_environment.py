@@ -531,7 +531,7 @@ def test_two_trainings_into_one_file(student: Path, tmp_path: Path) -> None:
         os.kill(first.pid, signal.SIGKILL)
         first.wait()
     assert lock.exists()  # of a process that is gone: no lock any more
-    assert command("pretrain", *SMALL, "--epochs", 1, "--out", out).code == 0
+    assert command("pretrain", *SMALL, "--epochs", 1, "--overwrite", "--out", out).code == 0
     checkpoint.load(out)
     assert not lock.exists()
 

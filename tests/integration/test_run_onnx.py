@@ -117,7 +117,7 @@ def test_what_a_finished_model_cannot_do(folder: Path, tmp_path: Path) -> None:
     spikes = chain(
         [("in", Input((64,), "spikes")), ("fc", Linear(np.ones((3, 64)))), ("n", IF(1.0)), ("out", Output())], 2
     )
-    assert "it takes spikes over time" in error_line("run", export.write(spikes, tmp_path / "spikes.onnx"))
+    assert "spikes reads frames over time" in error_line("run", export.write(spikes, tmp_path / "spikes.onnx"))
 
 
 def bounded(path: Path) -> str:

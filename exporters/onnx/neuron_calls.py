@@ -42,7 +42,7 @@ def add_neurons(model: ModelBuilder, name: str, node: AnyNeuron | Output, x: Mod
     if model.form == "sequence":
         attributes |= start_attribute(node, integer=model.integer)
     _call(model, name, kind, membrane_of(name), x, output, attributes)
-    if kind.starts and model.form != "sequence":
+    if not isinstance(node, Output) and node.start and model.form != "sequence":
         model.starts[membrane_of(name)] = state_at(node.start, integer=model.integer)
     if not model.integer:
         return ModelTensor(output, "float32", False)

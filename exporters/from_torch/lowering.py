@@ -22,13 +22,15 @@ from exporters.graph.nodes import Reset
 
 @dataclass(frozen=True)
 class Constants:
-    """A neuron does u ← current_leak·u + gain·x, v ← leak·v + u, and fires where v ≥ threshold (one, or one per neuron)."""
+    """A neuron does u ← current_leak·u + gain·x, v ← leak·v + u, and fires where v ≥ threshold (one, or one per neuron);
+    before the first step v = start."""
 
     threshold: Array
     leak: float
     reset: Reset
     gain: float = 1.0
     current_leak: float = 0.0
+    start: float = 0.0
 
 
 @dataclass(eq=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Hashable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -109,11 +110,19 @@ def _of_lava(lowering: Lowering, module: Any) -> Constants:
     return Constants(threshold, leak, "hard", current_leak=persists)
 
 
-def node_of(threshold: float, leak: float, reset: Reset, current_leak: float) -> AnyNeuron:
+def node_of(threshold: float, leak: float, reset: Reset, current_leak: float, start: float) -> AnyNeuron:
     """The node of a neuron layer."""
     if leak == 1 and not current_leak:
-        return IF(threshold, reset)
-    return LIF(threshold, leak, reset, current_leak=current_leak)
+        return IF(threshold, reset, start=start)
+    return LIF(threshold, leak, reset, current_leak=current_leak, start=start)
+
+
+def outside(start: float, threshold: float) -> str:
+    """Why a membrane that starts beyond its threshold, or as far below 0, is refused."""
+    return (
+        f"its membrane starts at {start:.4g} (its threshold is {threshold:.4g}); those of a graph start between minus the threshold "
+        "and the threshold"
+    )
 
 
 def above(threshold: float, dtype: torch.dtype) -> float:
@@ -168,7 +177,8 @@ def _checked(lowering: Lowering, module: Any, value: Affine, steps: int, constan
     if layer is None:
         lowering.progress += 1
         _require_rest(lowering, module, None)
-        origin = _neuron_origin(lowering, reads, shift, name, value.shape[1:], constants)
+        start = _start(module)
+        origin = _neuron_origin(lowering, reads, shift, name, value.shape[1:], replace(constants, start=start))
         lowering.neurons[key] = layer = NeuronLayer(name, origin, found)
     else:
         _require_rest(lowering, module, layer)
@@ -182,7 +192,7 @@ def _checked(lowering: Lowering, module: Any, value: Affine, steps: int, constan
 
 
 def _require_rest(lowering: Lowering, module: Any, layer: NeuronLayer | None) -> None:
-    """Membranes start at 0, and nothing but the neuron may change them on the way."""
+    """All but the membrane start at 0, it at one number, and nothing but the neuron may change them on the way."""
     memories = getattr(module, "_memories", {})
     for name in memories.keys() & MEMBRANES:
         held = memories[name]
@@ -192,8 +202,13 @@ def _require_rest(lowering: Lowering, module: Any, layer: NeuronLayer | None) ->
                     f"its membrane ({name}) was reset or changed between two steps; a graph resets at the start of each sample",
                     lowering.name,
                 )
-        elif isinstance(held, Tensor) or held != 0:
+        elif not isinstance(held, int | float) or (held != 0 and name != "v"):
             raise lowering.error(f"its membrane ({name}) does not start at 0 but at {held}", lowering.name)
+
+
+def _start(module: Any) -> float:
+    """Where the membrane of a module is set to start (SpikingJelly's `set_reset_value("v", …)`)."""
+    return float(getattr(module, "_memories", {}).get("v", 0.0))
 
 
 def _neuron_origin(
@@ -208,6 +223,12 @@ def _neuron_origin(
         each = np.broadcast_to(np.broadcast_to(threshold, shape).reshape(inner), inner).reshape(inner[0], -1)
         if not (each == each[:, :1]).all() or not (each > 0).all():
             raise lowering.error("its thresholds differ within a channel, or are not positive", name)
+        if constants.start:
+            raise lowering.error(
+                f"its membrane starts at {constants.start:g} and each channel has a threshold of its own, to which a start must be "
+                "in proportion; start it at 0",
+                name,
+            )
         gain, level = constants.gain / each[:, 0], 1.0
         lowering.notes[name] = "its thresholds, one for each channel, are in the weights before it"
     if constants.current_leak and np.any(shift):
@@ -217,7 +238,9 @@ def _neuron_origin(
             name,
         )
     nodes = placed_current(lowering, reads, shift_for(shift, shape, inner), name, inner, gain)
-    node = node_of(level, constants.leak, constants.reset, constants.current_leak)
+    if not abs(constants.start) < level:
+        raise lowering.error(outside(constants.start, level), name)
+    node = node_of(level, constants.leak, constants.reset, constants.current_leak, constants.start)
     made = lowering.builder.add(name, node, nodes)
     lowering.firing.add(made)
     return Origin(made, inner, lowering.T, lowering.samples, (made,), is_binary=True)
@@ -238,6 +261,10 @@ def _integrated(lowering: Lowering, module: Any, constants: Constants, x: Symbol
     if constants.current_leak:
         raise lowering.error("a current that persists in neurons that never fire has no counterpart", lowering.name)
     before = module._memories.get("v")
+    if not isinstance(before, Symbolic | None) and (isinstance(before, Tensor) or before != 0):
+        raise lowering.error(
+            f"it never fires, and its membrane starts at {before}; a read-out starts at 0", lowering.name
+        )
     held = before.value if isinstance(before, Symbolic) else Affine(tuple(x.shape[1:] if many else x.shape))
     for at in range(x.shape[0]) if many else [None]:
         value = x.value if at is None else laid_out(x.value, lambda t, at=at: t[at])  # type: ignore[misc]

@@ -5,7 +5,8 @@ graph and returns a graph or a file; nothing downstream looks at a torch module 
 meaning follow NIR (Pedersen et al. 2024, Nat. Commun. 15:8122) where NIR has the concept; several
 edges into one node add, so a residual sum needs no node of its own.
 
-Semantics, per time step `t` of `T` (all state is zero before the first step of every sample):
+Semantics, per time step `t` of `T` (before the first step of every sample all state is zero, but for
+membranes with a `start`):
 
 * `Input` emits the sample: encoding "direct" repeats the same analog frame at every step (direct
   coding), "frames" and "spikes" emit frame `t` of a `T`-step sequence, of graded values or of 0 and 1.

@@ -130,6 +130,11 @@ def _pool_shape(name: str, node: AnyPool, shape: Shape) -> Shape:
 def _check_neurons(name: str, node: Neuron) -> None:
     ok = math.isfinite(node.threshold) and node.threshold > 0
     require(ok, name, f"the threshold is {node.threshold}; a neuron needs a positive one")
+    require(
+        abs(node.start) < node.threshold,
+        name,
+        f"its membrane starts at {node.start:g}; it must lie between minus the threshold and the threshold, {node.threshold:g}",
+    )
     require(math.isfinite(node.scale) and node.scale > 0, name, f"the scale is {node.scale}; it must be positive")
     require(
         0 <= node.leak < 1 or isinstance(node, IF) or (node.leak == 1 and node.current_leak > 0),

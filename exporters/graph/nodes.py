@@ -113,6 +113,8 @@ class Neuron:
         scale: integer units of membrane per real unit (1.0 in a float graph).
         leak: the share of its membrane that a neuron keeps from step to step.
         current_leak: the share of its synaptic current that it keeps; 0 for all but current-based neurons.
+        start: the membrane before the first step of every sample, above −threshold and below it. It leaks at the first step
+            like any other; a spike resets to 0 all the same.
     """
 
     threshold: float
@@ -120,6 +122,7 @@ class Neuron:
     scale: float
     leak: float
     current_leak: float
+    start: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,6 +132,7 @@ class IF(Neuron):
     threshold: float
     reset: Reset = "hard"
     scale: float = 1.0
+    start: float = 0.0
     leak = 1.0
     current_leak = 0.0
 
@@ -149,6 +153,7 @@ class LIF(Neuron):
     reset: Reset = "hard"
     scale: float = 1.0
     current_leak: float = 0.0
+    start: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)

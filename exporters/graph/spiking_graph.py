@@ -137,12 +137,13 @@ class SpikingGraph:
 
     @property
     def is_integer(self) -> bool:
-        """A graph is integer, and so in chip arithmetic, when every weight, bias and threshold is, and the input too."""
+        """A graph is integer, and so in chip arithmetic, when every weight, bias, threshold and start is, and the input
+        too."""
         arrays = [a for s in self.synapses.values() for a in (s.weight, s.bias) if a is not None]
         return (
             (not self.input.is_graded or self.input.scale is not None)
             and all(np.issubdtype(a.dtype, np.integer) for a in arrays)
-            and all(float(n.threshold).is_integer() for n in self.neurons.values())
+            and all(float(value).is_integer() for n in self.neurons.values() for value in (n.threshold, n.start))
         )
 
     def with_nodes(self, changed: Mapping[str, Node], **fields: Any) -> SpikingGraph:

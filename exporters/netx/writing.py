@@ -16,13 +16,19 @@ from exporters.graph import AnySynapse, Conv2d, Flatten, Linear, SpikingGraph
 from exporters.netx.check import NetxError, validate
 from exporters.netx.sidecar import describe, digest, sidecar_path
 from exporters.passes.chain import chain_layers
-from exporters.passes.membranes import resets_by_subtraction
+from exporters.passes.membranes import resets_by_subtraction, starting
 
 ONLY_TO_ZERO = (
     "reset by subtraction does not exist in Lava's LIF, nor in netx; train with v_reset=0.0 (hard reset), or write its neurons "
     "in Loihi 2's microcode"
 )
 """Why a neuron that resets by subtraction is not written."""
+
+ONLY_FROM_ZERO = (
+    "its membranes start elsewhere than at 0, which netx and Lava's LIF cannot say; train or convert for a start at 0, or use ONNX "
+    "(quantized too) and the emulator"
+)
+"""Why a neuron whose membrane starts elsewhere is not written."""
 
 COMPRESSED = 2**16
 """Bytes from which on an array is stored compressed; any HDF5 library reads it."""
@@ -32,7 +38,7 @@ def write(graph: SpikingGraph, path: Path) -> Path:
     """An integer chain (from `to_chain`) is written as `path`, and `path`.json beside it.
 
     Raises:
-        NetxError: neurons that reset by subtraction, or a number that Lava would clip, wrap or crash on, by layer.
+        NetxError: neurons that reset by subtraction or do not start at 0, or a number that Lava would clip, wrap or crash on, by layer.
         DeployError: the graph is not a chain.
         OSError: the files cannot be written; then those that were there are still there, both.
     """
@@ -55,6 +61,8 @@ def write(graph: SpikingGraph, path: Path) -> Path:
 
 def _layers(graph: SpikingGraph) -> Iterator[dict[str, Any]]:
     """The layers are nested dictionaries of datasets."""
+    for name in starting(graph):
+        raise NetxError(f"{name}: {ONLY_FROM_ZERO}")
     yield {"type": "input", "shape": np.array(graph.input.shape, np.int64)}
     for step in chain_layers(graph):
         if resets_by_subtraction(graph.nodes[step.neuron_name]):

@@ -9,8 +9,9 @@ from typing import Any, Literal
 import nir
 import numpy as np
 
-from exporters.graph import Array, Shape
+from exporters.graph import IF, LIF, AnyNeuron, Array, Shape
 from exporters.graph.currents import uniform
+from exporters.graph.nodes import Reset
 from exporters.nir.check import NirError
 from exporters.nir.values import fit, just_below, snapped
 
@@ -35,6 +36,28 @@ def fact(node: Any, key: str, default: Any = None) -> Any:
     """What this program's metadata of a node says."""
     value = (node.metadata or {}).get(PREFIX + key, default)
     return value.item() if isinstance(value, np.generic) else value
+
+
+def start_of(name: str, node: Any, threshold: Array, level: float) -> float:
+    """Where the membrane starts, as this program's metadata says, in the units in which its threshold is `level`; else 0.
+
+    Raises:
+        NirError: it starts elsewhere than at 0, and the layer has several thresholds.
+    """
+    start = float(fact(node, "start", 0.0))
+    if not start:
+        return 0.0
+    one = uniform(threshold)
+    if one is None:
+        raise NirError(f"{name}: its membranes start at {start:g}, but its thresholds differ; give it one threshold")
+    return start * (level / one)
+
+
+def neuron_of(threshold: float, leak: float, reset: Reset, scale: float, persists: float, start: float) -> AnyNeuron:
+    """The node of a neuron layer: one that leaks, or whose current persists, is a LIF."""
+    if leak != 1 or persists:
+        return LIF(threshold, leak, reset, scale, persists, start)
+    return IF(threshold, reset, scale, start)
 
 
 def resting(name: str, node: Any, shape: Shape) -> Array:

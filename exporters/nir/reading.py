@@ -18,8 +18,6 @@ import nir
 import numpy as np
 
 from exporters.graph import (
-    IF,
-    LIF,
     AvgPool2d,
     Conv2d,
     Encoding,
@@ -47,7 +45,18 @@ from exporters.graph.currents import (
 from exporters.graph.editing import cycle_of, topological_order
 from exporters.graph.inference import infer_shape
 from exporters.nir.check import NirError, Unfolded, load, unfold
-from exporters.nir.neurons import PREFIX, Discretization, Time, constants, dynamics, fact, persistence, resting
+from exporters.nir.neurons import (
+    PREFIX,
+    Discretization,
+    Time,
+    constants,
+    dynamics,
+    fact,
+    neuron_of,
+    persistence,
+    resting,
+    start_of,
+)
 from exporters.nir.values import connected_without, fit, just_above, pair, sample_shape, synapse_of
 
 Reset = Literal["hard", "soft"]
@@ -329,8 +338,8 @@ class _Reader:
         scale = float(fact(node, "scale", 1.0))
         threshold_value = round(level) if self.facts.get("integer") else level if self.facts else just_above(level)
         persists = persistence(name, node, x.shape, self.time)
-        is_leaky = leak != 1 or persists
-        neuron = LIF(threshold_value, leak, reset, scale, persists) if is_leaky else IF(threshold_value, reset, scale)
+        start = start_of(name, node, threshold, level)
+        neuron = neuron_of(threshold_value, leak, reset, scale, persists, start)
         sources = self.built.place(x)
         if persists:
             if any(getattr(self.built.draft.nodes[source], "bias", None) is not None for source in sources):

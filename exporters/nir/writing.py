@@ -35,6 +35,7 @@ from exporters.nir.check import NirError
 from exporters.nir.neurons import PREFIX
 from exporters.nir.values import just_below
 from exporters.passes.kernels import merge_groups, or_synapses
+from exporters.passes.membranes import starting
 
 DT = 1e-4
 """Seconds per time step that snnTorch, SpikingJelly and others assume, since a NIR file does not say."""
@@ -80,6 +81,8 @@ def losses(graph: SpikingGraph) -> tuple[str, ...]:
     soft = [name for name, node in graph.neurons.items() if node.reset == "soft"]
     if soft:
         found.append(f"reset by subtraction ({', '.join(soft)}) is in the metadata only; other programs reset to zero")
+    if starts := starting(graph):
+        found.append(f"where membranes start ({', '.join(starts)}) is in the metadata only; other programs start at 0")
     if graph.is_integer:
         found.append("Lava's registers (saturation, wrapping, truncated leak) are not in the file")
     if graph.input.scale is not None:
@@ -152,6 +155,7 @@ def _parts(graph: SpikingGraph, name: str, node: Node, dt: float) -> Iterator[tu
             if node.current_leak:
                 _check_current(graph, name)
             facts = {"reset": node.reset, "scale": node.scale, "threshold": float(node.threshold)}
+            facts |= {"start": float(node.start)} if node.start else {}
             # NIR's neurons fire above their threshold, these at it
             yield "", _neurons(replace(node, threshold=just_below(node.threshold)), shape, dt, **facts)
 

@@ -6,10 +6,12 @@ import json
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
+import numpy as np
 import onnx
 
 from exporters.errors import DeployError
 from exporters.graph import LIF, SpikingGraph
+from exporters.graph.registers import FRACTION, MEMBRANE_REGISTER
 from exporters.passes.membranes import neuron_depths
 
 Form = Literal["sequence", "loop", "step"]
@@ -37,12 +39,30 @@ def current_of(name: str) -> str:
     return f"{name}/u"
 
 
+def state_at(start: float, *, integer: bool) -> float:
+    """A membrane's input of a `step` model starts at this value, in its own units: a register's 1/64 in an integer model."""
+    return start * FRACTION if integer else start
+
+
+def _start_makes_sense(start: Any, *, integer: bool) -> bool:
+    if isinstance(start, bool) or not isinstance(start, int | float):
+        return False
+    if not integer:
+        return abs(start) <= float(np.finfo(np.float32).max)
+    return abs(start) <= MEMBRANE_REGISTER and float(start).is_integer()
+
+
 def metadata(graph: SpikingGraph, form: Form) -> Mapping[str, Any]:
     """These facts travel in the file, as JSON strings under these keys."""
     neurons = {
         name: {"threshold": node.threshold, "reset": node.reset, "scale": node.scale, "shape": graph.shapes[name]}
         | ({"leak": node.leak} if isinstance(node, LIF) else {})
         for name, node in graph.neurons.items()
+    }
+    starts = {
+        membrane_of(name): state_at(node.start, integer=graph.is_integer)
+        for name, node in graph.neurons.items()
+        if node.start
     }
     return {
         "kdsnn_deploy_form": form,
@@ -56,6 +76,7 @@ def metadata(graph: SpikingGraph, form: Form) -> Mapping[str, Any]:
         "latency_steps": neuron_depths(graph)[graph.output_name],
         "neurons": neurons,
         "source": dict(graph.metadata),
+        **({"starts": starts} if starts else {}),
     }
 
 
@@ -89,6 +110,9 @@ def parse(proto: onnx.ModelProto) -> dict[str, Any]:
         wrong.append("input_scale")
     if not isinstance(facts.get("neurons"), dict):
         wrong.append("neurons")
+    starts, integer = facts.get("starts", {}), facts.get("arithmetic") == "integer"
+    if not isinstance(starts, dict) or not all(_start_makes_sense(start, integer=integer) for start in starts.values()):
+        wrong.append("starts")
     if wrong:
         raise OnnxError(f"its metadata lacks {wrong[0]}, or says something impossible there; export it again")
     return facts

@@ -40,6 +40,7 @@ class ModelBuilder:
         inner: operators of one time step: the loop's body, and `outer` itself in the other forms.
         values: node of the graph → the tensor that it gives.
         states: tensor → the layer of neurons whose state it is, where states enter from outside (loop, step).
+        starts: of these, what does not start at 0 → where it starts, in its own units.
         persistent: layers of neurons whose synaptic current persists from step to step.
         late: synapse layers whose bias the neurons add, because it must not pass through a persistent current.
         functions: names of the local functions that are called.
@@ -56,6 +57,7 @@ class ModelBuilder:
         self.initializers: list[onnx.TensorProto] = []
         self.values: dict[str, ModelTensor] = {}
         self.states: dict[str, str] = {}
+        self.starts: dict[str, float] = {}
         self.persistent = {name for name, layer in graph.neurons.items() if layer.current_leak}
         self.late = {name for name in graph.synapses if not self.persistent.isdisjoint(graph.targets(name))}
         self.functions: set[str] = set()

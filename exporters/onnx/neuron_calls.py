@@ -14,7 +14,7 @@ from exporters.graph.bounds import sum_bound
 from exporters.graph.editing import over_positions
 from exporters.graph.registers import CURRENT_LIMIT, CURRENT_REGISTER, FRACTION
 from exporters.onnx import functions
-from exporters.onnx.facts import OnnxError, current_of, membrane_of
+from exporters.onnx.facts import OnnxError, current_of, membrane_of, state_at
 from exporters.onnx.model_builder import ModelBuilder, ModelTensor
 from exporters.onnx.neuron_kinds import (
     NeuronKind,
@@ -22,6 +22,7 @@ from exporters.onnx.neuron_kinds import (
     kind_of,
     membrane_attributes,
     persistent_current,
+    start_attribute,
 )
 
 
@@ -37,7 +38,12 @@ def add_neurons(model: ModelBuilder, name: str, node: AnyNeuron | Output, x: Mod
         late = [s for s in model.graph.sources(name) if s in model.late]
         x = _biased(model, name, _lasting(model, name, node, x), late)
     kind = kind_of(node, integer=model.integer)
-    _call(model, name, kind, membrane_of(name), x, output, membrane_attributes(node, integer=model.integer))
+    attributes = membrane_attributes(node, integer=model.integer)
+    if model.form == "sequence":
+        attributes |= start_attribute(node, integer=model.integer)
+    _call(model, name, kind, membrane_of(name), x, output, attributes)
+    if not isinstance(node, Output) and node.start and model.form != "sequence":
+        model.starts[membrane_of(name)] = state_at(node.start, integer=model.integer)
     if not model.integer:
         return ModelTensor(output, "float32", False)
     return ModelTensor(output, "uint8" if kind.fires else "int32", False)

@@ -26,7 +26,8 @@ def one_step(kind: NeuronKind) -> onnx.FunctionProto:
 
 
 def all_steps(kind: NeuronKind) -> onnx.FunctionProto:
-    """All steps of a kind are (current (T·N, …), T) → (T·N, …): its single step, T times; the state starts at zero.
+    """All steps of a kind are (current (T·N, …), T) → (T·N, …): its single step, T times; the state starts at zero,
+    or at the attribute `start`, which has the units of a threshold.
 
     Time is folded into the batch axis, time major.
     """
@@ -38,19 +39,36 @@ def all_steps(kind: NeuronKind) -> onnx.FunctionProto:
     types = {"v": state, "x": state, "v_next": state, "y": result}
     info = [helper.make_tensor_value_info(name, type_, None) for name, type_ in types.items()]
     body = helper.make_graph([call], "one_step", info[:2], info[2:])
+    start = "start" if kind.starts else "zero"
     nodes = [
         constant("all", np.array([-1], np.int64)),
-        constant("zero", np.array(0, np.int32 if kind.integer else np.float32)),
+        *(_start(integer=kind.integer) if kind.starts else [_zero(integer=kind.integer)]),
         node("Shape", ["current"], ["rest"], start=1),
         node("Concat", ["T", "all", "rest"], ["unfolded"], axis=0),
         node("Reshape", ["current", "unfolded"], ["steps"]),
         node("Shape", ["steps"], ["state"], start=1),
-        node("Expand", ["zero", "state"], ["v_start"]),
+        node("Expand", [start, "state"], ["v_start"]),
         node("Scan", ["v_start", "steps"], ["v_end", "results"], body=body, num_scan_inputs=1),
         node("Concat", ["all", "rest"], ["folded"], axis=0),
         node("Reshape", ["results", "folded"], ["y"]),
     ]
-    return function(kind.name, ["current", "T"], ["y"], nodes, kind.attributes)
+    own = ("start",) if kind.starts else ()
+    return function(kind.name, ["current", "T"], ["y"], nodes, (*kind.attributes, *own))
+
+
+def _zero(*, integer: bool) -> onnx.NodeProto:
+    return constant("zero", np.array(0, np.int32 if integer else np.float32))
+
+
+def _start(*, integer: bool) -> list[onnx.NodeProto]:
+    if not integer:
+        return [attribute_value("start", "value_float", _FLOAT)]
+    return [
+        attribute_value("start", "value_int", _INT, output="start_wide"),
+        node("Cast", ["start_wide"], ["start_units"], to=TensorProto.INT32),
+        constant("fraction", np.int32(FRACTION)),
+        node("Mul", ["start_units", "fraction"], ["start"]),
+    ]
 
 
 def turned(x: str, y: str, limit: int) -> list[onnx.NodeProto]:

@@ -1,7 +1,7 @@
 """The kinds of neurons that an exported model can hold are data; each is one pair of local functions.
 
-`NAMEStep(v, current) → (v_next, spikes)` is one time step; `NAME(current, T) → spikes` is T steps. The name follows
-from what the neurons do: `LIF` leaks, `…Soft` resets by subtraction, `I` integrates and never fires (a membrane
+`NAMEStep(v, current) → (v_next, spikes)` is one time step; `NAME(current, T) → spikes` is T steps, `NAMEFrom` the same
+from a membrane that does not start at 0. The name follows from what the neurons do: `LIF` leaks, `…Soft` resets by subtraction, `I` integrates and never fires (a membrane
 read-out), `LI` leaks and never fires: the synaptic current of current-based neurons, which a `LIF` reads. `Loihi…` are
 the same in Lava's fixed-point arithmetic, and `LoihiCuba…` take the current that a `LoihiLI` gives.
 """
@@ -26,6 +26,7 @@ class NeuronKind:
         soft_reset: a spike takes the threshold from the state; otherwise it sets the state to 0.
         reads_register: the current comes in the state's units (1/64 of a weight's), as a persistent current is kept (integer kinds only).
         wraps: the state turns around at the end of its register, as a synaptic current does; otherwise it saturates (integer kinds only).
+        starts: all steps begin with a state of their own and not with 0; a single step is the same either way.
     """
 
     integer: bool
@@ -34,22 +35,27 @@ class NeuronKind:
     soft_reset: bool = False
     reads_register: bool = False
     wraps: bool = False
+    starts: bool = False
 
     @property
     def name(self) -> str:
         """The local function that runs all steps has this name."""
+        return self._does + ("From" if self.starts else "")
+
+    @property
+    def step_name(self) -> str:
+        """The local function that computes one step has this name."""
+        return f"{self._does}Step"
+
+    @property
+    def _does(self) -> str:
         chip = ("Loihi" if self.integer else "") + ("Cuba" if self.reads_register else "")
         does = ("L" if self.leaky else "") + ("IF" if self.fires else "I")
         return chip + does + ("Soft" if self.soft_reset else "")
 
     @property
-    def step_name(self) -> str:
-        """The local function that computes one step has this name."""
-        return f"{self.name}Step"
-
-    @property
     def attributes(self) -> tuple[str, ...]:
-        """Both functions have these attributes."""
+        """Both functions have these attributes; that of all steps also has `start` where the kind `starts`."""
         leak = ("decay" if self.integer else "leak",) if self.leaky else ()
         return (("threshold",) if self.fires else ()) + leak
 
@@ -64,21 +70,28 @@ def persistent_current(*, integer: bool) -> NeuronKind:
     return NeuronKind(integer, leaky=True, fires=False, wraps=integer)
 
 
-def firing(*, integer: bool, leaky: bool, soft_reset: bool, reads_register: bool = False) -> NeuronKind:
+def firing(
+    *, integer: bool, leaky: bool, soft_reset: bool, reads_register: bool = False, starts: bool = False
+) -> NeuronKind:
     """Neurons of all other layers fire."""
-    return NeuronKind(integer, leaky, soft_reset=soft_reset, reads_register=reads_register)
+    return NeuronKind(integer, leaky, soft_reset=soft_reset, reads_register=reads_register, starts=starts)
 
 
 KINDS = (
     *(integrator(integer=integer) for integer in (False, True)),
     *(persistent_current(integer=integer) for integer in (False, True)),
     *(
-        firing(integer=integer, leaky=leaky, soft_reset=soft)
+        firing(integer=integer, leaky=leaky, soft_reset=soft, starts=starts)
+        for starts in (False, True)
         for integer in (False, True)
         for leaky in (False, True)
         for soft in (False, True)
     ),
-    *(firing(integer=True, leaky=True, soft_reset=soft, reads_register=True) for soft in (False, True)),
+    *(
+        firing(integer=True, leaky=True, soft_reset=soft, reads_register=True, starts=starts)
+        for starts in (False, True)
+        for soft in (False, True)
+    ),
 )
 """A model can hold these kinds and no others."""
 
@@ -89,12 +102,15 @@ def kind_of(layer: AnyNeuron | Output, *, integer: bool) -> NeuronKind:
         case Output():
             return integrator(integer=integer)
         case IF():
-            return firing(integer=integer, leaky=False, soft_reset=layer.reset == "soft")
+            soft = layer.reset == "soft"
+            return firing(integer=integer, leaky=False, soft_reset=soft, starts=layer.start != 0)
         case LIF():
             # in float32 current and membrane have one unit, so that a LIF reads either
             in_registers = integer and layer.current_leak > 0
             soft = layer.reset == "soft"
-            return firing(integer=integer, leaky=True, soft_reset=soft, reads_register=in_registers)
+            return firing(
+                integer=integer, leaky=True, soft_reset=soft, reads_register=in_registers, starts=layer.start != 0
+            )
         case _:
             assert_never(layer)
 
@@ -111,6 +127,13 @@ def membrane_attributes(layer: AnyNeuron | Output, *, integer: bool) -> dict[str
             return {"threshold": threshold} | _leak(layer.leak, integer=integer)
         case _:
             assert_never(layer)
+
+
+def start_attribute(layer: AnyNeuron | Output, *, integer: bool) -> dict[str, Any]:
+    """A call that computes all steps of a membrane has this attribute besides, where it does not start at 0."""
+    if isinstance(layer, Output) or not layer.start:
+        return {}
+    return {"start": int(layer.start) if integer else float(layer.start)}
 
 
 def current_attributes(layer: AnyNeuron, *, integer: bool) -> dict[str, Any]:

@@ -86,6 +86,11 @@ def _close_loop(model: ModelBuilder, x: ModelTensor, steps: str) -> None:
     )
     rest = functions.AT_REST_INTEGER if model.integer else functions.AT_REST
     starts, ends = ([f"{tensor}_{end}" for tensor in model.states] for end in ("start", "end"))
-    for name, start in zip(model.states.values(), starts, strict=True):
-        model.call(rest, ["input"], [start], static=True, shape=list(model.graph.shapes[name]))
+    for (tensor, name), start in zip(model.states.items(), starts, strict=True):
+        value = model.starts.get(tensor)
+        zeros = start if value is None else f"{tensor}_zeros"
+        model.call(rest, ["input"], [zeros], static=True, shape=list(model.graph.shapes[name]))
+        if value is not None:
+            level = model.constant(f"{start}_at", np.array(value, np.int32 if model.integer else np.float32))
+            model.op("Add", [zeros, level], start, static=True)
     model.outer.append(operator("Loop", ["T", "", *starts], [*ends, steps], body=body))

@@ -60,19 +60,26 @@ def require_synapses(graph: SpikingGraph) -> None:
             raise DeployError(f"{name}: spikes reach these neurons without a synapse layer; put a layer in between")
 
 
-Likeness = tuple[int, tuple[int, ...], tuple[float, float], bool]
-"""Layers that run side by side are alike in the number of their axes, in all of these but channels, in their leaks, and in
-whether they reset by subtraction."""
+Likeness = tuple[int, tuple[int, ...], tuple[float, float], bool, tuple[float, float]]
+"""Layers that run side by side are alike in the number of their axes, in all of these but channels, in their leaks, in
+whether they reset by subtraction, and in where their membranes start: a layer of a chip has one start, as it has one
+threshold, and a factor on one is a factor on the other."""
 
 
 def likeness(shape: Shape, leaks: tuple[float, float], node: Node) -> Likeness:
     """The likeness of neurons of a shape that keep these shares of membrane and current; a flat shape has no positions."""
-    return len(shape), shape[1:], leaks, resets_by_subtraction(node)
+    starts = (float(node.start), float(node.threshold)) if isinstance(node, Neuron) and node.start else (0.0, 0.0)
+    return len(shape), shape[1:], leaks, resets_by_subtraction(node), starts
 
 
 def resets_by_subtraction(node: Node) -> bool:
     """Whether a spike takes the threshold from the membrane; what is no neuron does not fire."""
     return isinstance(node, Neuron) and node.reset == "soft"
+
+
+def starting(graph: SpikingGraph) -> list[str]:
+    """The layers of neurons whose membranes do not start at 0."""
+    return [name for name, node in graph.neurons.items() if node.start]
 
 
 def schedule(layers: Mapping[str, Likeness], sources: Mapping[str, Collection[str]]) -> dict[str, int]:

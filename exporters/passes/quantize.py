@@ -3,7 +3,7 @@ simulates it.
 
 Per membrane one scale s (integer units per real unit; Loihi's threshold is one number per layer):
 
-    W_q = rint(s·W),   b_q = rint(s·b),   V = ceil(s·v_threshold)
+    W_q = rint(s·W),   b_q = rint(s·b),   V = ceil(s·v_threshold),   v_start = rint(s·start), below V in amount
 
 With integer membranes, `A ≥ V` is then exactly Lava's `v > (V − 1)·64`, and exactly `A ≥ s·v_threshold`: rounding the
 threshold up moves no spike. The scale is the largest that respects every limit of the registers, Lava's and the chip's own
@@ -258,7 +258,8 @@ def _quantize_membrane(
             if isinstance(node, LIF):
                 leak, current_leak = register_leaks(node)
                 node = replace(node, leak=leak, current_leak=current_leak)
-            nodes[end] = replace(node, threshold=threshold, scale=scale)
+            start = _integer_start(scale * node.start, threshold)
+            nodes[end] = replace(node, threshold=threshold, scale=scale, start=start)
         elif isinstance(node, Output):
             nodes[end] = replace(node, scale=scale)
     integers, _ = _integers_at(setting, membrane, scale)
@@ -342,6 +343,15 @@ def _integer_threshold(value: float) -> int:
     not a unit."""
     nearest = round(value)
     return nearest if math.isclose(value, nearest, rel_tol=1e-12) else math.ceil(value)
+
+
+def _integer_start(value: float, threshold: int) -> int:
+    """The nearest integer, halves to the even one whichever way the product was rounded, that alone neither fires nor lies as
+    deep below 0."""
+    twice = 2 * value
+    nearest = round(twice)
+    start = round(nearest / 2) if math.isclose(twice, nearest, rel_tol=1e-12) else round(value)
+    return max(1 - threshold, min(start, threshold - 1))
 
 
 def _rms(values: Array) -> float:

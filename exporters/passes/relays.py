@@ -8,7 +8,9 @@ strides, a relay takes the positions that will be read (and keeps several of the
 
 The neurons of one Loihi layer share one threshold. Layers side by side with thresholds V₁, V₂ get
 integer factors k₁, k₂ on their weights and a common V with kᵢ(Vᵢ − 1) < V ≤ kᵢVᵢ; then kᵢA ≥ V ⇔ A ≥ Vᵢ. Where
-they reset by subtraction, what is left must be kᵢ times as much too: V = kᵢVᵢ.
+they reset by subtraction, what is left must be kᵢ times as much too: V = kᵢVᵢ. Membranes that start elsewhere than
+at 0 start kᵢ times there. A relay among them starts there too: between 0 and V it is silent, and V more makes it fire
+all the same; below 0 it would not.
 """
 
 from __future__ import annotations
@@ -22,7 +24,22 @@ from typing import Any
 import numpy as np
 
 from exporters.errors import DeployError
-from exporters.graph import AnySynapse, Array, Conv2d, Flatten, Linear, Neuron, Node, Output, Pair, SpikingGraph, chain
+from exporters.graph import (
+    IF,
+    LIF,
+    AnyNeuron,
+    AnySynapse,
+    Array,
+    Conv2d,
+    Flatten,
+    Linear,
+    Neuron,
+    Node,
+    Output,
+    Pair,
+    SpikingGraph,
+    chain,
+)
 from exporters.graph.bounds import signed_bounds
 from exporters.graph.editing import over_positions
 from exporters.graph.registers import BIAS_LIMIT, CURRENT_LIMIT, DENSE_WEIGHTS, THRESHOLD_LIMIT
@@ -70,15 +87,25 @@ def _chained(plan: Levels) -> SpikingGraph:
         if isinstance(node, Output):
             nodes.append((main, node))
             break
-        assert isinstance(node, Neuron)
+        assert isinstance(node, IF | LIF)
+        if level.relays and node.start < 0:
+            raise DeployError(
+                f"{main}: its membranes start at {node.start:g}, below 0, and spikes of {level.relays[0][0]} are relayed beside "
+                "them, which would miss the first; start them at 0 or above"
+            )
         neurons = main if alone else f"{main}.relayed"
-        nodes.append((neurons, replace(node, threshold=threshold, scale=node.scale * factors[main])))
+        nodes.append((neurons, _multiplied(node, factors[main], threshold)))
         for slot, start in _starts(plan, level.slots).items():
             if slot[0] in level.members:
                 members[slot[0]] = [neurons, start, start + plan.width(slot)]
     else:
         nodes.append((graph.output_name, graph.output))
     return chain(nodes, graph.T, metadata={**graph.metadata, "members": members})
+
+
+def _multiplied(node: AnyNeuron, factor: int, threshold: int) -> AnyNeuron:
+    """Neurons behind weights that are `factor` times as large."""
+    return replace(node, threshold=threshold, scale=node.scale * factor, start=node.start * factor)
 
 
 def _starts(plan: Levels, slots: Sequence[Slot]) -> dict[Slot, int]:
@@ -121,7 +148,7 @@ class Room:
 
     Attributes:
         above: the largest current of a step, bias included; of all steps where a spike leaves what is above the threshold.
-        below: the most negative sum of all steps' currents, its amount.
+        below: the most negative sum of all steps' currents and of where the membrane starts, its amount.
         bias: the largest amount of a bias.
     """
 
@@ -144,8 +171,9 @@ def _room(plan: Levels, member: str) -> Room:
     sums = [signed_bounds(link.synapse, scale if link.source == graph.input_name else 1.0) for link in into]
     above, below = (float(np.sum([one[sign] for one in sums], axis=0).max()) for sign in (0, 1))
     bias = sum(float(np.abs(link.synapse.bias).max()) for link in into if link.synapse.bias is not None)
-    stays = resets_by_subtraction(graph.nodes[member])
-    return Room(above * graph.T if stays else above, below * graph.T, bias)
+    node = graph.nodes[member]
+    sunk = max(0.0, -node.start) if isinstance(node, Neuron) else 0.0
+    return Room(above * graph.T if resets_by_subtraction(node) else above, below * graph.T + sunk, bias)
 
 
 # -- synapses ----------------------------------------------------------------------------------------

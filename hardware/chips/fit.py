@@ -15,7 +15,7 @@ import numpy as np
 from exporters.graph import SpikingGraph
 from exporters.graph.registers import SILENT
 from exporters.passes.chain import ChainLayer, chain_layers
-from exporters.passes.membranes import resets_by_subtraction
+from exporters.passes.membranes import resets_by_subtraction, starting
 from exporters.passes.quantize import LayerScale
 from hardware.chips.limits import Target
 from hardware.chips.placement import Placement, place
@@ -93,7 +93,7 @@ def check(
     Raises:
         DeployError: the graph is not a chain.
     """
-    found = [*_input(chain, target), *_resets(chain, target), *_quantization(scales)]
+    found = [*_input(chain, target), *_resets(chain, target), *_starts(chain), *_quantization(scales)]
     steps = chain_layers(chain)
     on_host = host_layers(chain, target)
     for step in steps[on_host:]:
@@ -142,6 +142,17 @@ def _resets(chain: SpikingGraph, target: Target) -> Iterator[Finding]:
         "warning", soft[0], f"{len(soft)} of {len(chain.neurons)} layers reset by subtraction; {target.title} itself resets to zero: {how}",
         "train with v_reset=0.0 (hard reset) for netx and Lava, which have no such neuron",
     )  # fmt: skip
+
+
+def _starts(chain: SpikingGraph) -> Iterator[Finding]:
+    """Membranes that do not start at 0 must be set from outside."""
+    found = starting(chain)
+    if found:
+        yield Finding(
+            "warning", found[0], f"membranes of {len(found)} of {len(chain.neurons)} layers start elsewhere than at 0: they "
+            "must be set before every sample",
+            "train or convert for a start at 0 for netx and Lava, which always start there",
+        )  # fmt: skip
 
 
 def _quantization(scales: Sequence[LayerScale]) -> Iterator[Finding]:

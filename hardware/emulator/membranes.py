@@ -23,7 +23,7 @@ def fire(node: Neuron, x: Tensor, T: int, *, integer: bool, saturates: bool, dty
     # Lava compares registers, v > (V − 1)·64: for whole numbers that is v ≥ V, and a membrane that
     # saturates or leaks to a fraction between V − 1 and V fires too
     compare, threshold = (torch.gt, node.threshold - 1) if integer else (torch.ge, node.threshold)
-    v = torch.zeros_like(x[0])
+    v = torch.full_like(x[0], node.start)
     # a comparison cannot write bytes into what the membrane is then multiplied with
     room = None if spikes.dtype == v.dtype else torch.empty_like(v)
     for t in range(T):

@@ -49,11 +49,12 @@ class EmulationPlan:
             if (self.wraps and ends.issuperset(graph.targets(n)))
             or not self.persists.keys().isdisjoint(graph.targets(n))
         }
-        # a membrane takes in at most T currents: most can never reach the end of their register
+        # a membrane takes in at most T currents beside its start: most can never reach the end of their register
         self.saturating = {
             n
-            for n in graph.neurons
-            if self.integer and (n in self.persists or graph.T * _current(graph, n, bounds) > MEMBRANE_MAX)
+            for n, node in graph.neurons.items()
+            if self.integer
+            and (n in self.persists or abs(node.start) + graph.T * _current(graph, n, bounds) > MEMBRANE_MAX)
         }
         self.biases = {n: None if s.bias is None else self._tensor(s.bias, device) for n, s in graph.synapses.items()}
         bytes_possible = self.integer and device.type == "cpu" and self.dtype == torch.float32

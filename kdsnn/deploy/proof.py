@@ -189,7 +189,7 @@ class _Forced:
         differ = fired != own
         if not differ.any():
             return LayerProof(name, own.numel(), 0, 0)
-        bound = self._bound(name, node.threshold, membranes.shape)
+        bound = self._bound(name, node.threshold + abs(node.start), membranes.shape)
         wrong = differ & ((membranes - node.threshold).abs() > bound)
         ties, count = int((differ & ~wrong).sum()), int(wrong.sum())
         if not count:
@@ -254,7 +254,7 @@ def _membranes(node: Neuron, current: Tensor, bias: Tensor, own: Tensor | None, 
 
     `bias` is that part of the current which does not persist where the rest does.
     """
-    v = torch.zeros(current.shape[1:], dtype=torch.float64)
+    v = torch.full(current.shape[1:], node.start, dtype=torch.float64)
     u = torch.zeros_like(v)
     found = torch.empty((T, *current.shape[1:]), dtype=torch.float64)
     for t in range(T):

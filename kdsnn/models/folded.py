@@ -50,7 +50,7 @@ class FoldedNetwork(StagedNetwork):
         sources: node → the nodes whose outputs add up to its input.
 
     Raises:
-        KdsnnError: neurons that reset by subtraction, or whose current persists.
+        KdsnnError: neurons that reset by subtraction, that do not start at 0, or whose current persists.
         ValueError: two nodes whose names leave no room for both, such as "a" and "a.b" in this order.
     """
 
@@ -193,6 +193,10 @@ def _neurons(name: str, node: IF | LIF) -> nn.Module:
     if node.reset != "hard":
         raise KdsnnError(
             f"{name}: fine-tuning on a grid knows no reset by subtraction; train with hard reset, or quantize the student as it is"
+        )
+    if node.start:
+        raise KdsnnError(
+            f"{name}: its membrane starts at {node.start:g}; fine-tuning knows a start at 0 alone; quantize the student as it is"
         )
     if isinstance(node, LIF) and node.current_leak:
         raise KdsnnError(f"{name}: its current persists; fine-tuning knows no such neurons")

@@ -554,7 +554,7 @@ def changes_with_time(s, x):
 
 def starts_elsewhere() -> nn.Module:
     net = Net(lambda s, x: s.n(s.l(x.flatten(1))), l=dense(72, 15), n=IF())
-    net.n.set_reset_value("v", 0.5)
+    net.n.set_reset_value("v", 1.5)
     return net
 
 
@@ -584,7 +584,7 @@ REFUSED = {
     "recurrence of SpikingJelly": (lambda: nn.Sequential(layer.Flatten(), layer.LinearRecurrentContainer(IF(), 72, 72)), "lead back in time"),
     "a delay": (lambda: multi(nn.Sequential(layer.Flatten(), dense(72, 5), IF(), layer.Delay(1), dense(5, 3), IF())), "linear4: it is shifted in time"),
     "a reset between steps": (lambda: Net(resets_itself, **plain()), r"n: its membrane \(v\) was reset or changed between two steps"),
-    "a membrane that starts elsewhere": (starts_elsewhere, r"n: its membrane \(v\) does not start at 0 but at 0.5"),
+    "a membrane that starts beyond its threshold": (starts_elsewhere, r"n: its membrane starts at 1\.5 \(its threshold is 1\)"),
     "currents that change": (lambda: simple(changes_with_time), "n: at step 2 it reads another current than at its first"),
     "the last step alone": (lambda: multi(simple(lambda s, x: s.n(s.l(x.flatten(2)))[-1])), "Net: what it returns is of step 4 alone, of 4"),
     "the membrane of neurons that fire": (lambda: simple(lambda s, x: s.n(s.l(x.flatten(1))) + s.n.v), r"Net: it reads the membrane of n, which fires"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -334,4 +335,10 @@ def test_neurons_are_functions_of_these_names() -> None:
         # in float32 a persistent current has the membrane's own unit
         assert kind_of(layer, integer=False).name == name.removeprefix("Cuba")
         assert {kind_of(layer, integer=integer) for integer in (False, True)} <= set(KINDS)
-    assert len(functions.ALL_STEPS) == len(functions.STEPS) == len(KINDS) == 14
+        if not isinstance(layer, Output):  # only all steps know where they start
+            kinds = [kind_of(replace(layer, start=start), integer=True) for start in (0, 1)]
+            assert [kind.name for kind in kinds] == [f"Loihi{name}", f"Loihi{name}From"]
+            assert kinds[0].step_name == kinds[1].step_name
+            assert kinds[1] in KINDS
+    assert len(functions.ALL_STEPS) == len(KINDS) == 24
+    assert len(functions.STEPS) == 14

@@ -334,4 +334,8 @@ def test_neurons_are_functions_of_these_names() -> None:
         # in float32 a persistent current has the membrane's own unit
         assert kind_of(layer, integer=False).name == name.removeprefix("Cuba")
         assert {kind_of(layer, integer=integer) for integer in (False, True)} <= set(KINDS)
-    assert len(functions.ALL_STEPS) == len(functions.STEPS) == len(KINDS) == 14
+    # a membrane that is read saturates where a current wraps; in float32 both are one function
+    leaking = Output("membrane", leak=0.5)
+    assert [kind_of(leaking, integer=integer).name for integer in (True, False)] == ["LoihiLIMembrane", "LI"]
+    assert {kind_of(leaking, integer=integer) for integer in (False, True)} <= set(KINDS)
+    assert len(functions.ALL_STEPS) == len(functions.STEPS) == len(KINDS) == 15

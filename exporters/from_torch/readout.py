@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from exporters.from_torch.decode import Read, UndecodableError, reads_of, shift_of
-from exporters.from_torch.lowering import Lowering, as_bytes
+from exporters.from_torch.leaking import StepsError, StepSum, membrane_of_steps, step_sum
+from exporters.from_torch.lowering import Lowering
 from exporters.from_torch.refusals import LoweringError, SeveralOutputsError, user_line
 from exporters.from_torch.steps import neuron_shape, require_steps, shift_for
 from exporters.from_torch.symbolic import Symbolic
@@ -24,7 +25,12 @@ Chosen = int | str | None
 but one."""
 
 Returned = Literal["steps", "steps, samples first", "steps, time last", "steps, flattened", "mean", "sum"]
-"""What comes back: (T, N, …), (N, T, …), (N, …, T), (T·N, …), or the mean or a sum over time, (N, …)."""
+"""What comes back: (T, N, …), (N, T, …), (N, …, T), (T·N, …), or the mean or a sum over time, (N, …): of a membrane too, which
+is at its end a sum in which it leaks."""
+
+
+PLAIN = Output("membrane")
+"""The membrane that sums the currents that arrive."""
 
 
 @dataclass(frozen=True)
@@ -106,11 +112,21 @@ def _of_each_step(lowering: Lowering, parts: Sequence[Any]) -> Any:
     if not all(isinstance(p, Symbolic) and not p.refusal for p in parts) or len({tuple(p.shape) for p in parts}) > 1:
         return parts
     value = concatenated([laid_out(p.value, lambda t: t.unsqueeze(0)) for p in parts], 0)
+    rows = laid_out(value, lambda t: t.flatten(0, 1))
     try:
-        require_steps(lowering, reads_of(laid_out(value, lambda t: t.flatten(0, 1))), 0, lowering.T, "output")
+        require_steps(lowering, reads_of(rows), 0, lowering.T, "output")
     except (LoweringError, UndecodableError):
-        return parts
+        if _membrane(lowering, rows) is None:
+            return parts
     return Symbolic(torch.stack([p.shadow for p in parts]), value, lowering)
+
+
+def _membrane(lowering: Lowering, rows: Affine) -> StepSum | None:
+    """The membrane that the rows (T·N, …) are at every step, or None."""
+    try:
+        return membrane_of_steps(rows, lowering.T, lowering.samples)
+    except UndecodableError:
+        return None
 
 
 def read_out(lowering: Lowering, value: Affine) -> Answer:
@@ -140,6 +156,9 @@ def read_out(lowering: Lowering, value: Affine) -> Answer:
             problem = problem or error
         else:
             return _finished(lowering, reads, shift, rows.shape[1:], Answer(returned))
+        if (found := _membrane(lowering, rows)) is not None:
+            node = Output("membrane", 1.0, found.leak, found.score)
+            return _finished(lowering, list(found.reads), found.shift, rows.shape[1:], Answer(returned), node)
     if len(shape) > 1 and shape[0] == N:
         try:
             return _collapsed(lowering, reads_of(value), shift_of(value), shape[1:])
@@ -153,50 +172,45 @@ def read_out(lowering: Lowering, value: Affine) -> Answer:
 
 
 def _collapsed(lowering: Lowering, reads: list[Read], shift: float | Array, shape: Shape) -> Answer:
-    """(N, …): what is left of all steps must be their sum, all of one weight."""
-    T, N = lowering.T, lowering.samples
-    steps: dict[Hashable, list[tuple[int, Hashable]]] = {}
-    kept: dict[Hashable, Read] = {}
-    for read in reads:
-        if not torch.equal(read.rows % N, torch.arange(N)) or int(read.rows[0]) // N != int(read.rows[-1]) // N:
-            raise UndecodableError("it mixes time steps or samples")
-        key = (id(read.origin), as_bytes(read.features))
-        kept.setdefault(key, read)
-        steps.setdefault(key, []).append((int(read.rows[0]) // N, as_bytes(read.scale)))
-    moving = {key: read for key, read in kept.items() if not read.origin.is_static}
-    if not moving:
-        return _finished(lowering, reads, shift, shape, Answer("mean"))
-    for found in (steps[key] for key in moving):
-        times = sorted(t for t, _ in found)
-        if times != list(range(T)):
-            listed = ", ".join(str(t + 1) for t in times)
-            raise lowering.error(
-                f"what it returns is of step {listed} alone, of {T}; return every step, or the mean or sum over time"
-            )
-        if len({numbers for _, numbers in found}) > 1:
-            raise lowering.error(
-                "what it returns weighs the steps differently, as a leaky membrane does that is read at the end; the "
-                "read-outs of a graph are plain sums over time"
-            )
-    weight = float(np.ravel(next(iter(moving.values())).scale)[0])
-    factor = 1.0 if abs(weight * T - 1) < 1e-9 else float(T) if abs(weight - 1) < 1e-9 else weight * T
-    # Σ_t x_t·scale + shift = factor · mean_t(x_t·scale·T/factor + shift/factor), whose steps the graph computes
+    """(N, …): what is left of all steps must be their sum, weighed as a membrane does."""
+    T = lowering.T
+    try:
+        found = step_sum(reads, shift, T, lowering.samples)
+    except StepsError as error:
+        raise lowering.error(f"what it returns {error}") from error
+    moving = next((read for read in found.reads if not read.origin.is_static), None)
+    if moving is None:
+        return _finished(lowering, list(found.reads), shift, shape, Answer("mean"))
+    weight = float(np.ravel(moving.scale)[0])
+    if abs(weight - 1) < 1e-9 or (found.leak < 1 and found.score == "last"):
+        factor = float(T)
+    elif found.leak < 1 or found.score == "mean" or abs(weight * T - 1) < 1e-9:
+        factor = 1.0
+    else:
+        factor = weight * T
+    # Σ_t w_t·x_t·scale + shift = factor · score of x_t·scale·T/factor + shift·T/(Σ_t w_t·factor), which the graph computes
+    gain = T / factor
+    lasting = float(found.weights.sum()) / gain
     scaled = [
-        replace(r, scale=_snapped(r.scale / factor if r.origin.is_static else r.scale * (T / factor)))
-        for r in kept.values()
+        replace(r, scale=_snapped(r.scale / lasting if r.origin.is_static else r.scale * gain)) for r in found.reads
     ]
-    return _finished(lowering, scaled, shift / factor, shape, Answer("mean" if factor == 1 else "sum", factor))
+    answer = Answer("mean" if factor == 1 else "sum", factor)
+    node = Output("membrane", 1.0, found.leak, found.score)
+    return _finished(lowering, scaled, shift / lasting, shape, answer, node)
 
 
 def _snapped(scale: float | Array) -> float | Array:
     return 1.0 if bool(np.allclose(scale, 1, rtol=1e-12, atol=0)) else scale
 
 
-def _finished(lowering: Lowering, reads: list[Read], shift: float | Array, shape: Shape, answer: Answer) -> Answer:
-    """The output node: a rate where it is the spikes of one layer, else the membrane of what arrives."""
+def _finished(
+    lowering: Lowering, reads: list[Read], shift: float | Array, shape: Shape, answer: Answer, node: Output = PLAIN
+) -> Answer:
+    """The output node: a rate where it is the plain sum of the spikes of one layer, else the membrane of what arrives."""
     first = reads[0]
     if (
-        len(reads) == 1
+        node.sums
+        and len(reads) == 1
         and first.origin.nodes
         and first.origin.nodes[0] in lowering.firing
         and first.features is None
@@ -208,5 +222,5 @@ def _finished(lowering: Lowering, reads: list[Read], shift: float | Array, shape
         return replace(answer, factor=answer.factor * first.scale)
     inner = neuron_shape(reads, shape)
     nodes = placed_current(lowering, reads, shift_for(shift, shape, inner), "output", inner)
-    lowering.builder.add("output", Output("membrane"), nodes)
+    lowering.builder.add("output", node, nodes)
     return answer

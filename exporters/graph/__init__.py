@@ -17,7 +17,8 @@ membranes with a `start`):
 * With a `current_leak` (slayer's CUBA neuron) synaptic current persists: u ← current_leak·u + Σ w·x, and v takes
   in u + b. The biases b do not pass through u: on Loihi they drive the membrane directly.
 * `Output` reads spikes ("rate": mean over time is the score) or currents ("membrane": a neuron that
-  never fires integrates them, its value after `t` steps divided by `t` is the score).
+  never fires integrates them, v ← leak·v + x; its value after `t` steps divided by `t` is the score, or with
+  score "mean" its mean over these steps).
 
 Arrays are numpy in PyTorch's layout: kernels OIHW, shapes CHW, C-order flatten.
 """

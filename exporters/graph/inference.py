@@ -70,6 +70,7 @@ def infer_shape(name: str, node: Node, shape: Shape) -> Shape:
             _check_neurons(name, node)
             return shape
         case Output():
+            _check_output(name, node)
             return shape
         case _:
             assert_never(node)
@@ -146,6 +147,13 @@ def _check_neurons(name: str, node: Neuron) -> None:
         name,
         f"the current leak is {node.current_leak}; it must be from 0 (the current does not persist) to 1",
     )
+
+
+def _check_output(name: str, node: Output) -> None:
+    require(0 <= node.leak <= 1, name, f"the leak is {node.leak}; a read-out keeps from 0 to 1 of its membrane")
+    require(node.score in ("last", "mean"), name, f'the score is {node.score!r}; choose "last" or "mean"')
+    plain = node.readout == "membrane" or node.sums
+    require(plain, name, 'a "rate" is the mean of spikes and has neither leak nor score; use "membrane" for these')
 
 
 # -- numbers and windows -----------------------------------------------------------------------------

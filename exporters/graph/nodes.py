@@ -20,6 +20,7 @@ Shape = tuple[int, ...]
 Pair = tuple[int, int]
 Reset = Literal["hard", "soft"]
 Encoding = Literal["direct", "frames", "spikes"]
+Score = Literal["last", "mean"]
 SignalKind = Literal["analog", "spikes", "current"]
 """An edge carries analog input, spikes (also pooled or summed ones), or synaptic current."""
 
@@ -158,10 +159,25 @@ class LIF(Neuron):
 
 @dataclass(frozen=True, eq=False)
 class Output:
-    """The read-out is where a network ends. `scale`: integer units per real unit of a "membrane" read-out, else 1."""
+    """The read-out is where a network ends: in spikes ("rate"), or in a membrane that never fires.
+
+    Attributes:
+        readout: "rate" or "membrane".
+        scale: integer units per real unit of a membrane, else 1.
+        leak: the share of itself that a membrane keeps from step to step, v ← leak·v + x; in an integer graph as `LIF`'s.
+        score: what of a membrane is the score: "last", its value after the last step, divided by T, or "mean", its mean over
+            all steps.
+    """
 
     readout: Literal["rate", "membrane"] = "rate"
     scale: float = 1.0
+    leak: float = 1.0
+    score: Score = "last"
+
+    @property
+    def sums(self) -> bool:
+        """Whether the score of a membrane is the plain mean of the currents that reached it."""
+        return self.leak == 1 and self.score == "last"
 
 
 AnySynapse = Conv2d | Linear

@@ -208,8 +208,11 @@ def _neuron_problems(neuron: h5py.Group, *, last: bool) -> Iterator[str]:
         yield f"neuron: iDecay {current}, vDecay {voltage}; both are 12-bit decays, 0 (none) to {DECAY_ONE} (all in one step)"
     if threshold < 0 or (threshold >= THRESHOLD_LIMIT and not last):
         yield f"neuron: vThMant {threshold} is outside 0…{THRESHOLD_LIMIT - 1}; above, only the last layer's may be, as a read-out"
-    elif threshold >= THRESHOLD_LIMIT and (current, voltage) not in ((DECAY_ONE, 0), (0, DECAY_ONE)):
-        yield f"neuron: it cannot fire (vThMant {threshold}) and leaks (iDecay {current}, vDecay {voltage}); a read-out must not leak"
+    elif threshold >= THRESHOLD_LIMIT and current != DECAY_ONE and (current, voltage) != (0, DECAY_ONE):
+        yield (
+            f"neuron: it cannot fire (vThMant {threshold}) and its current persists (iDecay {current}, vDecay {voltage}); a "
+            f"read-out's must not (iDecay {DECAY_ONE})"
+        )
 
 
 def _number_problems(what: str, values: Array) -> Iterator[str]:

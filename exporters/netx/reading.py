@@ -108,7 +108,9 @@ def _to_graph(file: h5py.File, T: int, extra: dict[str, Any]) -> SpikingGraph:
     last, end = nodes[-1]
     # neurons that only integrate: their membrane is the result
     if isinstance(end, Neuron) and end.threshold >= SILENT:
-        nodes[-1] = (last, Output("membrane", end.scale))
+        # slayer's way to sum: a current that keeps all of itself, and a membrane that is this current
+        leak = 1.0 if end.current_leak == 1 else end.leak
+        nodes[-1] = (last, Output("membrane", end.scale, leak, extra.get("score", "last")))
     else:
         nodes.append(("output", Output("rate")))
     return chain(nodes, T, metadata=extra.get("metadata", {}))

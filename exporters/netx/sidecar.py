@@ -61,6 +61,7 @@ def describe(graph: SpikingGraph) -> dict[str, Any]:
             "message_bits": message_bits(graph),
         },
         "readout": graph.output.readout,
+        "score": graph.output.score,
         "latency_steps": when.latency,
         "reset_interval": when.reset_interval,
         "reset_offset": when.reset_offset,

@@ -44,6 +44,7 @@ from exporters.graph.currents import (
 )
 from exporters.graph.editing import cycle_of, topological_order
 from exporters.graph.inference import infer_shape
+from exporters.graph.nodes import Score
 from exporters.nir.check import NirError, Unfolded, load, unfold
 from exporters.nir.neurons import (
     PREFIX,
@@ -364,12 +365,13 @@ class _Reader:
         level = uniform(gain)
         if level is None or level <= 0:
             raise NirError(f"{name}: its resistances must be positive and the same for all neurons")
-        if leak != 1:
-            self.warnings.append(
-                f"{name}: the leak of the read-out is dropped (it keeps {leak:.4g} per step); scores are plain sums over time"
-            )
-        self.integrated = Output("membrane", 1 / level)
+        scale = float(self.facts.get("output_scale", 1 / level))
+        scale = scale if math.isclose(scale * level, 1, rel_tol=1e-9) else 1 / level  # ours, but for rounding
+        self.integrated = Output("membrane", scale, leak, self.score())
         return x
+
+    def score(self) -> Score:
+        return "mean" if str(self.facts.get("score", "last")) == "mean" else "last"
 
     def read_out(self, own: str, x: Current) -> Current:
         if self.output is not None:
@@ -380,7 +382,7 @@ class _Reader:
         elif is_spikes and str(self.facts.get("readout", "rate")) == "rate":
             node = Output("rate")
         else:
-            node = Output("membrane", float(self.facts.get("output_scale", 1.0)))
+            node = Output("membrane", float(self.facts.get("output_scale", 1.0)), score=self.score())
             if not self.facts:
                 self.warnings.append(f"{own}: it gives currents; their sum over time is read, divided by T")
         self.output = (own, node, self.built.place(x))

@@ -87,8 +87,10 @@ def losses(graph: SpikingGraph) -> tuple[str, ...]:
         found.append("Lava's registers (saturation, wrapping, truncated leak) are not in the file")
     if graph.input.scale is not None:
         found.append(f"the input is to be multiplied by {graph.input.scale} and rounded, which only the metadata says")
-    if graph.output.readout == "membrane":
+    if graph.output.readout == "membrane" and graph.output.leak == 1:
         found.append("the output is the current of each step; that it is summed over time only the metadata says")
+    if graph.output.score == "mean":
+        found.append("that the scores are the mean of the membranes over time only the metadata says")
     for name, node in graph.nodes.items():
         if isinstance(node, Conv2d) and node.weight.shape[2] != node.weight.shape[3]:
             found.append(f"{name}: nir 1.0.8 works out oblong kernels wrongly; read the file with type_check=False")
@@ -115,6 +117,7 @@ def _metadata(graph: SpikingGraph, dt: float) -> dict[str, Any]:
         "input_scale": 0 if graph.input.scale is None else graph.input.scale,
         "readout": graph.output.readout,
         "output_scale": graph.output.scale,
+        "score": graph.output.score,
         "integer": int(graph.is_integer),
         "metadata": json.dumps(dict(graph.metadata)),
     }
@@ -127,6 +130,13 @@ def _parts(graph: SpikingGraph, name: str, node: Node, dt: float) -> Iterator[tu
     match node:
         case Input():
             yield "", nir.Input({"input": np.array(shape)})
+        case Output() if node.leak < 1:
+            slowness, zero = 1 / (1 - node.leak), np.zeros(shape)
+            yield "", nir.LI(
+                np.full(shape, dt * slowness), np.full(shape, slowness / node.scale), zero,
+                metadata={f"{PREFIX}leak": node.leak},
+            )  # fmt: skip
+            yield "read", nir.Output({"output": np.array(shape)}, metadata={f"{PREFIX}name": name})
         case Output():
             yield "", nir.Output({"output": np.array(shape)})
         case Linear(bias=None):

@@ -73,6 +73,7 @@ def metadata(graph: SpikingGraph, form: Form) -> Mapping[str, Any]:
         "input_scale": graph.input.scale,
         "readout": graph.output.readout,
         "output_scale": graph.output.scale,
+        "score": graph.output.score,
         "latency_steps": neuron_depths(graph)[graph.output_name],
         "neurons": neurons,
         "source": dict(graph.metadata),
@@ -108,6 +109,8 @@ def parse(proto: onnx.ModelProto) -> dict[str, Any]:
         wrong.append("input_shape")
     if scale is not None and not (type(scale) is int and scale > 0):
         wrong.append("input_scale")
+    if facts.setdefault("score", "last") not in ("last", "mean"):  # earlier files do not say it
+        wrong.append("score")
     if not isinstance(facts.get("neurons"), dict):
         wrong.append("neurons")
     starts, integer = facts.get("starts", {}), facts.get("arithmetic") == "integer"

@@ -1,9 +1,11 @@
 """The kinds of neurons that an exported model can hold are data; each is one pair of local functions.
 
 `NAMEStep(v, current) → (v_next, spikes)` is one time step; `NAME(current, T) → spikes` is T steps, `NAMEFrom` the same
-from a membrane that does not start at 0. The name follows from what the neurons do: `LIF` leaks, `…Soft` resets by subtraction, `I` integrates and never fires (a membrane
-read-out), `LI` leaks and never fires: the synaptic current of current-based neurons, which a `LIF` reads. `Loihi…` are
-the same in Lava's fixed-point arithmetic, and `LoihiCuba…` take the current that a `LoihiLI` gives.
+from a membrane that does not start at 0. The name follows from what the neurons do: `LIF` leaks, `…Soft` resets by
+subtraction, `I` integrates and never fires (a membrane read-out), `LI` leaks and never fires: a membrane that is read out,
+or the synaptic current of current-based neurons, which a `LIF` reads. `Loihi…` are the same in Lava's fixed-point
+arithmetic, where a membrane saturates (`LoihiLIMembrane`) and a current wraps (`LoihiLI`); `LoihiCuba…` take the current
+that a `LoihiLI` gives.
 """
 
 from __future__ import annotations
@@ -51,7 +53,8 @@ class NeuronKind:
     def _does(self) -> str:
         chip = ("Loihi" if self.integer else "") + ("Cuba" if self.reads_register else "")
         does = ("L" if self.leaky else "") + ("IF" if self.fires else "I")
-        return chip + does + ("Soft" if self.soft_reset else "")
+        saturates = self.integer and self.leaky and not self.fires and not self.wraps
+        return chip + does + ("Soft" if self.soft_reset else "") + ("Membrane" if saturates else "")
 
     @property
     def attributes(self) -> tuple[str, ...]:
@@ -60,9 +63,9 @@ class NeuronKind:
         return (("threshold",) if self.fires else ()) + leak
 
 
-def integrator(*, integer: bool) -> NeuronKind:
-    """The membrane of a read-out integrates."""
-    return NeuronKind(integer, leaky=False, fires=False)
+def integrator(*, integer: bool, leaky: bool = False) -> NeuronKind:
+    """The membrane of a read-out integrates, and may leak."""
+    return NeuronKind(integer, leaky=leaky, fires=False)
 
 
 def persistent_current(*, integer: bool) -> NeuronKind:
@@ -79,6 +82,7 @@ def firing(
 
 KINDS = (
     *(integrator(integer=integer) for integer in (False, True)),
+    integrator(integer=True, leaky=True),  # in float32 it is a persistent current's
     *(persistent_current(integer=integer) for integer in (False, True)),
     *(
         firing(integer=integer, leaky=leaky, soft_reset=soft, starts=starts)
@@ -100,7 +104,7 @@ def kind_of(layer: AnyNeuron | Output, *, integer: bool) -> NeuronKind:
     """A layer's membrane is computed by this kind."""
     match layer:
         case Output():
-            return integrator(integer=integer)
+            return integrator(integer=integer, leaky=layer.leak < 1)
         case IF():
             soft = layer.reset == "soft"
             return firing(integer=integer, leaky=False, soft_reset=soft, starts=layer.start != 0)
@@ -119,7 +123,7 @@ def membrane_attributes(layer: AnyNeuron | Output, *, integer: bool) -> dict[str
     """A call that computes a layer's membrane has these attributes."""
     match layer:
         case Output():
-            return {}
+            return _leak(layer.leak, integer=integer) if layer.leak < 1 else {}
         case IF():
             return {"threshold": int(layer.threshold) if integer else float(layer.threshold)}
         case LIF():

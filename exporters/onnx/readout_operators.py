@@ -42,9 +42,9 @@ def add_read_out(model: ModelBuilder, node: Output, x: ModelTensor) -> None:
 
 
 def _add_scores(model: ModelBuilder, node: Output, kind: Kind) -> None:
-    """The scores are the mean of the spikes over time, or the last membrane / T."""
+    """The scores are the mean of the spikes (or membranes) over time, or the last membrane / T."""
     real = model.cast(ModelTensor("output/real", kind, False), "float32")
-    if node.readout == "rate":
+    if node.readout == "rate" or node.score == "mean":
         time = model.constant("output/axis", np.array([0], np.int64))
         model.op("ReduceMean", [real.tensor, time], "scores", keepdims=0)
         return

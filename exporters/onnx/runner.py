@@ -233,8 +233,8 @@ def _run_steps(session: Any, model: CheckedModel, x: Array, layers: Sequence[str
         for name in layers:
             collected[name].append(results[spikes_of(name)])
     found = {name: np.stack(parts, axis=1) for name, parts in collected.items()}
-    is_rate = readout == "spikes"
+    is_mean = readout == "spikes" or model.facts["score"] == "mean"
     found["scores"] = (
-        found[readout].mean(axis=1, dtype=np.float32) if is_rate else found[readout][:, -1] / np.float32(T)
+        found[readout].mean(axis=1, dtype=np.float32) if is_mean else found[readout][:, -1] / np.float32(T)
     )
     return found

@@ -145,7 +145,7 @@ def _stands_well(node: Node, *, behind_synapses: bool) -> bool:
 
 def _layer(name: str, synapse: AnySynapse, neuron_name: str, neuron: AnyNeuron | Output) -> ChainLayer:
     if isinstance(neuron, Output):
-        return ChainLayer(name, synapse, neuron_name, SILENT, neuron.scale)
+        return ChainLayer(name, synapse, neuron_name, SILENT, neuron.scale, decay_of(neuron.leak))
     decays = decay_of(neuron.leak), decay_of(neuron.current_leak)
     return ChainLayer(name, synapse, neuron_name, round(neuron.threshold), neuron.scale, *decays)
 

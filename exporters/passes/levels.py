@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from exporters.errors import DeployError
-from exporters.graph import AnySynapse, Array, Conv2d, Flatten, Linear, Neuron, Node, Pair, Shape, SpikingGraph
+from exporters.graph import AnySynapse, Array, Conv2d, Flatten, Linear, Neuron, Node, Output, Pair, Shape, SpikingGraph
 from exporters.passes.membranes import likeness, require_synapses, schedule
 
 Slot = tuple[str, int, int]
@@ -72,7 +72,9 @@ class LevelTap:
 
 
 def leaks(node: Node) -> tuple[float, float]:
-    """The leaks are the shares of membrane and of current that last from step to step; a read-out keeps its membrane."""
+    """The leaks are the shares of membrane and of current that last from step to step; a max-pool has neither."""
+    if isinstance(node, Output):
+        return node.leak, 0.0
     return (node.leak, node.current_leak) if isinstance(node, Neuron) else (1.0, 0.0)
 
 

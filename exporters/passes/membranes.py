@@ -102,8 +102,10 @@ def schedule(layers: Mapping[str, Likeness], sources: Mapping[str, Collection[st
 
 
 def register_leaks(node: Node) -> tuple[float, float]:
-    """The shares of membrane and current that last from step to step in Loihi's 12 bits; a LIF that rounds to an IF still
-    leaks. What is no neuron keeps all of its membrane."""
+    """The shares of membrane and current that last from step to step in Loihi's 12 bits; a LIF, or a read-out that leaks,
+    still leaks where it would round to 1. What else is no neuron keeps all of its membrane."""
+    if isinstance(node, Output) and node.leak < 1:
+        return leak_of(max(decay_of(node.leak), 1)), 0.0
     if not isinstance(node, LIF):
         return 1.0, 0.0
     least = 0 if node.current_leak else 1

@@ -228,14 +228,14 @@ def _largest_bias(graph: SpikingGraph, membrane: Membrane) -> float:
 def _current(setting: _Setting, membrane: Membrane, rounded: Mapping[str, AnySynapse]) -> float:
     """This is the worst integer that a membrane must hold besides what it holds already.
 
-    A membrane that is read out must hold all T currents with their biases, any other one current without;
+    A membrane that is read out must hold what it keeps of all T currents with their biases, any other one current without;
     where the current persists, its register holds what is left of the earlier ones too.
     """
     graph = setting.graph
     is_output = graph.output_name in membrane.ends
     bounds = [channel_bounds(s, setting.arriving[name], bias=is_output) for name, s in rounded.items()]
-    kept = max(_current_leaks(graph, membrane), default=0.0)
-    steps = graph.T if is_output else sum(kept**t for t in range(graph.T))
+    kept = register_leaks(graph.output)[0] if is_output else max(_current_leaks(graph, membrane), default=0.0)
+    steps = sum(kept**t for t in range(graph.T))
     return steps * float(np.sum(bounds, axis=0).max())
 
 
@@ -261,7 +261,7 @@ def _quantize_membrane(
             start = _integer_start(scale * node.start, threshold)
             nodes[end] = replace(node, threshold=threshold, scale=scale, start=start)
         elif isinstance(node, Output):
-            nodes[end] = replace(node, scale=scale)
+            nodes[end] = replace(node, scale=scale, leak=register_leaks(node)[0])
     integers, _ = _integers_at(setting, membrane, scale)
     if _current(setting, membrane, integers) > CURRENT_LIMIT:
         raise DeployError(

@@ -53,7 +53,7 @@ def compute(plan: EmulationPlan, name: str, node: Node, x: Tensor) -> Tensor:
             dtype = torch.uint8 if plan.products else plan.dtype
             return fire(node, current, T, integer=plan.integer, saturates=saturates, dtype=dtype)
         case Output(readout="membrane"):
-            return integrate(_membrane_input(plan, name, x), T, integer=plan.integer)
+            return integrate(_membrane_input(plan, name, x), T, leak=node.leak, integer=plan.integer)
         case Output():
             return x.expand(T, *x.shape[1:])
         case _:

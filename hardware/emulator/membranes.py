@@ -43,11 +43,13 @@ def fire(node: Neuron, x: Tensor, T: int, *, integer: bool, saturates: bool, dty
     return spikes.view(torch.uint8) if spikes.dtype == torch.int8 else spikes
 
 
-def integrate(x: Tensor, T: int, *, integer: bool) -> Tensor:
+def integrate(x: Tensor, T: int, *, leak: float, integer: bool) -> Tensor:
     """Neurons that never fire have this membrane after each step: (T, N, F)."""
     v = torch.zeros_like(x[0])
     steps = []
     for t in range(T):
+        if leak < 1:
+            v = _leak(v, leak, integer=integer)
         v = v + x[t if len(x) > 1 else 0]
         if integer:
             v = v.clamp(-MEMBRANE_MAX, MEMBRANE_MAX)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from exporters.errors import DeployError
 from exporters.graph import Array, Input, SpikingGraph
+from exporters.graph.nodes import Score
 from hardware.emulator.layers import arriving, compute
 from hardware.emulator.observers import Observer
 from hardware.emulator.plan import EmulationPlan
@@ -29,16 +30,21 @@ class EmulatorRun:
         output: (N, T, F) spikes as uint8 for a "rate" read-out; for "membrane" the membrane after
             each step, float64, in the graph's units divided by the Output's scale.
         readout: "rate" or "membrane".
+        score: of membranes, the "last" divided by the steps or the "mean".
     """
 
     output: Array
     readout: str
+    score: Score = "last"
 
     def scores(self, t: int | None = None) -> Array:
-        """Each class scores (N, F) after the first `t` steps (all by default): firing rate or mean membrane."""
+        """Each class scores (N, F) after the first `t` steps (all by default): firing rate, or of membranes the last divided by
+        `t` or the mean."""
         steps = self.output.shape[1] if t is None else t
         if self.readout == "rate":
             return np.asarray(self.output[:, :steps].mean(axis=1, dtype=np.float64))
+        if self.score == "mean":
+            return np.asarray(self.output[:, :steps].mean(axis=1))
         return np.asarray(self.output[:, steps - 1] / steps)
 
     def accuracy(self, labels: Array, t: int | None = None) -> float:
@@ -91,7 +97,7 @@ def run(
             outputs.append(_run_batch(plan, batch, observe))
             if progress is not None:
                 progress(min(start + batch_size, len(frames)))
-    return EmulatorRun(np.concatenate(outputs), graph.output.readout)
+    return EmulatorRun(np.concatenate(outputs), graph.output.readout, graph.output.score)
 
 
 @contextmanager

@@ -47,10 +47,13 @@ class BackendRun:
         return len(self.output)
 
     def steps(self, graph: SpikingGraph) -> Array:
-        """What comes out at every step (N, T, *shape), spikes or currents; of membranes of which only the last is known their mean."""
-        found = self.output
-        if graph.output.readout == "membrane":
-            found = np.diff(found, axis=1, prepend=0) if found.shape[1] == graph.T else found / graph.T
+        """What comes out at every step (N, T, *shape): spikes, currents of a plain sum, else membranes. Where only one of
+        these is known, the score (N, 1, *shape)."""
+        found, node = self.output, graph.output
+        if node.readout == "membrane" and found.shape[1] != graph.T:
+            found = found if node.score == "mean" else found / graph.T
+        elif node.readout == "membrane" and node.sums:
+            found = np.diff(found, axis=1, prepend=0)
         return found.reshape(*found.shape[:2], *graph.shapes[graph.output_name])
 
     def accuracy(self, labels: Array) -> float:
@@ -163,8 +166,11 @@ def _spikingjelly(network: Lowered, x: Array) -> BackendRun:
     output = ran.output / calling.factor
     scores = output.mean(axis=1)
     if graph.output.readout == "membrane":
-        # as everywhere, the membrane so far; of a mean only the last is known
-        membrane = output.cumsum(axis=1) if output.shape[1] == graph.T else output * graph.T
+        # as everywhere, the membrane so far; where the module returns one value, the last or the mean
+        if output.shape[1] == graph.T:
+            membrane = output.cumsum(axis=1) if graph.output.sums else output
+        else:
+            membrane = output * graph.T if graph.output.score == "last" else output
         return BackendRun("spikingjelly", membrane, scores, ran.spikes, seconds)
     spikes = ran.spikes.get(graph.sources(graph.output_name)[0])  # a module may return their mean
     return BackendRun("spikingjelly", output if spikes is None else spikes, scores, ran.spikes, seconds)
@@ -222,6 +228,11 @@ def _lava_opened(network: Lowered, options: RunOptions) -> Iterator[RunsSamples]
 
     chain = to_chain(network.integer)
     membrane = chain.output.readout == "membrane"
+    if chain.output.score == "mean":
+        raise OptionError(
+            "{on}: the scores are the mean of the membranes of all steps, of which Lava shows the last alone; run it on emulator",
+            on="lava",
+        )
     names = [step.neuron_name for step in chain_layers(chain)]
     with ExitStack() as stack:
         with temporary_folder() as folder:

@@ -294,7 +294,8 @@ def _proven(written: WrittenFile, seed: int) -> _Verified:
     x = random_samples(graph, min(VERIFY_SAMPLES, samples_within(2**27, graph)), seed)
     found = written.run(x)
     output = found[graph.output_name]
-    steps = output if graph.output.readout == "rate" else np.diff(output, axis=1, prepend=0)
+    sums = graph.output.readout == "membrane" and graph.output.sums
+    steps = np.diff(output, axis=1, prepend=0) if sums else output
     layers = {name: found[name] for name in graph.neurons}
     proof = prove(graph, graph.encode(x), layers, steps, roundoff=2.0**-24)
     return _Verified(proof.compared, proof.differences, proof.ties)

@@ -127,7 +127,7 @@ def prove(
         x: samples as the graph consumes them, (N, *shape), or (N, T, *shape) where its input is over time.
         spikes: neuron layer → the module's spikes (N, T, *shape). Neurons that are missing (a gate that has no module of its
             own) run by themselves.
-        output: what the module gives at every step (N, T, F), or its mean over time (N, 1, F).
+        output: what the module gives at every step (N, T, F), currents of a plain sum and else membranes, or its score (N, 1, F).
         factor: what the module's output is of the graph's: 1, or another where it scales.
         roundoff: ε of the type that the module computed in, 2⁻²⁴ for float32, 2⁻⁵³ for float64.
 
@@ -208,9 +208,11 @@ class _Forced:
         theirs = torch.from_numpy(np.asarray(output, np.float64)).movedim(1, 0)
         ours = self._arriving(name, self.values)
         ours = factor * ours.expand(self.graph.T, *ours.shape[1:])
-        whole = ours.shape
+        whole, node = ours.shape, self.graph.output
+        if not node.sums:
+            ours = _leaking(ours, node.leak)
         if len(theirs) != len(ours):
-            ours = ours.mean(0, keepdim=True)
+            ours = ours.mean(0, keepdim=True) if node.sums or node.score == "mean" else ours[-1:] / len(ours)
         if theirs.shape != ours.shape:
             shapes = f"the module gives {tuple(theirs.shape[2:])}, the graph {tuple(ours.shape[2:])}"
             return LayerProof(name, theirs.numel(), 0, theirs.numel(), shapes)
@@ -264,6 +266,16 @@ def _membranes(node: Neuron, current: Tensor, bias: Tensor, own: Tensor | None, 
         spikes = (v >= node.threshold) if own is None else own[t].bool()
         v = torch.where(spikes, torch.zeros(()) if node.reset == "hard" else v - node.threshold, v)
     return found
+
+
+def _leaking(current: Tensor, leak: float) -> Tensor:
+    """The membranes (T, N, *shape) of a read-out that never fires."""
+    v = torch.zeros_like(current[0])
+    steps = []
+    for x in current:
+        v = leak * v + x
+        steps.append(v)
+    return torch.stack(steps)
 
 
 def _computed(node: Synapse | MaxPool2d | AvgPool2d | Flatten, x: Tensor) -> Tensor:

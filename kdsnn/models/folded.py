@@ -50,12 +50,18 @@ class FoldedNetwork(StagedNetwork):
         sources: node → the nodes whose outputs add up to its input.
 
     Raises:
-        KdsnnError: neurons that reset by subtraction, that do not start at 0, or whose current persists.
+        KdsnnError: neurons that reset by subtraction, that do not start at 0, or whose current persists; a read-out that is no
+            plain sum.
         ValueError: two nodes whose names leave no room for both, such as "a" and "a.b" in this order.
     """
 
     def __init__(self, graph: SpikingGraph, taps: tuple[Tap, ...] = ()) -> None:
         super().__init__()
+        if not graph.output.sums:
+            raise KdsnnError(
+                f"{graph.output_name}: fine-tuning knows membranes only that sum their currents, and this one leaks or is read "
+                "at every step; quantize the student as it is"
+            )
         root = nn.Module()
         for name, node in graph.nodes.items():
             if not isinstance(node, Input | Output):

@@ -588,8 +588,6 @@ REFUSED = {
     "currents that change": (lambda: simple(changes_with_time), "n: at step 2 it reads another current than at its first"),
     "the last step alone": (lambda: multi(simple(lambda s, x: s.n(s.l(x.flatten(2)))[-1])), "Net: what it returns is of step 4 alone, of 4"),
     "the membrane of neurons that fire": (lambda: simple(lambda s, x: s.n(s.l(x.flatten(1))) + s.n.v), r"Net: it reads the membrane of n, which fires"),
-    "a leaky membrane at the end": (lambda: multi(nn.Sequential(layer.Flatten(), dense(72, 5), IF(), dense(5, 3), neuron.NonSpikingLIFNode(2.0, "last_mem"))),
-                                    "weighs the steps differently, as a leaky membrane does"),
     "integrators in single-step mode": (lambda: nn.Sequential(layer.Flatten(), dense(72, 5), IF(), dense(5, 3), neuron.NonSpikingIFNode()),
                                         r"nonspikingifnode4: it takes the first axis of its input \(3, 3\) for the 4 time steps"),
     "an if on numbers": (lambda: simple(lambda s, x: s.n(s.l(x.flatten(1))) if x.mean() > 0 else x), r"Net: its forward compares a single number .*test_forwards.py:\d+\)"),

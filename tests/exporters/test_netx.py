@@ -353,7 +353,7 @@ def test_what_lava_would_not_load_either(tmp_path: Path, layers: list[dict], fin
         ({"_1_type": b"average"}, r"layer 1 \(average\): Lava skips or refuses"),
         ({"_1_neuron": None}, r"layer 1 \(dense\): neuron missing"),
         ({"_2_neuron": None, "_2_bias": np.ones(2, np.float32)}, "a bias but no neurons"),
-        ({"_2_neuron": {"type": "CUBA", "iDecay": 1024, "vDecay": 0, "vThMant": 2**18 - 1}}, r"it cannot fire .* and leaks \(iDecay 1024"),
+        ({"_2_neuron": {"type": "CUBA", "iDecay": 1024, "vDecay": 0, "vThMant": 2**18 - 1}}, r"it cannot fire .* and its current persists \(iDecay 1024"),
         ({"_0_shape": np.array([b"x"])}, r"f\.net: it cannot be understood \(.*\); write it again"),
     ],
 )  # fmt: skip

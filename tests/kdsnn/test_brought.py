@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import namedtuple
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from torch import nn
 import kdsnn
 from exporters.from_torch import LoweringError
 from hardware import emulator
+from kdsnn.deploy.backends import RunOptions, opened
 from kdsnn.deploy.brought import Brought
+from kdsnn.deploy.comparisons import comparisons, proofs_of
 from kdsnn.deploy.normalization import NORMALIZATIONS, normalization
 from kdsnn.errors import OptionError
 
@@ -173,7 +176,44 @@ def test_membranes_that_leak_while_they_are_read_are_told_from_outputs() -> None
     module = nn.Sequential(layer.Flatten(), layer.Linear(108, 4), neuron.NonSpikingLIFNode(tau=2.0))
     functional.set_step_mode(module, "m")
     with pytest.raises(OptionError, match="returns a list of 4, which are not the spikes or currents of its steps"):
-        kdsnn.lower(module, input_shape=SHAPE, T=T)
+        kdsnn.lower(nn.Sequential(module, Squares()), input_shape=SHAPE, T=T)
+
+
+@pytest.mark.parametrize("decode", ["last_mem", "mean-mem", None])
+def test_membranes_that_leak_are_proven_and_run_everywhere(decode: str | None) -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(
+        layer.Flatten(), layer.Linear(108, 12), neuron.IFNode(v_threshold=0.3), layer.Linear(12, 4),
+        neuron.NonSpikingLIFNode(3.0, decode),
+    )  # fmt: skip
+    functional.set_step_mode(module, "m")
+    net = kdsnn.lower(module, input_shape=SHAPE, T=T)
+    assert net.proof is not None and net.proof.ok and net.proof.layers[-1].compared > 0
+    x = (PIXELS / np.float32(255)).astype(np.float32)
+    runs = []
+    for name in ("spikingjelly", "torch", "onnx"):
+        with opened(name, net, RunOptions()) as runs_samples:
+            runs.append(runs_samples(x))
+    proofs = proofs_of(runs, net.graph, x)  # type: ignore[arg-type]
+    assert len(proofs) == 3 and all(proof.ok for proof in proofs.values())
+    assert all(found.ok and found.mismatches == 0 for found in comparisons(runs, proofs=proofs))
+    # a graph that leaks otherwise is not the module
+    assert net.graph is not None
+    other = net.graph.with_nodes({"output": replace(net.graph.output, leak=0.6)})
+    assert not proofs_of(runs[:1], other, x)["spikingjelly"].ok
+    if decode != "last_mem":
+        with (
+            pytest.raises(OptionError, match=r"mean of the membranes of all steps, of which Lava shows the last alone"),
+            opened("lava", kdsnn.lower(module, input_shape=SHAPE, T=T, bits=8), RunOptions()),
+        ):
+            pass
+
+
+class Squares(nn.Module):
+    """What no membrane gives."""
+
+    def forward(self, parts: list[torch.Tensor]) -> list[torch.Tensor]:
+        return [p * (t + 1) ** 2 for t, p in enumerate(parts)]
 
 
 # -- neurons -------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from exporters.from_torch.execution import Factories, executor
 from exporters.from_torch.lowering import Constants, Lowering
 from exporters.from_torch.neurons import known_kind
 from exporters.from_torch.readout import Chosen, Returned, chosen, read_out
-from exporters.from_torch.refusals import ENTRIES, LoweringError, explained, node_name, raised_line
+from exporters.from_torch.refusals import ENTRIES, LoweringError, MixedSamplesError, explained, node_name, raised_line
 from exporters.from_torch.settling import settle
 from exporters.from_torch.symbolic import Symbolic
 from exporters.from_torch.values import Affine, Gather, Origin, concatenated, elements, forget_runs, laid_out
@@ -28,6 +28,12 @@ from exporters.graph import Encoding, Input, Neuron, Shape, SpikingGraph, Synaps
 
 Way = Literal["step", "image", "frames", "frames, samples first", "frames, time last"]
 """One call a step with (N, …), or one call in all, with (N, …), (T, N, …), (N, T, …) or (N, …, T)."""
+
+ALONE = (
+    "its membranes, as those of other layers perhaps, run on from sample to sample of a batch, since time and samples are one axis "
+    "where it is called (neurons inside seq_to_ann_forward): the graph is the network on one sample at a time, and in larger "
+    "batches the network gives other results; call neurons with (T, N, …) and train again"
+)
 
 HANDLERS = {**arithmetic.HANDLERS, **layers.HANDLERS, **spikes.HANDLERS}
 
@@ -43,6 +49,7 @@ class Calling:
         factor: the mean over time of what comes back (or its mean or sum itself) is this times the graph's score.
         output: which of several outputs is meant, as it was given.
         declared: classes that the user declared to be neurons.
+        alone: one sample at a time: the network's membranes run on from sample to sample of a batch.
     """
 
     way: Way
@@ -50,6 +57,7 @@ class Calling:
     factor: float = 1.0
     output: Chosen = None
     declared: tuple[str, ...] = ()
+    alone: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,13 +96,17 @@ def run(task: Task) -> LoweredModule:
     root = unwrapped(task.module)
     modules = modules_of(root)
     failures: list[tuple[int, bool, DeployError]] = []
+    waiting = [(way, _samples(task)) for way in _ways(task, modules)]
     try:
-        for way in _ways(task, modules):
-            lowering = Lowering(task.T, _samples(task), [t for _, m in modules for t in _tensors(m)])
+        while waiting:
+            way, samples = waiting.pop(0)
+            lowering = Lowering(task.T, samples, [t for _, m in modules for t in _tensors(m)])
             lowering.execute = executor(lowering, HANDLERS)
             try:
                 return _lowered(lowering, task, root, modules, way)
             except DeployError as error:
+                if isinstance(error, MixedSamplesError):
+                    waiting.append((way, 1))
                 is_meant = lowering.progress > 0 and not isinstance(error, RaisedError)
                 # a network that is not meant so may come far with time last: its layers take that for features
                 progress = -1 if way == "frames, time last" else lowering.progress
@@ -149,7 +161,11 @@ def _lowered(lowering: Lowering, task: Task, root: nn.Module, modules: Modules, 
                 raise lowering.error(f"it runs {layer.steps} steps, but T is {task.T}; make them the same", layer.name)
         settle(lowering)
         answer = read_out(lowering, value)
-    calling = Calling(way, answer.returned, answer.factor, task.output, tuple(task.declared))
+    alone = lowering.samples == 1
+    if alone:
+        first = min(lowering.firing, key=list(lowering.builder.draft.nodes).index)
+        lowering.notes[first] = ALONE
+    calling = Calling(way, answer.returned, answer.factor, task.output, tuple(task.declared), alone)
     return LoweredModule(_graph(lowering, task), calling, dict(lowering.notes))
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from exporters.from_torch.decode import Read
 from exporters.from_torch.lowering import Constants, Lowering, NeuronLayer, float64, key_of
+from exporters.from_torch.refusals import MixedSamplesError
 from exporters.from_torch.steps import neuron_shape, require_steps, shift_for
 from exporters.from_torch.symbolic import Symbolic
 from exporters.from_torch.synapses import placed_current, rows_of
@@ -142,14 +143,19 @@ def run_neuron(lowering: Lowering, module: Any, constants: Constants, x: Symboli
     """
     if x.refusal:
         raise lowering.error(x.refusal)
-    value = laid_out(x.value, lambda t: t.flatten(0, 1)) if many else x.value
+    # of one sample at a time time alone may come first: it is one axis with the samples
+    has_both = many and (lowering.samples > 1 or (x.ndim > 2 and x.shape[1] == 1))
+    value = laid_out(x.value, lambda t: t.flatten(0, 1)) if has_both else x.value
     if value.is_constant:
         raise lowering.error("what arrives does not depend on the input", lowering.name)
     if np.isinf(constants.threshold).all():
         return _integrated(lowering, module, constants, x, many=many)
     steps = x.shape[0] if many else 1
     if value.shape[0] != steps * lowering.samples:
-        raise lowering.error(_wrong_rows(lowering, tuple(x.shape), many=many), lowering.name)
+        error = lowering.error(_wrong_rows(lowering, tuple(x.shape), many=many), lowering.name)
+        if many and lowering.samples > 1 and 1 < lowering.T == steps / lowering.samples:
+            raise MixedSamplesError(str(error))  # flattened into one axis, (T·N, …)
+        raise error
     layer = _checked(lowering, module, value, steps, constants)
     first = layer.steps * lowering.samples * layer.origin.size
     layer.steps += steps

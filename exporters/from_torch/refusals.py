@@ -24,6 +24,10 @@ class LoweringError(DeployError):
     """A network that the SpikingGraph cannot express: the module, what it does, what to do, where in the user's code."""
 
 
+class MixedSamplesError(LoweringError):
+    """Membranes that run on from one sample of a batch to the next: a network that is right for one sample at a time at most."""
+
+
 class SeveralOutputsError(LoweringError):
     """A network that returns several tensors, of which none was chosen, or one that is not there.
 

@@ -88,8 +88,9 @@ def _run(module: nn.Module, graph: SpikingGraph, calling: Calling, x: Array, rou
     layers = {m: name for m, name in layers.items() if name in graph.neurons}
     spikes: dict[str, list[Array]] = {name: [] for name in layers.values()}
     outputs = []
-    for start in range(0, len(x), BATCH):
-        batch = torch.from_numpy(x[start : start + BATCH])
+    size = 1 if calling.alone else BATCH
+    for start in range(0, len(x), size):
+        batch = torch.from_numpy(x[start : start + size])
         with torch.inference_mode(), _at_rest(module), _kept(layers) as found:
             outputs.append(_called(module, graph, calling, batch))
         for layer, name in layers.items():

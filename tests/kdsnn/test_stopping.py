@@ -158,7 +158,7 @@ def test_a_run_that_diverged_is_not_taken_for_finished(data: DataSet, tmp_path: 
     with pytest.raises(KdsnnError, match="diverged"):
         kdsnn.pretrain("cnn2", data, **given)
     assert not (tmp_path / "t.training").exists()
-    with pytest.raises(OptionError, match="not of the run that resume|nothing to go on from"):
+    with pytest.raises(OptionError, match=r"not of the run that resume|nothing to go on from"):
         kdsnn.pretrain("cnn2", data, resume=True, **given)
 
 

@@ -287,7 +287,12 @@ def test_decay_spares_biases_and_batchnorm():
 
 def test_the_last_images_are_seen_too(data):
     accelerator = Accelerator()
-    seen = [i for epoch in range(6) for _, part in loop._batches(torch.arange(72), QUICK, epoch, accelerator) for i in part.tolist()]
+    seen = [
+        i
+        for epoch in range(6)
+        for _, part in loop._batches(torch.arange(72), QUICK, epoch, accelerator)
+        for i in part.tolist()
+    ]
     assert set(seen) == set(range(72)) and len(seen) == 6 * 64
     # a set smaller than one batch is one batch
     assert [len(part) for _, part in loop._batches(torch.arange(7), QUICK, 0, accelerator)] == [7]

@@ -340,9 +340,7 @@ class Ternary(ChangesItsLeak):
         return total
 
 
-@pytest.mark.parametrize(
-    "kind", [Refractory, DelayedReset, Adaptive, ChangesItsLeak, StartsAbove, ClampedMembrane, Ternary]
-)
+@pytest.mark.parametrize("kind", [Refractory, Adaptive, ChangesItsLeak, ClampedMembrane, Ternary])
 def test_other_dynamics_are_refused_and_never_another_neuron(kind: type[nn.Module]) -> None:
     with pytest.raises(LoweringError) as caught:
         lower_module(kind(), (12,), 4)

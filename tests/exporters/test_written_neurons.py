@@ -347,6 +347,15 @@ def test_other_dynamics_are_refused_and_never_another_neuron(kind: type[nn.Modul
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(("kind", "start"), [(StartsAbove, 0.25), (DelayedReset, 1 / 30)])
+def test_dynamics_that_are_a_neuron_in_other_words_come_in(kind: type[nn.Module], start: float) -> None:
+    """A reset at the next step is one by subtraction, of a membrane that is shifted."""
+    torch.manual_seed(0)
+    found = assert_faithful(kind(), (12,), 4, n=20)
+    (node,) = found.graph.neurons.values()
+    assert node.start == pytest.approx(start) and node.reset == ("hard" if kind is StartsAbove else "soft")
+
+
 # -- declared ------------------------------------------------------------------------------------------
 
 

@@ -152,10 +152,11 @@ def run_neuron(lowering: Lowering, module: Any, constants: Constants, x: Symboli
         return _integrated(lowering, module, constants, x, many=many)
     steps = x.shape[0] if many else 1
     if value.shape[0] != steps * lowering.samples:
-        error = lowering.error(_wrong_rows(lowering, tuple(x.shape), many=many), lowering.name)
+        wrong = _wrong_rows(lowering, tuple(x.shape), many=many)
         if many and lowering.samples > 1 and 1 < lowering.T == steps / lowering.samples:
-            raise MixedSamplesError(str(error))  # flattened into one axis, (T·N, …)
-        raise error
+            # flattened into one axis, (T·N, …)
+            raise MixedSamplesError(str(lowering.error(wrong, lowering.name)))
+        raise lowering.error(wrong, lowering.name)
     layer = _checked(lowering, module, value, steps, constants)
     first = layer.steps * lowering.samples * layer.origin.size
     layer.steps += steps
@@ -244,7 +245,7 @@ def _neuron_origin(
             name,
         )
     nodes = placed_current(lowering, reads, shift_for(shift, shape, inner), name, inner, gain)
-    if not abs(constants.start) < level:
+    if constants.start and not abs(constants.start) < level:
         raise lowering.error(outside(constants.start, level), name)
     node = node_of(level, constants.leak, constants.reset, constants.current_leak, constants.start)
     made = lowering.builder.add(name, node, nodes)

@@ -5,6 +5,8 @@ Every kind of layer runs uncompiled, as the Python that numba is given; the kind
 
 import copy
 import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numba
 import numpy as np
@@ -31,8 +33,8 @@ def small_layers_too():
         yield
 
 
-@pytest.fixture
-def interpreted():
+@contextmanager
+def plain_python() -> Iterator[None]:
     """Kernels as plain Python, a thousand times slower, with nothing to compile."""
     with pytest.MonkeyPatch.context() as patch:
         for name in ("_jit", "_inline"):
@@ -42,6 +44,12 @@ def interpreted():
         yield
     for factory in FACTORIES:
         factory.cache_clear()
+
+
+@pytest.fixture
+def interpreted():
+    with plain_python():
+        yield
 
 
 def node_of(charge, slope, soft, detached):
@@ -114,14 +122,8 @@ def test_every_kind_is_spikingjellys_in_float64(interpreted_for_all, data):
 
 @pytest.fixture(scope="module")
 def interpreted_for_all():
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("_jit", "_inline"):
-            patch.setattr(kernels, name, lambda function: function)
-        for factory in FACTORIES:
-            factory.cache_clear()
+    with plain_python():
         yield
-    for factory in FACTORIES:
-        factory.cache_clear()
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -15,6 +15,7 @@ from exporters.graph import (
     LIF,
     AvgPool2d,
     Conv2d,
+    Delay,
     Flatten,
     Input,
     Linear,
@@ -369,3 +370,87 @@ class _NetworkMaker:
             skip = self.add(f"{name}.down", down, at)
             at = self.add(f"{name}.down.neurons", self.with_threshold(other), skip)
         return [*self.add(f"{name}.neurons2", fire, second), *at], size
+
+
+def random_recurrent(
+    seed: int, *, integer: bool = False, convolutional: bool | None = None, encoding: str = ""
+) -> SpikingGraph:
+    """Delays on edges and loops, of one layer or of two, one within another or side by side, behind spikes or frames.
+
+    Weights of a float graph are multiples of 1/64, so that every sum is exact in float32.
+    """
+    rng = np.random.default_rng(seed)
+    maps = bool(rng.integers(2)) if convolutional is None else convolutional
+    shape = (int(rng.integers(1, 3)), 5, 4) if maps else (int(rng.integers(2, 7)),)
+    drawn_encoding = str(rng.choice(["spikes", "spikes", "frames", "direct"]))
+    encoding = encoding or drawn_encoding
+    scale = 15 if integer and encoding != "spikes" else None
+    nodes: dict[str, Node] = {"in": Input(shape, encoding, scale)}  # type: ignore[arg-type]
+    edges: list[tuple[str, str]] = []
+
+    def weight(*size: int) -> np.ndarray:
+        drawn = rng.integers(-24, 41, size)
+        return drawn if integer else drawn / 64
+
+    def synapse(inputs: tuple[int, ...], outputs: int, kernel: int = 3) -> Conv2d | Linear:
+        bias = weight(outputs) // 4 if integer else weight(outputs) / 4
+        chosen = bias if rng.integers(2) else None
+        if len(inputs) == 3:
+            return Conv2d(weight(outputs, inputs[0], kernel, kernel), chosen, padding=(kernel // 2, kernel // 2))
+        return Linear(weight(outputs, inputs[0]), chosen)
+
+    def cells() -> IF | LIF:
+        threshold = int(rng.integers(30, 80)) if integer else float(rng.integers(30, 80)) / 64
+        reset = "soft" if rng.integers(4) == 0 else "hard"
+        if rng.integers(2):
+            return IF(threshold, reset)  # type: ignore[arg-type]
+        return LIF(threshold, [0.5, 0.75, 0.875][rng.integers(3)], reset)  # type: ignore[arg-type]
+
+    def lags(size: tuple[int, ...], least: int) -> Delay:
+        if rng.integers(2):
+            return Delay(np.full(size, rng.integers(least, 4)))
+        return Delay(rng.integers(least, 5, size))
+
+    def add(name: str, node: Node, *sources: str) -> str:
+        nodes[name] = node
+        edges.extend((source, name) for source in sources)
+        return name
+
+    def layer_behind(name: str, source: str, inputs: tuple[int, ...], *, recurrent: bool) -> tuple[int, ...]:
+        outputs = int(rng.integers(2, 5))
+        size = (outputs, *inputs[1:])
+        read = source
+        if rng.integers(2):
+            read = add(f"{name}.delay", lags(inputs, 0), source)
+        feeding = [add(f"{name}.w", synapse(inputs, outputs), read)]
+        if recurrent:
+            add(f"{name}.back", lags(size, 1))
+            feeding.append(add(f"{name}.u", synapse(size, outputs), f"{name}.back"))
+        add(name, cells(), *feeding)
+        if recurrent:
+            edges.append((name, f"{name}.back"))
+        return size
+
+    first = layer_behind("a", "in", shape, recurrent=bool(rng.integers(2)))
+    second = layer_behind("b", "a", first, recurrent=bool(rng.integers(2)))
+    if rng.integers(2):  # around both, or from the second into the first
+        add("around", lags(second, 1), "b")
+        add("around.u", synapse(second, first[0]), "around")
+        edges.append(("around.u", "a"))
+    read = add("flat", Flatten(), "b") if maps else "b"
+    add("w", Linear(weight(3, int(np.prod(second)))), read)
+    if rng.integers(2):
+        add("n", cells(), "w")
+        add("out", Output(), "n")
+    else:
+        add("out", Output("membrane"), "w")
+    return SpikingGraph(nodes, tuple(edges), int(rng.integers(3, 7)))
+
+
+def random_frames(graph: SpikingGraph, samples: int, seed: int) -> np.ndarray:
+    """What a graph takes, as `graph.encode` returns it."""
+    rng = np.random.default_rng(seed)
+    size = (samples, *([graph.T] if graph.input.over_time else []), *graph.shapes[graph.input_name])
+    if not graph.input.is_graded:
+        return (rng.random(size) < 0.5).astype(np.float32)
+    return graph.encode(rng.integers(0, 16, size) / np.float32(16))

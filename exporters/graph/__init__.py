@@ -1,6 +1,6 @@
 """`SpikingGraph`: the network between training and hardware.
 
-A small, typed, immutable directed acyclic graph in discrete time. Every pass after training takes a
+A small, typed, immutable graph in discrete time. Every pass after training takes a
 graph and returns a graph or a file; nothing downstream looks at a torch module again. Names and
 meaning follow NIR (Pedersen et al. 2024, Nat. Commun. 15:8122) where NIR has the concept; several
 edges into one node add, so a residual sum needs no node of its own.
@@ -11,6 +11,8 @@ membranes with a `start`):
 * `Input` emits the sample: encoding "direct" repeats the same analog frame at every step (direct
   coding), "frames" and "spikes" emit frame `t` of a `T`-step sequence, of graded values or of 0 and 1.
 * `Conv2d`, `Linear`, the pools and `Flatten` are memoryless; a bias is added at *every* step.
+* `Delay` gives out at step t what arrived at step t − steps, and 0 before. Where it closes a loop, the network is
+  recurrent; a loop without one is refused.
 * `IF`:  v ← v + x;  spike = (v ≥ threshold);  where it spikes, v ← 0 (hard reset) or
   v ← v − threshold (soft reset).  `LIF` first multiplies v by `leak`. In an integer graph
   spike = (v > threshold − 1), which differs only where Loihi's leak or saturation leaves v fractional.
@@ -36,6 +38,7 @@ from exporters.graph.nodes import (
     Array,
     AvgPool2d,
     Conv2d,
+    Delay,
     Encoding,
     Flatten,
     Input,
@@ -61,6 +64,7 @@ __all__ = [
     "Array",
     "AvgPool2d",
     "Conv2d",
+    "Delay",
     "Encoding",
     "Flatten",
     "GraphError",

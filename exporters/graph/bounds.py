@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from exporters.graph.nodes import Array, AvgPool2d, Flatten, Input, MaxPool2d, Neuron, Output, Synapse
+from exporters.graph.nodes import Array, AvgPool2d, Delay, Flatten, Input, MaxPool2d, Neuron, Output, Synapse
 from exporters.graph.spiking_graph import SpikingGraph
 
 EXACT_IN_FLOAT32 = 2**24
@@ -28,7 +28,10 @@ def input_bounds(graph: SpikingGraph) -> dict[str, float]:
     out: dict[str, float] = {}
     into: dict[str, float] = {}
     for name, node in graph.nodes.items():
-        arriving = sum(out[s] for s in graph.sources(name))
+        # what closes a loop is fed by neurons
+        arriving = (
+            float(len(graph.sources(name))) if graph.closes_loop(name) else sum(out[s] for s in graph.sources(name))
+        )
         into[name] = arriving
         match node:
             case Input():
@@ -39,7 +42,7 @@ def input_bounds(graph: SpikingGraph) -> dict[str, float]:
                 out[name] = arriving * node.kernel[0] * node.kernel[1] / node.divisor
             case Synapse():
                 out[name] = sum_bound(node, arriving, signed=is_signed(graph, name))
-            case MaxPool2d() | Flatten() | Output():
+            case MaxPool2d() | Flatten() | Delay() | Output():
                 out[name] = arriving
             case _:
                 assert_never(node)

@@ -16,6 +16,7 @@ from exporters.graph.nodes import (
     Array,
     AvgPool2d,
     Conv2d,
+    Delay,
     Flatten,
     Input,
     Linear,
@@ -46,6 +47,12 @@ def infer_signal(name: str, node: Node, incoming: SignalKind) -> SignalKind:
             if node.readout == "membrane" and incoming != "current":
                 raise GraphError(f'{name}: a "membrane" read-out needs a layer without neurons, but {incoming} arrives')
             return incoming
+        case Delay():
+            if incoming == "current":
+                raise GraphError(
+                    f"{name}: a delay takes spikes or frames, but current arrives; put it before the synapses"
+                )
+            return incoming
         case Pool() | Flatten():
             return incoming
         case _:
@@ -66,6 +73,9 @@ def infer_shape(name: str, node: Node, shape: Shape) -> Shape:
             return _pool_shape(name, node, shape)
         case Flatten():
             return (math.prod(shape),)
+        case Delay():
+            _check_delay(name, node, shape)
+            return shape
         case Neuron():
             _check_neurons(name, node)
             return shape
@@ -126,6 +136,13 @@ def _pool_shape(name: str, node: AnyPool, shape: Shape) -> Shape:
     if isinstance(node, AvgPool2d):
         require(node.divisor >= 1, name, f"the divisor is {node.divisor}; it must be at least 1")
     return (shape[0], *_grid(name, shape[1:], node.kernel, node.stride, node.padding))
+
+
+def _check_delay(name: str, node: Delay, shape: Shape) -> None:
+    steps = node.steps
+    require(steps.dtype.kind in "iu", name, f"its steps have type {steps.dtype}; a delay is whole steps")
+    require(steps.shape == shape, name, f"its steps have shape {steps.shape}; it needs one for each of {shape}")
+    require(bool((steps >= 0).all()), name, f"it delays by {int(steps.min())} steps; nothing arrives before it is sent")
 
 
 def _check_neurons(name: str, node: Neuron) -> None:

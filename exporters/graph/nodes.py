@@ -105,6 +105,17 @@ class Flatten:
     """Flattening takes (C, H, W) to (C·H·W,), in C order."""
 
 
+@dataclass(frozen=True, eq=False)
+class Delay:
+    """A delay gives out at step t what arrived at step t − steps, and 0 before anything could; of spikes or of frames.
+
+    `steps` are whole numbers of the signal's shape, one for each element. Where all are at least 1, the delay may close a
+    loop: that is how a network is recurrent.
+    """
+
+    steps: Array
+
+
 class Neuron:
     """A neuron layer integrates its current and fires at its threshold.
 
@@ -183,4 +194,4 @@ class Output:
 AnySynapse = Conv2d | Linear
 AnyNeuron = IF | LIF
 AnyPool = MaxPool2d | AvgPool2d
-Node = Input | AnySynapse | AnyPool | Flatten | AnyNeuron | Output
+Node = Input | AnySynapse | AnyPool | Flatten | Delay | AnyNeuron | Output

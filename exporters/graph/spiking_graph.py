@@ -10,16 +10,29 @@ from typing import Any
 
 import numpy as np
 
-from exporters.graph.editing import Edge, cycle_of, topological_order
+from exporters.graph.editing import Edge
 from exporters.graph.errors import GraphError, require
 from exporters.graph.inference import infer_shape, infer_signal
-from exporters.graph.nodes import AnyNeuron, AnySynapse, Array, Input, Neuron, Node, Output, Shape, SignalKind, Synapse
+from exporters.graph.loops import is_later, time_order
+from exporters.graph.nodes import (
+    AnyNeuron,
+    AnySynapse,
+    Array,
+    Delay,
+    Input,
+    Neuron,
+    Node,
+    Output,
+    Shape,
+    SignalKind,
+    Synapse,
+)
 
 
 @dataclass(frozen=True, eq=False)
 class SpikingGraph:
     """A spiking network in discrete time is nodes and edges, validated when built; the nodes end up in topological
-    order.
+    order, but for what a delay carries back: where it closes a loop, it stands before the neurons that feed it.
 
     Attributes:
         nodes: name → node.
@@ -28,6 +41,7 @@ class SpikingGraph:
         metadata: JSON-able facts that travel into exported files (source, metrics).
         shapes: name → shape of the node's output, without batch and time. Derived.
         signals: name → what the node's output carries. Derived.
+        loops: the nodes of each recurrent part, in order; empty for a feed-forward network. Derived.
 
     Raises:
         GraphError: names the node at fault and what to do.
@@ -39,20 +53,19 @@ class SpikingGraph:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     shapes: Mapping[str, Shape] = field(init=False)
     signals: Mapping[str, SignalKind] = field(init=False)
+    loops: tuple[tuple[str, ...], ...] = field(init=False)
 
     def __post_init__(self) -> None:
         if isinstance(self.T, bool) or not isinstance(self.T, int) or self.T < 1:
             raise GraphError(f"T is {self.T!r}; the number of time steps must be a whole number of at least 1")
-        order = topological_order(self.nodes, self.edges)
-        if len(order) < len(self.nodes):
-            loop = ", ".join(cycle_of(self.nodes, tuple(self.edges)))
-            raise GraphError(f"the graph has a cycle through {loop}; recurrent connections are not supported")
+        order, loops = time_order(self.nodes, tuple(self.edges))
         for name in order:
             kind = type(self.nodes[name]).__name__
             require(isinstance(self.nodes[name], Node), name, f"{kind} is not a node of a SpikingGraph")
         object.__setattr__(self, "nodes", MappingProxyType({name: self.nodes[name] for name in order}))
         object.__setattr__(self, "edges", tuple(self.edges))
         object.__setattr__(self, "metadata", MappingProxyType(dict(self.metadata)))
+        object.__setattr__(self, "loops", loops)
         sources: dict[str, list[str]] = {name: [] for name in order}
         for a, b in self.edges:
             sources[b].append(a)
@@ -60,10 +73,15 @@ class SpikingGraph:
         shapes: dict[str, Shape] = {}
         signals: dict[str, SignalKind] = {}
         for name, node in self.nodes.items():
+            if isinstance(node, Delay) and self.closes_loop(name):
+                shapes[name], signals[name] = node.steps.shape, "spikes"
+                continue
             shape = _common_shape(name, sources[name], shapes)
             signal = _common_signal(name, sources[name], signals)
             shapes[name] = infer_shape(name, node, shape)
             signals[name] = infer_signal(name, node, signal)
+        for loop in loops:
+            _check_loop(loop, self.nodes, sources, shapes)
         self._check_currents()
         object.__setattr__(self, "shapes", MappingProxyType(shapes))
         object.__setattr__(self, "signals", MappingProxyType(signals))
@@ -88,6 +106,14 @@ class SpikingGraph:
     def sources(self, name: str) -> tuple[str, ...]:
         """The sources are the nodes whose outputs add up to this node's input, in edge order."""
         return tuple(a for a, b in self.edges if b == name)
+
+    def earlier(self, name: str) -> tuple[str, ...]:
+        """The earlier sources are those that stand before a node: all, but none of a delay that closes a loop."""
+        return () if self.closes_loop(name) else self.sources(name)
+
+    def closes_loop(self, name: str) -> bool:
+        """Whether a node is a delay that carries spikes back to what they come from."""
+        return is_later(self.nodes[name]) and any(name in loop for loop in self.loops)
 
     def targets(self, name: str) -> tuple[str, ...]:
         """The targets are the nodes that this node feeds, in edge order."""
@@ -198,7 +224,6 @@ def _check_ends(nodes: Mapping[str, Node], sources: Mapping[str, list[str]]) -> 
             )
     used = {a for names in sources.values() for a in names}
     for name, node in nodes.items():
-        # without cycles, what feeds the Input, or what feeds that, is such a node too
         if not sources[name] and not isinstance(node, Input):
             raise GraphError(f"{name}: nothing feeds this node; remove it or connect it")
         if isinstance(node, Output):
@@ -208,6 +233,27 @@ def _check_ends(nodes: Mapping[str, Node], sources: Mapping[str, list[str]]) -> 
                 raise GraphError(f"{name}: a rate is read from exactly one neuron layer, not from {len(sources[name])}")
         elif name not in used:
             raise GraphError(f"{name}: its output goes nowhere; remove the node or connect it")
+
+
+def _check_loop(
+    loop: tuple[str, ...],
+    nodes: Mapping[str, Node],
+    sources: Mapping[str, list[str]],
+    shapes: Mapping[str, Shape],
+) -> None:
+    """What closes a loop gets spikes of its shape, from neurons alone: pools and sums of spikes can stand behind it."""
+    for name in loop:
+        node = nodes[name]
+        if not is_later(node):
+            continue
+        for source in sources[name]:
+            fired = isinstance(nodes[source], Neuron)
+            require(
+                fired, name, f"a delay that closes a loop is fed by neurons, and {source} is none; put it behind them"
+            )
+            ok = shapes[source] == shapes[name]
+            require(ok, name, f"its steps have shape {shapes[name]}, but {source} gives {shapes[source]}")
+        infer_shape(name, node, shapes[name])
 
 
 def _common_shape(name: str, sources: list[str], shapes: Mapping[str, Shape]) -> Shape:

@@ -21,6 +21,7 @@ from exporters.graph import (
     Array,
     AvgPool2d,
     Conv2d,
+    Delay,
     Flatten,
     Input,
     Linear,
@@ -161,6 +162,8 @@ def _parts(graph: SpikingGraph, name: str, node: Node, dt: float) -> Iterator[tu
             conv.metadata[f"{PREFIX}max_pool"] = 1
             yield "", conv
             yield "or", _neurons(IF(0.5), shape, dt, max_pool=1)
+        case Delay():
+            raise NirError(f"{name}: delays and recurrent connections cannot be written as NIR")
         case IF() | LIF():
             if node.current_leak:
                 _check_current(graph, name)

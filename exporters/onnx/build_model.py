@@ -23,6 +23,7 @@ from exporters.graph import (
     LIF,
     AvgPool2d,
     Conv2d,
+    Delay,
     Flatten,
     Input,
     Linear,
@@ -78,6 +79,8 @@ def _add(model: ModelBuilder, name: str, node: Node) -> ModelTensor:
             return add_max_pool(model, name, node, x)
         case AvgPool2d():
             return add_average_pool(model, name, node, x)
+        case Delay():
+            raise OnnxError(f"{name}: delays and recurrent connections cannot be written as ONNX")
         case Flatten():
             return add_flatten(model, name, node, x)
         case IF() | LIF():

@@ -22,6 +22,7 @@ from exporters.graph import (
     AnySynapse,
     Array,
     Conv2d,
+    Delay,
     Flatten,
     Input,
     MaxPool2d,
@@ -49,6 +50,10 @@ def to_chain(graph: SpikingGraph) -> SpikingGraph:
     """
     if not graph.is_integer:
         raise DeployError("only a quantized (integer) graph can become a netx chain; quantize it first")
+    for name, node in graph.nodes.items():
+        if isinstance(node, Delay):
+            what = "recurrent connections" if graph.closes_loop(name) else "delays"
+            raise DeployError(f"{name}: {what} have no place in a netx chain")
     chained = straighten(_or_neurons(fold_average_pools(graph)))
     narrow = {n: _fewer_groups(node) for n, node in chained.synapses.items() if isinstance(node, Conv2d)}
     chained = chained.with_nodes(narrow)
@@ -137,7 +142,7 @@ def _stands_well(node: Node, *, behind_synapses: bool) -> bool:
             return behind_synapses
         case Output():
             return behind_synapses == (node.readout == "membrane")
-        case Pool():
+        case Pool() | Delay():
             return False
         case _:
             assert_never(node)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import assert_never
 
 from exporters.errors import DeployError
-from exporters.graph import AvgPool2d, Flatten, Input, MaxPool2d, Neuron, Output, SpikingGraph, Synapse
+from exporters.graph import AvgPool2d, Delay, Flatten, Input, MaxPool2d, Neuron, Output, SpikingGraph, Synapse
 from exporters.graph.editing import Draft
 
 Part = tuple[str, float]
@@ -27,7 +27,7 @@ def integer_inputs(graph: SpikingGraph, input_scale: int) -> SpikingGraph:
     parts: dict[str, list[Part]] = {}  # node → the nodes that now stand for it: real value = Σ unit × integer
     for name, node in graph.nodes.items():
         by_unit: dict[float, list[str]] = {}
-        for source in graph.sources(name):
+        for source in graph.earlier(name):
             for part, unit in parts[source]:
                 by_unit.setdefault(unit, []).append(part)
         match node:
@@ -38,7 +38,9 @@ def integer_inputs(graph: SpikingGraph, input_scale: int) -> SpikingGraph:
             case AvgPool2d():
                 sums = replace(node, divisor=1)
                 parts[name] = [(draft.add(name, sums, read), unit / node.divisor) for unit, read in by_unit.items()]
-            case Flatten() | MaxPool2d():
+            case Delay() if graph.closes_loop(name):
+                parts[name] = [(draft.add(name, node, graph.sources(name)), 1.0)]  # of neurons, which keep their names
+            case Flatten() | MaxPool2d() | Delay():
                 if isinstance(node, MaxPool2d) and len(by_unit) > 1:
                     raise DeployError(
                         f"{name}: it takes the maximum of spikes plus averages, which no integer grid expresses"

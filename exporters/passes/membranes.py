@@ -119,7 +119,7 @@ def neuron_depths(graph: SpikingGraph) -> dict[str, int]:
     layers: dict[str, Likeness] = {}
     sources: dict[str, frozenset[str]] = {}
     for name, node in graph.nodes.items():
-        before = frozenset[str]().union(*(nearest[source] for source in graph.sources(name)))
+        before = frozenset[str]().union(*(nearest[source] for source in graph.earlier(name)))
         nearest[name] = before
         if isinstance(node, Neuron) or (isinstance(node, MaxPool2d) and graph.in_signal(name) == "spikes"):
             layers[name], sources[name] = likeness(graph.shapes[name], register_leaks(node), node), before

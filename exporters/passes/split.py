@@ -42,6 +42,10 @@ def split_encoder(graph: SpikingGraph) -> tuple[SpikingGraph, SpikingGraph]:
     targets = graph.targets(encoder)
     if graph.output_name in targets:
         raise DeployError(f"{encoder}: it is the whole network; nothing would be left for the chip")
+    if any(encoder in loop for loop in graph.loops):
+        raise DeployError(
+            f"{encoder}: the first layer is recurrent, and the host would have to run its loop; keep it on the chip"
+        )
     host_nodes: dict[str, Node] = {name: graph.nodes[name] for name in graph.nodes if name in analog or name == encoder}
     host_edges = [edge for edge in graph.edges if edge[1] in host_nodes]
     host = SpikingGraph(

@@ -6,6 +6,7 @@ integer graph as well, `drift` sets both side by side, layer by layer.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -113,7 +114,8 @@ class _Meter:
         self.counts: dict[str, int] = {}
         self.peaks: dict[str, float] = {}
         self._graph = graph
-        self._uses = {name: len(graph.targets(name)) for name in graph.nodes}
+        read = Counter(source for name in graph.nodes for source in graph.earlier(name))
+        self._uses = {name: read[name] for name in graph.nodes}
         self._waiting = dict(self._uses)
         self._held: dict[str, Tensor] = {}
 
@@ -121,7 +123,7 @@ class _Meter:
         graph = self._graph
         if values.dtype == torch.uint8:  # sums of bytes would wrap
             values = values.float()
-        sources = graph.sources(name)
+        sources = graph.earlier(name)
         if name in graph.synapses:
             self._moments(name, _sum(self._held[s] for s in sources))
         elif name in graph.neurons:

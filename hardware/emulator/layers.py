@@ -1,12 +1,14 @@
-"""Each node of a graph computes on the values of a batch, all time steps at once: (T or 1, N, *shape)."""
+"""Each node of a graph computes on the values of a batch, many time steps at once: (T or 1, N, *shape)."""
 
 from __future__ import annotations
 
 import functools
 import math
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import assert_never
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -16,8 +18,10 @@ from exporters.graph import (
     LIF,
     AnyPool,
     AnySynapse,
+    Array,
     AvgPool2d,
     Conv2d,
+    Delay,
     Flatten,
     Input,
     Linear,
@@ -28,14 +32,22 @@ from exporters.graph import (
 )
 from exporters.graph.registers import CONVOLUTION_BITS, DENSE_BITS
 from hardware.emulator.byte_products import LARGEST_BYTE
-from hardware.emulator.membranes import fire, integrate, persist, wrap_current, wrap_sum
+from hardware.emulator.membranes import current_at_rest, fire, integrate, persist, wrap_current, wrap_sum
 from hardware.emulator.plan import EmulationPlan, add
 
 
-def compute(plan: EmulationPlan, name: str, node: Node, x: Tensor) -> Tensor:
-    """A node makes its values from what arrives at it; for the input that is the batch, (N, *shape) or (N, T,
-    *shape)."""
-    T = plan.graph.T
+@dataclass(frozen=True)
+class State:
+    """The state of a batch between two steps is the membranes and currents (N, *shape) of neuron layers; none is missing
+    but before the first step."""
+
+    membranes: dict[str, Tensor] = field(default_factory=dict)
+    currents: dict[str, Tensor] = field(default_factory=dict)
+
+
+def compute(plan: EmulationPlan, name: str, node: Node, x: Tensor, state: State, T: int) -> Tensor:
+    """A node makes its values of T steps from what arrives at it; for the input that is the batch, (N, *shape) or (N, T,
+    *shape). What it remembers is in `state`, and changes there."""
     match node:
         case Input():
             frames = _frames(plan, x)
@@ -49,11 +61,15 @@ def compute(plan: EmulationPlan, name: str, node: Node, x: Tensor) -> Tensor:
         case Flatten():
             return x.flatten(2)
         case IF() | LIF():
-            current, saturates = _membrane_input(plan, name, x), name in plan.saturating
+            current, saturates = _membrane_input(plan, name, x, state, T), name in plan.saturating
+            if name not in state.membranes:
+                state.membranes[name] = torch.full_like(current[0], node.start)
             dtype = torch.uint8 if plan.products else plan.dtype
-            return fire(node, current, T, integer=plan.integer, saturates=saturates, dtype=dtype)
+            return fire(node, current, state.membranes[name], T, integer=plan.integer, saturates=saturates, dtype=dtype)
+        case Delay():
+            return delayed(x.expand(T, *x.shape[1:]), node.steps)
         case Output(readout="membrane"):
-            return integrate(_membrane_input(plan, name, x), T, leak=node.leak, integer=plan.integer)
+            return integrate(_membrane_input(plan, name, x, state, T), T, leak=node.leak, integer=plan.integer)
         case Output():
             return x.expand(T, *x.shape[1:])
         case _:
@@ -63,6 +79,16 @@ def compute(plan: EmulationPlan, name: str, node: Node, x: Tensor) -> Tensor:
 def arriving(plan: EmulationPlan, name: str, values: dict[str, Tensor]) -> Tensor:
     """The sum of its sources arrives at a node."""
     return add(*(_widened(values[source], plan.bounds[name], plan.dtype) for source in plan.sources[name]))
+
+
+def delayed(x: Tensor, steps: Array) -> Tensor:
+    """Values (T, N, *shape) come `steps` later, each element by its own, and 0 before."""
+    later = torch.zeros_like(x)
+    for lag in np.unique(steps[steps < len(x)]).tolist():
+        at_once = torch.from_numpy(steps == lag).to(x.device)
+        part = x[: len(x) - lag]
+        later[lag:] += part if at_once.all() else part * at_once
+    return later
 
 
 def synaptic_current(plan: EmulationPlan, name: str, node: AnySynapse, x: Tensor) -> Tensor:
@@ -137,14 +163,16 @@ def _window(x: Tensor, node: AnyPool, shape: Shape, combine: Callable[[Tensor, T
     return functools.reduce(combine, columns)
 
 
-def _membrane_input(plan: EmulationPlan, name: str, x: Tensor) -> Tensor:
+def _membrane_input(plan: EmulationPlan, name: str, x: Tensor, state: State, T: int) -> Tensor:
     """A membrane is reached by a current that has wrapped where registers can, persisted where it does, and then taken
     the bias."""
     if plan.wraps:
         # PyConvModelFixed keeps its sum in 24 bits; a dense layer's sum has 32, of which the neuron shifts six out
         x = wrap_sum(x, CONVOLUTION_BITS if len(plan.graph.shapes[name]) == 3 else DENSE_BITS)
     if name in plan.persists:
-        x = persist(x, plan.persists[name], plan.graph.T, integer=plan.integer)
+        if name not in state.currents:
+            state.currents[name] = current_at_rest(x, integer=plan.integer)
+        x = persist(x, state.currents[name], plan.persists[name], T, integer=plan.integer)
     elif plan.wraps:
         x = wrap_current(x)
     x, bias = x.to(plan.dtype), plan.late_bias(name)

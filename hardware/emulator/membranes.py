@@ -16,19 +16,18 @@ MEMBRANE_MAX = MEMBRANE_REGISTER / FRACTION
 """Lava's membrane register saturates here, in units of the integer weights (23 bits, 6 fractional)."""
 
 
-def fire(node: Neuron, x: Tensor, T: int, *, integer: bool, saturates: bool, dtype: torch.dtype) -> Tensor:
+def fire(node: Neuron, x: Tensor, v: Tensor, T: int, *, integer: bool, saturates: bool, dtype: torch.dtype) -> Tensor:
     """Neurons integrate and fire over the time axis of x, (T or 1, N, *shape) to spikes (T, N, *shape) of type
-    `dtype`."""
+    `dtype`; their membranes v (N, *shape) are those before the first step, and become those after the last."""
     spikes = _empty_steps(x, T, dtype)
     # Lava compares registers, v > (V − 1)·64: for whole numbers that is v ≥ V, and a membrane that
     # saturates or leaks to a fraction between V − 1 and V fires too
     compare, threshold = (torch.gt, node.threshold - 1) if integer else (torch.ge, node.threshold)
-    v = torch.full_like(x[0], node.start)
     # a comparison cannot write bytes into what the membrane is then multiplied with
     room = None if spikes.dtype == v.dtype else torch.empty_like(v)
     for t in range(T):
         if node.leak < 1:
-            v = _leak(v, node.leak, integer=integer)
+            _leak(v, node.leak, integer=integer)
         v += x[t if len(x) > 1 else 0]
         if saturates:
             v.clamp_(-MEMBRANE_MAX, MEMBRANE_MAX)
@@ -49,24 +48,28 @@ def integrate(x: Tensor, T: int, *, leak: float, integer: bool) -> Tensor:
     steps = []
     for t in range(T):
         if leak < 1:
-            v = _leak(v, leak, integer=integer)
-        v = v + x[t if len(x) > 1 else 0]
+            _leak(v, leak, integer=integer)
+        v += x[t if len(x) > 1 else 0]
         if integer:
-            v = v.clamp(-MEMBRANE_MAX, MEMBRANE_MAX)
-        steps.append(v)
+            v.clamp_(-MEMBRANE_MAX, MEMBRANE_MAX)
+        steps.append(v.clone())
     return torch.stack(steps)
 
 
-def persist(x: Tensor, leak: float, T: int, *, integer: bool) -> Tensor:
+def current_at_rest(x: Tensor, *, integer: bool) -> Tensor:
+    """A current that persists starts at 0, (N, *shape): Lava's register where the graph is integer."""
+    return torch.zeros_like(x[0], dtype=torch.float64 if integer else x.dtype)
+
+
+def persist(x: Tensor, u: Tensor, leak: float, T: int, *, integer: bool) -> Tensor:
     """Currents stay from step to step: u ← leak·u + x over the time axis of x, (T or 1, N, *shape) to (T, N,
-    *shape)."""
+    *shape); u (N, *shape) is that before the first step, and becomes that after the last."""
     steps = []
-    u = torch.zeros_like(x[0], dtype=torch.float64 if integer else x.dtype)
     for t in range(T):
         step = x[t if len(x) > 1 else 0]
         # the register's sum is an int32 of Lava's before it is turned around
-        u = _turned(_int32(_decayed(u, leak) + step.double() * FRACTION)) if integer else u * leak + step
-        steps.append(u)
+        u.copy_(_turned(_int32(_decayed(u, leak) + step.double() * FRACTION)) if integer else u * leak + step)
+        steps.append(u.clone())
     return torch.stack(steps) / FRACTION if integer else torch.stack(steps)
 
 
@@ -97,8 +100,11 @@ def _decayed(register: Tensor, leak: float) -> Tensor:
     return (register.abs() * round(leak * DECAY_ONE) / DECAY_ONE).floor() * register.sign()
 
 
-def _leak(v: Tensor, leak: float, *, integer: bool) -> Tensor:
-    return (_decayed(v.double() * FRACTION, leak) / FRACTION).to(v.dtype) if integer else v * leak
+def _leak(v: Tensor, leak: float, *, integer: bool) -> None:
+    if integer:
+        v.copy_(_decayed(v.double() * FRACTION, leak) / FRACTION)
+    else:
+        v.mul_(leak)
 
 
 def _empty_steps(x: Tensor, T: int, dtype: torch.dtype) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 from exporters.graph import Array, SpikingGraph
 
 Observer = Callable[[str, Tensor], None]
-"""An observer is called with (node name, values) for every node of every batch, in topological order.
+"""An observer is called with (node name, values) for every node of every batch, in the graph's order.
 
 Values have shape (T, N, *shape), or (1, N, *shape) where they are the same at every step: a
 direct-coded input and what is computed from it before the first neuron. They are floats, or bytes (uint8) where

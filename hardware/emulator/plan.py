@@ -3,6 +3,7 @@ to multiply."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 
 import numpy as np
@@ -21,7 +22,8 @@ class EmulationPlan:
 
     Attributes:
         graph: what is run.
-        sources: node → the nodes that feed it; `uses`: node → how many nodes it feeds.
+        sources: node → the nodes that feed it; `uses`: node → how often it is read, by what is no part of its own loop.
+        loops: node → the recurrent part that it is in.
         bounds: node → largest absolute value that can arrive at it.
         dtype: torch.float32 where all sums are exact in it, else float64.
         integer: whether Lava's registers are computed.
@@ -36,7 +38,9 @@ class EmulationPlan:
     def __init__(self, graph: SpikingGraph, device: torch.device, dtype: torch.dtype | None) -> None:
         self.graph = graph
         self.sources = {name: graph.sources(name) for name in graph.nodes}
-        self.uses = {name: len(graph.targets(name)) for name in graph.nodes}
+        self.loops = {name: loop for loop in graph.loops for name in loop}
+        read = Counter(a for a, b in graph.edges if a not in self.loops.get(b, ()))
+        self.uses = {name: read[name] for name in graph.nodes}
         self.bounds = bounds = input_bounds(graph)
         self.dtype = _exact_type(graph, bounds) if dtype is None else dtype
         self.integer = graph.is_integer

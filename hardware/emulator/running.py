@@ -14,9 +14,10 @@ from torch import Tensor
 from exporters.errors import DeployError
 from exporters.graph import Array, Input, SpikingGraph
 from exporters.graph.nodes import Score
-from hardware.emulator.layers import arriving, compute
+from hardware.emulator.layers import State, arriving, compute
 from hardware.emulator.observers import Observer
 from hardware.emulator.plan import EmulationPlan
+from hardware.emulator.recurrence import run_loop
 
 LARGEST = 2**32
 """Nothing is tried where one layer has more values than this for one sample and all its steps (16 GB of float32)."""
@@ -117,18 +118,25 @@ def exact_arithmetic() -> Iterator[None]:
 
 def _run_batch(plan: EmulationPlan, batch: Tensor, observe: Observer | None) -> Array:
     graph = plan.graph
+    state = State()
     values: dict[str, Tensor] = {}
     waiting = dict(plan.uses)
     for name, node in graph.nodes.items():
-        # nothing here may keep what arrives: it is freed as soon as it has been read
-        value = compute(plan, name, node, batch if isinstance(node, Input) else arriving(plan, name, values))
-        for s in plan.sources[name]:  # the memory of a deep network is one layer's
-            waiting[s] -= 1
-            if waiting[s] == 0:
-                del values[s]
+        loop = plan.loops.get(name, ())
+        if loop and name not in values:
+            values |= run_loop(plan, loop, values)
+        elif not loop:
+            # nothing here may keep what arrives: it is freed as soon as it has been read
+            x = batch if isinstance(node, Input) else arriving(plan, name, values)
+            values[name] = compute(plan, name, node, x, state, graph.T)
+            del x
         if observe is not None:
-            observe(name, value)
-        values[name] = value
+            observe(name, values[name])
+        for s in plan.sources[name]:  # the memory of a deep network is one layer's
+            if s not in loop:
+                waiting[s] -= 1
+            if waiting[s] == 0:
+                values.pop(s, None)
     output = values[graph.output_name].movedim(0, 1)
     if graph.output.readout == "rate":
         return output.to(torch.uint8).cpu().numpy()

@@ -33,6 +33,7 @@ from exporters.graph import (
     Array,
     AvgPool2d,
     Conv2d,
+    Delay,
     Flatten,
     Input,
     Linear,
@@ -43,7 +44,9 @@ from exporters.graph import (
     Synapse,
 )
 from exporters.graph.editing import over_positions
+from hardware.emulator.layers import delayed
 from kdsnn.deploy.tables import Result
+from kdsnn.errors import KdsnnError
 from profilers.text_table import TextTable, table
 
 SLACK = 16.0
@@ -166,11 +169,26 @@ class _Forced:
                     self.values[name] = (fired if own is None else own).double()
                 case Output():
                     found.append(self._read_out(name, output, factor))
+                case Delay():
+                    self.values[name] = self._delayed(name, node)
                 case Conv2d() | Linear() | MaxPool2d() | AvgPool2d() | Flatten():
                     self.values[name] = _computed(node, self._arriving(name, self.values))
                 case _:
                     assert_never(node)
         return found
+
+    def _delayed(self, name: str, node: Delay) -> Tensor:
+        """What a delay gives out; where it closes a loop, of spikes that come behind it here, and are known all the same."""
+        if not self.graph.closes_loop(name):
+            x = self._arriving(name, self.values)
+            return delayed(x.expand(self.graph.T, *x.shape[1:]), node.steps)
+        for source in self.graph.sources(name):
+            if source not in self.spikes:
+                raise KdsnnError(
+                    f"{source}: these neurons are part of a recurrent loop and no module of their own, so what they fire cannot "
+                    "be compared; make them a module"
+                )
+        return delayed(self._arriving(name, self.spikes).double(), node.steps)
 
     def _late_bias(self, name: str, node: Neuron) -> Tensor:
         """The biases that do not pass through a current that persists."""

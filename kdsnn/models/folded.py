@@ -24,6 +24,7 @@ from exporters.graph import (
     LIF,
     AvgPool2d,
     Conv2d,
+    Delay,
     Flatten,
     Input,
     Linear,
@@ -181,6 +182,8 @@ def _module_of(name: str, node: Node) -> nn.Module:
             return _module(layer.Flatten(step_mode="m"))
         case IF() | LIF():
             return _neurons(name, node)
+        case Delay():
+            raise KdsnnError(f"{name}: fine-tuning on a grid knows no delays; quantize the student as it is")
         case Input() | Output():
             raise ValueError(f"{name}: no layer stands for where a network begins or ends")
         case _:

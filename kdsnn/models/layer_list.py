@@ -22,6 +22,7 @@ from exporters.graph import (
     Array,
     AvgPool2d,
     Conv2d,
+    Delay,
     Flatten,
     Input,
     Linear,
@@ -105,6 +106,8 @@ def _listed(node: Node) -> tuple[str, dict[str, Any]] | None:
             return "avg_pool", {**window, "divisor_override": divisor}
         case Flatten():
             return "flatten", {}
+        case Delay():
+            raise TypeError("a network that is listed has no delays")
         case IF(threshold=threshold):
             return "if", {"v_threshold": threshold}
         case LIF(threshold=threshold, leak=leak):

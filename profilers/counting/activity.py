@@ -39,6 +39,7 @@ from exporters.graph import (
     LIF,
     AvgPool2d,
     Conv2d,
+    Delay,
     Flatten,
     Input,
     Linear,
@@ -365,6 +366,10 @@ def _binary(graph: SpikingGraph) -> set[str]:
             case MaxPool2d():
                 sources = graph.sources(name)
                 if len(sources) == 1 and sources[0] in found:
+                    found.add(name)
+            case Delay():
+                sources = graph.sources(name)
+                if len(sources) == 1 and (graph.closes_loop(name) or sources[0] in found):
                     found.add(name)
             case Input() | Conv2d() | Linear() | AvgPool2d() | Flatten() | Output():
                 pass

@@ -25,6 +25,7 @@ from exporters.graph import (
     LIF,
     AvgPool2d,
     Conv2d,
+    Delay,
     Flatten,
     Input,
     Linear,
@@ -59,7 +60,7 @@ def connections_into(graph: SpikingGraph, layer: str) -> list[Connection]:
                     yield from walk(source, (node, *pools))
                 case Flatten():
                     yield from walk(source, pools)
-                case Input() | IF() | LIF() | MaxPool2d() | Conv2d() | Linear():
+                case Input() | IF() | LIF() | MaxPool2d() | Delay() | Conv2d() | Linear():
                     yield Connection(source, layer, pools)
                 case Output():
                     raise AssertionError("nothing comes out of the output")

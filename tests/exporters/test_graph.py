@@ -69,7 +69,7 @@ def test_shapes_and_signals() -> None:
         (lambda: chain([("in", Input((3,))), ("fc", Linear(W)), ("sn", IF(1)), ("out", Output("membrane"))], 2), '"membrane" read-out needs'),
         (lambda: chain([("in", Input((3,))), ("fc", Linear(W)), ("sn", IF(1))], 2), "0 Output nodes"),
         (lambda: SpikingGraph({"in": Input((3,)), "out": Output()}, (("in", "nowhere"),), 2), "'nowhere', which is not a node"),
-        (lambda: SpikingGraph({"in": Input((3,)), "a": Linear(np.eye(3)), "b": Linear(np.eye(3)), "out": Output()}, (("in", "a"), ("a", "b"), ("b", "a"), ("b", "out")), 2), "cycle through a, b; rec"),
+        (lambda: SpikingGraph({"in": Input((3,)), "a": Linear(np.eye(3)), "b": Linear(np.eye(3)), "out": Output()}, (("in", "a"), ("a", "b"), ("b", "a"), ("b", "out")), 2), "cycle through a, b within one step; a Delay"),
         (lambda: SpikingGraph({"in": Input((3,)), "a": Linear(np.eye(3)), "b": Linear(W), "s": IF(1), "out": Output()}, (("in", "a"), ("in", "b"), ("a", "s"), ("b", "s"), ("s", "out")), 2), "different shapes"),
         (lambda: SpikingGraph({"in": Input((3,)), "a": Linear(np.eye(3)), "s": IF(1), "out": Output()}, (("in", "a"), ("in", "s"), ("a", "s"), ("s", "out")), 2), "different kinds of signal"),
         (lambda: SpikingGraph({"in": Input((3,)), "a": Linear(W), "b": Linear(W), "s": IF(1), "out": Output()}, (("in", "a"), ("in", "b"), ("a", "s"), ("s", "out")), 2), "b: its output goes nowhere"),

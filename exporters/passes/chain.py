@@ -36,6 +36,7 @@ from exporters.graph import (
 )
 from exporters.graph.registers import DECAY_ONE, MAX_GROUPS, SILENT, decay_of
 from exporters.passes.average_pools import fold_average_pools
+from exporters.passes.delay_relays import relay_delays
 from exporters.passes.dense_time import DenseTime, put_back, set_aside
 from exporters.passes.kernels import merge_groups, or_synapses
 from exporters.passes.relays import straighten
@@ -46,15 +47,15 @@ def to_chain(graph: SpikingGraph) -> SpikingGraph:
 
     Max-pools become OR neurons (one more step of latency each), average pools go into the next layer,
     skips are relayed, grouped convolutions with more than 127 groups become block-diagonal ones. Linear layers on
-    delays of one signal become one layer with delays, before which stand as few `Delay` nodes as say it; a layer's
-    own spikes may come back to it.
+    delays of one signal become one layer with delays, before which stand as few `Delay` nodes as say it (and relays where it
+    needs several for one synapse, or is recurrent too); a layer's own spikes may come back to it.
 
     Raises:
         DeployError: the graph is not integer, or has something that a chain cannot express, by name.
     """
     if not graph.is_integer:
         raise DeployError("only a quantized (integer) graph can become a netx chain; quantize it first")
-    plain, times = set_aside(_or_neurons(fold_average_pools(graph)))
+    plain, times = set_aside(relay_delays(_or_neurons(fold_average_pools(graph))))
     chained = straighten(plain)
     narrow = {n: _fewer_groups(node) for n, node in chained.synapses.items() if isinstance(node, Conv2d)}
     chained = put_back(chained.with_nodes(narrow), times)

@@ -40,7 +40,7 @@ class DenseTime:
         return max(into, 0 if self.lags is None else int(self.lags.max()) - 1)
 
 
-class _Term(NamedTuple):
+class Term(NamedTuple):
     """A layer reads a signal, each element of it so many steps later; `late` where a delay, if only of 0 steps, says so."""
 
     name: str
@@ -64,10 +64,10 @@ def set_aside(graph: SpikingGraph) -> tuple[SpikingGraph, dict[str, DenseTime]]:
     require_synapses(graph)
     _require_synapses_behind_delays(graph)
     times: dict[str, DenseTime] = {}
-    merged: dict[str, tuple[_Term, Linear]] = {}
+    merged: dict[str, tuple[Term, Linear]] = {}
     gone = {name for name, node in graph.nodes.items() if isinstance(node, Delay)}
-    for end in _ends(graph):
-        terms = list(_terms(graph, end))
+    for end in ends_of(graph):
+        terms = list(terms_of(graph, end))
         if any(term.late for term in terms):
             merged[end], times[end] = _merged(graph, end, terms)
             gone |= {term.name for term in terms}
@@ -81,7 +81,7 @@ def set_aside(graph: SpikingGraph) -> tuple[SpikingGraph, dict[str, DenseTime]]:
             edges.append((term.source, read))
         nodes[term.name] = layer
         edges += [(read, term.name), (term.name, end)]
-    return _without_ends(graph, nodes, edges), times
+    return without_idle(graph, nodes, edges), times
 
 
 def put_back(chained: SpikingGraph, times: Mapping[str, DenseTime]) -> SpikingGraph:
@@ -135,18 +135,18 @@ def _parts(weight: Array, steps: Array) -> Iterator[tuple[Array, Array]]:
         yield np.array(lag), np.where(steps == lag, weight, 0).astype(weight.dtype)
 
 
-def _ends(graph: SpikingGraph) -> list[str]:
+def ends_of(graph: SpikingGraph) -> list[str]:
     """What has a membrane."""
     readout = [graph.output_name] if graph.output.readout == "membrane" else []
     return [*graph.neurons, *readout]
 
 
-def _terms(graph: SpikingGraph, end: str) -> Iterator[_Term]:
+def terms_of(graph: SpikingGraph, end: str) -> Iterator[Term]:
     """What adds up in a membrane, one term for each layer and each signal that it reads."""
     for name in graph.sources(end):
         for read in graph.sources(name):
             for source, steps, late in _ways(graph, read):
-                yield _Term(name, graph.synapses[name], source, steps, late)
+                yield Term(name, graph.synapses[name], source, steps, late)
 
 
 def _ways(graph: SpikingGraph, name: str) -> Iterator[tuple[str, Array, bool]]:
@@ -173,7 +173,7 @@ def _require_synapses_behind_delays(graph: SpikingGraph) -> None:
                 )
 
 
-def _merged(graph: SpikingGraph, end: str, terms: Sequence[_Term]) -> tuple[tuple[_Term, Linear], DenseTime]:
+def _merged(graph: SpikingGraph, end: str, terms: Sequence[Term]) -> tuple[tuple[Term, Linear], DenseTime]:
     """One layer for all that feeds neurons, with the term that names it, and what it does in time."""
     own, others = [t for t in terms if t.source == end], [t for t in terms if t.source != end]
     for term in terms:
@@ -184,12 +184,13 @@ def _merged(graph: SpikingGraph, end: str, terms: Sequence[_Term]) -> tuple[tupl
             )
         if set(graph.targets(term.name)) != {end}:
             raise DeployError(f"{term.name}: it feeds several layers beside a delay; give each of them a layer of its own")
-    behind = [t for t in others if any(end in loop and t.source in loop for loop in graph.loops)]
-    if behind:
-        raise DeployError(
-            f"{behind[0].name}: spikes of {behind[0].source} go back over several layers; in netx a layer's spikes come back "
-            "to itself alone; make the loop one layer, or use ONNX and the emulator"
-        )
+    for loop in graph.loops:
+        if end in loop and any(term.source in loop for term in others):
+            listed = ", ".join(name for name in loop if name in graph.neurons)
+            raise DeployError(
+                f"{end}: spikes go around several layers ({listed}); in netx a layer's spikes come back to itself alone; make the "
+                "loop one layer, or use ONNX and the emulator"
+            )
     sources = {t.source for t in others}
     if len(sources) != 1:
         listed = " and ".join(sorted(sources)) or "nothing else"
@@ -204,7 +205,7 @@ def _merged(graph: SpikingGraph, end: str, terms: Sequence[_Term]) -> tuple[tupl
     return (others[0], Linear(weight, bias)), time
 
 
-def _matrix(end: str, terms: Sequence[_Term]) -> tuple[Array, Array]:
+def _matrix(end: str, terms: Sequence[Term]) -> tuple[Array, Array]:
     """The weights of all terms, and the delay of each: two of shape (N, F)."""
     shape = terms[0].synapse.weight.shape
     weight, delays = np.zeros(shape, np.int32), np.zeros(shape, np.int64)
@@ -225,7 +226,7 @@ def _matrix(end: str, terms: Sequence[_Term]) -> tuple[Array, Array]:
     return weight, np.where(weight != 0, delays, 0)
 
 
-def _without_ends(graph: SpikingGraph, nodes: dict[str, Node], edges: list[Edge]) -> SpikingGraph:
+def without_idle(graph: SpikingGraph, nodes: dict[str, Node], edges: list[Edge]) -> SpikingGraph:
     """The graph of these nodes and edges, without what leads nowhere now."""
     while idle := nodes.keys() - {a for a, _ in edges} - {n for n, node in nodes.items() if isinstance(node, Output)}:
         nodes = {name: node for name, node in nodes.items() if name not in idle}

@@ -29,7 +29,7 @@ def relay_delays(graph: SpikingGraph) -> SpikingGraph:
     for end in ends_of(graph):
         terms = list(terms_of(graph, end))
         others = [term for term in terms if term.source != end]
-        if _needs_relays(terms, others) and _can_relay(graph, end, others):
+        if _can_relay(graph, end, others) and _needs_relays(terms, others):
             graph = _relayed(graph, end, others)
     return graph
 
@@ -40,8 +40,8 @@ def _needs_relays(terms: Sequence[Term], others: Sequence[Term]) -> bool:
     if len(others) < len(terms):
         return True
     for a, b in itertools.combinations(others, 2):
-        twice = ((a.synapse.weight != 0) & (b.synapse.weight != 0)).any(axis=0) if a.synapse.weight.ndim == 2 else False
-        if np.any(twice & (a.steps.reshape(-1) != b.steps.reshape(-1))):
+        twice = ((a.synapse.weight != 0) & (b.synapse.weight != 0)).any(axis=0)
+        if (twice & (a.steps.reshape(-1) != b.steps.reshape(-1))).any():
             return True
     return False
 

@@ -1,6 +1,8 @@
 """What Lava itself does with delays and recurrence, asked without this project: netx files in, spikes out, one case after another.
 
-    LAVA-PYTHON lava_rules.py WORKER-FOLDER OUT.json
+    LAVA-PYTHON lava_rules.py WORKER-FOLDER OUT.json [NET FRAMES.npy]
+
+NET, a `.net` file with its JSON file, is run on frames (B, T, F) as docs/netx.md says that it can be run without this project.
 
 Only the import is patched (`hardware/lava/worker/patches.py`), since Lava does not load under current Python otherwise.
 """
@@ -65,6 +67,34 @@ def fired(net, frames, steps=10, clears=()):
         net.stop()
 
 
+def by_its_description(path, frames):
+    """The spikes (B, T, N) of a file with its JSON file beside it."""
+    beside = json.loads(Path(f"{path}.json").read_text())
+    (samples, T, inputs), layers = frames.shape, beside["latency_steps"]
+    net = hdf5.Network(
+        net_config=path, input_message_bits=beside["input"]["message_bits"], input_shape=(inputs,),
+        reset_interval=beside["reset_interval"], reset_offset=beside["reset_offset"],
+    )  # fmt: skip
+    period, steps = beside["reset_interval"], samples * beside["reset_interval"] + layers
+    data = np.zeros((inputs, steps), int)
+    for i, t in np.ndindex(samples, T):
+        data[:, i * period + t] = frames[i, t]
+    player, recorder = source.RingBuffer(data=data), sink.RingBuffer(shape=net.out.shape, buffer=steps)
+    player.s_out.connect(net.inp)
+    net.out.connect(recorder.a_in)
+    resets = []
+    for clear in beside["clears"]:
+        reset = Reset(interval=clear["interval"], offset=clear["offset"])
+        reset.connect_var(getattr(net.layers[clear["layer"]], clear["synapse"]).a_buff)
+        resets.append(reset)
+    try:
+        net.run(condition=RunSteps(steps), run_cfg=Loihi2SimCfg(select_tag="fixed_pt"))
+        spikes = recorder.data.get().T.astype(int)
+        return [spikes[i * period + layers :][:T].tolist() for i in range(samples)]
+    finally:
+        net.stop()
+
+
 def held(weight, weight_rec):
     """The weights with which Lava computes, by its own functions, in the order in which its dense layer calls them."""
     with contextlib.redirect_stdout(io.StringIO()):
@@ -110,6 +140,8 @@ def main():
         "a delay beside recurrence": fired(network([[4]], threshold=5, weight_rec=[[1]], delay=[[0]]), [[1]]),
         "held": pairs,
     }
+    if len(sys.argv) > 3:
+        found["by its description"] = by_its_description(sys.argv[3], np.load(sys.argv[4]))
     Path(sys.argv[2]).write_text(json.dumps(found))
 
 

@@ -61,7 +61,11 @@ def compared(network: tuple[int, Path]) -> tuple[int, dict[str, int]]:
         path, shown.astype(np.int32), T=chain.T, message_bits=netx.message_bits(chain), probes=True, membrane=membrane
     )
     layers = chain_layers(chain)
-    pairs = [(found.layers[k], recorder.spikes[step.neuron_name]) for k, step in enumerate(layers) if step.neuron_name in recorder.spikes]
+    pairs = [
+        (found.layers[k], recorder.spikes[step.neuron_name])
+        for k, step in enumerate(layers)
+        if step.neuron_name in recorder.spikes
+    ]
     if membrane:
         assert found.membrane is not None
         pairs.append((found.membrane / 64, expected.output[:, -1]))

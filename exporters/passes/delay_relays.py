@@ -14,7 +14,7 @@ import numpy as np
 
 from exporters.graph import IF, Array, Conv2d, Delay, Flatten, Linear, SpikingGraph
 from exporters.graph.editing import Draft
-from exporters.passes.dense_time import Term, ends_of, terms_of, without_idle
+from exporters.passes.dense_time import Term, bias_of, ends_of, terms_of, without_idle
 
 RELAYED = 2
 """Weight and threshold of a relay, even as the chip wants weights."""
@@ -66,8 +66,6 @@ def _relayed(graph: SpikingGraph, end: str, others: Sequence[Term]) -> SpikingGr
     for term, inputs in zip(others, used, strict=True):
         for f in inputs.tolist():
             weight[:, relays[f, int(term.steps.reshape(-1)[f])]] += term.synapse.weight[:, f]
-    biases = {t.name: t.synapse.bias for t in others if t.synapse.bias is not None}
-    bias = np.sum(list(biases.values()), axis=0, dtype=np.int64).astype(np.int32) if biases else None
 
     gone = {term.name for term in others}
     draft = Draft(
@@ -84,6 +82,6 @@ def _relayed(graph: SpikingGraph, end: str, others: Sequence[Term]) -> SpikingGr
             part[number, f] = RELAYED * (steps == lag)
         delayed = draft.add(f"{name}.late.delay", Delay(np.full(shape[1], lag)), (read,)) if lag else read
         draft.edges.append((draft.add(f"{name}.late", Linear(part), (delayed,)), late))
-    draft.nodes[name] = Linear(weight, bias)
+    draft.nodes[name] = Linear(weight, bias_of(others))
     draft.edges.extend([(late, name), (name, end)])
     return without_idle(graph, draft.nodes, draft.edges)

@@ -112,7 +112,9 @@ def put_back(chained: SpikingGraph, times: Mapping[str, DenseTime]) -> SpikingGr
                 else:
                     split = draft.add(f"{name}.split", linear, ())
                     draft.edges.append((split, end))
-                delay = draft.add(f"{split}.delay", Delay(np.broadcast_to(steps, shape)), (read,)) if steps.any() else read
+                delay = (
+                    draft.add(f"{split}.delay", Delay(np.broadcast_to(steps, shape)), (read,)) if steps.any() else read
+                )
                 draft.edges.append((delay, split))
         if time.recurrent is not None and time.lags is not None:
             for steps, weight in _parts(time.recurrent, time.lags):
@@ -183,7 +185,9 @@ def _merged(graph: SpikingGraph, end: str, terms: Sequence[Term]) -> tuple[tuple
                 f"{term.name}: {what} is dense in netx, and this is a convolution; use a linear layer, or ONNX and the emulator"
             )
         if set(graph.targets(term.name)) != {end}:
-            raise DeployError(f"{term.name}: it feeds several layers beside a delay; give each of them a layer of its own")
+            raise DeployError(
+                f"{term.name}: it feeds several layers beside a delay; give each of them a layer of its own"
+            )
     for loop in graph.loops:
         if end in loop and any(term.source in loop for term in others):
             listed = ", ".join(name for name in loop if name in graph.neurons)
@@ -196,13 +200,18 @@ def _merged(graph: SpikingGraph, end: str, terms: Sequence[Term]) -> tuple[tuple
         listed = " and ".join(sorted(sources)) or "nothing else"
         raise DeployError(f"{end}: it reads {listed}; a netx layer with delays or recurrence reads one layer")
     weight, delays = _matrix(end, others)
-    biases = {t.name: t.synapse.bias for t in terms if t.synapse.bias is not None}
-    bias = np.sum(list(biases.values()), axis=0, dtype=np.int64).astype(np.int32) if biases else None
     recurrent, lags = _matrix(end, own) if own else (None, None)
     if lags is not None:
         lags = np.maximum(lags, 1)
     time = DenseTime(delays if delays.any() else None, recurrent, lags)
-    return (others[0], Linear(weight, bias)), time
+    return (others[0], Linear(weight, bias_of(terms))), time
+
+
+def bias_of(terms: Sequence[Term]) -> Array | None:
+    """The biases of all layers, each once, added up."""
+    biases = {term.name: term.synapse.bias for term in terms if term.synapse.bias is not None}
+    total: Array = np.sum(list(biases.values()), axis=0, dtype=np.int64)
+    return total.astype(np.int32) if biases else None
 
 
 def _matrix(end: str, terms: Sequence[Term]) -> tuple[Array, Array]:

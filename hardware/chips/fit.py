@@ -164,7 +164,9 @@ def _delays(steps: Sequence[ChainLayer], target: Target) -> Iterator[Finding]:
     step, longest = max(late, key=lambda found: found[1])
     bits = target.get("delay_bits")
     if bits is not None and longest > (room := (1 << bits) - 2):
-        yield Finding("error", step.name, f"a delay of {longest} steps; {target.title} holds {room}", "train with shorter delays")
+        yield Finding(
+            "error", step.name, f"a delay of {longest} steps; {target.title} holds {room}", "train with shorter delays"
+        )
     yield Finding(
         "note", late[0][0].name, f"{len(late)} layer(s), this one first, with delays of up to {longest} steps: their bits are counted "
         "with the weights; the sums that a core keeps for the steps to come are not, and may leave it room for fewer neurons",

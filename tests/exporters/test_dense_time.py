@@ -159,9 +159,15 @@ def test_the_writer_refuses_what_a_chain_can_and_netx_cannot(tmp_path: Path) -> 
     late = {**LOOP, "back": Delay(one(4) * 2), "out": Output()}
     pixels = {**LOOP, "in": Input((3,), "direct", 255), "d": Delay(one(3)), "out": Output()}
     refused = (
-        (graph_of(far, "in>d", "d>w", "w>n", "n>out"), "^w: spikes come 63 steps late; netx and Lava hold delays of 62"),
+        (
+            graph_of(far, "in>d", "d>w", "w>n", "n>out"),
+            "^w: spikes come 63 steps late; netx and Lava hold delays of 62",
+        ),
         (graph_of(late, *EDGES, "n>out"), "^w: it is recurrent and has delays, which netx cannot say"),
-        (graph_of(pixels, "in>d", "d>w", *EDGES[1:], "n>out"), "^w: it is recurrent and has delays, which netx cannot say"),
+        (
+            graph_of(pixels, "in>d", "d>w", *EDGES[1:], "n>out"),
+            "^w: it is recurrent and has delays, which netx cannot say",
+        ),
     )
     for graph, message in refused:
         with pytest.raises(netx.NetxError, match=message):
@@ -189,7 +195,12 @@ def test_delays_behind_pools_and_delays_of_no_steps() -> None:
 
 def test_the_file_says_what_netx_reads(tmp_path: Path) -> None:
     """A layer with delays and a recurrent one: the datasets, and the timing beside them."""
-    nodes: dict[str, Node] = {"in": Input((3,), "spikes"), "d": Delay(np.array([0, 2, 5])), "w": dense(4, 3), "n": IF(9)}
+    nodes: dict[str, Node] = {
+        "in": Input((3,), "spikes"),
+        "d": Delay(np.array([0, 2, 5])),
+        "w": dense(4, 3),
+        "n": IF(9),
+    }
     nodes |= {"v": dense(5, 4), "back": Delay(one(5)), "u": dense(5, 5, 1), "m": IF(9), "out": Output()}
     graph = graph_of(nodes, "in>d", "d>w", "w>n", "n>v", "v>m", "m>back", "back>u", "u>m", "m>out")
     path = netx.write(to_chain(graph), tmp_path / "n.net")

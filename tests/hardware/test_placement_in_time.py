@@ -90,7 +90,14 @@ def delayed(steps: int, largest: int) -> SpikingGraph:
     weight[0, :2] = largest, -8
     late = [("d", Delay(np.arange(40) % (steps + 1)))] if steps else []
     return chain(
-        [("in", Input((40,), "spikes")), *late, ("w", Linear(weight.astype(np.int32))), ("n", IF(90)), ("out", Output())], 4
+        [
+            ("in", Input((40,), "spikes")),
+            *late,
+            ("w", Linear(weight.astype(np.int32))),
+            ("n", IF(90)),
+            ("out", Output()),
+        ],
+        4,
     )
 
 
@@ -106,7 +113,16 @@ def test_delays_are_held_against_the_chip() -> None:
     found = {f.severity: f.what for f in fit.check(delayed(39, 15), LOIHI1).findings if "delay" in f.what}
     assert found.keys() == {"note"} and "1 layer(s), this one first, with delays of up to 39 steps" in found["note"]
     weight = np.ones((2, 2), np.int32)
-    far = chain([("in", Input((2,), "spikes")), ("d", Delay(np.array([63, 0]))), ("w", Linear(weight)), ("n", IF(1)), ("out", Output())], 4)
+    far = chain(
+        [
+            ("in", Input((2,), "spikes")),
+            ("d", Delay(np.array([63, 0]))),
+            ("w", Linear(weight)),
+            ("n", IF(1)),
+            ("out", Output()),
+        ],
+        4,
+    )
     errors = [f for f in fit.check(far, LOIHI1).findings if f.severity == "error"]
     assert [(f.layer, f.what) for f in errors] == [("w", "a delay of 63 steps; Loihi 1 holds 62")]
 

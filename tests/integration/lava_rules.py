@@ -118,7 +118,9 @@ def main():
     pairs = []
     for top in (1, 3, 8, 64, 127, 128, 200, 254):
         for signs in ((-1, 1, -1, 1), (0, 1, -1, 0), (-1, 0, 0, 1), (0, 1, -1, 1), (-1, 1, -1, 0), (-1, 1, 0, 1)):
-            weight, back = (rng.integers(low * top, high * top + 1, (3, n)) for low, high, n in (signs[:2] + (4,), signs[2:] + (3,)))
+            weight, back = (
+                rng.integers(low * top, high * top + 1, (3, n)) for low, high, n in ((*signs[:2], 4), (*signs[2:], 3))
+            )
             if max(weight.max(), back.max()) > 0:
                 pairs.append((weight.tolist(), back.tolist(), *held(weight, back)))
     pairs.append(([[6]], [[-8]], *held(np.array([[6]]), np.array([[-8]]))))

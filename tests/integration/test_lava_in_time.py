@@ -74,7 +74,10 @@ def test_the_rules_of_lava(rules: dict[str, Any], rule: str, expected: list[list
 
 def test_the_json_file_says_how_samples_follow_one_another(rules: dict[str, Any]) -> None:
     graph = to_chain(random_dense_time(DESCRIBED))
-    assert graph.input.over_time and {clear.synapse for clear in netx.timing(graph).clears} == {"synapse", "synapse_rec"}
+    assert graph.input.over_time and {clear.synapse for clear in netx.timing(graph).clears} == {
+        "synapse",
+        "synapse_rec",
+    }
     expected = run(graph, random_frames(graph, 3, DESCRIBED)).output
     assert expected.any() and not expected.all()
     assert rules["by its description"] == expected.tolist()
@@ -109,7 +112,9 @@ def test_random_networks(random_runs: dict[int, Future[tuple[int, dict[str, int]
 
 
 def test_the_random_networks_have_what_they_are_drawn_for() -> None:
-    steps = [step for seed in NETWORKS for step in chain_layers(to_chain(random_dense_time(seed))) if step.time is not None]
+    steps = [
+        step for seed in NETWORKS for step in chain_layers(to_chain(random_dense_time(seed))) if step.time is not None
+    ]
     assert sum(step.time is not None and step.time.delays is not None for step in steps) >= 4
     assert sum(step.time is not None and step.time.recurrent is not None for step in steps) >= 3
     graphs = [random_dense_time(seed) for seed in NETWORKS]
@@ -119,8 +124,16 @@ def test_the_random_networks_have_what_they_are_drawn_for() -> None:
 
 def test_parts_of_a_session_know_nothing_of_one_another(tmp_path: Path) -> None:
     """A loop that goes on for ever once it has begun, by itself, and delays that reach beyond the sample."""
-    nodes = {"in": Input((2,), "spikes"), "d": Delay(np.array([0, 3])), "w": Linear(np.array([[4, 3], [3, 4]], np.int32)), "n": IF(4)}
-    nodes |= {"v": Linear(np.array([[4, 0], [0, 4]], np.int32), np.array([0, 2], np.int32)), "back": Delay(np.ones(2, int))}
+    nodes = {
+        "in": Input((2,), "spikes"),
+        "d": Delay(np.array([0, 3])),
+        "w": Linear(np.array([[4, 3], [3, 4]], np.int32)),
+        "n": IF(4),
+    }
+    nodes |= {
+        "v": Linear(np.array([[4, 0], [0, 4]], np.int32), np.array([0, 2], np.int32)),
+        "back": Delay(np.ones(2, int)),
+    }
     nodes |= {"u": Linear(np.array([[4, -1], [0, 4]], np.int32)), "m": IF(4), "out": Output()}
     edges = ("in d", "d w", "w n", "n v", "v m", "m back", "back u", "u m", "m out")
     graph = SpikingGraph(nodes, tuple((a, b) for a, b in map(str.split, edges)), 5)

@@ -17,9 +17,7 @@ from .errors import JobError, describe
 LAYER_TYPES = {"input", "conv", "dense", "dense_rec", "flatten"}
 
 
-def build_network(
-    hdf5: Any, path: Path, job: dict[str, Any], frame_shape: tuple[int, ...], interval: int
-) -> Any:
+def build_network(hdf5: Any, path: Path, job: dict[str, Any], frame_shape: tuple[int, ...], interval: int) -> Any:
     """The netx network of the job's file is built, its layers reset every `interval` steps; whatever Lava would refuse, skip
     or clip is a `JobError`."""
     name = job["name"]
@@ -99,7 +97,9 @@ def step_seconds(layers: Sequence[Any], fast: bool) -> float:
     for layer in layers:
         weight = getattr(layer.synapse, "weight", None)
         if weight is None:  # dense
-            inputs = float(np.prod(layer.inp.shape)) + float(hasattr(layer, "synapse_rec")) * float(np.prod(layer.shape))
+            inputs = float(np.prod(layer.inp.shape)) + float(hasattr(layer, "synapse_rec")) * float(
+                np.prod(layer.shape)
+            )
             # with delays, a matrix for each number of steps is made anew in every step
             apart = 5.0 * layer.synapse.a_buff.shape[1] if len(layer.synapse.a_buff.shape) > 1 else 1.0
             total += 1e-8 * apart * inputs * float(np.prod(layer.shape))

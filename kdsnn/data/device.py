@@ -60,10 +60,11 @@ def _whole(images: NDArray[Any], device: torch.device) -> Tensor:
     return torch.from_numpy(images).to(device)
 
 
-def floats(images: Tensor) -> Tensor:
-    """A network sees uint8 images as pixels / 255, and frames (N, T, C, H, W) of 0 and 1 as they are: float32, contiguous."""
+def floats(images: Tensor, graded: bool) -> Tensor:
+    """A network sees uint8 images as pixels / 255, and frames (N, T, C, H, W) of 0 and 1 as they are, but those of a data
+    set that is `graded` as pixels / 255 too: float32, contiguous."""
     values = images.to(torch.float32, memory_format=torch.contiguous_format)
-    return values if images.ndim == 5 else values / 255
+    return values if images.ndim == 5 and not graded else values / 255
 
 
 def shifted(images: Tensor, reach: int, generator: torch.Generator) -> Tensor:

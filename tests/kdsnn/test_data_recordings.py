@@ -8,13 +8,13 @@ import h5py
 import numpy as np
 import pytest
 import spikingjelly
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdsnn.data import load
 from kdsnn.data.events import aedat
-from kdsnn.data.events.cutting import Events, FrameCut
-from kdsnn.data.events.files import read
+from kdsnn.data.events.cleaning import cleaning_in
+from kdsnn.data.events.cutting import Events, FrameCut, cut_in
 from kdsnn.errors import KdsnnError
 from tests.event_files import KINDS, SIZE, as_aedat, as_aedat_2, as_aedat_4, as_bin, back, packet, stream, write
 
@@ -162,9 +162,9 @@ def test_a_folder_of_recordings_is_a_data_set(recordings):
 
 
 def test_cuts_elsewhere_are_refused(recordings):
-    with pytest.raises(KdsnnError, match="stands right behind it"):
+    with pytest.raises(KdsnnError, match="stand right behind it"):
         load("digits+frames4")
-    with pytest.raises(KdsnnError, match="stands right behind it"):
+    with pytest.raises(KdsnnError, match="stand right behind it"):
         load(f"events:{recordings}+frames4+frames5")
     with pytest.raises(KdsnnError, match="1 to 256 frames"):
         load(f"events:{recordings}+frames0")
@@ -231,17 +231,70 @@ def test_damage_is_named(recordings):
         load("events:nowhere")
 
 
-@given(st.data())
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_a_mutated_file_is_refused_in_one_line_or_read(tmp_path, data):
-    kind = data.draw(st.sampled_from(KINDS))
-    path = write(tmp_path / f"mutated{kind}", stream(1, 40))
-    content = bytearray(path.read_bytes())
-    for _ in range(data.draw(st.integers(1, 4))):
-        at = data.draw(st.integers(0, len(content) - 1))
-        content[at] = data.draw(st.integers(0, 255))
-    path.write_bytes(content[: data.draw(st.integers(0, len(content)))] if data.draw(st.booleans()) else content)
-    try:
-        FrameCut(4).frames(str(path), lambda: read(path), (1 << 6, 1 << 6))
-    except KdsnnError as error:
-        assert "mutated" in str(error) and "\n" not in str(error)
+def test_windows_of_a_given_length_and_counts():
+    events = stream(11, 200)
+    pieces = [Events(*np.array(events[k : k + 30], np.int64).T) for k in range(0, 200, 30)]
+    first = events[0][2]
+    counts = np.zeros((6, 2, SIZE, SIZE), int)
+    for x, y, t, p in events:
+        if (t - first) // 40_000 < 6:
+            counts[(t - first) // 40_000, p, y, x] += 1
+    found = FrameCut(6, "window", 40_000).frames("made", lambda: iter(pieces), (SIZE, SIZE))
+    assert np.array_equal(found, counts > 0) and counts.sum() < 200
+    found = FrameCut(6, "window", 40_000, counts=3).frames("made", lambda: iter(pieces), (SIZE, SIZE))
+    assert np.array_equal(found, np.minimum(counts, 3) * 85)
+    found = FrameCut(6, "window", 40_000, counts=5).frames("made", lambda: iter(pieces), (SIZE, SIZE), 1)
+    assert np.array_equal(found, np.minimum(counts.sum(1, keepdims=True), 5) * 51)
+    assert cut_in("frames6-of-40000-counts3") == FrameCut(6, "window", 40_000, 3)
+    assert cut_in("frames6-by-number-counts") == FrameCut(6, "number", counts=15)
+    for wrong in ("frames6-of-0", "frames6-counts2", "frames6-by-time", "frames6-polarity-difference"):
+        with pytest.raises(KdsnnError, match=rf"^\+{wrong}: "):
+            cut_in(wrong)
+
+
+def cleaned(events, variant, piece, size=(SIZE, SIZE)):
+    pieces = [Events(*np.array(events[k : k + piece], np.int64).T) for k in range(0, len(events), piece)]
+    left, shape = cleaning_in(variant)(lambda: iter(pieces), size)
+    return [tuple(map(int, one)) for e in left() for one in zip(e.x, e.y, e.t, e.p, strict=True)], shape
+
+
+@given(st.integers(0, 1000), st.integers(1, 120), st.sampled_from([0, 300, 20_000, 10**6]), st.integers(1, 200))
+@settings(max_examples=60, deadline=None)
+def test_denoising_is_its_definition_whatever_the_pieces(seed, count, within, piece):
+    events = stream(seed, count)
+    kept = [
+        (x, y, t, p)
+        for k, (x, y, t, p) in enumerate(events)
+        if any(t - u <= within + 1 and max(abs(x - v), abs(y - w)) == 1 for v, w, u, _ in events[:k])
+    ]
+    assert cleaned(events, f"denoise{within + 1}", piece) == (kept, (SIZE, SIZE))
+
+
+def test_fewer_pixels_and_a_part_of_the_sensor():
+    events = stream(12, 200)
+    assert cleaned(events, "down5", 7) == ([(x // 5, y // 5, t, p) for x, y, t, p in events], (3, 3))
+    inside = [(x - 3, y - 1, t, p) for x, y, t, p in events if 3 <= x < 8 and 1 <= y < 10]
+    assert cleaned(events, "crop9x5", 7) == (inside, (9, 5)) and 0 < len(inside) < 200
+    with pytest.raises(KdsnnError, match=r"^\+crop13x2: the sensor has 12×12 pixels"):
+        cleaned(events, "crop13x2", 7)
+    for wrong in ("denoise0", "down0", "crop0x3"):
+        with pytest.raises(KdsnnError, match=rf"^\+{wrong}: its numbers must be 1 or more"):
+            cleaning_in(wrong)
+
+
+def test_recordings_are_cleaned_in_the_order_of_the_name(recordings):
+    data = load(f"events:{recordings}+down2+frames4-counts5+crop5x3")
+    assert data.sample_shape == (4, 2, 5, 3) and data.graded and data.name.endswith("+down2+frames4-counts5+crop5x3")
+    events = [(x // 2 - 1, y // 2, t, p) for x, y, t, p in back(recordings / "Test/right/1.npy")]
+    inside = [(x, y, t, p) for x, y, t, p in events if 0 <= x < 3 and 0 <= y < 5]
+    first, last = inside[0][2], inside[-1][2]
+    counts = np.zeros((4, 2, 5, 3), int)
+    for x, y, t, p in inside:
+        counts[min(3, (t - first) // ((last - first) // 4)), p, y, x] += 1
+    assert np.array_equal(data.x_test[4], np.minimum(counts, 5) * 51) and counts.max() > 1
+    assert "12×12 pixels (width × height), of which +down2+crop5x3 leaves 3×5" in data.notes[-1]
+    with pytest.raises(KdsnnError, match=r"\.(bin|npy|npz) \+denoise1: it holds no events"):
+        load(f"events:{recordings}+denoise1")
+    with pytest.raises(KdsnnError, match="are too much for a sample"):
+        write(recordings / "Train/left/far.npy", [(16_000, 16_000, 5, 0)])
+        load(f"events:{recordings}")

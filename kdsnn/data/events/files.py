@@ -137,7 +137,8 @@ def _pieces(path: Path, columns: Mapping[str, NDArray[Any]]) -> Iterator[Events]
             raise KdsnnError(f"{path}: its {name} are {column.dtype}: they must be numbers.")
     for start in range(0, next(iter(shapes))[0], aedat.PIECE):
         parts = {name: np.asarray(column[start : start + aedat.PIECE]) for name, column in columns.items()}
-        whole = {name: part.astype(np.int64) for name, part in parts.items()}
+        with np.errstate(invalid="ignore"):  # compared below
+            whole = {name: part.astype(np.int64) for name, part in parts.items()}
         for name, part in parts.items():
             if name != "t" and part.dtype.kind == "f" and (whole[name] != part).any():
                 raise KdsnnError(f"{path}: its {name} are no whole numbers.")

@@ -46,11 +46,9 @@ DESCRIPTIONS: Mapping[str, str] = MappingProxyType(
         "npz:FILE": "arrays x_train, y_train, x_test, y_test (uint8 images, or frames of 0 and 1 over time) in one archive",
         "npy:DIR": "the same arrays as .npy files, read batch by batch where they are large",
         "folder:DIR": "images in class sub-folders, in DIR/train and DIR/test or in DIR itself",
-        "events:DIR": "recordings of event cameras (.bin, .npy, .npz, .h5, .aedat, .aedat4) in class sub-folders, as 8 frames "
-        "each; DVS-Gesture, SHD, SSC and SpikingJelly's folders of frames are recognized",
-        "events:DIR+frames16": "the same in 16 frames of equal time; of equal number: +frames16-by-number; of 5000 µs each: "
-        "+frames16-of-5000",
-        "events:DIR+frames8-counts": "the same in graded frames: k events of a pixel are k/15, or k/51 with -counts51",
+        "events:DIR": "recordings (.bin, .npy, .npz, .h5, .aedat, .aedat4) in class sub-folders, or DVS-Gesture, SHD, SSC",
+        "events:DIR+frames16": "in 16 frames, not 8, of equal time; of equal number: …-by-number; of 5000 µs: …-of-5000",
+        "events:DIR+frames8-counts": "in graded frames: k events of a pixel are k/15, or k/51 with -counts51",
         "events:DIR+denoise5000": "events without one in a pixel around theirs in the 5000 µs before are left out",
         "events:DIR+down2": "2×2 pixels become one",
         "events:DIR+crop32x48": "32×48 pixels (height × width) in the middle of the sensor",

@@ -127,6 +127,7 @@ def test_graded_frames_go_through_every_verb(counts: DataSet, tmp_path: Path) ->
     student = kdsnn.distill("cnn2", counts, teacher=teacher, epochs=1, options=options)
     assert (student.info.preprocessing, teacher.info.preprocessing) == (GRADED, GRADED_MEAN)
     randomize(student.module, 0)
+    student.module.float()
     student.save(tmp_path / "graded.safetensors")
     path = tmp_path / "graded.safetensors"
     found = kdsnn.run(path, counts, on=["torch", "onnx", "emulator", "lava"], samples=4)
@@ -140,9 +141,10 @@ def test_graded_frames_go_through_every_verb(counts: DataSet, tmp_path: Path) ->
     accuracy = kdsnn.evaluate(path, counts).accuracy
     kdsnn.export(path, tmp_path / "out", to=["onnx", "netx", "nir"], form=["sequence"], quantized=True)
     for name in ("graded.onnx", "graded.net", "graded.nir", "graded.int8.onnx"):
-        result = kdsnn.run(tmp_path / "out" / name, counts, samples=20)
-        if name in ("graded.onnx", "graded.nir"):
-            assert accuracy in result.accuracy.values()
+        on = ["onnx"] if name.endswith(".onnx") else ["emulator"]
+        result = kdsnn.run(tmp_path / "out" / name, counts, samples=20, on=on)
+        if name == "graded.onnx":
+            assert result.accuracy["onnx"] == accuracy
     report = kdsnn.profile(path, counts, teacher=teacher, samples=20)
     stem = report.students[0].float_run.layers[0].counts.values
     assert stem["macs"].nominal > 0 and stem["synops"].nominal == 0

@@ -157,13 +157,13 @@ def kind_of_loss(left):
         rows, columns = area.any(1).nonzero().flatten(), area.any(0).nonzero().flatten()
         assert area[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].all()
         assert area.sum() == len(rows) * len(columns)
-        return "area", max(len(rows) / area.shape[0], len(columns) / area.shape[1])
+        return "area", len(rows) / area.shape[0]
     return "spikes", gone.float().mean().item()
 
 
 @pytest.mark.parametrize("most", [0.5, 1.0])
 def test_drop_takes_frames_or_an_area_or_spikes(most):
-    frames = torch.ones(800, 20, 2, 10, 8, dtype=torch.uint8)
+    frames = torch.ones(800, 20, 1, 40, 10, dtype=torch.uint8)
     result = dropped(frames, most, seeded())
     assert result.max() == 1 and frames.min() == 1 and torch.equal(result, dropped(frames, most, seeded()))
     found = [kind_of_loss(left) for left in result]
@@ -171,7 +171,7 @@ def test_drop_takes_frames_or_an_area_or_spikes(most):
     for kind in ("frames", "area", "spikes"):
         shares = [share for one, share in found if one == kind]
         assert 130 < len(shares) < 260 and max(shares) <= most + 0.06
-        assert abs(np.mean(shares) - most / 2) < 0.1 * most and min(shares) < 0.15 * most
+        assert abs(np.mean(shares) - most / 2) < 0.15 * most and min(shares) < 0.15 * most
     assert 160 < kinds.count("nothing") < 290  # a small share rounds to no frame and no pixel
     assert torch.equal(dropped(frames, 0.0, seeded()), frames)
 

@@ -104,7 +104,8 @@ DIVISORS = tuple(k for k in range(2, 256) if 255 % k == 0)
 def held_counts(counts: NDArray[Any], divisor: int) -> NDArray[np.uint8]:
     """Write counts of events as pixels: k events are min(k, divisor) / divisor of 255, exactly, which a network sees as
     min(k, divisor) / divisor."""
-    return (np.minimum(counts, divisor) * (255 // divisor)).astype(np.uint8)
+    pixels: NDArray[np.uint8] = (np.minimum(counts, divisor) * (255 // divisor)).astype(np.uint8)
+    return pixels
 
 
 def held(counts: int) -> str:

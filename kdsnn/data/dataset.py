@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,6 +95,6 @@ class DataSet:
 
 
 def brief(value: object) -> str:
-    """Write `value` as one line, cut to a readable length, for quoting in an error message."""
-    line = " ".join(str(value).split())
+    """Write `value` as one line, cut to a readable length and without addresses, for quoting in an error message."""
+    line = re.sub(r" at 0x[0-9a-f]+", "", " ".join(str(value).split()))
     return line if len(line) <= 100 else line[:97] + "..."

@@ -89,7 +89,7 @@ def _version_2(path: Path, file: IO[bytes]) -> Iterator[Events]:
             x, y, p = address >> 12 & 0x3FF, address >> 22 & 0x1FF, address >> 11 & 1
         elif address.max() >= 1 << 16:
             raise KdsnnError(
-                f"{path}: an address is {address.max():#x}, beyond the 16 bits of a DVS128, and no line '# AEChip:' names "
+                f"{path}: an address is {address.max()}, beyond the 16 bits of a DVS128, and no line '# AEChip:' names "
                 "another chip: convert it to .npy with fields x, y, t and p."
             )
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import struct
 import warnings
@@ -114,7 +115,17 @@ def packed(data: bytes, codec: str) -> bytes:
 BOMB = struct.pack("<I", (1 << 31) - 4) + events_table([])[4:12] + bytes(1 << 26)
 TABLE = events_table(stream(0, 5))
 
+
+def numpys(events: list[tuple[int, int, int, int]]) -> bytes:
+    """A `.npy` of events."""
+    file = io.BytesIO()
+    np.save(file, np.array(events, [(name, "<i8") for name in "xytp"]))
+    return file.getvalue()
+
+
 REFUSED: dict[str, tuple[str, Callable[[], bytes], str]] = {
+    "a name in numpy's header": (".npy", lambda: numpys(stream(0, 5)).replace(b"False", b"Wrong"), "not a readable file"),
+    "a program in numpy's header": (".npy", lambda: numpys(stream(0, 5)).replace(b"False", b"f()  "), "not a readable file"),
     "nothing": (".aedat", lambda: b"", "first line is none of"),
     "nothing of N-MNIST": (".bin", lambda: b"", "holds no events"),
     "one line without end": (".aedat", lambda: b"#" * (1 << 23), "first line is none of"),

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import kdsnn
 from kdsnn import checkpoint, models
-from kdsnn.checkpoint import SPIKES, CheckpointInfo
+from kdsnn.checkpoint import GRADED, GRADED_MEAN, SPIKES, CheckpointInfo
+from kdsnn.data import DataSet
+from kdsnn.errors import KdsnnError
 from tests.integration.test_cli import cli, error_line
 from tests.networks import randomize
 
@@ -105,3 +109,54 @@ def test_calibration_needs_events_too(watching: Path, events: Path) -> None:
     assert f"reads frames over time, and digits holds images; digits+events{T} are events of them" in message
     message = error_line("run", watching, "--data", events, "--encoder", "host")
     assert "input is spikes already" in message
+
+
+@pytest.fixture(scope="module")
+def counts() -> DataSet:
+    """Some of digits+events3-counts5: graded frames."""
+    data = kdsnn.load_data("digits+events3-counts5")
+    return replace(
+        data, x_train=data.x_train[:40], y_train=data.y_train[:40], x_test=data.x_test[:20], y_test=data.y_test[:20]
+    )
+
+
+@pytest.mark.usefixtures("lava_environment")
+def test_graded_frames_go_through_every_verb(counts: DataSet, tmp_path: Path) -> None:
+    options = {"channels": (CHANNELS, 4), "hidden": 8}
+    teacher = kdsnn.pretrain("cnn2", counts, epochs=1, options=options)
+    student = kdsnn.distill("cnn2", counts, teacher=teacher, epochs=1, options=options)
+    assert (student.info.preprocessing, teacher.info.preprocessing) == (GRADED, GRADED_MEAN)
+    randomize(student.module, 0)
+    student.module.float()
+    student.save(tmp_path / "graded.safetensors")
+    path = tmp_path / "graded.safetensors"
+    found = kdsnn.run(path, counts, on=["torch", "onnx", "emulator", "lava"], samples=4)
+    by_pair = {(c.backend, c.reference): c for c in found.comparisons}
+    assert all(by_pair[pair].ok for pair in (("torch", "spikingjelly"), ("onnx", "torch"), ("lava", "emulator")))
+    assert by_pair["lava", "emulator"].mismatches == by_pair["lava", "emulator"].hidden == 0
+    # what the network is given is count / 5, by its own module
+    x = torch.from_numpy(np.minimum(counts.x_test[:4] // 51, 5) / 5).float()
+    network = kdsnn.lower(path)
+    assert torch.allclose(torch.from_numpy(network.samples(counts.x_test[:4])[:]), x)
+    accuracy = kdsnn.evaluate(path, counts).accuracy
+    kdsnn.export(path, tmp_path / "out", to=["onnx", "netx", "nir"], form=["sequence"], quantized=True)
+    for name in ("graded.onnx", "graded.net", "graded.nir", "graded.int8.onnx"):
+        on = ["onnx"] if name.endswith(".onnx") else ["emulator"]
+        result = kdsnn.run(tmp_path / "out" / name, counts, samples=20, on=on)
+        if name == "graded.onnx":
+            assert result.accuracy["onnx"] == accuracy
+    report = kdsnn.profile(path, counts, teacher=teacher, samples=20)
+    stem = report.students[0].float_run.layers[0].counts.values
+    assert stem["macs"].nominal > 0 and stem["synops"].nominal == 0
+
+
+def test_frames_of_another_kind_are_refused(watching: Path, counts: DataSet) -> None:
+    with pytest.raises(KdsnnError, match=r"reads frames of 0 and 1, and .* holds graded frames: leave -counts out of"):
+        kdsnn.run(watching, counts)
+    spikes = replace(counts, x_train=counts.x_train // 255, x_test=counts.x_test // 255, graded=False)
+    student = kdsnn.distill("cnn2", counts, method="none", epochs=1, options={"channels": (2, 2), "hidden": 4})
+    for verb in (kdsnn.run, kdsnn.evaluate, kdsnn.profile):
+        with pytest.raises(KdsnnError, match=r"reads graded frames, and .* holds frames of 0 and 1: add -counts to"):
+            verb(student, spikes)
+    with pytest.raises(KdsnnError, match="reads graded frames"):
+        kdsnn.lower(student, calibrate=spikes)

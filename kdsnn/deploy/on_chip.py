@@ -75,6 +75,16 @@ def on_chip(network: Lowered, chain: SpikingGraph, chip: Target, activity: Activ
     return OnChip(drawn, deployment, notes)
 
 
+def activity_of(chain: SpikingGraph, samples: Array) -> Activity:
+    """What a chain does with samples, as it is given them."""
+    from hardware import emulator
+    from profilers.counting.activity import ActivityCounter
+
+    counter = ActivityCounter(chain)
+    emulator.run(chain, chain.encode(samples), observe=counter)
+    return counter.result()
+
+
 def place_all(
     students: Sequence[report.Student],
     networks: Sequence[Lowered],
@@ -89,9 +99,7 @@ def place_all(
     """
     from exporters.errors import DeployError
     from exporters.passes.chain import to_chain
-    from hardware import emulator
     from hardware.chips import limits
-    from profilers.counting.activity import ActivityCounter
 
     found, placements, notes = [], [], []
     chips = limits.targets().values()
@@ -102,10 +110,7 @@ def place_all(
             notes.append(f"{student.name} has no placement: {error}")
             found.append(student)
             continue
-        counter = ActivityCounter(chain)
-        few = network.samples(some(x))[:]
-        emulator.run(chain, chain.encode(few), observe=counter)
-        activity, deployments = counter.result(), []
+        activity, deployments = activity_of(chain, network.samples(some(x))[:]), []
         for chip in chips:
             on = on_chip(network, chain, chip, activity, time)
             if on.deployment is not None:

@@ -133,7 +133,7 @@ def test_markdown_has_the_numbers_of_the_report(made: report.Report) -> None:
 
 
 def test_latex_prints_what_markdown_shows(made: report.Report, three: report.Report) -> None:
-    for some in (made, three, example.wide()):
+    for some in (made, three, example.wide(), example.events()):
         text = latex.render(some)
         assert [[[unlatex(c) for c in row] for row in table] for table in latex_tables(text)] == tables(
             markdown.render(some)

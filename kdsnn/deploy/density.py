@@ -6,18 +6,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from kdsnn.deploy.counting import FEW_SAMPLES, some
+from kdsnn.deploy.counting import FEW_SAMPLES
 from kdsnn.deploy.images import chosen
-from kdsnn.deploy.on_chip import activity_of, on_chip
+from kdsnn.deploy.on_chip import deployed
 from kdsnn.deploy.progress import Progress, silent
 from kdsnn.errors import OptionError
 
 if TYPE_CHECKING:
-    from exporters.graph import Array, SpikingGraph
+    from exporters.graph import Array
     from kdsnn.deploy.lowered import Lowered
     from kdsnn.deploy.report_options import BusyTime
     from profilers import report
-    from profilers.counting.activity import Activity
 
 
 def wants_density(names: Sequence[str], networks: Sequence[Lowered], density: bool | None) -> bool:
@@ -46,43 +45,40 @@ def thin(
     time: BusyTime | None = None,
     progress: Progress = silent,
 ) -> dict[float, report.Student]:
-    """A counted and placed student, and what it does with ever fewer of the events of x, frames over time (N, T, C, H, W).
+    """What a counted and placed student does with ever fewer of the events of x, frames over time (N, T, C, H, W).
 
-    Only its deployed run is repeated, on all samples; on chips it is placed as it was, and counted on as many samples.
+    It is the network as placed on the chip whose energy model prices the sweep that runs: one run gives everything. Where it
+    has no placement there, it is the deployed run. At most `FEW_SAMPLES` samples are taken.
     """
-    import numpy as np
-
     from exporters.passes.chain import to_chain
     from hardware import emulator
+    from hardware.chips import fit, limits
     from profilers import profiling
     from profilers.counting.thinning import KEPT, Thinned
+    from profilers.energy import models
+    from profilers.report.assemble import DENSITY_MODEL
 
+    chip = limits.target(models.built_in()[DENSITY_MODEL].target)
+    placed = None
     graph = network.integer if student.deployed.arithmetic == "integer" else network.running
+    if student.on(chip.name) is not None:
+        graph = to_chain(network.integer)
+        placed = fit.check(graph, chip, scales=network.layer_scales).placement
     assert graph is not None  # it has run
-    chain = to_chain(network.integer) if student.deployments else None
-    told = None if student.deployed.accuracy is None else labels
-    found = {1.0: student}
-    for index, kept in enumerate(kept for kept in KEPT if kept < 1):
+    rows = chosen(len(x), FEW_SAMPLES)
+    samples = network.samples(x[rows])
+    told = None if student.deployed.accuracy is None else labels[rows]
+    found = {}
+    for index, kept in enumerate(KEPT):
 
         def show(done: int, total: int, index: int = index) -> None:
-            progress("thin the events", index * total + done, (len(KEPT) - 1) * total)
+            progress("thin the events", index * total + done, len(KEPT) * total)
 
-        samples = Thinned(network.samples(x), np.arange(len(x)), kept)
-        ran = profiling.count(student.name, graph, samples, told, run=emulator.run, progress=show)
-        deployments: list[report.Deployment] = []
-        if chain is not None:
-            few = Thinned(network.samples(some(x)), chosen(len(x), FEW_SAMPLES), kept)
-            deployments = _on_chips(student, network, chain, activity_of(chain, few[:]), time)
-        found[kept] = replace(ran, deployments=tuple(deployments))
+        ran = profiling.count(student.name, graph, Thinned(samples, rows, kept), told, run=emulator.run, progress=show)
+        if placed is not None:
+            run = ran.deployed
+            spikes = {layer.name: layer.spikes for layer in run.layers if layer.spikes is not None}
+            deployment = deployed(graph, chip, placed, run.counts, spikes, run.samples, time)
+            ran = replace(ran, deployments=(deployment,))
+        found[kept] = ran
     return found
-
-
-def _on_chips(
-    student: report.Student, network: Lowered, chain: SpikingGraph, activity: Activity, time: BusyTime | None
-) -> list[report.Deployment]:
-    """The student on each chip that it was placed on, doing `activity` there."""
-    from hardware.chips import limits
-
-    chips = [limits.target(deployment.target) for deployment in student.deployments]
-    found = [on_chip(network, chain, chip, activity, time).deployment for chip in chips]
-    return [deployment for deployment in found if deployment is not None]

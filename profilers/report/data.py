@@ -266,11 +266,12 @@ class DensityPoint:
 
 @dataclass(frozen=True)
 class DensitySweep:
-    """The deployed run of the first student was repeated on the same samples with fewer and fewer events.
+    """The first student ran on some samples again, with fewer and fewer events in them.
 
-    `seed` decides which; what one point keeps, all points before it kept. `model` and `model_title`: the one energy
-    model that priced all points, empty without one; `placed_on`: the title of the chip where it priced the network as
-    placed, empty where it priced the run; `left_out`: terms of the model that nobody counted.
+    `seed` decides which; what one point keeps, all points before it kept. `placed_on`: the title of the chip on which it
+    ran as placed, so that OR neurons of max-pools and relays of skip connections count too (`Deployment`); empty where
+    it is the deployed run. `model` and `model_title`: the one energy model that priced all points, empty without one;
+    `left_out`: terms of the model that nobody counted.
     """
 
     student: str

@@ -153,7 +153,7 @@ def density(sweep: DensitySweep) -> Markup:
         drawn = line("quantized", joules, _energy_text)
         panels.append(Panel("Energy, nominal", _ends(joules, _energy_text), (drawn,), _level_energy))
     ticks = [(kept, kept_text(kept)) for kept in shares]
-    return panel_chart(panels, ticks, "Accuracy and cost against the share of the events that is kept")
+    return panel_chart(panels, ticks, "Accuracy and cost against the share of events kept")
 
 
 def relative(report: ReportData) -> Markup | None:

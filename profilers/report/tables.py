@@ -86,7 +86,7 @@ _NETWORK_ROWS: tuple[tuple[str, str, _OfRun, _OfTeacher | None], ...] = (
     (
         "Accuracy",
         "",
-        lambda run: Cell(share_text(run.accuracy), accuracy_interval(run)),
+        lambda run: Cell(share_text(run.accuracy), accuracy_interval(run.accuracy, run.samples)),
         lambda teacher: share_text(teacher.accuracy),
     ),
     ("Time steps T", "", lambda run: str(run.T), lambda teacher: "1"),
@@ -223,7 +223,7 @@ def density(sweep: DensitySweep) -> Table:
     for point in sweep.points:
         cells = [Cell(quantity(point.events_in))]
         if point.accuracy is not None:
-            cells.append(Cell(percent(point.accuracy)))
+            cells.append(Cell(percent(point.accuracy), accuracy_interval(point.accuracy, sweep.samples)))
         for count, whole in ((point.spikes, first.spikes), (point.synops, first.synops)):
             cells.append(Cell(quantity(count.mean), of_all(count.mean, whole.mean)))
         if point.energy is not None and first.energy is not None:
@@ -235,15 +235,20 @@ def density(sweep: DensitySweep) -> Table:
         Cell("SynOps"),
         *([] if first.energy is None else [Cell("Energy", (sweep.model_title,))]),
     ]
-    priced = f"as placed on {sweep.placed_on}" if sweep.placed_on else f"of the {RUNS[sweep.arithmetic]}"
     notes = [
         f"Each event of {plural(sweep.samples, 'sample')} is kept with the same probability (seed {sweep.seed}); what one row "
         "keeps, the rows above it kept too. The network was not trained for it."
     ]
+    if sweep.placed_on:
+        notes.append(
+            f"All counts are of the network as placed on {sweep.placed_on}: OR neurons of max-pools and relays of skip "
+            "connections are among them."
+        )
     if sweep.model:
-        notes.append(f"Energy is {priced}, an estimate under {sweep.model_title}; shares are of its nominal value.")
+        notes.append(f"Energy is an estimate under the {sweep.model_title}; shares are of its nominal value.")
     notes += [f"Not counted, so missing from the energy: {'; '.join(sweep.left_out)}."] if sweep.left_out else []
-    caption = f"{sweep.student} with fewer events, {RUNS[sweep.arithmetic]}, means per sample"
+    what = f"as placed on {sweep.placed_on}" if sweep.placed_on else RUNS[sweep.arithmetic]
+    caption = f"{sweep.student} with fewer events, {what}, means per sample"
     return Table("density", caption, tuple(headings), tuple(rows), tuple(notes))
 
 

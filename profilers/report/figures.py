@@ -126,10 +126,9 @@ def by_step(student: Student) -> Markup:
         found = [(css, dict(step_counts(run)).get(heading)) for css, run in lines]
         drawn = tuple(Line(css, _steps(counts, quantity)) for css, counts in found if counts)
         panels.append(Panel(f"{heading} per step", f"{quantity(sum(values))} in all", drawn, _level_count))
-    ticks = [(t, f"t{SPACE}={SPACE}{t:.0f}" if t == 1 else f"{t:.0f}") for t in axis_ticks(1, head.T, 8) if t % 1 == 0]
-    return panel_chart(
-        panels, [(t, text) for t, text in ticks if 1 <= t <= head.T], "Accuracy and counts at every time step"
-    )
+    steps = [t for t in axis_ticks(1, head.T, 8) if 1 <= t <= head.T and t % 1 == 0]
+    ticks = [(t, f"t{SPACE}={SPACE}{t:.0f}" if t == steps[0] else f"{t:.0f}") for t in steps]
+    return panel_chart(panels, ticks, "Accuracy and counts at every time step")
 
 
 def density(sweep: DensitySweep) -> Markup:

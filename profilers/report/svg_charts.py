@@ -185,7 +185,8 @@ def panel_chart(panels: Sequence[Panel], ticks: Sequence[tuple[float, str]], des
     for index, panel in enumerate(panels):
         above = index * _PANEL
         ys = [y for line in panel.lines for _, y, _ in line.points]
-        levels = axis_ticks(0 if panel.from_zero else min(ys), max(ys), 3)
+        low, high = min(ys), max(ys)
+        levels = axis_ticks(0 if panel.from_zero or low == high else low, high or 1, 3)
         bottom, top = levels[0], levels[-1]
 
         def at(
@@ -195,7 +196,7 @@ def panel_chart(panels: Sequence[Panel], ticks: Sequence[tuple[float, str]], des
 
         parts.append(_heading(panel.label, panel.text, above + 14))
         parts += [_level(at(left, y)[1], panel.y_text(y)) for y in levels]
-        parts += _strokes(panel.lines, at, 4 if len(xs) <= 40 * len(panels) else 2.5)
+        parts += _strokes(panel.lines, at, 4 if len(xs) <= 40 * len(panels) else 2)
     parts += [_below(across(x), text, len(panels) * _PANEL + 8) for x, text in ticks]
     return _svg(parts, len(panels) * _PANEL + _TICK_ROW, description)
 
@@ -281,8 +282,9 @@ def _rect(css: str, x: float, width: float, y: float, height: float) -> Markup:
 
 
 def _dot(css: str, x: float, y: float, title: str = "", radius: float = 5) -> Markup:
-    return Markup('<circle class="{} dot" cx="{:.2f}%" cy="{:.1f}" r="{}"><title>{}</title></circle>').format(
-        css, x, y, radius, title
+    ring = " dot" if radius > 3 else ""  # rings around small dots would cut up the line through them
+    return Markup('<circle class="{}{}" cx="{:.2f}%" cy="{:.1f}" r="{}"><title>{}</title></circle>').format(
+        css, ring, x, y, radius, title
     )
 
 

@@ -228,8 +228,8 @@ def density(sweep: DensitySweep) -> Table:
             cells.append(Cell(quantity(count.mean), of_all(count.mean, whole.mean)))
         if point.energy is not None and first.energy is not None:
             cells.append(Cell(spread(point.energy, "J"), of_all(point.energy.nominal, first.energy.nominal)))
-        rows.append(Row(kept_text(point.kept), tuple(cells)))
-    headings = [Cell("Events kept"), Cell("Events in"), *([] if first.accuracy is None else [Cell("Accuracy")])]
+        rows.append(Row("all events" if point.kept == 1 else f"{kept_text(point.kept)} of events", tuple(cells)))
+    headings = [Cell("Input"), Cell("Events in"), *([] if first.accuracy is None else [Cell("Accuracy")])]
     headings += [
         Cell("Spikes"),
         Cell("SynOps"),

@@ -132,7 +132,10 @@ def test_a_sweep_has_the_counts_of_every_density() -> None:
     assert "With fewer events" in page and 'aria-label="Accuracy and cost against the share' in page
     assert "With fewer events" not in html.render(dataclasses.replace(made, density=None))
     table = tables.density(sweep)
-    assert [row.label for row in table.rows] == ["all", "3/4", "1/2", "1/4", "1/8"]
+    assert [row.label for row in table.rows] == [
+        "all events",
+        *(f"{kept} of events" for kept in ("3/4", "1/2", "1/4", "1/8")),
+    ]
     assert table.rows[2].cells[3].small == (f"{percent(counted[2] / counted[0], 0)} of all",)
 
 

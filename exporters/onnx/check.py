@@ -151,9 +151,7 @@ def _check_node(node: onnx.NodeProto, known: set[str], *, inside: bool) -> None:
             node.op_type not in LOOPS or inside or attribute.type == onnx.AttributeProto.GRAPHS
         ):
             raise OnnxError(f"{where} holds a graph of its own")
-    if node.op_type in LOOPS and (
-        inside or sorted(a.name for a in node.attribute) != LOOPS[node.op_type]
-    ):
+    if node.op_type in LOOPS and (inside or sorted(a.name for a in node.attribute) != LOOPS[node.op_type]):
         raise OnnxError(f"{where} is not as this program writes it")
     if node.op_type == "Loop" and list(node.input[:2]) != ["T", ""]:
         raise OnnxError(f"{where} does not run for T steps")

@@ -76,9 +76,7 @@ def _write(model: ModelBuilder, name: str, x: ModelTensor) -> str:
     return frames
 
 
-def _read(
-    model: ModelBuilder, name: str, node: Delay, frames: str, output: ModelTensor, *, newest: int
-) -> ModelTensor:
+def _read(model: ModelBuilder, name: str, node: Delay, frames: str, output: ModelTensor, *, newest: int) -> ModelTensor:
     """`newest` is how many steps ago the last of the frames arrived."""
     back = node.steps.astype(np.int32) + np.int32(1 - newest)
     if _is_uniform(node):

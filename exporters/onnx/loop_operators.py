@@ -44,9 +44,7 @@ def add_loop(model: ModelBuilder, loop: tuple[str, ...], add: Add) -> None:
     results = [f"{name}/all_steps" for name in leaving]
     starts, ends = model.add_starts(states), [f"{tensor}_end" for tensor in states]
     model.outer.append(
-        operator(
-            "Scan", [*starts, *steps.values()], [*ends, *results], body=graph_of_step, num_scan_inputs=len(steps)
-        )
+        operator("Scan", [*starts, *steps.values()], [*ends, *results], body=graph_of_step, num_scan_inputs=len(steps))
     )
     for (name, x), result in zip(leaving.items(), results, strict=True):
         model.values[name] = _folded(model, name, x, result)

@@ -120,7 +120,10 @@ def _delay(node: onnx.NodeProto, facts: dict[str, Any]) -> list[onnx.NodeProto]:
     if name == delay_functions.READ:
         return [operator("Gather", [x, others[0]], [y], axis=1)]
     if name == delay_functions.READ_EACH:
-        return [operator("Flatten", [x], [f"{y}/flat"], axis=1), operator("Gather", [f"{y}/flat", *others], [y], axis=1)]
+        return [
+            operator("Flatten", [x], [f"{y}/flat"], axis=1),
+            operator("Gather", [f"{y}/flat", *others], [y], axis=1),
+        ]
     if name == delay_functions.WRITE:
         (now,) = others
         added = [constant(f"{y}/axis", np.array([1])), operator("Unsqueeze", [now, f"{y}/axis"], [f"{y}/now"])]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -202,7 +202,9 @@ class _Mover:
                 part = self._masked(node, by == steps)
             self.copied += np.asarray(node.weight).size
             if self.copied > MAX_COPIED:
-                raise NirError(f"{where}: its delays differ between too many outputs of {name}; put the delay before {name}")
+                raise NirError(
+                    f"{where}: its delays differ between too many outputs of {name}; put the delay before {name}"
+                )
             one = replace(lag, steps=np.asarray(steps, np.int64))
             earlier = [late for source in self.sources[name] for late in self.late(source, one, where)]
             found.append(self._add(f"{name}.late", self._copy(name, part), earlier))

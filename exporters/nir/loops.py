@@ -37,7 +37,9 @@ def closed(file: Unfolded) -> tuple[Unfolded, list[Edge]]:
         for name in {a, b}:
             lag = nodes[name]
             if isinstance(lag, Lag) and lag.steps.any():
-                raise NirError(f"{name}: it closes a loop, but some of its delays are 0; there each must be a step at least")
+                raise NirError(
+                    f"{name}: it closes a loop, but some of its delays are 0; there each must be a step at least"
+                )
         name = unique_name(f"{a}.back", nodes)
         nodes[name] = Lag(np.asarray(1, np.int64), said=False)
         others += [(a, name), (name, b)]
@@ -134,7 +136,9 @@ def with_said_loops(file: Unfolded, said: Any, dt: float) -> Unfolded:
         key = unique_name(name, nodes)
         gone = [(a, b) for a in row["from"] for b in row["to"]]
         if not set(gone) <= set(edges):
-            raise NirError(f"its metadata tell of a delay {name!r} on connections that it does not have; remove the metadata")
+            raise NirError(
+                f"its metadata tell of a delay {name!r} on connections that it does not have; remove the metadata"
+            )
         edges = [edge for edge in edges if edge not in set(gone)]
         nodes[key] = nir.Delay(np.array([dt]), metadata={f"{PREFIX}name": name})
         edges += [*((a, key) for a in row["from"]), *((key, b) for b in row["to"])]

@@ -41,7 +41,6 @@ from exporters.graph.currents import (
     SynapseTerm,
     is_one,
     per_channel,
-    same_scale,
     scaled,
     scaled_inputs,
     uniform,
@@ -52,9 +51,11 @@ from exporters.graph.loops import cyclic_parts
 from exporters.graph.nodes import Score
 from exporters.nir.check import NirError, Unfolded, load, unfold
 from exporters.nir.delays import Lag, before_synapses, in_steps
+from exporters.nir.lasting_biases import always_firing, without_biases
 from exporters.nir.loops import closed, with_said_loops
 from exporters.nir.neurons import (
     Discretization,
+    at_one_level,
     constants,
     dynamics,
     fact,
@@ -134,7 +135,9 @@ def _read(file: Unfolded, settings: Settings) -> SpikingGraph:
     file, back = closed(in_steps(with_said_loops(file, settings.facts.get("loops", "[]"), dt), dt))
     if back:
         listed = ", ".join(f"{a} → {b}" for a, b in back)
-        notices.append(f"what goes back without a delay ({listed}) takes one step: it carries the spikes of the step before")
+        notices.append(
+            f"what goes back without a delay ({listed}) takes one step: it carries the spikes of the step before"
+        )
     shapes: dict[str, Shape] = {}
     if any(isinstance(node, Lag) for node in file.nodes.values()):
         shapes = _Reader(file, settings).shapes_found()
@@ -153,10 +156,6 @@ def _require_fed(file: Unfolded) -> None:
             raise NirError(f"{name}: nothing feeds this node; it needs an Input node before it")
 
 
-def _is_scaled_by(part: Signal | SynapseTerm, level: float) -> bool:
-    return same_scale(part.scale if isinstance(part, Signal) else 1.0, level)
-
-
 class _Reader:
     """The state of one reading: the graph so far and the value of every NIR node. `shapes` are known beforehand, where delays
     close loops."""
@@ -164,6 +163,7 @@ class _Reader:
     def __init__(self, file: Unfolded, settings: Settings, shapes: Mapping[str, Shape] = MappingProxyType({})) -> None:
         self.file, self.settings, self.shapes = file, settings, shapes
         self.facts, self.time = settings.facts, settings.time
+        self.score: Score = "mean" if str(self.facts.get("score", "last")) == "mean" else "last"
         self.warnings: list[str] = []
         self.built = GraphBuilder()
         self.values: dict[str, Current] = {}
@@ -175,11 +175,16 @@ class _Reader:
             self.sources[b].append(a)
             self.targets[a].append(b)
         looping = {name for part in cyclic_parts(file.nodes, file.edges) for name in part}
-        self.closing = [n for n in file.nodes if isinstance(lag := file.nodes[n], Lag) and lag.is_later and n in looping]
+        self.always: str | None = None  # the neuron that stands for biases which last
+        self.closing = [
+            n for n in file.nodes if isinstance(lag := file.nodes[n], Lag) and lag.is_later and n in looping
+        ]
 
     def graph(self) -> SpikingGraph:
         """The graph of a file whose delays stand behind neurons, or whose spikes reach them without synapses."""
-        for name in topological_order(self.file.nodes, [edge for edge in self.file.edges if edge[1] not in self.closing]):
+        for name in topological_order(
+            self.file.nodes, [edge for edge in self.file.edges if edge[1] not in self.closing]
+        ):
             self.map_node(name)
         if self.output is None:
             raise NirError("it has no Output node; add one")
@@ -320,34 +325,29 @@ class _Reader:
             self.warnings.append(f"{name}: its membrane is counted from v_reset, where it is taken to start")
         if self.time.assumed and isinstance(node, nir.IF) and (np.asarray(node.r) == 1).all():
             self.warnings.append(f"{name}: its resistance of 1 is taken to mean 1 per step; pass dt to say otherwise")
-        # v ← leak·v + gain·x fires at θ where v/gain fires at θ/gain
-        with np.errstate(over="ignore", divide="ignore", invalid="ignore"):  # refused below
-            effective = threshold / gain
-        if not (np.isfinite(effective).all() and (effective > 0).all()):
-            raise NirError(f"{name}: its threshold and resistance must be positive and finite")
-        level = uniform(effective)
-        if level is None:
-            x, level = scaled(name, x, 1 / effective), 1.0
-        first = x.parts[0] if x.parts else None
-        common = first.scale if isinstance(first, Signal) else 1.0
-        if isinstance(common, float) and common > 0 and all(_is_scaled_by(p, common) for p in x.parts):
-            x = Current(tuple(replace(p, scale=1.0) if isinstance(p, Signal) else p for p in x.parts), x.shape)
-            level /= common
+        x, level = at_one_level(name, x, gain, threshold)
         reset: Reset = "soft" if fact(node, "reset", self.settings.reset) == "soft" else "hard"
         scale = float(fact(node, "scale", 1.0))
         threshold_value = round(level) if self.facts.get("integer") else level if self.facts else just_above(level)
         persists = persistence(name, node, x.shape, self.time)
         start = start_of(name, node, threshold, level)
         neuron = neuron_of(threshold_value, leak, reset, scale, persists, start)
-        sources = self.built.place(x)
         if persists:
-            if any(getattr(self.built.draft.nodes[source], "bias", None) is not None for source in sources):
-                raise NirError(
-                    f"{name}: the biases of what feeds it would pass through its synaptic current (tau_syn), which "
-                    "Loihi's do not; use layers without bias before it"
-                )
-            self.warnings.append(f"{name}: its membrane takes in the synaptic current of the same step")
-        return Current((Signal((self.built.add(own, neuron, sources),)),), x.shape)
+            x = self.lasting(name, own, x)
+        return Current((Signal((self.built.add(own, neuron, self.built.place(x)),)),), x.shape)
+
+    def lasting(self, name: str, own: str, x: Current) -> Current:
+        """What reaches neurons whose current persists: spikes alone."""
+        self.warnings.append(f"{name}: its membrane takes in the synaptic current of the same step")
+        x, bias = without_biases(name, x)
+        if bias is None:
+            return x
+        if self.always is None:
+            self.always = always_firing(self.built)
+        self.warnings.append(
+            f"{name}: biases that pass through its current are weights of a neuron that fires at every step ({self.always})"
+        )
+        return Current((*x.parts, SynapseTerm(f"{own}.bias", Linear(bias[:, None]), (self.always,))), x.shape)
 
     def integrator(self, name: str, node: Any, x: Current) -> Current:
         targets = [self.file.nodes[b] for b in self.targets[name]]
@@ -365,11 +365,8 @@ class _Reader:
             raise NirError(f"{name}: its resistances must be positive and the same for all neurons")
         scale = float(self.facts.get("output_scale", 1 / level))
         scale = scale if math.isclose(scale * level, 1, rel_tol=1e-9) else 1 / level  # ours, but for rounding
-        self.integrated = Output("membrane", scale, leak, self.score())
+        self.integrated = Output("membrane", scale, leak, self.score)
         return x
-
-    def score(self) -> Score:
-        return "mean" if str(self.facts.get("score", "last")) == "mean" else "last"
 
     def read_out(self, own: str, x: Current) -> Current:
         if self.output is not None:
@@ -380,7 +377,7 @@ class _Reader:
         elif is_spikes and str(self.facts.get("readout", "rate")) == "rate":
             node = Output("rate")
         else:
-            node = Output("membrane", float(self.facts.get("output_scale", 1.0)), score=self.score())
+            node = Output("membrane", float(self.facts.get("output_scale", 1.0)), score=self.score)
             if not self.facts:
                 self.warnings.append(f"{own}: it gives currents; their sum over time is read, divided by T")
         self.output = (own, node, self.built.place(x))

@@ -85,5 +85,7 @@ def _assumed(given: Arguments) -> tuple[str, ...]:
         found.append("the file does not say its time step; dt = 0.0001 s is used, as most frameworks do")
     if given.encoding is None:
         found.append("the file does not say how the input is coded; it is taken to be constant over time")
-    found.append("NIR fires above the threshold, a SpikingGraph at it; so thresholds are one float32 step above the file's")
+    found.append(
+        "NIR fires above the threshold, a SpikingGraph at it; so thresholds are one float32 step above the file's"
+    )
     return tuple(found)

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from exporters.graph import IF, Array, Flatten, Input, Linear
+from exporters.graph import IF, Array, Delay, Linear
 from exporters.graph.currents import Current, GraphBuilder, SynapseTerm
 from exporters.nir.check import NirError
 
@@ -36,9 +36,9 @@ def without_biases(name: str, x: Current) -> tuple[Current, Array | None]:
 
 
 def always_firing(built: GraphBuilder) -> str:
-    """A new neuron that fires at every step, driven by a bias; its synapses are 0."""
-    name, given = next((n, node) for n, node in built.draft.nodes.items() if isinstance(node, Input))
-    if len(given.shape) > 1:
-        name = built.add("always.flat", Flatten(), [name])
-    drive = Linear(np.zeros((1, int(np.prod(given.shape))), np.float32), np.ones(1, np.float32))
-    return built.add("always", IF(1.0), [built.add("always.drive", drive, [name])])
+    """A new neuron that fires at every step: a bias drives it over its threshold, its own spikes do so too."""
+    back = built.add("always.back", Delay(np.ones(1, np.int64)), [])
+    drive = built.add("always.drive", Linear(np.ones((1, 1), np.float32), np.ones(1, np.float32)), [back])
+    always = built.add("always", IF(0.5), [drive])
+    built.draft.edges.append((always, back))
+    return always

@@ -32,7 +32,8 @@ def closed(file: Unfolded) -> tuple[Unfolded, list[Edge]]:
     """
     edges = [(a, b) for a, b in file.edges if not (isinstance(lag := file.nodes[b], Lag) and lag.is_later)]
     back = going_back(file.nodes, edges)
-    nodes, others = dict(file.nodes), [edge for edge in file.edges if edge not in set(back)]
+    late = set(back)
+    nodes, others = dict(file.nodes), [edge for edge in file.edges if edge not in late]
     for a, b in back:
         for name in {a, b}:
             lag = nodes[name]

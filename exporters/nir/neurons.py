@@ -10,7 +10,7 @@ import nir
 import numpy as np
 
 from exporters.graph import IF, LIF, AnyNeuron, Array, Shape
-from exporters.graph.currents import Current, Signal, same_scale, scaled, uniform
+from exporters.graph.currents import Current, Signal, SynapseTerm, identity, same_scale, scaled, uniform
 from exporters.graph.nodes import Reset
 from exporters.nir.check import NirError
 from exporters.nir.values import fit, just_below, snapped
@@ -107,7 +107,20 @@ def at_one_level(name: str, x: Current, gain: Array, threshold: Array) -> tuple[
     if isinstance(common, float) and common > 0 and all(same_scale(factor, common) for factor in factors):
         x = Current(tuple(replace(p, scale=1.0) if isinstance(p, Signal) else p for p in x.parts), x.shape)
         level /= common
-    return x, level
+    return _of_one_kind(x), level
+
+
+def _of_one_kind(x: Current) -> Current:
+    """Where synapses reach neurons, spikes reach them through synapses too, of weight 1."""
+    if {type(part) for part in x.parts} != {Signal, SynapseTerm}:
+        return x
+    parts = [
+        SynapseTerm(f"{p.nodes[0]}.same", identity(p.nodes[0], x.shape, p.scale), p.nodes)
+        if isinstance(p, Signal)
+        else p
+        for p in x.parts
+    ]
+    return Current(tuple(parts), x.shape)
 
 
 def dynamics(name: str, node: Any, shape: Shape, time: Time) -> tuple[float, Array]:

@@ -91,9 +91,13 @@ def losses(graph: SpikingGraph) -> tuple[str, ...]:
         found.append(f"reset by subtraction ({', '.join(soft)}) is in the metadata only; other programs reset to zero")
     implied = left_out(graph)
     if graph.loops:
-        found.append("in a loop, a connection that goes back without a delay must take a step, as nirtorch and snnTorch mean it")
+        found.append(
+            "in a loop, a connection that goes back without a delay must take a step, as nirtorch and snnTorch mean it"
+        )
     if said := [name for name, node in graph.nodes.items() if isinstance(node, Delay) and name not in implied]:
-        found.append(f"delays ({', '.join(said)}) are nodes that snnTorch, SpikingJelly, Norse, sinabs and Rockpool do not read")
+        found.append(
+            f"delays ({', '.join(said)}) are nodes that snnTorch, SpikingJelly, Norse, sinabs and Rockpool do not read"
+        )
     if starts := starting(graph):
         found.append(f"where membranes start ({', '.join(starts)}) is in the metadata only; other programs start at 0")
     if graph.is_integer:

@@ -25,6 +25,12 @@ DT = 1e-4
 RNG = np.random.default_rng(0)
 
 
+@pytest.fixture(autouse=True)
+def _drawn_anew() -> None:
+    global RNG
+    RNG = np.random.default_rng(0)
+
+
 def spikes_of(graph: SpikingGraph, frames: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     recorder = Recorder(graph)
     return run(graph, frames, observe=recorder).output, recorder.spikes
@@ -228,7 +234,11 @@ def test_the_braille_network_of_the_nir_paper(tmp_path: Path, biased: bool) -> N
         **ends(12, 7), "fc1": dense(38, 12), "lif1.lif": cuba(38, 0.5, 0.875), "lif1.w_rec": dense(38, 38),
         "fc2": dense(7, 38), "lif2": cuba(7, 0.5, 0.5),
     }  # fmt: skip
-    edges = [("lif1.w_rec", "lif1.lif"), ("lif1.lif", "lif1.w_rec"), *row("input", "fc1", "lif1.lif", "fc2", "lif2", "output")]
+    edges = [
+        ("lif1.w_rec", "lif1.lif"),
+        ("lif1.lif", "lif1.w_rec"),
+        *row("input", "fc1", "lif1.lif", "fc2", "lif2", "output"),
+    ]
     nir.write(tmp_path / "braille.nir", nir.NIRGraph(nodes, edges))
     graph = door.read(tmp_path / "braille.nir", T=16, encoding="spikes", reset=None if biased else "soft")
     assert any("lif1.w_rec → lif1.lif" in said and "one step" in said for said in graph.metadata["nir_warnings"])
@@ -266,10 +276,26 @@ def test_a_recurrent_layer_as_a_graph_within_a_graph(tmp_path: Path) -> None:
     assert list(graph.loops) == [("r.lif.back", "r.w_rec", "r.lif")]
 
 
+def test_neurons_whose_spikes_go_straight_back() -> None:
+    """Onto themselves, with a weight of 1, beside the synapses of the input."""
+    w, x = drawn(3, 4), random_spikes(5, 8, 4, rate=0.2)
+    graph = network(
+        {**ends(4, 3), "w": nir.Linear(w), "n": cells(3)}, [*row("input", "w", "n", "output"), ("n", "n")], T=8
+    )
+    np.testing.assert_array_equal(spikes_of(graph, x)[0], recurrent(x, w, np.eye(3)))
+    assert list(graph.loops) == [("n.back", "n.back.same", "n")]
+
+
 @pytest.mark.parametrize("place", ["lif", "w_rec"])
 def test_a_delay_in_a_loop_is_as_long_as_it_says(place: str) -> None:
     w, back, x = drawn(5, 4), drawn(5, 5), random_spikes(5, 12, 4)
-    nodes = {**ends(4, 5), "w": nir.Linear(w), "lif": cells(5), "w_rec": nir.Linear(back), "d": nir.Delay(np.full(5, 2 * DT))}
+    nodes = {
+        **ends(4, 5),
+        "w": nir.Linear(w),
+        "lif": cells(5),
+        "w_rec": nir.Linear(back),
+        "d": nir.Delay(np.full(5, 2 * DT)),
+    }
     loop = ["lif", "d", "w_rec", "lif"] if place == "lif" else ["lif", "w_rec", "d", "lif"]
     graph = network(nodes, [*row("input", "w", "lif", "output"), *row(*loop)], T=12)
     np.testing.assert_array_equal(spikes_of(graph, x)[0], recurrent(x, w, back, lag=2))
@@ -278,7 +304,7 @@ def test_a_delay_in_a_loop_is_as_long_as_it_says(place: str) -> None:
 
 def test_two_layers_in_a_loop_and_a_loop_in_that() -> None:
     """Entered at a alone, so b → a takes the step; and c, which b alone feeds, drives itself."""
-    wa, wb, back, own = (drawn(4, n, low=-8) for n in (3, 4, 4, 4))
+    wa, wb, back, own = (drawn(4, n, low=-16) for n in (3, 4, 4, 4))
     nodes = {
         **ends(3, 4), "wa": nir.Linear(wa), "a": cells(4), "wb": nir.Linear(wb), "b": cells(4), "back": nir.Linear(back),
         "own": nir.Linear(own),

@@ -91,7 +91,8 @@ def bare(edges: Sequence[Edge], names: Iterable[str]) -> list[Edge]:
     """The edges of a graph without some of its nodes, whose sources feed their targets instead."""
     for name in names:
         into, out = [a for a, b in edges if b == name], [b for a, b in edges if a == name]
-        edges = [*(edge for edge in edges if name not in edge), *((a, b) for a in into for b in out)]
+        # these come first: nirtorch gives out what it ran last, and runs what stands last at the end
+        edges = [*((a, b) for a in into for b in out), *(edge for edge in edges if name not in edge)]
     return list(edges)
 
 

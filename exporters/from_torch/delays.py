@@ -15,6 +15,7 @@ from typing import assert_never
 import numpy as np
 
 from exporters.from_torch.decode import Arrival, Read
+from exporters.from_torch.dynamics import tidy
 from exporters.from_torch.lowering import Lowering, as_bytes
 from exporters.from_torch.steps import CLOSE
 from exporters.from_torch.values import Origin
@@ -59,7 +60,7 @@ def persisting(arrivals: Sequence[Arrival], T: int) -> tuple[tuple[Arrival, ...]
 
 
 def _ratio(later: Read, earlier: Read) -> float:
-    return float(np.ravel(later.scale)[0] / np.ravel(earlier.scale)[0])
+    return tidy(float(np.ravel(later.scale)[0] / np.ravel(earlier.scale)[0]))
 
 
 def _later(lowering: Lowering, origin: Origin, steps: int) -> Origin:

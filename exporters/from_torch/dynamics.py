@@ -65,6 +65,12 @@ def fired(lowering: Lowering, difference: Affine, *, strict: bool) -> Affine:
     if not _agree(written.found, found):
         raise lowering.error("its leak, threshold or bias changes over time", name)
     reads, _ = rows_of(lowering, layer_rows(lowering, rest, layer.origin.size), name)
+    if any(read.origin is layer.origin for read in reads):
+        raise lowering.error(
+            "its membrane takes in its own spikes of more than one step before, as that of neurons that adapt or rest does; they "
+            "are no IF or LIF neurons",
+            name,
+        )
     layer.arrivals = arriving(lowering, layer.arrivals, reads, layer.steps, 1, name, ANOTHER_MEMBRANE)
     return _spikes(lowering, written, difference)
 

@@ -15,7 +15,8 @@ sum as two edges. A delay of one step that closes a loop is a connection that go
 """
 
 from exporters.nir.check import NirError
-from exporters.nir.reading import CodingError, from_nir, read
+from exporters.nir.reading import from_nir, read
+from exporters.nir.settings import CodingError
 from exporters.nir.writing import DT, losses, write
 
 __all__ = ["DT", "CodingError", "NirError", "from_nir", "losses", "read", "write"]

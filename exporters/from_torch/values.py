@@ -128,6 +128,14 @@ def same_place(a: Gather, b: Gather, *, closely: bool = False) -> bool:
     return closely and torch.equal(a.index, b.index)
 
 
+def place_of(gather: Gather) -> Hashable:
+    """What tells the elements that a gather reads from those of others of its shape, as far as a glance does."""
+    index = gather.index
+    if is_run(index):
+        return (id(gather.origin), index.storage_offset())
+    return (id(gather.origin), index.data_ptr(), index.stride())
+
+
 def as_run(index: Tensor) -> Tensor:
     """The index as `elements` gives it, if its numbers are such a run."""
     if is_run(index) or index.numel() == 0:
@@ -186,12 +194,13 @@ def added(a: Affine, b: Affine, label: str = "") -> Affine:
     shape = broadcast(a.shape, b.shape)
     a, b = expanded(a, shape), expanded(b, shape)
     gathers = list(a.gathers)
+    places: dict[Hashable, int] = {}
+    for i, gather in enumerate(gathers):
+        places.setdefault(place_of(gather), i)
     for gather in b.gathers:
-        for i, other in enumerate(gathers):
-            if same_place(other, gather):
-                total = plus(other.scale, gather.scale, len(shape))
-                gathers[i] = replace(other, scale=total)
-                break
+        i = places.setdefault(place_of(gather), len(gathers))
+        if i < len(gathers):
+            gathers[i] = replace(gathers[i], scale=plus(gathers[i].scale, gather.scale, len(shape)))
         else:
             gathers.append(gather)
     kept = [g for g in gathers if not (isinstance(g.scale, float) and g.scale == 0)]
@@ -274,7 +283,7 @@ def concatenated(values: Sequence[Affine], dim: int) -> Affine:
     merged: list[list[Gather | None]] = []
     for i, value in enumerate(values):
         free = list(range(len(merged)))
-        for gather in value.gathers:
+        for gather in _newest_first(value.gathers):
             for k in free:
                 others = [g for g in merged[k] if g is not None]
                 if others[0].origin is gather.origin:
@@ -300,6 +309,14 @@ def concatenated(values: Sequence[Affine], dim: int) -> Affine:
     shape = list(values[0].shape)
     shape[dim] = sum(v.shape[dim] for v in values)
     return Affine(tuple(shape), tuple(gathers), _joined([v.shift for v in values], values, dim))
+
+
+def _newest_first(gathers: Sequence[Gather]) -> Sequence[Gather]:
+    """The gathers, those of one origin from its last elements to its first: values of steps that follow one another, in which
+    earlier ones live on, then hold in each gather what is as much earlier."""
+    if len({id(g.origin) for g in gathers}) == len(gathers):
+        return gathers
+    return sorted(gathers, key=lambda g: -int(g.index.max()))
 
 
 def _joined(factors: Sequence[Factor | None], values: Sequence[Affine], dim: int) -> Factor:

@@ -102,7 +102,7 @@ def check(
     found.append(Finding("note", "", f"{len(steps)} layers: the answer is {len(steps)} time steps behind the input"))
     placement = None
     try:
-        if give_up is None or not any(map(give_up, found)):
+        if on_host < len(steps) and (give_up is None or not any(map(give_up, found))):
             placement = place(chain, target, host_layers=on_host)
     except PlacementError as error:
         what, _, change = str(error).removeprefix(f"{error.layer}: ").partition("; ")
@@ -118,8 +118,14 @@ def _input(chain: SpikingGraph, target: Target) -> Iterator[Finding]:
     if not chain.input.is_graded:
         return
     bits = int(chain.input.scale or 1).bit_length()
-    first = chain_layers(chain)[0].name
-    if not target.graded_spikes and bits > 1:
+    steps = chain_layers(chain)
+    first = steps[0].name
+    if host_layers(chain, target) == len(steps):
+        yield Finding(
+            "error", first, f"it is the whole network and reads pixels, and {target.title} has no graded spikes: the host "
+            "would run all of it", "put a hidden layer of neurons before it, or feed the network spikes",
+        )  # fmt: skip
+    elif not target.graded_spikes and bits > 1:
         yield Finding(
             "warning", first, f"it reads {bits}-bit pixels, and {target.title} has no graded spikes",
             "run this layer on the host (export with the encoder there) and send its spikes; it is not placed",

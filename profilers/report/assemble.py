@@ -7,13 +7,16 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from exporters.errors import DeployError
+from profilers.counting.thinning import SEED
 from profilers.energy import models as energy_models
 from profilers.energy.evaluation import EnergyEstimate, baseline, break_even, energy
-from profilers.energy.models import EnergyModel
+from profilers.energy.models import EnergyModel, Range
 from profilers.energy.operations import Counts, ann_counts
 from profilers.report.data import (
     VERSION,
     ComparisonReport,
+    DensityPoint,
+    DensitySweep,
     ModelEnergies,
     NetworkRun,
     PlacementReport,
@@ -22,6 +25,9 @@ from profilers.report.data import (
     Teacher,
 )
 from profilers.report.result import Report
+
+DENSITY_MODEL = "loihi1-events"
+"""The energy model that prices thinned input: one of a chip, whose neurons cost something without a single event."""
 
 
 def build(
@@ -33,6 +39,7 @@ def build(
     comparisons: Iterable[ComparisonReport] = (),
     models: Mapping[str, EnergyModel] | None = None,
     placements: Iterable[PlacementReport] = (),
+    thinned: Mapping[float, Student] | None = None,
     data: str = "",
     notes: Iterable[str] = (),
     created: datetime | None = None,
@@ -47,12 +54,14 @@ def build(
         comparisons: rows of the spike-for-spike table.
         models: energy models by name; by default those of the package.
         placements: of the first student, one per chip.
+        thinned: share of the events that was kept → the first student, run on these: as placed if it has a deployment on the
+            chip of `DENSITY_MODEL`, else as deployed.
         data: one line on the samples that were used.
         notes: sentences printed under the verdict.
         created: time stamp; now by default.
 
     Raises:
-        DeployError: nobody to report on, or two students of the same name.
+        DeployError: nobody to report on, two students of the same name, or thinned input that is no events.
     """
     names = [s.name for s in students]
     if not (names or teacher) or len(set(names)) < len(names):
@@ -69,6 +78,7 @@ def build(
         comparisons=tuple(comparisons),
         energies=tuple(_energies(model, teacher, students) for model in chosen.values()),
         placements=tuple(placements),
+        density=_density(thinned, chosen.values()) if thinned else None,
         notes=tuple(notes),
     )
 
@@ -111,6 +121,40 @@ def _energies(model: EnergyModel, teacher: Teacher | None, students: Sequence[St
         sources=tuple(model.sources.values()),
         remarks=model.remarks,
     )
+
+
+def _density(thinned: Mapping[float, Student], models: Iterable[EnergyModel]) -> DensitySweep:
+    """Runs on ever fewer events become a sweep, priced under `DENSITY_MODEL` if it is one of the models."""
+    model = next((m for m in models if m.name == DENSITY_MODEL), None)
+    found = {kept: _priced(model, thinned[kept]) for kept in sorted(thinned, reverse=True)}
+    points = []
+    for kept, estimate in found.items():
+        run = thinned[kept].deployed
+        if not run.events_in_by_step:
+            raise DeployError(f"{thinned[kept].name}: no events come in over time, so none can be thinned")
+        energies = Range(estimate.low, estimate.nominal, estimate.high) if estimate else None
+        point = DensityPoint(kept, sum(run.events_in_by_step), run.spikes, run.synops, run.accuracy, energies)
+        points.append(point)
+    whole, estimate = thinned[points[0].kept], found[points[0].kept]
+    placed = whole.on(model.target) if model else None
+    return DensitySweep(
+        student=whole.name,
+        arithmetic=whole.deployed.arithmetic,
+        samples=whole.deployed.samples,
+        seed=SEED,
+        model=model.name if model else "",
+        model_title=model.title if model else "",
+        placed_on=placed.title if placed else "",
+        left_out=estimate.left_out if estimate else (),
+        points=tuple(points),
+    )
+
+
+def _priced(model: EnergyModel | None, student: Student) -> EnergyEstimate | None:
+    if model is None:
+        return None
+    deployment = student.on(model.target)
+    return _estimate(model, deployment.counts if deployment else student.run_for(model.arithmetic).counts)
 
 
 def _estimate(model: EnergyModel, counts: Counts) -> EnergyEstimate | None:

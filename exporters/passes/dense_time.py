@@ -210,7 +210,7 @@ def _merged(graph: SpikingGraph, end: str, terms: Sequence[Term]) -> tuple[tuple
 def bias_of(terms: Sequence[Term]) -> Array | None:
     """The biases of all layers, each once, added up."""
     biases = {term.name: term.synapse.bias for term in terms if term.synapse.bias is not None}
-    total: Array = np.sum(list(biases.values()), axis=0, dtype=np.int64)
+    total = np.asarray(np.sum(list(biases.values()), axis=0, dtype=np.int64))
     return total.astype(np.int32) if biases else None
 
 

@@ -12,7 +12,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from spikingjelly.activation_based import functional, layer, neuron
+from torch import nn
 
+import kdsnn
 from benchmarks.lava_in_time import compared
 from exporters import netx
 from exporters.graph import IF, Delay, Input, Linear, Output, SpikingGraph
@@ -146,3 +150,20 @@ def test_parts_of_a_session_know_nothing_of_one_another(tmp_path: Path) -> None:
     with client.LavaSession(path, T=5, message_bits=0) as session:
         for part in (slice(0, 1), slice(1, 4), slice(4, 6)):
             np.testing.assert_array_equal(session.run(frames[part].astype(np.int32)).spikes, expected[part])
+
+
+def test_a_recurrent_module_of_spikingjelly_goes_to_lava(tmp_path: Path) -> None:
+    """From the module over its quantized graph and its file to the spikes of every layer, by the verbs."""
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        layer.Linear(30, 12), layer.LinearRecurrentContainer(neuron.LIFNode(v_threshold=0.2), 12, 12), layer.Delay(2),
+        layer.Linear(12, 4), neuron.IFNode(v_threshold=0.3),
+    )  # fmt: skip
+    functional.set_step_mode(net, "m")
+    network = kdsnn.lower(net.eval(), input_shape=(30,), T=7, input_coding="spikes")
+    x = (np.random.default_rng(0).random((4, 7, 30)) < 0.2).astype(np.uint8)
+    (written,) = kdsnn.export(network, tmp_path, to=["netx"]).files
+    assert written.mismatches == 0
+    found = kdsnn.run(network, (x, np.arange(4)), on=["emulator", "lava"], samples=4)
+    (compared_with,) = found.comparisons
+    assert compared_with.mismatches == compared_with.hidden == 0 and compared_with.hidden_compared

@@ -153,8 +153,9 @@ def _layer_problems(kind: str, group: h5py.Group, *, last: bool) -> Iterator[str
     if weight.ndim != (4 if kind == "conv" else 2) or weight.size == 0:
         yield f"the weight has shape {weight.shape}"
         return
-    yield from _number_problems("weight", weight)
-    if kind in DENSE:
+    found = list(_number_problems("weight", weight))
+    yield from found
+    if kind in DENSE and not found:
         yield from time_problems(kind, group, weight)
     recurrent = np.asarray(group["weight_rec"][()]) if kind == "dense_rec" and "weight_rec" in group else np.zeros(1)
     if not weight.any() and not recurrent.any():

@@ -68,10 +68,11 @@ def synapse(
     layer, shape = lowering.layers[known], value.shape[1:]
     reads, shift = rows_of(lowering, value, name)
     gathers = []
-    for read in _smaller_at_once(lowering, known, layer, reads) if isinstance(layer, Linear) else ():
-        origin = _through(lowering, known, layer, read, shape)
-        gathers.append(Gather(origin, rows_index(origin, read.rows, out)))
-        reads = [other for other in reads if other is not read]
+    if isinstance(layer, Linear):
+        for read in _smaller_at_once(lowering, known, layer, reads):
+            origin = _through(lowering, known, layer, read, shape)
+            gathers.append(Gather(origin, rows_index(origin, read.rows, out)))
+            reads = [other for other in reads if other is not read]
     reads, shift = signals(lowering, reads, shift, name)
     for group in grouped(reads):
         read = joint(group)

@@ -453,7 +453,7 @@ class RandomRecurrent(nn.Module):
         return x.mean(0) if self.mean else x
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=15, deadline=None, derandomize=True)
 @given(seed=st.integers(0, 10**6), encoding=st.sampled_from(["frames", "spikes"]))
 def test_random_recurrent_networks(seed: int, encoding: str) -> None:
     net = RandomRecurrent(seed)

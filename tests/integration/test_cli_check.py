@@ -137,7 +137,8 @@ def test_what_cannot_be_checked_is_an_error(tmp_path: Path, net_file: Path) -> N
 def soft() -> nn.Module:
     """Resets by subtraction, which Lava cannot."""
     torch.manual_seed(0)
-    return nn.Sequential(layer.Flatten(), layer.Linear(64, 10), neuron.IFNode(v_reset=None))
+    hidden = layer.Linear(64, 12), neuron.IFNode(v_reset=None)
+    return nn.Sequential(layer.Flatten(), *hidden, layer.Linear(12, 10), neuron.IFNode(v_reset=None))
 
 
 def softplus() -> nn.Module:

@@ -114,8 +114,12 @@ def alive_in(session: int) -> list[int]:
 def start(*arguments: object, before: Callable[[], object] = lambda: None) -> Started:
     """Start a command in a copy of this process; `before` runs in it first."""
     out, err = os.memfd_create("out"), os.memfd_create("err")
+    # a command that ran in this very process has left its handler, which the copy would seem to have taken over at once
+    taken = signal.signal(signal.SIGTERM, signal.SIG_DFL)
     pid = os.fork()
-    if pid == 0:
+    if pid != 0:
+        signal.signal(signal.SIGTERM, taken)
+    else:
         code = 99
         try:
             os.setsid()
@@ -124,7 +128,6 @@ def start(*arguments: object, before: Callable[[], object] = lambda: None) -> St
             sys.stdout = io.TextIOWrapper(open(1, "wb", closefd=False), encoding="utf-8")  # noqa: SIM115
             sys.stderr = io.TextIOWrapper(open(2, "wb", closefd=False), encoding="utf-8", line_buffering=True)  # noqa: SIM115
             signal.signal(signal.SIGINT, signal.default_int_handler)
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
             tempfile.tempdir = None
             sys.argv = ["kdsnn-deploy", *map(str, arguments)]
             before()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from exporters.graph import unique_name
 from kdsnn.deploy.counting import count, count_ann
+from kdsnn.deploy.few_bit import Qann, count_few_bit, named
 from kdsnn.deploy.images import load_data, some_tests
 from kdsnn.deploy.load import ann_of, load
 from kdsnn.deploy.lower import lower
@@ -40,6 +41,7 @@ def profile(
     *,
     teacher: str | Path | TrainedNetwork | None = None,
     twin: NetworkSource | None = None,
+    qann: Qann | Sequence[Qann] | None = None,
     samples: int | None = None,
     image_size: ImageSize = None,
     energy_model: Sequence[str | Path] = (),
@@ -57,6 +59,8 @@ def profile(
         data: whatever `load_data` takes; the test images are counted on.
         teacher: the ANN to set beside them.
         twin: the same student trained without a teacher.
+        qann: trained ANNs of few bits to set beside them, with their data movement: what `pretrain` makes with
+            `quantize_activations`. Where several networks are given on either side, they are compared at equal accuracy.
         samples: how many test images, spread over the set; all by default.
         image_size: as in `load_data`.
         energy_model: files of energy models of your own, beside the built-in ones.
@@ -75,19 +79,22 @@ def profile(
     sources = list(source) if isinstance(source, Sequence) and not isinstance(source, str) else [source]
     models = energy_models(energy_model)
     time = busy_time(seconds_per_image, seconds_per_step)
-    ann = None if teacher is None else _trained(teacher)
+    ann, few_bit = None if teacher is None else _trained(teacher), named(qann)
     if (alone := ann_of(sources[0])) is not None:
-        others = len(sources) > 1 or teacher is not None or twin is not None
+        others = len(sources) > 1 or teacher is not None or twin is not None or bool(few_bit)
         _require_alone(sources[0], with_others=others, with_time=bool(time))
         ann, sources = alone, []
     given = [*sources, *([] if twin is None else [twin])]
     networks = [_lowered(one, lowering, progress, alone=len(given) == 1) for one in given]
     names = _names(given, networks, len(sources))
-    images, x, labels, called = _tests(names, networks, data, samples, image_size, bare=ann is None)
+    images, x, labels, called = _tests(names, networks, data, samples, image_size, bare=ann is None and not few_bit)
     counted: report.Teacher | None = None
     notes: tuple[str, ...] = ()
     if ann is not None and images is not None:
         counted, notes = count_ann(ann, images, x, labels, progress=progress)
+    twins = [] if images is None else [
+        count_few_bit(name, one, images, x, labels, progress=progress) for name, one in few_bit.items()
+    ]  # fmt: skip
     students = [
         count(name, network, x, told_labels(name, network, labels), twin=index >= len(sources), progress=progress)
         for index, (name, network) in enumerate(zip(names, networks, strict=True))
@@ -100,6 +107,7 @@ def profile(
         teacher=counted,
         models=models,
         placements=placements,
+        few_bit=twins,
         data=f"{len(x):,} test {'sample' if x.ndim != 4 else 'image'}{'s' if len(x) != 1 else ''} of {called}",
         notes=[*notes, *misfits],
     )

@@ -47,8 +47,8 @@ class QuantizedReLU(nn.Module):
         self._measuring = False
 
     def forward(self, x: Tensor) -> Tensor:
-        """Round `x` of any shape (N, …), in float32."""
-        x = x.float()
+        """Round `x` of any shape (N, …), in single precision at least."""
+        x = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
         if self._measuring:
             self._measure(x)
         clip = self.clip.abs()

@@ -12,6 +12,7 @@ from profilers.report.counted_run import summarize
 from profilers.report.data import (
     ComparisonReport,
     Deployment,
+    FewBitAnn,
     LayerCores,
     LayerReport,
     NetworkRun,
@@ -27,6 +28,7 @@ __all__ = [
     "FORMATS",
     "ComparisonReport",
     "Deployment",
+    "FewBitAnn",
     "LayerCores",
     "LayerReport",
     "NetworkRun",

@@ -11,9 +11,12 @@ from profilers.energy import models as energy_models
 from profilers.energy.evaluation import EnergyEstimate, baseline, break_even, energy
 from profilers.energy.models import EnergyModel
 from profilers.energy.operations import Counts, ann_counts
+from profilers.report import equal_accuracy
 from profilers.report.data import (
     VERSION,
     ComparisonReport,
+    FewBitAnn,
+    FewBitEnergy,
     ModelEnergies,
     NetworkRun,
     PlacementReport,
@@ -33,6 +36,7 @@ def build(
     comparisons: Iterable[ComparisonReport] = (),
     models: Mapping[str, EnergyModel] | None = None,
     placements: Iterable[PlacementReport] = (),
+    few_bit: Sequence[FewBitAnn] = (),
     data: str = "",
     notes: Iterable[str] = (),
     created: datetime | None = None,
@@ -47,6 +51,7 @@ def build(
         comparisons: rows of the spike-for-spike table.
         models: energy models by name; by default those of the package.
         placements: of the first student, one per chip.
+        few_bit: trained ANNs of few bits, to be set beside the students.
         data: one line on the samples that were used.
         notes: sentences printed under the verdict.
         created: time stamp; now by default.
@@ -58,6 +63,7 @@ def build(
     if not (names or teacher) or len(set(names)) < len(names):
         raise DeployError(f"a report needs a teacher or students with different names; got {names}")
     chosen = energy_models.built_in() if models is None else models
+    energies = tuple(_energies(model, teacher, students, few_bit) for model in chosen.values())
     return Report(
         version=VERSION,
         title=title,
@@ -67,13 +73,17 @@ def build(
         teacher=teacher,
         students=tuple(students),
         comparisons=tuple(comparisons),
-        energies=tuple(_energies(model, teacher, students) for model in chosen.values()),
+        energies=energies,
         placements=tuple(placements),
         notes=tuple(notes),
+        few_bit=tuple(few_bit),
+        equal_accuracy=equal_accuracy.compared(students, few_bit, energies),
     )
 
 
-def _energies(model: EnergyModel, teacher: Teacher | None, students: Sequence[Student]) -> ModelEnergies:
+def _energies(
+    model: EnergyModel, teacher: Teacher | None, students: Sequence[Student], few_bit: Sequence[FewBitAnn]
+) -> ModelEnergies:
     rows = []
     for student in students:
         run = student.run_for(model.arithmetic)
@@ -106,11 +116,21 @@ def _energies(model: EnergyModel, teacher: Teacher | None, students: Sequence[St
         ann_zero_skipping=baseline(model, teacher.zero_skipping) if teacher and teacher.zero_skipping else None,
         no_ann=model.ann if isinstance(model.ann, str) else "",
         students=tuple(rows),
+        few_bit=tuple(_few_bit(model, ann, students) for ann in few_bit),
         no_snn=model.snn if isinstance(model.snn, str) else "",
         constants=dict(model.constants),
         sources=tuple(model.sources.values()),
         remarks=model.remarks,
     )
+
+
+def _few_bit(model: EnergyModel, ann: FewBitAnn, students: Sequence[Student]) -> FewBitEnergy:
+    """An ANN of few bits computes with integers: models of floats have nothing to say of it."""
+    if model.arithmetic == "float":
+        return FewBitEnergy(ann.name, None, None, None)
+    run = students[0].run_for("integer") if students and not model.target else None
+    even = None if run is None else break_even(model, ann.dense, run.counts)
+    return FewBitEnergy(ann.name, baseline(model, ann.dense), baseline(model, ann.zero_skipping), even)
 
 
 def _estimate(model: EnergyModel, counts: Counts) -> EnergyEstimate | None:

@@ -14,11 +14,13 @@ from exporters.errors import DeployError
 from profilers.counting.activity import Role
 from profilers.counting.conventions import Convention
 from profilers.counting.flops import ModuleCounts
+from profilers.counting.neurobench import NeuroBenchMetrics
 from profilers.counting.statistics import Statistic
 from profilers.energy.evaluation import Counts, EnergyEstimate
 from profilers.energy.models import Citation, Constant, Range, Remark
+from profilers.energy.movement import BitBudget
 
-VERSION = 4
+VERSION = 5
 """Version of `report.json`; raised when a field changes its meaning, appears or disappears."""
 
 
@@ -56,7 +58,8 @@ class NetworkRun:
     `dense_macs` are those of an ANN of the same shape. `spikes_by_step` and `synops_by_step` are means per sample
     for each of the T steps; `accuracy_by_step` is the accuracy after the first 1, 2, … T steps, empty without labels.
     `conventions` has every way to count, by name. `counts` are what energy models read, `dense_counts` those of a dense
-    ANN of the same shape, `twin_counts` those of the same network with quantized ReLUs (`operations.quantized_twin`).
+    ANN of the same shape, `twin_counts` those of the same network with quantized ReLUs (`operations.quantized_twin`). `budget`
+    is in operations × bits (`profilers.energy.movement`). `neurobench`: the metrics of its algorithm track, where counted.
     Memory is in bits.
     """
 
@@ -85,6 +88,8 @@ class NetworkRun:
     counts: Counts
     dense_counts: Counts
     twin_counts: Counts
+    budget: BitBudget
+    neurobench: NeuroBenchMetrics | None
 
 
 @dataclass(frozen=True)
@@ -151,6 +156,57 @@ class Teacher:
 
 
 @dataclass(frozen=True)
+class FewBitAnn:
+    """A trained ANN has weights and activations of few bits: what a spiking student has to be compared with.
+
+    `dense` and `zero_skipping` are what energy models read, data movement included (`profilers.energy.movement`), and
+    `budget` is in operations × bits. `active`: multiply-accumulates per sample whose activation is not zero; `weight_bits`: of all weights.
+    """
+
+    name: str
+    accuracy: float | None
+    bits: int
+    activation_bits: int
+    counts: ModuleCounts
+    weight_bits: int
+    active: float
+    budget: BitBudget
+    dense: Counts
+    zero_skipping: Counts
+
+
+@dataclass(frozen=True)
+class FewBitEnergy:
+    """A trained ANN of few bits goes through one model, every multiply-accumulate done, or only those that are not zero.
+
+    `break_even`: where the first student would cost the same as the ANN without zeros, in spikes per synapse per inference.
+    """
+
+    name: str
+    dense: EnergyEstimate | None
+    zero_skipping: EnergyEstimate | None
+    break_even: Range | None
+
+
+@dataclass(frozen=True)
+class EnergyAtAccuracy:
+    """Under one model, students and ANNs of few bits take this energy at the accuracy that is compared at, 0 to 1."""
+
+    model: str
+    accuracy: float
+    students: Range
+    anns: Range
+
+
+@dataclass(frozen=True)
+class EqualAccuracy:
+    """Students and ANNs of few bits are compared at equal accuracy (`equal_accuracy.compared`), or `refusal` says why not."""
+
+    rows: tuple[EnergyAtAccuracy, ...]
+    refusal: str = ""
+
+
+@dataclass(frozen=True)
 class ComparisonReport:
     """One backend is compared with a reference, spike for spike. `mismatching_spikes` is None for the reference itself.
 
@@ -209,6 +265,7 @@ class ModelEnergies:
     ann_zero_skipping: EnergyEstimate | None
     no_ann: str
     students: tuple[StudentEnergy, ...]
+    few_bit: tuple[FewBitEnergy, ...]
     no_snn: str
     constants: Mapping[str, Constant]
     sources: tuple[Citation, ...]
@@ -248,7 +305,7 @@ class PlacementReport:
 class ReportData:
     """A report says this and nothing else. The first student is the one that the verdict is about.
 
-    It has a teacher, students, or both; `energies` are in the order of the models. `profilers.report.result.Report`
+    It has a teacher, students, or both, and perhaps trained ANNs of few bits beside the students; `energies` are in the order of the models. `profilers.report.result.Report`
     has what a user does with it.
     """
 
@@ -263,6 +320,8 @@ class ReportData:
     energies: tuple[ModelEnergies, ...]
     placements: tuple[PlacementReport, ...]
     notes: tuple[str, ...]
+    few_bit: tuple[FewBitAnn, ...]
+    equal_accuracy: EqualAccuracy | None
 
     @property
     def head(self) -> Student | None:

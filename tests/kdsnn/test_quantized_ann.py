@@ -134,7 +134,7 @@ def test_clips_are_measured_only_inside_the_context() -> None:
 def test_pretrain_writes_a_twin_that_evaluate_reads(data: DataSet, tmp_path: Path) -> None:
     out = tmp_path / "qann.safetensors"
     twin = kdsnn.pretrain(
-        "cnn2", data, out=out, quantize_activations=2, quantize=4, epochs=3, options={"channels": (8, 8), "hidden": 16}
+        "cnn2", data, out=out, quantize_activations=2, quantize=4, epochs=10, options={"channels": (8, 8), "hidden": 16}
     )
     assert twin.info.quantized == {"bits": 4, "activation_bits": 2}
     assert "4-bit weights and 2-bit activations" in twin.sentence
@@ -147,12 +147,12 @@ def test_pretrain_writes_a_twin_that_evaluate_reads(data: DataSet, tmp_path: Pat
     # finished, it is read and not trained again; other bits are another run
     with pytest.warns(Warning, match="finished already"):
         kdsnn.pretrain(
-            "cnn2", data, out=out, quantize_activations=2, quantize=4, epochs=3, resume=True,
+            "cnn2", data, out=out, quantize_activations=2, quantize=4, epochs=10, resume=True,
             options={"channels": (8, 8), "hidden": 16},
         )  # fmt: skip
     with pytest.raises(OptionError, match="not of the run"):
         kdsnn.pretrain(
-            "cnn2", data, out=out, quantize_activations=3, quantize=4, epochs=3, resume=True,
+            "cnn2", data, out=out, quantize_activations=3, quantize=4, epochs=10, resume=True,
             options={"channels": (8, 8), "hidden": 16},
         )  # fmt: skip
 

@@ -76,8 +76,9 @@ def energy(report: ReportData) -> Table:
     columns.append(Cell("Break-even rate", (f"of {report.students[0].name}", "spikes per input and step")))
     notes = (
         "Break-even: the rate of spikes per input and time step of layers fed by spikes at which the student would take the energy of "
-        "the first ANN, no zeros skipped. Only the row of Yan et al. prices all that is moved, and Lemaire’s in words of 16 bits; the "
+        "the first ANN, no zeros skipped; 0 means that pixels and membranes at every step take more already. Only the row of Yan et al. prices all that is moved, and Lemaire’s in words of 16 bits; the "
         "others price arithmetic.",
+        *((report.equal_accuracy.refusal,) if report.equal_accuracy and report.equal_accuracy.refusal else ()),
     )
     return Table("few-bit-energy", "Energy beside trained ANNs of few bits", tuple(columns), tuple(rows), notes)
 
@@ -102,7 +103,7 @@ def at_equal_accuracy(report: ReportData) -> Table | None:
     ]
     columns = (Cell("Model"), Cell("Accuracy"), Cell("Students"), Cell("Quantized ANNs"), Cell("Students ÷ ANNs"))
     notes = (
-        "At the highest accuracy that both kinds reach; between two networks of a kind that no other of it beats, energy is taken "
+        "At the highest accuracy that both kinds reach, ANNs without zeros skipped; between two networks of a kind that no other of it beats, energy is taken "
         "to be linear in accuracy.",
     )
     return Table("equal-accuracy", "Energy at equal accuracy", columns, tuple(rows), notes)
@@ -117,8 +118,15 @@ def _break_even(report: ReportData, model: ModelEnergies) -> Cell:
     even, run = model.few_bit[0].break_even, report.students[0].deployed
     if even is None or run.spikes_per_synapse is None:
         return Cell()
-    low, high = (percent(bound / run.T) for bound in (even.low, even.high))
-    text = low if low == high else f"{low} – {high}"
+    low, high = (bound / run.T for bound in (even.low, even.high))
+    if low > 1:
+        text = f"above {percent(1, 0)}"  # more than there can be: the student takes less at any rate
+    else:
+        text = (
+            percent(low)
+            if low == high
+            else f"{percent(low)} – {percent(high) if high <= 1 else 'above ' + percent(1, 0)}"
+        )
     return Cell(text, (f"own {percent(run.spikes_per_synapse / run.T)}",))
 
 

@@ -28,7 +28,7 @@ MEASUREMENTS = {
         "startup", "emulator", "onnx_latency", "counting", "training_throughput", "export", "growth", "memory",
     )
 }  # fmt: skip
-SWEEPS = ("check_students", "kdsnn_tables", "nir_peers", "onnx_students", "zoo")
+SWEEPS = ("check_students", "kdsnn_tables", "neurobench_metrics", "nir_peers", "onnx_students", "zoo")
 RESULTS = Path("benchmark-results")
 LONGEST_WAIT = 120.0
 

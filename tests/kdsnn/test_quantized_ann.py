@@ -122,38 +122,45 @@ def test_clips_are_measured_only_inside_the_context() -> None:
     network = quantize_activations(nn.Sequential(nn.ReLU()), 3)
     x = torch.linspace(-1, 5, 100)[:, None]
     network(x)
-    assert float(network[0].clip) == 1
+    assert network[0].clip.item() == 1
     with clips_measured(network):
         network(x)
-    assert 4 < float(network[0].clip) <= 5
-    before = float(network[0].clip)
+    assert 4 < network[0].clip.item() <= 5
+    before = network[0].clip.item()
     network(10 * x)
-    assert float(network[0].clip) == before
+    assert network[0].clip.item() == before
 
 
 def test_pretrain_writes_a_twin_that_evaluate_reads(data: DataSet, tmp_path: Path) -> None:
     out = tmp_path / "qann.safetensors"
     twin = kdsnn.pretrain(
-        "cnn2", data, out=out, quantize_activations=2, quantize=4, epochs=10, options={"channels": (8, 8), "hidden": 16}
+        "cnn2",
+        data,
+        out=out,
+        quantize_activations=3,
+        quantize=4,
+        epochs=10,
+        batch_size=32,
+        options={"channels": (16, 16), "hidden": 32},
     )
-    assert twin.info.quantized == {"bits": 4, "activation_bits": 2}
-    assert "4-bit weights and 2-bit activations" in twin.sentence
+    assert twin.info.quantized == {"bits": 4, "activation_bits": 3}
+    assert "4-bit weights and 3-bit activations" in twin.sentence
     assert twin.accuracy > 0.3  # chance is 0.1: it learned
     again = kdsnn.load(out)
     assert kdsnn.evaluate(again, data).accuracy == twin.accuracy
     for (name, a), (_, b) in zip(again.module.state_dict().items(), twin.module.state_dict().items(), strict=True):
         assert torch.equal(a, b), name
-    assert max(list(levels_read(again.module, torch.rand(32, 1, 8, 8)).values())[1:]) <= 4
+    assert max(list(levels_read(again.module, torch.rand(32, 1, 8, 8)).values())[1:]) <= 8
     # finished, it is read and not trained again; other bits are another run
     with pytest.warns(Warning, match="finished already"):
         kdsnn.pretrain(
-            "cnn2", data, out=out, quantize_activations=2, quantize=4, epochs=10, resume=True,
-            options={"channels": (8, 8), "hidden": 16},
+            "cnn2", data, out=out, quantize_activations=3, quantize=4, epochs=10, batch_size=32, resume=True,
+            options={"channels": (16, 16), "hidden": 32},
         )  # fmt: skip
     with pytest.raises(OptionError, match="not of the run"):
         kdsnn.pretrain(
-            "cnn2", data, out=out, quantize_activations=3, quantize=4, epochs=10, resume=True,
-            options={"channels": (8, 8), "hidden": 16},
+            "cnn2", data, out=out, quantize_activations=2, quantize=4, epochs=10, batch_size=32, resume=True,
+            options={"channels": (16, 16), "hidden": 32},
         )  # fmt: skip
 
 

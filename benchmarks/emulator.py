@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from benchmarks._measure import Measured, alternate, compare, relative, rounds
 from benchmarks._networks import CIFAR, MNIST, T, inference, pictures, settled
+from benchmarks._networks_in_time import event_cnn, events, inference_in_time, spoken_digits
 from exporters import netx
 from exporters.from_torch import from_torch
 from exporters.graph import Array, SpikingGraph, Synapse
@@ -43,7 +45,28 @@ def rows(quick: bool) -> Iterator[Measured]:
             rounds=rounds(quick, 7),
             per=batch,
         )
+    yield from in_time(quick)
     yield from against_lava(quick)
+
+
+def in_time(quick: bool) -> Iterator[Measured]:
+    """Events over time: a convolutional network, and a recurrent one, whose loop runs step by step on either side."""
+    made = [("SHD-sized recurrent network", spoken_digits, 32, 0.03)]
+    made += [] if quick else [("event CNN", event_cnn, 8, 0.05)]
+    for name, make, batch, rate in made:
+        net, exact = make()
+        graph, _ = quantize(exact)
+        frames = events(batch, graph, rate)
+        yield from compare(
+            f"{name} {graph.input.shape}, T = {graph.T}, batch {batch}, per sample",
+            {
+                "SpikingJelly, float": inference_in_time(net, frames),
+                "emulator, integer": functools.partial(emulator.run, graph, frames),
+                "emulator, float": functools.partial(emulator.run, exact, frames),
+            },
+            rounds=rounds(quick, 7),
+            per=batch,
+        )
 
 
 def synapses_alone(graph: SpikingGraph, frames: Array, *, in_bytes: bool = True) -> Callable[[], None]:

@@ -9,6 +9,7 @@ the spikes that they give, which is where tests/exporters/data comes from.
 from __future__ import annotations
 
 import importlib.metadata
+import itertools
 import sys
 import tempfile
 import warnings
@@ -171,6 +172,31 @@ def snntorch(folder: Path) -> Iterator[Case]:
         how = {"reset": "soft"} if reset == "subtract" else {}
         yield Case(f"snntorch_{reset}", title, network, x, expected, how, back)
 
+    yield from snntorch_recurrent(x, leaky)
+
+
+def snntorch_recurrent(x: torch.Tensor, leaky: Callable[[int, str], Any]) -> Iterator[Case]:
+    """Its RSynaptic has no reset within the step, which NIR means: with `reset_delay=False` it fails where it keeps its state. Its
+    importer fails on what its exporter makes of RLeaky."""
+    import snntorch as snn
+    from snntorch import utils
+    from snntorch.export_nir import export_to_nir
+
+    for reset in ("zero", "subtract"):
+        loop = snn.RLeaky(
+            beta=torch.full((24,), 0.75), threshold=torch.ones(24), linear_features=24, init_hidden=True,
+            reset_mechanism=reset, reset_delay=False,
+        )  # fmt: skip
+        net = nn.Sequential(nn.Linear(16, 24), loop, nn.Linear(24, 10), leaky(10, reset))
+        strengthen(net, *((2, 0.03) if reset == "zero" else (1, 0.025)))
+        network = export_to_nir(net, x[:1], ignore_dims=[0])
+        utils.reset(net)
+        with torch.inference_mode():
+            expected = torch.stack([net(x) for _ in range(T)], 1).numpy()
+        title = f"snnTorch {version('snntorch')}, RLeaky, reset {reset}"
+        how = {"reset": "soft"} if reset == "subtract" else {}
+        yield Case(f"snntorch_recurrent_{reset}", title, network, x, expected, how)
+
 
 def norse(folder: Path) -> Iterator[Case]:
     """Its exporter multiplies time constants by dt, so it is called with dt = 1; steps are 1 ms."""
@@ -209,6 +235,40 @@ def norse(folder: Path) -> Iterator[Case]:
         yield Case(
             f"norse_{kind}", f"Norse {version('norse')}, {title}", network, x, torch.stack(steps, 1).numpy(), how
         )
+
+    yield from norse_recurrent(x)
+
+
+def norse_recurrent(x: torch.Tensor) -> Iterator[Case]:
+    """The recurrent CubaLIF of the NIR paper's Braille network, in Norse's importer, which nirtorch runs; what goes back without
+    a bias, since nirtorch leaves that out at the first step."""
+    from norse.torch.functional import reset
+    from norse.torch.utils.import_nir import from_nir
+
+    def cuba(n: int, tau_syn: float, tau_mem: float) -> Any:
+        zero, one = np.zeros(n), np.ones(n)
+        return upstream.CubaLIF(tau_syn * one, tau_mem * one, tau_mem * 1e4 * one, zero, one, zero, tau_syn * 1e4 * one)
+
+    def weight(rows: int, columns: int, shift: float) -> np.ndarray:
+        return ((torch.rand(rows, columns) - 0.5) * 2 / columns**0.5 + shift).numpy()
+
+    nodes = {
+        "input": upstream.Input(np.array([16])), "fc1": upstream.Affine(weight(24, 16, 0.02), np.zeros(24, np.float32)),
+        "lif1.lif": cuba(24, 4e-4, 6.67e-4), "lif1.w_rec": upstream.Linear(weight(24, 24, 0.0)),
+        "fc2": upstream.Linear(weight(10, 24, 0.1)), "lif2": cuba(10, 1.8e-4, 3.3e-4), "output": upstream.Output(np.array([10])),
+    }  # fmt: skip
+    row = ["input", "fc1", "lif1.lif", "fc2", "lif2", "output"]
+    loop = ["lif1.lif", "lif1.w_rec", "lif1.lif"]  # first: nirtorch gives out what it ran last
+    network = upstream.NIRGraph(nodes, [*itertools.pairwise(loop), *itertools.pairwise(row)])
+    for kind, method in (("zero", reset.reset_value), ("subtract", reset.reset_subtract)):
+        imported = from_nir(network, ignore_warnings=True, dt=1e-4, reset_method=method)
+        title = f"Norse {version('norse')}, recurrent CubaLIF, reset {kind}"
+        how = {"reset": "soft"} if kind == "subtract" else {}
+        back = None
+        if kind == "zero":
+            ours = nir.from_nir(network, T=T)
+            back = (ours, lambda path: stateful(from_nir(upstream.read(path), ignore_warnings=True, dt=1e-4), x))
+        yield Case(f"norse_recurrent_{kind}", title, network, x, stateful(imported, x), how, back)
 
 
 def sinabs(folder: Path) -> Iterator[Case]:

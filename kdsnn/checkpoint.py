@@ -33,7 +33,9 @@ if TYPE_CHECKING:
 FORMAT = 1
 KEY = "kdsnn-deploy"
 PIXELS, SPIKES, MEAN = "pixels/255", "spikes", "mean of frames"
-"""What a network sees: uint8 pixels / 255, frame t of 0 and 1 at step t, or (an ANN) the mean of such frames."""
+GRADED, GRADED_MEAN = "frames/255", "mean of frames/255"
+"""What a network sees: uint8 pixels / 255, frame t of 0 and 1 at step t, or (an ANN) the mean of such frames; the last two
+are these of graded frames, of pixels / 255."""
 OPTIONAL = ("quantized", "class_names")
 """Entries of the description that a file has only where they say something."""
 
@@ -52,7 +54,7 @@ class CheckpointInfo:
     * `model`, `options`: the arguments of `kdsnn.models.build`; `options` are plain JSON values, a
       sequence comes back as a tuple. Of any other module `model` is what `model_text` says, and `options` are empty.
     * `T` (time steps): None for an ANN. `readout`, `neuron`: of a spiking network that `kdsnn.models.build` makes.
-    * `input_shape` (C, H, W) of an image or a frame, `classes`, `preprocessing` (`PIXELS`, `SPIKES` or `MEAN`).
+    * `input_shape` (C, H, W) of an image or a frame, `classes`, `preprocessing` (`PIXELS`, `SPIKES`, `MEAN`, …).
     * `class_names`: of the data set, in the order of the labels, or empty and then left out of the file.
     * `data`: the spec of the data set; `metrics`: name → value, accuracies in 0…1; `training`: method
       and configuration.
@@ -83,14 +85,19 @@ class CheckpointInfo:
         return self.preprocessing != PIXELS
 
     @property
-    def input_coding(self) -> Literal["pixels", "spikes"]:
-        """What a spiking network reads, as `kdsnn.lower` calls it."""
-        return "spikes" if self.preprocessing == SPIKES else "pixels"
+    def graded(self) -> bool:
+        """Whether its frames over time hold pixels, not 0 and 1."""
+        return self.preprocessing in (GRADED, GRADED_MEAN)
 
     @property
-    def encoding(self) -> Literal["direct", "spikes"]:
-        """What a spiking network reads at a step: the image, the same at every one, or the spikes of frame t."""
-        return "spikes" if self.preprocessing == SPIKES else "direct"
+    def input_coding(self) -> Literal["pixels", "frames", "spikes"]:
+        """What a spiking network reads, as `kdsnn.lower` calls it."""
+        return "pixels" if self.encoding == "direct" else self.encoding
+
+    @property
+    def encoding(self) -> Literal["direct", "frames", "spikes"]:
+        """What a spiking network reads at a step: the image, the same at every one, or the pixels or spikes of frame t."""
+        return "spikes" if self.preprocessing == SPIKES else "frames" if self.graded else "direct"
 
     def build(self) -> nn.Module:
         """The network described, with fresh weights.
@@ -251,7 +258,7 @@ def _require_types(info: CheckpointInfo) -> None:
             raise TypeError(f"'{name}' has the wrong type")
     if len(info.input_shape) != 3 or not all(isinstance(n, int) and n > 0 for n in (*info.input_shape, info.classes)):
         raise ValueError("input shape and classes must be positive whole numbers")
-    if info.preprocessing not in (PIXELS, SPIKES if info.spiking else MEAN):
+    if info.preprocessing not in ((PIXELS, SPIKES, GRADED) if info.spiking else (PIXELS, MEAN, GRADED_MEAN)):
         raise ValueError(f"preprocessing '{info.preprocessing}' is unknown for a network of this kind")
     if info.spiking and (info.T is None or info.T < 1):
         raise ValueError("a spiking network needs T")

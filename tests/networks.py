@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import hypothesis.strategies as st
 import numpy as np
@@ -454,3 +455,85 @@ def random_frames(graph: SpikingGraph, samples: int, seed: int) -> np.ndarray:
     if not graph.input.is_graded:
         return (rng.random(size) < 0.5).astype(np.float32)
     return graph.encode(rng.integers(0, 16, size) / np.float32(16))
+
+
+def random_dense_time(seed: int) -> SpikingGraph:
+    """An integer chain of dense layers with delays of all shapes and with recurrence, all of which netx can say.
+
+    Biases let neurons fire, and loops go on, while no sample is there. Here and there a convolution comes first, a pool before it.
+    """
+    rng = np.random.default_rng([seed, 16])
+    encoding = ("spikes", "spikes", "frames", "direct")[rng.integers(4)]
+    top = int(rng.choice([1, 15])) if encoding != "spikes" else 1
+    maps = rng.integers(4) == 0
+    nodes: dict[str, Node] = {}
+    edges: list[tuple[str, str]] = []
+
+    def add(name: str, node: Node, *sources: str) -> str:
+        nodes[name] = node
+        edges.extend((source, name) for source in sources)
+        return name
+
+    def weight(*size: int) -> np.ndarray:
+        least = int(rng.choice([-60, -60, -60, 1]))  # now and then of one sign
+        drawn = rng.integers(least, 90, size) * (rng.random(size) < 0.8)
+        return (drawn * (-1 if least > 0 and rng.integers(2) else 1)).astype(np.int32)
+
+    def bias(size: int) -> np.ndarray | None:
+        return rng.integers(-10, 60, size).astype(np.int32) if rng.integers(2) else None
+
+    def cells(reach: float) -> IF | LIF:
+        threshold = int(rng.integers(30, 60 + 40 * reach))
+        leak = float(rng.choice([0.5, 0.75, 3001 / 4096]))
+        return (IF(threshold), LIF(threshold, leak), LIF(2 * threshold, leak, current_leak=0.25))[rng.integers(3)]
+
+    size: tuple[int, ...] = (2, 4, 4) if maps else (int(rng.integers(3, 9)),)
+    at = add("in", Input(size, encoding, None if encoding == "spikes" else top))  # type: ignore[arg-type]
+    if maps:
+        at = add("conv", Conv2d(rng.integers(-30, 60, (3, 2, 3, 3)).astype(np.int32), bias(3)), at)
+        at = add("conv.n", cells(top), at)
+        if rng.integers(2):
+            at = add("pool", (MaxPool2d if rng.integers(2) else AvgPool2d)((2, 2), (2, 2)), at)
+            if isinstance(pool := nodes[at], AvgPool2d):
+                nodes[at] = replace(pool, divisor=1)
+        at = add("flat", Flatten(), at)
+        size = (int(np.prod(_shape_after(nodes))),)
+
+    for k in range(int(rng.integers(1, 4))):
+        name, inputs, reads_sum = f"fc{k}", size[0], isinstance(nodes.get("pool"), AvgPool2d) and at == "flat"
+        outputs = inputs if rng.integers(3) == 0 else int(rng.integers(3, 9))
+        kinds = ["none", "recurrent", "recurrent"]
+        if not reads_sum:
+            kinds += ["all", "inputs", "neurons", "matrix"]
+            if at != "in" or encoding == "spikes":  # these take relays
+                kinds += ["both", "twice"]
+        kind = str(rng.choice(kinds))
+        w, u = weight(outputs, inputs), weight(outputs, outputs)
+        w[rng.integers(outputs), rng.integers(inputs)] = 90  # Lava takes no layer without a positive weight
+        lags = rng.integers(0, 5, {"all": (), "inputs": inputs, "neurons": (outputs, 1)}.get(kind, (outputs, inputs)))
+        lags = np.broadcast_to(lags if kind not in ("none", "recurrent") else 0, w.shape)
+        parts = [lags[0]] if (lags == lags[0]).all() else [np.full(inputs, d) for d in np.unique(lags)]
+        feeding = []
+        for i, steps in enumerate(parts):
+            read = add(f"{name}.d{i}", Delay(steps), at) if steps.any() else at
+            feeding.append(add(f"{name}.w{i}", Linear(w * (lags == steps), bias(outputs)), read))
+        if kind == "twice":
+            again = add(f"{name}.again", Delay(rng.integers(1, 4, inputs)), at)
+            feeding.append(add(f"{name}.w", Linear(weight(outputs, inputs)), again))
+        if kind in ("recurrent", "both"):
+            add(f"{name}.back", Delay(np.ones(outputs, int)))
+            feeding.append(add(f"{name}.u", Linear(u), f"{name}.back"))
+        last, size = at, (outputs,)
+        at = add(f"{name}.n", cells(top if last == "in" else 4.0 if reads_sum else 1.0), *feeding)
+        edges += [(at, back) for back in nodes if back == f"{name}.back"]
+    if rng.integers(3) == 0:
+        add("out.w", Linear(weight(3, size[0]) - weight(3, size[0])), at)
+        add("out", Output("membrane"), "out.w")
+    else:
+        add("out", Output(), at)
+    return SpikingGraph(nodes, tuple(edges), int(rng.integers(2, 9)))
+
+
+def _shape_after(nodes: Mapping[str, Node]) -> tuple[int, ...]:
+    """What comes out of the front of convolution and pool."""
+    return (3, 1, 1) if "pool" in nodes else (3, 2, 2)

@@ -50,6 +50,7 @@ class Calling:
         output: which of several outputs is meant, as it was given.
         declared: classes that the user declared to be neurons.
         alone: one sample at a time: the network's membranes run on from sample to sample of a batch.
+        shape: of a sample as the network takes it, where the graph's is another, (C, 1, L) for (C, L); else empty.
     """
 
     way: Way
@@ -58,6 +59,7 @@ class Calling:
     output: Chosen = None
     declared: tuple[str, ...] = ()
     alone: bool = False
+    shape: Shape = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,7 +167,8 @@ def _lowered(lowering: Lowering, task: Task, root: nn.Module, modules: Modules, 
     if alone:
         first = min(lowering.firing, key=list(lowering.builder.draft.nodes).index)
         lowering.notes[first] = ALONE
-    calling = Calling(way, answer.returned, answer.factor, task.output, tuple(task.declared), alone)
+    shape = task.shape if len(task.shape) == 2 else ()
+    calling = Calling(way, answer.returned, answer.factor, task.output, tuple(task.declared), alone, shape)
     return LoweredModule(_graph(lowering, task), calling, dict(lowering.notes))
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from exporters.from_torch.factors import Factor
+from exporters.from_torch.factors import Factor, plain
 from exporters.from_torch.values import NOTHING, Affine, Gather, Origin, is_run
 from exporters.graph import Array, Shape
 
@@ -25,7 +25,8 @@ class Read:
     Attributes:
         origin: what is read.
         shape: of a row.
-        rows: int64 (B,), the number of each row's space of features: step·samples + sample, or the sample of what is static.
+        rows: int64 (B,), the number of each row's space of features: step·samples + sample, or the sample of what is static;
+            NOTHING for a row that holds nothing, as the first ones of what comes later do.
         features: int64 of the row's shape, the feature that each element is, or NOTHING; None where it is all in order.
         scale: a number, or float64 that broadcasts to the row's shape.
         label, flat: see `Gather`.
@@ -40,6 +41,14 @@ class Read:
     flat: str = ""
 
 
+@dataclass(frozen=True, eq=False)
+class Arrival:
+    """What arrives at neurons at every step t is step t − lag of something, and nothing before there is such a step."""
+
+    read: Read
+    lag: int
+
+
 def decoded(gather: Gather, shape: Shape) -> Read | None:
     """A gather of a value (B, *features) as rows of its origin; None where it holds nothing.
 
@@ -47,36 +56,37 @@ def decoded(gather: Gather, shape: Shape) -> Read | None:
         UndecodableError: rows that mix steps or samples, or that hold different features.
     """
     origin, index = gather.origin, gather.index
-    scale = _of_a_row(gather.scale)
     count = math.prod(shape[1:])
     start = index.storage_offset()
     if is_run(index) and count == origin.size and start % origin.size == 0:
         rows = torch.arange(start // origin.size, start // origin.size + shape[0])
-        return Read(origin, shape[1:], rows, None, scale, gather.label, gather.flat)
+        return Read(origin, shape[1:], rows, None, _of_a_row(gather.scale), gather.label, gather.flat)
     flat = index.reshape(shape[0], count)
-    held = flat[0] != NOTHING
+    full = int((flat != NOTHING).any(1).int().argmax())
+    held = flat[full] != NOTHING
     if not bool(held.any()):
-        if bool((flat == NOTHING).all()):
-            return None
-        raise UndecodableError("it is shifted in time or over the samples, so that some of it is empty")
+        return None
     column = int(held.int().argmax())
-    if bool((flat[:, column] == NOTHING).any()):
-        raise UndecodableError("it is shifted in time or over the samples, so that some of it is empty")
-    rows = torch.div(flat[:, column], origin.size, rounding_mode="floor")
-    features = torch.where(held, flat[0] - rows[0] * origin.size, NOTHING)
-    expected = torch.where(held, features + rows[:, None] * origin.size, NOTHING)
+    rows = torch.div(flat[:, column], origin.size, rounding_mode="floor")  # of nothing it is nothing
+    features = torch.where(held, flat[full] - rows[full] * origin.size, NOTHING)
+    expected = torch.where(held & (rows != NOTHING)[:, None], features + rows[:, None] * origin.size, NOTHING)
     inside = bool(((features < origin.size) & ((features >= 0) | ~held)).all())
     if not inside or not torch.equal(flat, expected):
         raise UndecodableError(_mixture(flat, origin))
     in_order = count == origin.size and torch.equal(features, torch.arange(count))
     kept = None if in_order else features.reshape(shape[1:]).numpy()
-    return Read(origin, shape[1:], rows, kept, scale, gather.label, gather.flat)
+    return Read(origin, shape[1:], rows, kept, _of_a_row(gather.scale, rows), gather.label, gather.flat)
 
 
-def _of_a_row(scale: Factor) -> float | Array:
-    """The factors of one row, which must be those of every row."""
+def _of_a_row(scale: Factor, rows: Tensor | None = None) -> float | Array:
+    """The factors of one row, which must be those of every row that holds something."""
     if isinstance(scale, float):
         return scale
+    if rows is not None and len(scale) > 1:
+        held = plain(scale[rows != NOTHING])
+        if isinstance(held, float):
+            return held
+        scale = held
     if scale.shape[0] > 1 and not bool((scale == scale[:1]).all()):
         raise UndecodableError("it is scaled differently at different steps or for different samples")
     return scale[0].numpy()
@@ -135,7 +145,7 @@ def grouped(reads: Sequence[Read]) -> list[list[Read]]:
                 first.origin.shape == read.origin.shape
                 and same_numbers(first.scale, read.scale)
                 and same_numbers(first.features, read.features)
-                and torch.equal(*_aligned_rows(first, read))
+                and same_rows(first, read)
             ):
                 group.append(read)
                 break
@@ -144,11 +154,21 @@ def grouped(reads: Sequence[Read]) -> list[list[Read]]:
     return groups
 
 
-def _aligned_rows(a: Read, b: Read) -> tuple[Tensor, Tensor]:
-    """The rows of two reads, without their steps where one of them is static."""
+def by_step(reads: Sequence[Read]) -> list[list[Read]]:
+    """Reads of the same steps together: first what is the same at every step, then the last steps, then earlier ones."""
+    groups: dict[float, list[Read]] = {}
+    for read in reads:
+        groups.setdefault(math.inf if read.origin.is_static else int(read.rows[-1]), []).append(read)
+    return [groups[last] for last in sorted(groups, reverse=True)]
+
+
+def same_rows(a: Read, b: Read) -> bool:
+    """Whether two reads hold the same steps and samples, row by row; what is static holds every step."""
     if a.origin.steps == b.origin.steps:
-        return a.rows, b.rows
-    return a.rows % a.origin.samples, b.rows % b.origin.samples
+        return torch.equal(a.rows, b.rows)
+    if bool((a.rows == NOTHING).any()) or bool((b.rows == NOTHING).any()):
+        return False
+    return torch.equal(a.rows % a.origin.samples, b.rows % b.origin.samples)
 
 
 def joint(group: Sequence[Read]) -> Read:

@@ -21,11 +21,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from exporters.from_torch.decode import Read, same_numbers
+from exporters.from_torch.decode import Read
 from exporters.from_torch.factors import Factor, as_tensor, minus, plus
 from exporters.from_torch.lowering import Found, Lowering, NeuronLayer, Written, key_of
 from exporters.from_torch.refusals import call_site, node_name
-from exporters.from_torch.steps import neuron_shape, require_steps, shift_for
+from exporters.from_torch.steps import arriving, neuron_shape, shift_for
 from exporters.from_torch.synapses import rows_of
 from exporters.from_torch.values import Affine, Gather, Origin, added, elements, is_run, laid_out, same_place, scaled
 from exporters.graph import IF, Array, Shape
@@ -33,6 +33,11 @@ from exporters.graph.nodes import Reset
 
 TINY = 1e-9
 """Relative differences that float64 arithmetic leaves."""
+
+ANOTHER_MEMBRANE = (
+    "its membrane takes in something else than at its first: it is no IF or LIF neuron, or the network changes over time; "
+    "declare it, or use one of SpikingJelly's"
+)
 
 
 def fired(lowering: Lowering, difference: Affine, *, strict: bool) -> Affine:
@@ -60,13 +65,13 @@ def fired(lowering: Lowering, difference: Affine, *, strict: bool) -> Affine:
     if not _agree(written.found, found):
         raise lowering.error("its leak, threshold or bias changes over time", name)
     reads, _ = rows_of(lowering, layer_rows(lowering, rest, layer.origin.size), name)
-    require_steps(lowering, reads, layer.steps, 1, name)
-    if not _same_reads(written.first[0], reads):
+    if any(read.origin is layer.origin for read in reads):
         raise lowering.error(
-            f"its membrane takes in something else at step {layer.steps + 1} than at its first: it is no IF or LIF neuron, or "
-            "the network changes over time; declare it, or use one of SpikingJelly's",
+            "its membrane takes in its own spikes of more than one step before, as that of neurons that adapt or rest does; they "
+            "are no IF or LIF neurons",
             name,
         )
+    layer.arrivals = arriving(lowering, layer.arrivals, reads, layer.steps, 1, name, ANOTHER_MEMBRANE)
     return _spikes(lowering, written, difference)
 
 
@@ -137,24 +142,25 @@ def _first_or_alone(lowering: Lowering, difference: Affine, *, strict: bool) -> 
     name = _name(lowering)
     value = layer_rows(lowering, difference, feature_count(lowering, difference))
     reads, shift = rows_of(lowering, value, name)
-    key: Hashable = ("written", name, key_of(reads, shift), strict)
+    key: Hashable = ("written", name, key_of(_newest(reads), shift), strict)
     written = lowering.written.get(key)
     if written is not None and written.found is not None:  # the same current once more: another layer
         key = (key, len(lowering.written))
         written = None
     steps = value.shape[0] // lowering.samples
-    require_steps(lowering, reads, 0 if written is None else written.layer.steps, steps, name)
+    known, done = ((), 0) if written is None else (written.layer.arrivals, written.layer.steps)
+    arrivals = arriving(lowering, known, reads, done, steps, name)
     if written is None:
         lowering.progress += 1
         node = lowering.builder.add(name, IF(1.0), [])
-        lowering.firing.add(node)
         inner = neuron_shape(reads, value.shape[1:])
+        lowering.firing[node] = inner
         origin = Origin(node, inner, lowering.T, lowering.samples, (node,), is_binary=True)
         layer = lowering.neurons["written", node] = NeuronLayer(node, origin, key)
         membrane = Origin(f"the membrane of {node}", inner, lowering.T, lowering.samples, gates=origin)
-        written = lowering.written[key] = Written(
-            layer, (reads, shift_for(shift, value.shape[1:], inner)), membrane, strict
-        )
+        layer.shift = shift_for(shift, value.shape[1:], inner)
+        written = lowering.written[key] = Written(layer, membrane, strict)
+    written.layer.arrivals = arrivals
     if steps == 1:
         return _spikes(lowering, written, difference)
     layer = written.layer
@@ -163,6 +169,12 @@ def _first_or_alone(lowering: Lowering, difference: Affine, *, strict: bool) -> 
     written.differences.append(difference)
     written.site = call_site()
     return Affine(difference.shape, (Gather(layer.origin, elements(start, difference.shape)),))
+
+
+def _newest(reads: list[Read]) -> list[Read]:
+    """Those of the last step, without what comes from earlier ones."""
+    last = max((int(read.rows[-1]) for read in reads if not read.origin.is_static), default=0)
+    return [read for read in reads if read.origin.is_static or int(read.rows[-1]) == last]
 
 
 def _name(lowering: Lowering) -> str:
@@ -318,21 +330,3 @@ def _agree(a: Found, b: Found) -> bool:
         and bool(np.allclose(a.threshold, b.threshold, rtol=TINY, atol=0))
         and bool(np.allclose(a.bias, b.bias, rtol=TINY, atol=TINY * float(np.max(np.abs(a.threshold)))))
     )
-
-
-def _same_reads(a: list[Read], b: list[Read]) -> bool:
-    """Whether two sums are of the same origins with the same factors, but for rounding."""
-    free = list(b)
-    for read in a:
-        same = [
-            other
-            for other in free
-            if read.origin is other.origin
-            and same_numbers(read.features, other.features)
-            and np.shape(read.scale) == np.shape(other.scale)
-            and np.allclose(read.scale, other.scale, rtol=TINY, atol=0)
-        ]
-        if not same:
-            return False
-        free.remove(same[0])
-    return not free

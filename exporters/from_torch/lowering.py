@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from exporters.from_torch.decode import Read
+from exporters.from_torch.decode import Arrival, Read
 from exporters.from_torch.refusals import NEAREST, LoweringError, node_name, user_line, without_counterpart
 from exporters.from_torch.values import Affine, Origin
-from exporters.graph import AnySynapse, Array
+from exporters.graph import AnySynapse, Array, Shape
 from exporters.graph.currents import GraphBuilder
 from exporters.graph.nodes import Reset
 
@@ -40,7 +40,10 @@ class NeuronLayer:
     Attributes:
         name: for messages.
         origin: its spikes.
-        key: what it reads, which must be the same at every step.
+        key: what it is, which must be the same at every step.
+        shift: the constant that arrives at every step beside signals and currents.
+        gain: what multiplies all that arrives at each channel, or nothing.
+        arrivals: what arrives at each step, as far as its steps have told.
         steps: done so far.
         state: what stands for its membrane in the module, between steps.
     """
@@ -48,8 +51,16 @@ class NeuronLayer:
     name: str
     origin: Origin
     key: Hashable
+    shift: float | Array = 0.0
+    gain: Array | None = None
+    arrivals: tuple[Arrival, ...] = ()
     steps: int = 0
     state: Any = None
+
+    @property
+    def node(self) -> str:
+        """Its node in the graph."""
+        return self.origin.nodes[0]
 
 
 @dataclass(frozen=True)
@@ -67,8 +78,7 @@ class Written:
     """A layer of neurons that the network writes out itself.
 
     Attributes:
-        layer: its spikes and steps.
-        first: what it reads at its first step, (reads, shift), the shift less the threshold.
+        layer: its spikes, steps and what arrives; the shift is less the threshold.
         gated: the origin of its membrane where it fires, else 0.
         strict: whether it fires above its threshold and not at it.
         differences: what it compared with zero at each step, in the layout of the network.
@@ -77,7 +87,6 @@ class Written:
     """
 
     layer: NeuronLayer
-    first: tuple[list[Read], float | Array]
     gated: Origin
     strict: bool
     differences: list[Affine] = field(default_factory=list)
@@ -99,7 +108,8 @@ class Lowering:
         neurons: neuron layers by what they stand for.
         written: of these, neurons that the network writes out itself, by what they read at first.
         unknowns: results of functions that no graph has, by what tells them from others, and what they are of.
-        firing: nodes that fire.
+        firing: nodes that fire, with their shapes.
+        delays: nodes that give what a node gave some steps before, by that node and the steps.
         notes: what the user should know, by node.
         declared: neurons that the user declared, by the identity of their modules, as they were found to be.
         weights_of: node → what tells its weights from others.
@@ -119,7 +129,8 @@ class Lowering:
         self.neurons: dict[Hashable, NeuronLayer] = {}
         self.written: dict[Hashable, Written] = {}
         self.unknowns: dict[Hashable, tuple[Origin, tuple[Any, ...]]] = {}
-        self.firing: set[str] = set()
+        self.firing: dict[str, Shape] = {}
+        self.delays: dict[tuple[str, int], str] = {}
         self.notes: dict[str, str] = {}
         self.declared: dict[int, Constants] = {}
         self.weights_of: dict[str, Hashable] = {}

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from exporters.from_torch.decode import Read
-from exporters.from_torch.lowering import Constants, Lowering, NeuronLayer, float64, key_of
+from exporters.from_torch.decode import Arrival
+from exporters.from_torch.lowering import Constants, Lowering, NeuronLayer, float64
 from exporters.from_torch.refusals import MixedSamplesError
-from exporters.from_torch.steps import neuron_shape, require_steps, shift_for
+from exporters.from_torch.steps import ANOTHER_CURRENT, arriving, neuron_shape, shift_for
 from exporters.from_torch.symbolic import Symbolic
 from exporters.from_torch.synapses import placed_current, rows_of
 from exporters.from_torch.values import Affine, Origin, added, fresh, laid_out, scaled
@@ -38,6 +38,8 @@ HOMES = {
     "spikingjelly.activation_based.lava_exchange": ("CubaLIFNode",),
 }  # fmt: skip
 """Module → the neurons in it that are understood. Where it was never imported, no network holds one."""
+
+NOTHING_ARRIVES = "what arrives does not depend on the input"
 
 MEMBRANES = frozenset(["v", "current_state", "voltage_state", "c"])
 """What these neurons remember from step to step."""
@@ -146,8 +148,8 @@ def run_neuron(lowering: Lowering, module: Any, constants: Constants, x: Symboli
     # of one sample at a time time alone may come first: it is one axis with the samples
     has_both = many and (lowering.samples > 1 or (x.ndim > 2 and x.shape[1] == 1))
     value = laid_out(x.value, lambda t: t.flatten(0, 1)) if has_both else x.value
-    if value.is_constant:
-        raise lowering.error("what arrives does not depend on the input", lowering.name)
+    if value.is_constant and (many or lowering.T == 1):  # at single steps nothing may have come so far
+        raise lowering.error(NOTHING_ARRIVES, lowering.name)
     if np.isinf(constants.threshold).all():
         return _integrated(lowering, module, constants, x, many=many)
     steps = x.shape[0] if many else 1
@@ -178,24 +180,29 @@ def _checked(lowering: Lowering, module: Any, value: Affine, steps: int, constan
     name, key = lowering.name, id(module)
     reads, shift = rows_of(lowering, value, name)
     layer = lowering.neurons.get(key)
-    done = 0 if layer is None else layer.steps
-    require_steps(lowering, reads, done, steps, name)
-    found: Hashable = (key_of(reads, shift), constants.threshold.tobytes(), constants.leak, constants.gain)
     if layer is None:
+        arrivals = arriving(lowering, (), reads, 0, steps, name)
         lowering.progress += 1
         _require_rest(lowering, module, None)
-        start = _start(module)
-        origin = _neuron_origin(lowering, reads, shift, name, value.shape[1:], replace(constants, start=start))
-        lowering.neurons[key] = layer = NeuronLayer(name, origin, found)
-    else:
-        _require_rest(lowering, module, layer)
-    if layer.key != found:
-        raise lowering.error(
-            f"at step {done + 1} it reads another current than at its first: it is called twice per step and would share its "
-            "membrane, or the network changes over time; use one neuron layer for each",
-            name,
-        )
+        made = replace(constants, start=_start(module))
+        lowering.neurons[key] = layer = _made(lowering, arrivals, shift, name, value.shape[1:], made)
+        layer.key = _key(constants)
+        return layer
+    layer.arrivals = arriving(lowering, layer.arrivals, reads, layer.steps, steps, name)
+    _require_rest(lowering, module, layer)
+    if layer.key != _key(constants) or not _is_close(lowering, layer.shift, shift):
+        raise lowering.error(f"at step {layer.steps + 1} {ANOTHER_CURRENT}", name)
     return layer
+
+
+def _key(constants: Constants) -> Hashable:
+    return (constants.threshold.tobytes(), constants.leak, constants.gain)
+
+
+def _is_close(lowering: Lowering, a: float | Array, b: float | Array) -> bool:
+    """Whether two shifts are the same, but for the rounding of what the network computed of constants in its own type."""
+    slack = 16 * torch.finfo(lowering.dtype).eps
+    return bool(np.allclose(a, b, rtol=slack, atol=slack * float(np.max(np.abs(b)))))
 
 
 def _require_rest(lowering: Lowering, module: Any, layer: NeuronLayer | None) -> None:
@@ -218,10 +225,17 @@ def _start(module: Any) -> float:
     return float(getattr(module, "_memories", {}).get("v", 0.0))
 
 
-def _neuron_origin(
-    lowering: Lowering, reads: list[Read], shift: float | Array, name: str, shape: Shape, constants: Constants
-) -> Origin:
-    inner = neuron_shape(reads, shape)
+def _made(
+    lowering: Lowering,
+    arrivals: tuple[Arrival, ...],
+    shift: float | Array,
+    name: str,
+    shape: Shape,
+    constants: Constants,
+) -> NeuronLayer:
+    """A layer with what arrives at it within the step; what comes from earlier ones follows when all of its steps are known."""
+    reads = [arrival.read for arrival in arrivals if not arrival.lag]
+    inner = neuron_shape([arrival.read for arrival in arrivals], shape)
     gain = np.full(inner[0], constants.gain) if constants.gain != 1 else None
     threshold, level = constants.threshold, float(constants.threshold.flat[0])
     if not math.isfinite(level):  # one number, or a whole layer of them
@@ -244,13 +258,15 @@ def _neuron_origin(
             "use layers with bias=False before neurons whose current persists",
             name,
         )
-    nodes = placed_current(lowering, reads, shift_for(shift, shape, inner), name, inner, gain)
+    placed = shift_for(shift, shape, inner)
+    nodes = placed_current(lowering, reads, placed, name, inner, gain) if reads else []
     if constants.start and not abs(constants.start) < level:
         raise lowering.error(outside(constants.start, level), name)
     node = node_of(level, constants.leak, constants.reset, constants.current_leak, constants.start)
     made = lowering.builder.add(name, node, nodes)
-    lowering.firing.add(made)
-    return Origin(made, inner, lowering.T, lowering.samples, (made,), is_binary=True)
+    lowering.firing[made] = inner
+    origin = Origin(made, inner, lowering.T, lowering.samples, (made,), is_binary=True)
+    return NeuronLayer(name, origin, None, shift, gain, arrivals)
 
 
 def _hide_membrane(lowering: Lowering, layer: NeuronLayer, module: Any, x: Symbolic) -> None:

@@ -14,7 +14,7 @@ from exporters.from_torch.decode import Read, grouped, joint
 from exporters.from_torch.factors import plain
 from exporters.from_torch.folding import UnfoldableError, channels_of, fold_linear
 from exporters.from_torch.lowering import Lowering, as_bytes
-from exporters.from_torch.synapses import rows_index, signals
+from exporters.from_torch.synapses import rows_index, rows_of, signals
 from exporters.from_torch.values import NOTHING, Affine, Gather, Origin, added, as_run, constant
 from exporters.graph import AnyPool, Array, AvgPool2d, Linear, Shape
 from exporters.graph.currents import LARGEST_DIAGONAL, SynapseTerm, per_channel
@@ -33,7 +33,7 @@ def pool(lowering: Lowering, value: Affine, node: AnyPool, out: Shape) -> Affine
     is_max = not isinstance(node, AvgPool2d)
     if is_max and any(g.origin.term is not None for g in value.gathers):
         raise lowering.error("a max-pool over membrane currents has no spiking form; put the neurons before it", name)
-    reads, shift = signals(lowering, value, name)
+    reads, shift = signals(lowering, *rows_of(lowering, value, name), name)
     groups = grouped(reads)
     if is_max and len(groups) > 1 and not _are_apart(groups):
         raise lowering.error(

@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from exporters.from_torch.decode import same_rows
 from exporters.from_torch.dynamics import (
     TINY,
     feature_count,
@@ -20,7 +21,7 @@ from exporters.from_torch.factors import Factor, as_tensor
 from exporters.from_torch.lowering import Lowering, Written, key_of
 from exporters.from_torch.steps import neuron_shape, shift_for
 from exporters.from_torch.synapses import placed_current, rows_index, rows_of
-from exporters.from_torch.values import Affine, Gather, Origin, added, is_run, same_place, scaled
+from exporters.from_torch.values import NOTHING, Affine, Gather, Origin, added, is_run, same_place, scaled
 from exporters.graph import LIF
 
 
@@ -111,6 +112,8 @@ def _both(lowering: Lowering, a: Affine, b: Affine) -> Affine | None:
     value = layer_rows(lowering, total, feature_count(lowering, total))
     name = f"{lowering.where}.and"
     reads, shift = rows_of(lowering, value, name)
+    if not all(same_rows(read, reads[0]) and bool((read.rows != NOTHING).all()) for read in reads):
+        raise lowering.error("it multiplies spikes of different time steps, which no layer does")
     key = ("and", name, key_of(reads, shift), threshold)
     if key not in lowering.origins:
         inner = neuron_shape(reads, value.shape[1:])
@@ -118,7 +121,7 @@ def _both(lowering: Lowering, a: Affine, b: Affine) -> Affine | None:
         node = lowering.builder.add(name, LIF(threshold, 0.0), nodes)
         steps = max(read.origin.steps for read in reads)
         lowering.origins[key] = Origin(node, inner, steps, lowering.samples, (node,), is_binary=True)
-        lowering.firing.add(node)
+        lowering.firing[node] = inner
     origin = lowering.origins[key]
     rows = next(read.rows for read in reads if read.origin.steps == origin.steps)
     index = rows_index(origin, rows, value.shape[1:]).reshape(total.shape)

@@ -10,10 +10,11 @@ import numpy as np
 import torch
 
 from exporters.from_torch.decode import Read, UndecodableError, reads_of, shift_of
+from exporters.from_torch.delays import in_time
 from exporters.from_torch.leaking import StepsError, StepSum, membrane_of_steps, step_sum
 from exporters.from_torch.lowering import Lowering
 from exporters.from_torch.refusals import LoweringError, SeveralOutputsError, user_line
-from exporters.from_torch.steps import neuron_shape, require_steps, shift_for
+from exporters.from_torch.steps import arriving, neuron_shape, shift_for
 from exporters.from_torch.symbolic import Symbolic
 from exporters.from_torch.synapses import placed_current
 from exporters.from_torch.unknown import unknown_of
@@ -28,6 +29,8 @@ Returned = Literal["steps", "steps, samples first", "steps, time last", "steps, 
 """What comes back: (T, N, …), (N, T, …), (N, …, T), (T·N, …), or the mean or a sum over time, (N, …): of a membrane too, which
 is at its end a sum in which it leaks."""
 
+
+INDEPENDENT = "what its forward returns does not depend on its input"
 
 PLAIN = Output("membrane")
 """The membrane that sums the currents that arrive."""
@@ -65,8 +68,8 @@ def chosen(lowering: Lowering, result: Any, output: Chosen) -> Symbolic:
         )
     if isinstance(result, Symbolic) and result.refusal:
         raise lowering.error(result.refusal)
-    if not isinstance(result, Symbolic) or result.value.is_constant:
-        raise lowering.error("what its forward returns does not depend on its input")
+    if not isinstance(result, Symbolic):
+        raise lowering.error(INDEPENDENT)
     return result
 
 
@@ -114,7 +117,7 @@ def _of_each_step(lowering: Lowering, parts: Sequence[Any]) -> Any:
     value = concatenated([laid_out(p.value, lambda t: t.unsqueeze(0)) for p in parts], 0)
     rows = laid_out(value, lambda t: t.flatten(0, 1))
     try:
-        require_steps(lowering, reads_of(rows), 0, lowering.T, "output")
+        arriving(lowering, (), reads_of(rows), 0, lowering.T, "output")
     except (LoweringError, UndecodableError):
         if _membrane(lowering, rows) is None:
             return parts
@@ -137,6 +140,8 @@ def read_out(lowering: Lowering, value: Affine) -> Answer:
     """
     if (unknown := unknown_of([value])) is not None:
         raise unknown
+    if value.is_constant:
+        raise lowering.error(INDEPENDENT)
     T, N, shape = lowering.T, lowering.samples, value.shape
     layouts: list[tuple[Returned, Affine]] = []
     if len(shape) > 2 and shape[:2] == (T, N):
@@ -149,16 +154,20 @@ def read_out(lowering: Lowering, value: Affine) -> Answer:
         layouts.append(("steps, flattened", value))
     problem: Exception | None = None
     for returned, rows in layouts:
+        arrivals = None
         try:
             reads, shift = reads_of(rows), shift_of(rows)
-            require_steps(lowering, reads, 0, T, "output")
+            arrivals = arriving(lowering, (), reads, 0, T, "output")
         except (LoweringError, UndecodableError) as error:
             problem = problem or error
         else:
-            return _finished(lowering, reads, shift, rows.shape[1:], Answer(returned))
+            if not any(arrival.lag for arrival in arrivals):
+                return _finished(lowering, reads, shift, rows.shape[1:], Answer(returned))
         if (found := _membrane(lowering, rows)) is not None:
             node = Output("membrane", 1.0, found.leak, found.score)
             return _finished(lowering, list(found.reads), found.shift, rows.shape[1:], Answer(returned), node)
+        if arrivals is not None:
+            return _finished(lowering, in_time(lowering, arrivals), shift, rows.shape[1:], Answer(returned))
     if len(shape) > 1 and shape[0] == N:
         try:
             return _collapsed(lowering, reads_of(value), shift_of(value), shape[1:])

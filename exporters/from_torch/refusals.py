@@ -114,6 +114,12 @@ NEAREST = {
 }
 """Operation → what to do instead."""
 
+WITHOUT_COUNTERPART = {
+    "SynapseFilter": "its current leaks at steps without a spike alone, I ← I·(1 − (1 − s)/τ) + s, which that of no graph does; use "
+    "neuron.CUBALIFNode, whose current leaks at every step",
+}
+"""SpikingJelly's layer → why no graph has it, and what to do instead."""
+
 SUPPORTED = (
     "sums, constant factors, convolutions, linear layers, BatchNorm, pools, rearrangements and spiking neurons have one"
 )

@@ -1,4 +1,4 @@
-"""Steps of neurons: which come next, and the shape that their layer has in the graph."""
+"""Steps of neurons: what arrives at each, now and from earlier steps, and the shape that their layer has in the graph."""
 
 from __future__ import annotations
 
@@ -7,52 +7,127 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from exporters.from_torch.decode import Read
+from exporters.from_torch.decode import Arrival, Read, same_numbers
 from exporters.from_torch.lowering import Lowering
+from exporters.from_torch.refusals import LoweringError
+from exporters.from_torch.values import NOTHING
 from exporters.graph import Array, Shape
 
+CLOSE = 1e-9
+"""Relative differences that float64 arithmetic leaves."""
 
-def require_steps(lowering: Lowering, reads: Sequence[Read], done: int, steps: int, name: str) -> None:
-    """The rows of what neurons read must be the samples of the steps that come next.
+ANOTHER_CURRENT = (
+    "it reads another current than at its first: it is called twice per step and would share its membrane, or the network "
+    "changes over time; use one neuron layer for each"
+)
+
+
+def arriving(
+    lowering: Lowering,
+    known: Sequence[Arrival],
+    reads: Sequence[Read],
+    done: int,
+    steps: int,
+    name: str,
+    changed: str = ANOTHER_CURRENT,
+) -> tuple[Arrival, ...]:
+    """What arrives at neurons, once some more of their steps are known: what they read at these must go on as it began.
+
+    Args:
+        lowering: the state.
+        known: what arrived at the steps before.
+        reads: what is read at the next ones, row by row.
+        done: the steps before.
+        steps: the next ones.
+        name: of the neurons, for messages.
+        changed: what to say where another current arrives than at first.
 
     Raises:
-        LoweringError: they are not, or all of T were done.
+        LoweringError: the rows are not the samples of the steps that come next or of earlier ones, what they hold differs from
+            step to step, or all of T were done.
     """
-    samples = lowering.samples
-    expected = torch.arange(done * samples, (done + steps) * samples)
-    _require_one_time(lowering, reads, steps, name)
-    moving = [read for read in reads if not read.origin.is_static]
-    for read in reads:
-        if len(read.rows) != len(expected) or (
-            read.origin.is_static and not torch.equal(read.rows, expected % samples)
-        ):
-            raise lowering.error("the samples of its input are out of order", name)
-    late = [read for read in moving if not torch.equal(read.rows, expected)]
-    if late:
-        found = sorted({int(r) // samples + 1 for r in late[0].rows})
-        if steps == 1 and found[0] <= done:
-            if len(late) < len(moving):
-                raise lowering.error(
-                    f"at step {done + 1} its input holds step {found[0]} of {late[0].origin.name}: connections back in time "
-                    "(recurrence, delays) have no counterpart",
-                    name,
-                )
-            raise lowering.error(
-                f"its call {done + 1} reads step {found[0]}: this neuron layer is called twice per step and would share its membrane "
-                "(use two layers), or connections lead back in time (which have no counterpart)",
-                name,
-            )
-        raise lowering.error(
-            f"its input holds step {_listed(found)} where step {_listed([done + 1 + i for i in range(steps)])} of "
-            f"{samples} samples is due; time must come first and in order",
-            name,
-        )
+    found = [Arrival(read, _lag(lowering, read, reads, done, steps, name)) for read in reads]
     if done + steps > lowering.T:
         raise lowering.error(
             f"it runs {done + steps} steps, but T is {lowering.T}: the network has an own number of steps, or calls it "
             "twice per step; make them the same",
             name,
         )
+    due = [arrival for arrival in known if arrival.lag < done + steps]
+    new = []
+    for arrival in found:
+        same = next((other for other in due if _is_same(arrival, other)), None)
+        if same is not None:
+            due.remove(same)
+        elif arrival.lag >= done:
+            new.append(arrival)
+        else:
+            raise _changed(lowering, found, arrival, done, name, changed)
+    if due:
+        raise _changed(lowering, found, due[0], done, name, changed)
+    return (*known, *new)
+
+
+def _lag(lowering: Lowering, read: Read, reads: Sequence[Read], done: int, steps: int, name: str) -> int:
+    """By how many steps a read comes later than what it is of."""
+    samples, rows = lowering.samples, read.rows
+    expected = torch.arange(done * samples, (done + steps) * samples)
+    held = rows != NOTHING
+    if len(rows) != len(expected):
+        raise lowering.error("the samples of its input are out of order", name)
+    if read.origin.is_static:
+        if not bool(held.all()):
+            raise lowering.error(
+                "it reads an image that is the same at every step, but not at its first steps; a delay has a counterpart behind "
+                "neurons alone",
+                name,
+            )
+        if not torch.equal(rows, expected % samples):
+            raise lowering.error("the samples of its input are out of order", name)
+        return 0
+    at = int(held.int().argmax())
+    behind = int(expected[at] - rows[at])
+    later = torch.where(expected >= behind, expected - behind, NOTHING)
+    if behind >= 0 and behind % samples == 0 and torch.equal(rows, later):
+        return behind // samples
+    _require_one_time(lowering, reads, steps, name)
+    found = sorted({int(r) // samples + 1 for r in rows[held]})
+    raise lowering.error(
+        f"its input holds step {_listed(found)} where step {_listed([done + 1 + i for i in range(steps)])} of "
+        f"{samples} samples is due; time must come first and in order",
+        name,
+    )
+
+
+def _is_same(a: Arrival, b: Arrival) -> bool:
+    """Whether two arrivals are of the same origin, as much later, with the same factors but for rounding."""
+    return (
+        a.read.origin is b.read.origin
+        and a.lag == b.lag
+        and same_numbers(a.read.features, b.read.features)
+        and np.shape(a.read.scale) == np.shape(b.read.scale)
+        and bool(np.allclose(a.read.scale, b.read.scale, rtol=CLOSE, atol=0))
+    )
+
+
+def _changed(
+    lowering: Lowering, found: Sequence[Arrival], wrong: Arrival, done: int, name: str, changed: str
+) -> LoweringError:
+    """Why what arrives at a step does not go on as it began."""
+    moving = [arrival for arrival in found if not arrival.read.origin.is_static]
+    if moving and done and all(arrival.lag for arrival in moving) and not wrong.lag:
+        return lowering.error(
+            f"its call {done + 1} reads step {done + 1 - moving[0].lag}: this neuron layer is called twice per step and would share "
+            "its membrane (use two layers), or at some steps nothing new arrives",
+            name,
+        )
+    if wrong.lag:
+        return lowering.error(
+            f"at step {done + 1} what it reads of earlier steps ({wrong.read.origin.name}, {wrong.lag} before) is not what it was; "
+            "what a network carries on must be carried at every step, from the first that there is, with the same weights",
+            name,
+        )
+    return lowering.error(f"at step {done + 1} {changed}", name)
 
 
 def _require_one_time(lowering: Lowering, reads: Sequence[Read], steps: int, name: str) -> None:
@@ -60,7 +135,8 @@ def _require_one_time(lowering: Lowering, reads: Sequence[Read], steps: int, nam
     times: dict[int, set[int]] = {}
     for read in reads:
         if not read.origin.is_static:
-            times.setdefault(id(read.origin), set()).update(int(r) // lowering.samples for r in read.rows)
+            held = read.rows[read.rows != NOTHING]
+            times.setdefault(id(read.origin), set()).update(int(r) // lowering.samples for r in held)
     summed = next((r.origin for r in reads if len(times.get(id(r.origin), ())) > steps), None)
     if summed is not None:
         raise lowering.error(

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from exporters.from_torch.decode import Read, UndecodableError, grouped, joint, reads_of, shift_of
+from exporters.from_torch.decode import Read, UndecodableError, by_step, grouped, joint, reads_of, shift_of
 from exporters.from_torch.folding import (
     CutError,
     UnfoldableError,
@@ -21,7 +21,7 @@ from exporters.from_torch.folding import (
 from exporters.from_torch.lowering import Lowering, as_bytes, as_shift, float64, key_of
 from exporters.from_torch.steps import shift_for
 from exporters.from_torch.unknown import unknown_of
-from exporters.from_torch.values import Affine, Gather, Origin, added, elements
+from exporters.from_torch.values import NOTHING, Affine, Gather, Origin, added, elements
 from exporters.graph import AnySynapse, Array, Conv2d, Flatten, GraphError, Linear, Shape
 from exporters.graph.currents import (
     LARGEST_DIAGONAL,
@@ -68,13 +68,11 @@ def synapse(
     layer, shape = lowering.layers[known], value.shape[1:]
     reads, shift = rows_of(lowering, value, name)
     gathers = []
-    if isinstance(layer, Linear) and _is_smaller_at_once(layer, reads):
-        for read in reads:
-            origin = _through(lowering, known, layer, read, shape)
-            gathers.append(Gather(origin, rows_index(origin, read.rows, out)))
-        reads = []
-    else:
-        reads, shift = signals(lowering, value, name)
+    for read in _smaller_at_once(lowering, known, layer, reads) if isinstance(layer, Linear) else ():
+        origin = _through(lowering, known, layer, read, shape)
+        gathers.append(Gather(origin, rows_index(origin, read.rows, out)))
+        reads = [other for other in reads if other is not read]
+    reads, shift = signals(lowering, reads, shift, name)
     for group in grouped(reads):
         read = joint(group)
         factor = 1.0
@@ -95,25 +93,34 @@ def synapse(
     return total
 
 
-def _is_smaller_at_once(layer: Linear, reads: Sequence[Read]) -> bool:
-    """Whether a linear layer reads linear layers alone, with no neurons between, and has no more weights as one with them."""
+def _smaller_at_once(lowering: Lowering, known: Hashable, layer: Linear, reads: Sequence[Read]) -> list[Read]:
+    """Those of its reads that are linear layers, with no neurons between, if there are no more weights as one with them.
+
+    What was one layer once stays that: at later steps it may have got nodes for others that read it.
+    """
     count, hidden = layer.weight.shape
-    before, after = 0, count * hidden
-    for read in reads:
-        term = read.origin.term
-        if read.origin.nodes or term is None or not isinstance(term.synapse, Linear):
-            return False
-        before += term.synapse.weight.size
-        after -= count * term.synapse.weight.shape[1]
-    return bool(reads) and before + after >= 0
+    found = []
+    for together in by_step(reads):
+        merged = [read for read in together if _through_key(known, read) in lowering.origins]
+        rest = [read for read in together if read not in merged]
+        terms = [read.origin.term for read in rest if read.origin.term is not None and not read.origin.nodes]
+        linear = [term.synapse.weight for term in terms if isinstance(term.synapse, Linear)]
+        before, after = sum(w.size for w in linear), sum(count * w.shape[1] for w in linear)
+        found += merged
+        if len(linear) == len(rest) and before + count * hidden >= after:
+            found += rest
+    return found
+
+
+def _through_key(known: Hashable, read: Read) -> Hashable:
+    return ("through", known, id(read.origin), as_bytes(read.features), as_bytes(read.scale))
 
 
 def _through(lowering: Lowering, known: Hashable, layer: Linear, read: Read, shape: Shape) -> Origin:
     """Linear layers one after the other as one: the product of their weights."""
     term = read.origin.term
     assert term is not None and isinstance(term.synapse, Linear)
-    numbers = (as_bytes(read.features), as_bytes(read.scale))
-    key = ("through", known, id(read.origin), numbers)
+    key = _through_key(known, read)
     if key not in lowering.origins:
         own = fold_linear(layer, read.features, read.scale, read.origin.size, shape)
         product = replace(own, weight=own.weight @ term.synapse.weight)
@@ -124,7 +131,7 @@ def _through(lowering: Lowering, known: Hashable, layer: Linear, read: Read, sha
             read.origin.steps,
             lowering.samples,
             term=SynapseTerm(lowering.name, product, term.nodes),
-            weights=(known, read.origin.weights, numbers),
+            weights=(known, read.origin.weights, as_bytes(read.features), as_bytes(read.scale)),
         )
     return lowering.origins[key]
 
@@ -169,11 +176,12 @@ def _cut(lowering: Lowering, name: str, read: Read, shape: Shape) -> tuple[str, 
 
 
 def rows_index(origin: Origin, rows: Tensor, shape: Shape) -> Tensor:
-    """The index (B, *shape) of rows of an origin, all features in order."""
+    """The index (B, *shape) of rows of an origin, all features in order; of nothing where a row holds nothing."""
     count = len(rows)
-    if count and torch.equal(rows, elements(int(rows[0]), (count,))):
+    if count and rows[0] != NOTHING and torch.equal(rows, elements(int(rows[0]), (count,))):
         return elements(int(rows[0]) * origin.size, (count, *shape))
-    return (rows[:, None] * origin.size + torch.arange(origin.size)).view(count, *shape)
+    index = rows[:, None] * origin.size + torch.arange(origin.size)
+    return torch.where(rows[:, None] == NOTHING, NOTHING, index).view(count, *shape)
 
 
 def evened(constants: Array) -> Array:
@@ -215,27 +223,44 @@ def rows_of(lowering: Lowering, value: Affine, name: str) -> tuple[list[Read], f
     return reads, shift
 
 
-def signals(lowering: Lowering, value: Affine, name: str) -> tuple[list[Read], float | Array]:
-    """The rows of a value as reads of nodes: currents get theirs, with their sums, factors and shifts in them."""
-    reads, shift = rows_of(lowering, value, name)
+def signals(
+    lowering: Lowering, reads: list[Read], shift: float | Array, name: str
+) -> tuple[list[Read], float | Array]:
+    """The rows of a value as reads of nodes: currents get theirs, with their sums, factors and shifts in them.
+
+    A shift goes with what is the same at every step or of the last one: that is there from the first step on, as the shift is.
+    """
+    found: list[Read] = []
+    for together in by_step(reads):
+        with_shift = not found and all(bool((read.rows != NOTHING).all()) for read in together)
+        at_once = _currents_at_once(lowering, together, shift if with_shift else 0.0, name)
+        if at_once is not None:
+            found.append(at_once)
+            shift = 0.0 if with_shift else shift
+            continue
+        for read in together:
+            origin = read.origin
+            if not origin.nodes:
+                assert origin.term is not None
+                alone = replace(read, features=None, scale=1.0)
+                origin.nodes = tuple(place(lowering, Current((origin.term,), origin.shape), [alone]))
+        found += together
+    return found, shift
+
+
+def _currents_at_once(lowering: Lowering, reads: list[Read], shift: float | Array, name: str) -> Read | None:
+    """A sum of currents as one read of nodes; None where it is none, or each has to be read by itself."""
     if all(read.origin.nodes for read in reads):
-        return reads, shift
+        return None
     in_order = len({read.origin.shape for read in reads}) == 1 and all(read.features is None for read in reads)
-    if in_order and len(grouped([replace(read, scale=1.0) for read in reads])) == 1:
-        try:
-            origin = composite(lowering, reads, shift, name)
-        except GraphError:
-            pass  # a factor within a channel: the layer that reads it may take it in
-        else:
-            moving = max(reads, key=lambda read: read.origin.steps)
-            return [Read(origin, moving.shape, moving.rows, None, flat=reads[0].flat)], 0.0
-    for read in reads:
-        origin = read.origin
-        if not origin.nodes:
-            assert origin.term is not None
-            alone = replace(read, features=None, scale=1.0)
-            origin.nodes = tuple(place(lowering, Current((origin.term,), origin.shape), [alone]))
-    return reads, shift
+    if not in_order or len(grouped([replace(read, scale=1.0) for read in reads])) > 1:
+        return None
+    try:
+        origin = composite(lowering, reads, shift, name)
+    except GraphError:
+        return None  # a factor within a channel: the layer that reads it may take it in
+    moving = max(reads, key=lambda read: read.origin.steps)
+    return Read(origin, moving.shape, moving.rows, None, flat=reads[0].flat)
 
 
 def composite(lowering: Lowering, reads: Sequence[Read], shift: float | Array, name: str) -> Origin:

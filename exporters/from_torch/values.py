@@ -274,7 +274,7 @@ def concatenated(values: Sequence[Affine], dim: int) -> Affine:
     merged: list[list[Gather | None]] = []
     for i, value in enumerate(values):
         free = list(range(len(merged)))
-        for gather in value.gathers:
+        for gather in _newest_first(value.gathers):
             for k in free:
                 others = [g for g in merged[k] if g is not None]
                 if others[0].origin is gather.origin:
@@ -300,6 +300,14 @@ def concatenated(values: Sequence[Affine], dim: int) -> Affine:
     shape = list(values[0].shape)
     shape[dim] = sum(v.shape[dim] for v in values)
     return Affine(tuple(shape), tuple(gathers), _joined([v.shift for v in values], values, dim))
+
+
+def _newest_first(gathers: Sequence[Gather]) -> Sequence[Gather]:
+    """The gathers, those of one origin from its last elements to its first: values of steps that follow one another, in which
+    earlier ones live on, then hold in each gather what is as much earlier."""
+    if len({id(g.origin) for g in gathers}) == len(gathers):
+        return gathers
+    return sorted(gathers, key=lambda g: -int(g.index.max()))
 
 
 def _joined(factors: Sequence[Factor | None], values: Sequence[Affine], dim: int) -> Factor:

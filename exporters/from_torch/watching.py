@@ -14,7 +14,7 @@ from torch import nn
 from exporters.from_torch.declared import check_declared
 from exporters.from_torch.lowering import Constants, Lowering
 from exporters.from_torch.neurons import constants_of, known_kind, run_neuron
-from exporters.from_torch.refusals import LoweringError
+from exporters.from_torch.refusals import WITHOUT_COUNTERPART, LoweringError
 from exporters.from_torch.symbolic import Symbolic
 from exporters.from_torch.values import laid_out
 
@@ -104,6 +104,7 @@ def _forward(lowering: Lowering, path: str, module: nn.Module, declared: Mapping
     if isinstance(module, nn.DataParallel):
         original = module.module
     kind, constants = known_kind(module), _declared(module, declared)
+    refused = _without_counterpart(module)
     integrates = any(k.__name__ == "NonSpikingBaseNode" for k in type(module).__mro__)
 
     def forward(*args: Any, **kwargs: Any) -> Any:
@@ -112,6 +113,8 @@ def _forward(lowering: Lowering, path: str, module: nn.Module, declared: Mapping
             given = [*args, *kwargs.values()]
             if not any(isinstance(a, Symbolic) for a in given):
                 return original(*args, **kwargs)
+            if refused:
+                raise lowering.error(refused, lowering.name)
             if integrates:
                 _require_time_first(lowering, given[0])
             if kind is None and constants is None:
@@ -126,6 +129,12 @@ def _forward(lowering: Lowering, path: str, module: nn.Module, declared: Mapping
             lowering.stack.pop()
 
     return forward
+
+
+def _without_counterpart(module: nn.Module) -> str:
+    """Why a layer of SpikingJelly's is refused by name; nothing for all others."""
+    kinds = [kind.__name__ for kind in type(module).__mro__ if kind.__module__.startswith("spikingjelly.")]
+    return next((WITHOUT_COUNTERPART[name] for name in kinds if name in WITHOUT_COUNTERPART), "")
 
 
 def is_called(module: nn.Module, names: Collection[str]) -> bool:

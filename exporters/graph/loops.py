@@ -21,25 +21,44 @@ def time_order(nodes: Mapping[str, Node], edges: Sequence[Edge]) -> tuple[list[s
     Raises:
         GraphError: a loop without a delay of at least one step, or an edge from or to what is no node.
     """
-    ordered = set(topological_order(nodes, edges))
-    left = {name: None for name in nodes if name not in ordered}
-    between = [(a, b) for a, b in edges if a in left and b in left]
-    group = {name: name for name in nodes}
-    for name in left:
-        if group[name] == name:
-            group |= dict.fromkeys(_reached(name, between) & _reached(name, [(b, a) for a, b in between]), name)
+    groups = cyclic_parts(nodes, edges)
+    group = {name: name for name in nodes} | {name: part[0] for part in groups for name in part}
     outer = [(group[a], group[b]) for a, b in edges if group[a] != group[b]]
     order: list[str] = []
     loops = []
-    looping = {a for a, b in between if group[a] == group[b]}
+    parts = {part[0]: part for part in groups}
     for first in topological_order(dict.fromkeys(group.values()), outer):
-        if first not in looping:
+        if first not in parts:
             order.append(first)
             continue
-        loop = _loop({name: nodes[name] for name in left if group[name] == first}, between)
+        loop = _loop({name: nodes[name] for name in parts[first]}, edges)
         loops.append(tuple(loop))
         order += loop
     return order, tuple(loops)
+
+
+def cyclic_parts(names: Iterable[str], edges: Sequence[Edge]) -> list[tuple[str, ...]]:
+    """The parts are the largest sets of nodes that feed one another, all ways around (strongly connected); a node alone is
+    one if it feeds itself. Both the parts and the names in each keep the order given.
+
+    Raises:
+        GraphError: an edge from or to what is no node.
+    """
+    names = list(names)
+    ordered = set(topological_order(names, edges))
+    left = [name for name in names if name not in ordered]
+    between = [(a, b) for a, b in edges if a not in ordered and b not in ordered]
+    backward = [(b, a) for a, b in between]
+    looping = {a for a, b in between if a == b}
+    parts = []
+    placed: set[str] = set()
+    for name in left:
+        if name not in placed:
+            part = _reached(name, between) & _reached(name, backward)
+            placed |= part
+            if len(part) > 1 or name in looping:
+                parts.append(tuple(n for n in left if n in part))
+    return parts
 
 
 def _reached(name: str, edges: Iterable[Edge]) -> set[str]:

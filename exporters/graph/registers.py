@@ -32,6 +32,8 @@ DECAY_ONE = 4096
 """The decay that leaves nothing, in Loihi's 12 bits: a register r becomes r·(4096 − decay)/4096, truncated toward zero."""
 DENSE_WEIGHTS = (-256, 254)
 """Smallest and largest weight of a dense layer that netx and Lava keep as it is, odd numbers included."""
+LONGEST_DELAY = 62
+"""Most steps by which netx lets the spikes of a dense synapse come late; it cuts longer ones to this."""
 MAX_GROUPS = 127
 """Most groups of a convolution: Lava keeps their number in eight signed bits, and more silently give zeros."""
 MAX_STEP = 127

@@ -14,6 +14,7 @@ from exporters.errors import DeployError
 from exporters.graph import Array
 from exporters.graph.registers import BIAS_LIMIT, DECAY_ONE, DENSE_WEIGHTS, MAX_GROUPS, MAX_STEP, THRESHOLD_LIMIT
 from exporters.hdf5 import flaw
+from exporters.netx.dense import DENSE, time_problems
 
 
 class NetxError(DeployError):
@@ -62,7 +63,7 @@ def weight_of(kind: str, group: h5py.Group) -> Array:
     """
     weight = np.asarray(group["weight"][()])
     neurons = math.prod(np.asarray(group["shape"][()]).reshape(-1).tolist())
-    if kind == "dense" and weight.ndim == 1 and neurons > 0 and weight.size % neurons == 0:
+    if kind in DENSE and weight.ndim == 1 and neurons > 0 and weight.size % neurons == 0:
         return weight.reshape(neurons, -1)
     return weight[..., 0] if kind == "conv" and weight.ndim == 5 and weight.shape[-1] == 1 else weight
 
@@ -101,7 +102,7 @@ def problems(file: h5py.File) -> Iterator[str]:
         for index, group in enumerate(groups):
             kind = text(group["type"]) if "type" in group else "missing"
             where = f"layer {index} ({kind})"
-            if kind in ("conv", "dense"):
+            if kind in ("conv", *DENSE):
                 seen_neurons = True
                 last = index == len(groups) - 1
                 yield from (f"{where}: {problem}" for problem in _layer_problems(kind, group, last=last))
@@ -109,15 +110,13 @@ def problems(file: h5py.File) -> Iterator[str]:
                 yield from (f"{where}: {problem}" for problem in _input_problems(group))
                 if index > 0:
                     yield f"{where}: only the first layer can be the input"
-            elif kind == "dense_rec":
-                yield f"{where}: recurrent layers are not supported; unroll or train without recurrence"
             elif kind != "flatten":
-                yield f"{where}: Lava skips or refuses layers of this type; supported are input, conv, dense, flatten"
+                yield f"{where}: Lava skips or refuses layers of this type; supported are input, conv, dense, dense_rec, flatten"
         if not seen_neurons:
             yield "it has no conv or dense layer"
         elif (
             not says_shape(groups[0])
-            and next(k for g in groups if (k := text(g["type"])) in ("conv", "dense")) == "conv"
+            and next(k for g in groups if (k := text(g["type"])) in ("conv", *DENSE)) == "conv"
         ):
             yield "no input layer says the shape of what its first convolution reads; add one"
     except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
@@ -155,12 +154,15 @@ def _layer_problems(kind: str, group: h5py.Group, *, last: bool) -> Iterator[str
         yield f"the weight has shape {weight.shape}"
         return
     yield from _number_problems("weight", weight)
-    if not weight.any():
+    if kind in DENSE:
+        yield from time_problems(kind, group, weight)
+    recurrent = np.asarray(group["weight_rec"][()]) if kind == "dense_rec" and "weight_rec" in group else np.zeros(1)
+    if not weight.any() and not recurrent.any():
         yield "all weights are zero, on which Lava's dense layer overflows; remove the layer"
     low, high = DENSE_WEIGHTS
-    if kind == "dense" and (weight.min() < low or weight.max() > high):
+    if kind in DENSE and (weight.min() < low or weight.max() > high):
         yield f"weights reach from {weight.min():g} to {weight.max():g}; Lava clips dense weights to −{-low}…{high}"
-    if kind == "dense" and weight.max() <= 0:
+    if kind in DENSE and max(weight.max(), recurrent.max(initial=0)) <= 0:
         yield "no weight is positive; Lava rounds such a dense layer wrongly"
     if kind == "conv" and not 1 <= int(np.asarray(group["groups"][()]).flat[0]) <= MAX_GROUPS:
         yield f"{int(np.asarray(group['groups'][()]).flat[0])} groups; Lava keeps the number in 8 signed bits (1…{MAX_GROUPS})"
@@ -174,12 +176,11 @@ def _layer_problems(kind: str, group: h5py.Group, *, last: bool) -> Iterator[str
         if np.abs(bias).max(initial=0) > BIAS_LIMIT:
             yield f"a bias of {np.abs(bias).max():g}; Lava keeps it in 16 bits (±{BIAS_LIMIT})"
         whole = tuple(np.asarray(group["shape"][()]).reshape(-1).tolist())[::-1]
-        if bias.shape != weight.shape[:1] and (kind == "dense" or bias.shape != whole):
-            instead = "" if kind == "dense" else f" or {whole}, width before height before channels"
+        if bias.shape != weight.shape[:1] and (kind in DENSE or bias.shape != whole):
+            instead = "" if kind in DENSE else f" or {whole}, width before height before channels"
             yield f"the bias has shape {bias.shape}, expected {weight.shape[:1]}{instead}"
-    if "delay" in group and np.any(np.asarray(group["delay"][()])):
-        lost = "which Lava ignores in convolutions" if kind == "conv" else "which this program does not run"
-        yield f"it has synaptic delays, {lost}; train without delays"
+    if kind == "conv" and "delay" in group and np.any(np.asarray(group["delay"][()])):
+        yield "it has synaptic delays, which Lava ignores in convolutions; train without delays, or use dense layers"
     if "neuron" in group:
         yield from _neuron_problems(group["neuron"], last=last)
     elif "bias" in group:

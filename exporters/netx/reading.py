@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,9 @@ from exporters.graph import (
 )
 from exporters.graph.registers import SILENT, leak_of
 from exporters.netx.check import NetxError, layer_groups, opened, problems, says_shape, text, weight_of
+from exporters.netx.dense import DENSE, time_of
 from exporters.netx.sidecar import digest, read_sidecar, sidecar_path
+from exporters.passes.dense_time import DenseTime, put_back
 
 
 def read(path: Path, *, T: int | None = None, encoding: Encoding = "direct") -> SpikingGraph:
@@ -41,6 +44,9 @@ def read(path: Path, *, T: int | None = None, encoding: Encoding = "direct") -> 
     block's weight and bias: what Lava computes when weight·pixel + bias is written to the neurons' `bias_mant`
     at every step, as lava-dl's tutorials do, since netx itself leaves that layer's input unconnected. Neurons
     of the last layer that cannot fire (slayer's `Affine`, or a dense layer without neurons) are a membrane read-out.
+
+    Delays are `Delay` nodes before linear layers, several layers where the delays of an input differ between neurons; a
+    `dense_rec` is a layer whose own spikes come back to it by a `Delay` of one step.
 
     Raises:
         NetxError: unreadable, truncated, changed since it was written, or not sound (the first finding of `validate`).
@@ -77,10 +83,11 @@ def _to_graph(file: h5py.File, T: int, extra: dict[str, Any]) -> SpikingGraph:
     scale = None if encoding == "spikes" else described.get("scale", 255)
     names = [(row["synapse"], row["neuron"], float(row["scale"])) for row in extra.get("layers", [])]
     nodes: list[tuple[str, Node]] = []
+    times: dict[str, DenseTime] = {}
     k = 0
     groups = layer_groups(file)
     if not says_shape(groups[0]):
-        first = next(group for group in groups if text(group["type"]) == "dense")
+        first = next(group for group in groups if text(group["type"]) in DENSE)
         nodes.append(("input", Input((weight_of("dense", first).shape[1],), encoding, scale)))
     for index, group in enumerate(groups):
         kind = text(group["type"])
@@ -104,6 +111,8 @@ def _to_graph(file: h5py.File, T: int, extra: dict[str, Any]) -> SpikingGraph:
                 stride, padding, dilation = (_pair(group[key]) for key in ("stride", "padding", "dilation"))
                 node = Conv2d(weight, bias, stride, padding, dilation, int(np.asarray(group["groups"][()]).flat[0]))
             nodes += [(synapse, node), (neuron, _neuron(group, unit))]
+            if kind in DENSE and (time := time_of(kind, group, weight)) is not None:
+                times[neuron] = time
             k += 1
     last, end = nodes[-1]
     # neurons that only integrate: their membrane is the result
@@ -111,9 +120,11 @@ def _to_graph(file: h5py.File, T: int, extra: dict[str, Any]) -> SpikingGraph:
         # slayer's way to sum: a current that keeps all of itself, and a membrane that is this current
         leak = 1.0 if end.current_leak == 1 else end.leak
         nodes[-1] = (last, Output("membrane", end.scale, leak, extra.get("score", "last")))
+        if last in times:  # they send nothing back either
+            times[last] = replace(times[last], recurrent=None, lags=None)
     else:
         nodes.append(("output", Output("rate")))
-    return chain(nodes, T, metadata=extra.get("metadata", {}))
+    return put_back(chain(nodes, T, metadata=extra.get("metadata", {})), times)
 
 
 def _neuron(group: h5py.Group, unit: float) -> AnyNeuron:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,24 +17,57 @@ VERSION = 2
 
 
 @dataclass(frozen=True)
+class Clear:
+    """A buffer of spikes on their way is set to 0: `lava.proc.io.reset.Reset(interval, offset)` on `net.layers[layer]`.
+
+    Attributes:
+        layer: of netx's network, 0 being the first that has neurons.
+        synapse: "synapse", the delays of what comes in, or "synapse_rec", what comes back; its variable is `a_buff`.
+        interval, offset: at the end of every step with (step − 1) % interval == offset, steps counted from 1.
+    """
+
+    layer: int
+    synapse: str
+    interval: int
+    offset: int
+
+
+@dataclass(frozen=True)
 class ChainTiming:
     """A chain's timing is how samples pass through the chain on Lava, in time steps.
 
     Attributes:
         T: steps per sample.
         latency: layers of neurons; the first output of a sample appears this many steps after its first frame.
-        reset_interval, reset_offset: arguments of `netx.hdf5.Network` with which samples run back to back.
+        reset_interval, reset_offset: arguments of `netx.hdf5.Network` with which samples run one behind the other. The
+            interval is T, and one step more where there are delays.
+        clears: what must be emptied once a sample, or spikes on their way would arrive in the next one.
     """
 
     T: int
     latency: int
     reset_interval: int
     reset_offset: int
+    clears: tuple[Clear, ...] = ()
 
 
 def timing(graph: SpikingGraph) -> ChainTiming:
-    """A chain takes one step per neuron layer, and resets membranes as each layer's sample begins."""
-    return ChainTiming(graph.T, len(chain_layers(graph)), graph.T, 1)
+    """A chain takes one step per neuron layer, and resets membranes as each layer's sample begins.
+
+    Right before, the buffers that its spikes wait in are emptied. What a delayed layer reads begins a step earlier than the
+    layer itself, whose last step still reads from the buffer; so there is a silent step between samples.
+    """
+    layers = chain_layers(graph)
+    interval = graph.T + any(step.time is not None and step.time.longest > 0 for step in layers)
+    clears = []
+    for k, step in enumerate(layers):
+        if step.time is None:
+            continue
+        if step.time.longest > 0:
+            clears.append(Clear(k, "synapse", interval, (k - 1) % interval))
+        if step.time.recurrent is not None:
+            clears.append(Clear(k, "synapse_rec", interval, k % interval))
+    return ChainTiming(graph.T, len(layers), interval, 1, tuple(clears))
 
 
 def message_bits(graph: SpikingGraph) -> int:
@@ -65,6 +98,7 @@ def describe(graph: SpikingGraph) -> dict[str, Any]:
         "latency_steps": when.latency,
         "reset_interval": when.reset_interval,
         "reset_offset": when.reset_offset,
+        "clears": [asdict(clear) for clear in when.clears],
         "layers": [
             {
                 "synapse": step.name,

@@ -13,9 +13,11 @@ import numpy as np
 
 from exporters.files import atomic_paths
 from exporters.graph import AnySynapse, Conv2d, Flatten, Linear, SpikingGraph
+from exporters.graph.registers import LONGEST_DELAY
 from exporters.netx.check import NetxError, validate
 from exporters.netx.sidecar import describe, digest, sidecar_path
-from exporters.passes.chain import chain_layers
+from exporters.passes.chain import ChainLayer, chain_layers
+from exporters.passes.dense_time import set_aside
 from exporters.passes.membranes import resets_by_subtraction, starting
 
 ONLY_TO_ZERO = (
@@ -64,15 +66,17 @@ def _layers(graph: SpikingGraph) -> Iterator[dict[str, Any]]:
     for name in starting(graph):
         raise NetxError(f"{name}: {ONLY_FROM_ZERO}")
     yield {"type": "input", "shape": np.array(graph.input.shape, np.int64)}
+    plain, _ = set_aside(graph)
     for step in chain_layers(graph):
         if resets_by_subtraction(graph.nodes[step.neuron_name]):
             raise NetxError(f"{step.neuron_name}: {ONLY_TO_ZERO}")
         name = step.name
-        if len(graph.in_shape(name)) == 1 and any(isinstance(graph.nodes[s], Flatten) for s in graph.sources(name)):
+        if len(graph.in_shape(name)) == 1 and any(isinstance(plain.nodes[s], Flatten) for s in plain.sources(name)):
             yield {"type": "flatten", "shape": np.array(graph.in_shape(name), np.int64)}
         yield {
             "shape": np.array(graph.shapes[step.neuron_name], np.int64),
             **_synapses(step.synapse),
+            **_time(step),
             "neuron": {
                 "type": "CUBA",
                 "iDecay": np.int64(step.current_decay),
@@ -109,6 +113,26 @@ def _synapses(synapse: AnySynapse) -> dict[str, Any]:
             np.float32
         )  # a whole map in Lava's order (W, H, C), which netx leaves as it is
     return found
+
+
+def _time(step: ChainLayer) -> dict[str, Any]:
+    """The datasets of a layer with delays or recurrence; its type is another where it is recurrent."""
+    if step.time is None:
+        return {}
+    if step.time.longest > LONGEST_DELAY:
+        raise NetxError(
+            f"{step.name}: spikes come {step.time.longest} steps late; netx and Lava hold delays of {LONGEST_DELAY}; train with shorter "
+            "ones, or use ONNX and the emulator"
+        )
+    if step.time.recurrent is None:
+        # for every synapse, since N numbers mean neurons and not inputs where there are as many of both
+        return {} if step.time.delays is None else {"delay": step.time.delays}
+    if step.time.longest > 0:
+        raise NetxError(
+            f"{step.name}: it is recurrent and has delays, which netx cannot say: its own spikes come back after one step, and what "
+            "it reads, numbers or several layers, must come at once; train without these delays, or use ONNX and the emulator"
+        )
+    return {"type": "dense_rec", "weight_rec": step.time.recurrent.astype(np.float32)}
 
 
 def _write_layer(group: h5py.Group, layer: dict[str, Any]) -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import nir
 import numpy as np
 
 from exporters.graph import IF, LIF, AnyNeuron, Array, Shape
-from exporters.graph.currents import uniform
+from exporters.graph.currents import Current, Signal, SynapseTerm, identity, same_scale, scaled, uniform
 from exporters.graph.nodes import Reset
 from exporters.nir.check import NirError
 from exporters.nir.values import fit, just_below, snapped
@@ -84,6 +84,43 @@ def constants(name: str, node: Any, shape: Shape, time: Time) -> tuple[float, Ar
     if exact is not None and (threshold == just_below(float(exact))).all():  # written by this program
         threshold = np.full(shape, float(exact))
     return leak, gain, threshold - resting(name, node, shape)
+
+
+def at_one_level(name: str, x: Current, gain: Array, threshold: Array) -> tuple[Current, float]:
+    """The current, and the one threshold, of v ← leak·v + x that fires as v ← leak·v + gain·x does: where v/gain is at θ/gain.
+
+    What differs between neurons, and what its parts have not in common, goes into the current.
+
+    Raises:
+        NirError: a gain or a threshold that is not positive and finite.
+        GraphError: constants that differ within a channel of a convolution.
+    """
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):  # refused below
+        effective = threshold / gain
+    if not (np.isfinite(effective).all() and (effective > 0).all()):
+        raise NirError(f"{name}: its threshold and resistance must be positive and finite")
+    level = uniform(effective)
+    if level is None:
+        x, level = scaled(name, x, 1 / effective), 1.0
+    factors = [part.scale if isinstance(part, Signal) else 1.0 for part in x.parts]
+    common = factors[0] if factors else 1.0
+    if isinstance(common, float) and common > 0 and all(same_scale(factor, common) for factor in factors):
+        x = Current(tuple(replace(p, scale=1.0) if isinstance(p, Signal) else p for p in x.parts), x.shape)
+        level /= common
+    return _of_one_kind(x), level
+
+
+def _of_one_kind(x: Current) -> Current:
+    """Where synapses reach neurons, spikes reach them through synapses too, of weight 1."""
+    if {type(part) for part in x.parts} != {Signal, SynapseTerm}:
+        return x
+    parts = [
+        SynapseTerm(f"{p.nodes[0]}.same", identity(p.nodes[0], x.shape, p.scale), p.nodes)
+        if isinstance(p, Signal)
+        else p
+        for p in x.parts
+    ]
+    return Current(tuple(parts), x.shape)
 
 
 def dynamics(name: str, node: Any, shape: Shape, time: Time) -> tuple[float, Array]:

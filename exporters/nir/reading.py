@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from types import MappingProxyType
+from typing import Any
 
 import nir
 import numpy as np
@@ -20,6 +22,7 @@ import numpy as np
 from exporters.graph import (
     AvgPool2d,
     Conv2d,
+    Delay,
     Encoding,
     Flatten,
     GraphError,
@@ -28,6 +31,7 @@ from exporters.graph import (
     MaxPool2d,
     Node,
     Output,
+    Shape,
     SpikingGraph,
 )
 from exporters.graph.currents import (
@@ -37,19 +41,21 @@ from exporters.graph.currents import (
     SynapseTerm,
     is_one,
     per_channel,
-    same_scale,
     scaled,
     scaled_inputs,
     uniform,
 )
-from exporters.graph.editing import cycle_of, topological_order
+from exporters.graph.editing import topological_order
 from exporters.graph.inference import infer_shape
+from exporters.graph.loops import cyclic_parts
 from exporters.graph.nodes import Score
 from exporters.nir.check import NirError, Unfolded, load, unfold
+from exporters.nir.delays import Lag, before_synapses, in_steps
+from exporters.nir.lasting_biases import always_firing, without_biases
+from exporters.nir.loops import closed, with_said_loops
 from exporters.nir.neurons import (
-    PREFIX,
     Discretization,
-    Time,
+    at_one_level,
     constants,
     dynamics,
     fact,
@@ -58,13 +64,11 @@ from exporters.nir.neurons import (
     resting,
     start_of,
 )
-from exporters.nir.values import connected_without, fit, just_above, pair, sample_shape, synapse_of
+from exporters.nir.settings import Arguments, CodingError, Reset, Settings, settings_of
+from exporters.nir.values import fit, just_above, pair, sample_shape, synapse_of
 
-Reset = Literal["hard", "soft"]
 MAX_ELEMENTS = 2**26
 """Of one layer."""
-MAX_T = 4_096
-"""Of what a file asks for."""
 
 
 def read(
@@ -94,7 +98,7 @@ def read(
     Raises:
         NirError: it cannot be read, or holds something that cannot be mapped, by name.
     """
-    return _lower(load(path), path.name, _How(T, dt, encoding, method, reset))
+    return _lower(load(path), path.name, Arguments(T, dt, encoding, method, reset))
 
 
 def from_nir(
@@ -107,67 +111,60 @@ def from_nir(
     reset: Reset | None = None,
 ) -> SpikingGraph:
     """As `read`, for a `nir.NIRGraph` in memory."""
-    return _lower(unfold(graph), "the NIR graph", _How(T, dt, encoding, method, reset))
+    return _lower(unfold(graph), "the NIR graph", Arguments(T, dt, encoding, method, reset))
 
 
-class CodingError(NirError):
-    """The input's coding was given for a file that says another one itself."""
-
-
-@dataclass(frozen=True)
-class _How:
-    """The arguments of `read`."""
-
-    T: int | None
-    dt: float | None
-    encoding: Encoding | None
-    method: Discretization
-    reset: Reset | None
-
-
-def _lower(file: Unfolded, where: str, how: _How) -> SpikingGraph:
+def _lower(file: Unfolded, where: str, given: Arguments) -> SpikingGraph:
     try:
-        return _Reader(file, how).graph()
+        return _read(file, settings_of(file, given))
     except CodingError as error:
         raise CodingError(f"{where}: {error}") from error
     except (GraphError, NirError) as error:
         raise NirError(f"{where}: {error}") from error
+    except RecursionError as error:
+        raise NirError(f"{where}: too many layers lie between its neurons and a delay") from error
     except (ValueError, TypeError, AttributeError, KeyError, IndexError, OverflowError) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
         raise NirError(f"{where}: its numbers do not fit together ({first})") from error
 
 
-def _is_scaled_by(part: Signal | SynapseTerm, level: float) -> bool:
-    return same_scale(part.scale if isinstance(part, Signal) else 1.0, level)
+def _read(file: Unfolded, settings: Settings) -> SpikingGraph:
+    notices = list(settings.notices)
+    dt = settings.time.dt
+    _require_fed(file)
+    file, back = closed(in_steps(with_said_loops(file, settings.facts.get("loops", "[]"), dt), dt))
+    if back:
+        listed = ", ".join(f"{a} → {b}" for a, b in back)
+        notices.append(
+            f"what goes back without a delay ({listed}) takes one step: it carries the spikes of the step before"
+        )
+    shapes: dict[str, Shape] = {}
+    if any(isinstance(node, Lag) for node in file.nodes.values()):
+        shapes = _Reader(file, settings).shapes_found()
+        file = before_synapses(file, shapes)
+    reader = _Reader(file, settings, shapes)
+    graph = reader.graph()
+    notices += reader.warnings
+    return replace(graph, metadata={**graph.metadata, "nir_warnings": notices}) if notices else graph
+
+
+def _require_fed(file: Unfolded) -> None:
+    """Every node but the inputs has a source."""
+    fed = {b for _, b in file.edges}
+    for name, node in file.nodes.items():
+        if name not in fed and (not isinstance(node, nir.Input) or name in file.inner_ends):
+            raise NirError(f"{name}: nothing feeds this node; it needs an Input node before it")
 
 
 class _Reader:
-    """The state of one reading: the graph so far and the value of every NIR node."""
+    """The state of one reading: the graph so far and the value of every NIR node. `shapes` are known beforehand, where delays
+    close loops."""
 
-    def __init__(self, file: Unfolded, how: _How) -> None:
-        self.file = file
-        self.facts = {k.removeprefix(PREFIX): v for k, v in file.metadata.items() if str(k).startswith(PREFIX)}
+    def __init__(self, file: Unfolded, settings: Settings, shapes: Mapping[str, Shape] = MappingProxyType({})) -> None:
+        self.file, self.settings, self.shapes = file, settings, shapes
+        self.facts, self.time = settings.facts, settings.time
+        self.score: Score = "mean" if str(self.facts.get("score", "last")) == "mean" else "last"
         self.warnings: list[str] = []
-        steps = how.T if how.T is not None else self.facts.get("T")
-        if steps is None:
-            raise NirError("a NIR file does not say how many time steps to run; pass T")
-        self.T = int(steps)
-        if how.T is None and not 1 <= self.T <= MAX_T:
-            raise NirError(
-                f"it asks for {self.T} time steps; from 1 to {MAX_T} are taken from a file, more if T says so"
-            )
-        self.dt = float(how.dt if how.dt is not None else self.facts.get("dt", 1e-4))
-        if not (math.isfinite(self.dt) and self.dt > 0):
-            raise NirError(f"dt is {self.dt}; it must be a positive number of seconds")
-        if how.method not in ("euler", "exponential"):
-            raise NirError(f"the method is {how.method!r}; choose euler or exponential")
-        if how.reset not in (None, "hard", "soft"):
-            raise NirError(f"the reset is {how.reset!r}; choose hard or soft")
-        self.reset = how.reset
-        self.time = Time(self.dt, how.method, how.dt is None and "dt" not in self.facts)
-        self.encoding = self.facts.get("input_encoding", how.encoding or "direct")
-        if how.encoding not in (None, self.encoding):
-            raise CodingError(f"it says itself how its input is coded ({self.encoding}); leave the coding out")
         self.built = GraphBuilder()
         self.values: dict[str, Current] = {}
         self.integrated: Output | None = None  # the read-out that an integrator asks for
@@ -177,47 +174,53 @@ class _Reader:
         for a, b in file.edges:
             self.sources[b].append(a)
             self.targets[a].append(b)
-        if not self.facts:
-            if how.dt is None:
-                self.warnings.append(
-                    "the file does not say its time step; dt = 0.0001 s is used, as most frameworks do"
-                )
-            if how.encoding is None:
-                self.warnings.append(
-                    "the file does not say how the input is coded; it is taken to be constant over time"
-                )
-            self.warnings.append(
-                "NIR fires above the threshold, a SpikingGraph at it; so thresholds are one float32 step above the file's"
-            )
+        looping = {name for part in cyclic_parts(file.nodes, file.edges) for name in part}
+        self.always: str | None = None  # the neuron that stands for biases which last
+        self.closing = [
+            n for n in file.nodes if isinstance(lag := file.nodes[n], Lag) and lag.is_later and n in looping
+        ]
 
     def graph(self) -> SpikingGraph:
-        for name in self.order():
-            node = self.file.nodes[name]
-            value = self.incoming(name, node)
-            own = str(fact(node, "name", name))
-            self.values[name] = result = self.map(name, own, node, value)
-            if math.prod(result.shape) > MAX_ELEMENTS:
-                raise NirError(f"{name}: it would have {math.prod(result.shape):.3g} values")
+        """The graph of a file whose delays stand behind neurons, or whose spikes reach them without synapses."""
+        for name in topological_order(
+            self.file.nodes, [edge for edge in self.file.edges if edge[1] not in self.closing]
+        ):
+            self.map_node(name)
         if self.output is None:
             raise NirError("it has no Output node; add one")
         self.built.add(*self.output)
+        draft = self.built.draft
+        for name in self.closing:
+            (delay,) = [node for part in self.values[name].parts if isinstance(part, Signal) for node in part.nodes]
+            draft.edges.extend((source, delay) for source in self.built.place(self.incoming(name)))
         user = json.loads(str(self.facts.get("metadata", "{}")))
-        metadata = {**user, **({"nir_warnings": list(self.warnings)} if self.warnings else {})}
-        return SpikingGraph(self.built.draft.nodes, tuple(self.built.draft.edges), self.T, metadata)
+        return SpikingGraph(draft.nodes, tuple(draft.edges), self.settings.T, user)
 
-    def order(self) -> list[str]:
-        """Topological, and recurrent connections refused by name."""
-        for name, node in self.file.nodes.items():
-            if not self.sources[name] and (not isinstance(node, nir.Input) or name in self.file.inner_ends):
-                raise NirError(f"{name}: nothing feeds this node; it needs an Input node before it")
-        order = topological_order(self.file.nodes, self.file.edges)
-        if cycle := cycle_of(self.file.nodes, self.file.edges):
-            raise NirError(f"recurrent connections through {', '.join(cycle[:6])} cannot be mapped")
-        return order
+    def shapes_found(self) -> dict[str, Shape]:
+        """The shape of what each node gives, on the way on which it is reached first: there are loops."""
+        order = [name for name in self.file.nodes if not self.sources[name]]
+        reached: dict[str, list[str]] = {name: [] for name in order}
+        for name in order:  # it grows while it is walked
+            new = [target for target in self.targets[name] if target not in reached]
+            reached |= {target: [name] for target in new}
+            order += new
+        if missing := [name for name in self.file.nodes if name not in reached]:
+            raise NirError(f"{missing[0]}: nothing feeds this node but a loop; it needs a path from the Input node")
+        self.sources, self.closing = reached, []
+        for name in order:
+            self.map_node(name)
+        return {name: value.shape for name, value in self.values.items()}
+
+    def map_node(self, name: str) -> None:
+        node = self.file.nodes[name]
+        value = Current((), ()) if name in self.closing else self.incoming(name)
+        self.values[name] = result = self.map(name, str(fact(node, "name", name)), node, value)
+        if math.prod(result.shape) > MAX_ELEMENTS:
+            raise NirError(f"{name}: it would have {math.prod(result.shape):.3g} values")
 
     # -- nodes ---------------------------------------------------------------------------------
 
-    def incoming(self, name: str, node: Any) -> Current:
+    def incoming(self, name: str) -> Current:
         sources = [self.values[a] for a in self.sources[name]]
         if not sources:
             return Current((), ())
@@ -246,8 +249,8 @@ class _Reader:
                 return x if fact(node, "max_pool") else self.neurons(name, own, node, x)
             case nir.I() | nir.LI() | nir.CubaLI():
                 return self.integrator(name, node, x)
-            case nir.Delay():
-                return self.delay(name, node, x)
+            case Lag():
+                return self.delay(name, own, node, x)
         raise NirError(f"{name}: {type(node).__name__} cannot be mapped")
 
     def input(self, name: str, own: str, node: Any) -> Current:
@@ -259,7 +262,7 @@ class _Reader:
             shape = (shape[0], 1, shape[1])
             self.warnings.append(f"{own}: the input (C, L) becomes (C, 1, L)")
         scale = int(self.facts.get("input_scale", 0)) or None
-        self.built.add(own, Input(shape, self.encoding, scale), [])
+        self.built.add(own, Input(shape, self.settings.encoding, scale), [])
         return Current((Signal((own,)),), shape)
 
     def synapse(self, name: str, own: str, node: Any, x: Current) -> Current:
@@ -322,34 +325,29 @@ class _Reader:
             self.warnings.append(f"{name}: its membrane is counted from v_reset, where it is taken to start")
         if self.time.assumed and isinstance(node, nir.IF) and (np.asarray(node.r) == 1).all():
             self.warnings.append(f"{name}: its resistance of 1 is taken to mean 1 per step; pass dt to say otherwise")
-        # v ← leak·v + gain·x fires at θ where v/gain fires at θ/gain
-        with np.errstate(over="ignore", divide="ignore", invalid="ignore"):  # refused below
-            effective = threshold / gain
-        if not (np.isfinite(effective).all() and (effective > 0).all()):
-            raise NirError(f"{name}: its threshold and resistance must be positive and finite")
-        level = uniform(effective)
-        if level is None:
-            x, level = scaled(name, x, 1 / effective), 1.0
-        first = x.parts[0] if x.parts else None
-        common = first.scale if isinstance(first, Signal) else 1.0
-        if isinstance(common, float) and common > 0 and all(_is_scaled_by(p, common) for p in x.parts):
-            x = Current(tuple(replace(p, scale=1.0) if isinstance(p, Signal) else p for p in x.parts), x.shape)
-            level /= common
-        reset: Reset = "soft" if fact(node, "reset", self.reset) == "soft" else "hard"
+        x, level = at_one_level(name, x, gain, threshold)
+        reset: Reset = "soft" if fact(node, "reset", self.settings.reset) == "soft" else "hard"
         scale = float(fact(node, "scale", 1.0))
         threshold_value = round(level) if self.facts.get("integer") else level if self.facts else just_above(level)
         persists = persistence(name, node, x.shape, self.time)
         start = start_of(name, node, threshold, level)
         neuron = neuron_of(threshold_value, leak, reset, scale, persists, start)
-        sources = self.built.place(x)
         if persists:
-            if any(getattr(self.built.draft.nodes[source], "bias", None) is not None for source in sources):
-                raise NirError(
-                    f"{name}: the biases of what feeds it would pass through its synaptic current (tau_syn), which "
-                    "Loihi's do not; use layers without bias before it"
-                )
-            self.warnings.append(f"{name}: its membrane takes in the synaptic current of the same step")
-        return Current((Signal((self.built.add(own, neuron, sources),)),), x.shape)
+            x = self.lasting(name, own, x)
+        return Current((Signal((self.built.add(own, neuron, self.built.place(x)),)),), x.shape)
+
+    def lasting(self, name: str, own: str, x: Current) -> Current:
+        """What reaches neurons whose current persists: spikes alone."""
+        self.warnings.append(f"{name}: its membrane takes in the synaptic current of the same step")
+        x, bias = without_biases(name, x)
+        if bias is None:
+            return x
+        if self.always is None:
+            self.always = always_firing(self.built)
+        self.warnings.append(
+            f"{name}: biases that pass through its current are weights of a neuron that fires at every step ({self.always})"
+        )
+        return Current((*x.parts, SynapseTerm(f"{own}.bias", Linear(bias[:, None]), (self.always,))), x.shape)
 
     def integrator(self, name: str, node: Any, x: Current) -> Current:
         targets = [self.file.nodes[b] for b in self.targets[name]]
@@ -367,11 +365,8 @@ class _Reader:
             raise NirError(f"{name}: its resistances must be positive and the same for all neurons")
         scale = float(self.facts.get("output_scale", 1 / level))
         scale = scale if math.isclose(scale * level, 1, rel_tol=1e-9) else 1 / level  # ours, but for rounding
-        self.integrated = Output("membrane", scale, leak, self.score())
+        self.integrated = Output("membrane", scale, leak, self.score)
         return x
-
-    def score(self) -> Score:
-        return "mean" if str(self.facts.get("score", "last")) == "mean" else "last"
 
     def read_out(self, own: str, x: Current) -> Current:
         if self.output is not None:
@@ -382,19 +377,21 @@ class _Reader:
         elif is_spikes and str(self.facts.get("readout", "rate")) == "rate":
             node = Output("rate")
         else:
-            node = Output("membrane", float(self.facts.get("output_scale", 1.0)), score=self.score())
+            node = Output("membrane", float(self.facts.get("output_scale", 1.0)), score=self.score)
             if not self.facts:
                 self.warnings.append(f"{own}: it gives currents; their sum over time is read, divided by T")
         self.output = (own, node, self.built.place(x))
         return x
 
-    def delay(self, name: str, node: Any, x: Current) -> Current:
-        steps = np.ravel(np.asarray(node.delay, np.float64)) / self.dt
-        if not np.any(np.rint(steps)):
+    def delay(self, name: str, own: str, lag: Lag, x: Current) -> Current:
+        closes = name in self.closing
+        shape = self.shapes[self.sources[name][0]] if closes else x.shape
+        if not self.shapes or not (lag.steps.any() or self.facts):  # shapes are being found, or it changes nothing
             return x
-        if not np.allclose(steps, steps[0]) or connected_without(self.file, name):
-            raise NirError(f"{name}: delays that differ, or beside a path without them, cannot be mapped")
-        self.warnings.append(
-            f"{name}: the delay of {round(float(steps[0]))} steps is dropped; the output comes earlier"
-        )
-        return x
+        if lag.steps.size not in (1, math.prod(shape)):
+            raise NirError(f"{name}: it has {lag.steps.size} delays, but {shape} arrives")
+        steps = lag.steps.reshape(shape) if lag.steps.size > 1 else np.full(shape, lag.steps)
+        if closes:
+            return Current((Signal((self.built.add(own, Delay(steps), []),)),), shape)
+        signals = self.built.signals(x)
+        return Current(tuple(Signal((self.built.add(own, Delay(steps), s.nodes),), s.scale) for s in signals), shape)

@@ -11,7 +11,7 @@ import nir
 import numpy as np
 
 from exporters.graph import AnySynapse, Array, Conv2d, Linear, Pair, Shape
-from exporters.nir.check import NirError, Unfolded
+from exporters.nir.check import NirError
 
 
 def pair(value: Any) -> Pair:
@@ -91,14 +91,3 @@ def regrouped(conv: Conv2d, groups: int) -> Conv2d:
     per_group, out = weight.shape[1] // groups, len(weight) // groups
     kept = np.concatenate([weight[g * out : (g + 1) * out, g * per_group : (g + 1) * per_group] for g in range(groups)])
     return replace(conv, weight=kept, groups=groups) if np.count_nonzero(kept) == np.count_nonzero(weight) else conv
-
-
-def connected_without(file: Unfolded, name: str) -> bool:
-    """Whether a path from an input to an output avoids the node."""
-    reached = {n for n, node in file.nodes.items() if isinstance(node, nir.Input) and n not in file.inner_ends}
-    grown = True
-    while grown:
-        more = {b for a, b in file.edges if a in reached and b != name}
-        grown = not more <= reached
-        reached |= more
-    return any(isinstance(file.nodes[n], nir.Output) and n not in file.inner_ends for n in reached)

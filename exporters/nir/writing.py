@@ -33,6 +33,7 @@ from exporters.graph import (
     unique_name,
 )
 from exporters.nir.check import NirError
+from exporters.nir.loops import as_said, bare, left_out
 from exporters.nir.neurons import PREFIX
 from exporters.nir.values import just_below
 from exporters.passes.kernels import merge_groups, or_synapses
@@ -52,10 +53,13 @@ def write(graph: SpikingGraph, path: Path, *, dt: float = DT) -> Path:
     if not (math.isfinite(dt) and dt > 0):
         raise NirError(f"dt is {dt}; it must be a positive number of seconds")
     names = _file_names(graph)
+    implied = left_out(graph)
     nodes: dict[str, Any] = {}
     ends: dict[str, str] = {}  # node → where its outgoing edges start
     edges: list[tuple[str, str]] = []
     for name, node in graph.nodes.items():
+        if name in implied:
+            continue
         parts = list(_parts(graph, name, node, dt))
         keys = [names[name], *(f"{names[name]}.{kind}" for kind, _ in parts[1:])]
         for key, (_, part) in zip(keys, parts, strict=True):
@@ -64,11 +68,14 @@ def write(graph: SpikingGraph, path: Path, *, dt: float = DT) -> Path:
             nodes[keys[0]].metadata[f"{PREFIX}name"] = name
         edges += itertools.pairwise(keys)
         ends[name] = keys[-1]
-    edges += [(ends[a], names[b]) for a, b in graph.edges]
+    edges += [(ends[a], names[b]) for a, b in bare(graph.edges, implied)]
     if len(set(edges)) < len(edges):
         twice = next(e for i, e in enumerate(edges) if e in edges[:i])
         raise NirError(f"{twice[1]}: it adds {twice[0]} twice, which NIR does not express; double the weights instead")
-    written = nir.NIRGraph(nodes, edges, _metadata(graph, dt), type_check=False)
+    facts = _metadata(graph, dt)
+    if implied:
+        facts[f"{PREFIX}loops"] = as_said(graph, implied, names, ends)
+    written = nir.NIRGraph(nodes, edges, facts, type_check=False)
     image = io.BytesIO()  # HDF5 that meets a full disk brings the process down
     nir.write(image, written)
     with atomic_path(path) as temporary:
@@ -82,6 +89,15 @@ def losses(graph: SpikingGraph) -> tuple[str, ...]:
     soft = [name for name, node in graph.neurons.items() if node.reset == "soft"]
     if soft:
         found.append(f"reset by subtraction ({', '.join(soft)}) is in the metadata only; other programs reset to zero")
+    implied = left_out(graph)
+    if graph.loops:
+        found.append(
+            "in a loop, a connection that goes back without a delay must take a step, as nirtorch and snnTorch mean it"
+        )
+    if said := [name for name, node in graph.nodes.items() if isinstance(node, Delay) and name not in implied]:
+        found.append(
+            f"delays ({', '.join(said)}) are nodes that snnTorch, SpikingJelly, Norse, sinabs and Rockpool do not read"
+        )
     if starts := starting(graph):
         found.append(f"where membranes start ({', '.join(starts)}) is in the metadata only; other programs start at 0")
     if graph.is_integer:
@@ -163,7 +179,7 @@ def _parts(graph: SpikingGraph, name: str, node: Node, dt: float) -> Iterator[tu
             yield "", conv
             yield "or", _neurons(IF(0.5), shape, dt, max_pool=1)
         case Delay():
-            raise NirError(f"{name}: delays and recurrent connections cannot be written as NIR")
+            yield "", nir.Delay(node.steps * dt)
         case IF() | LIF():
             if node.current_leak:
                 _check_current(graph, name)

@@ -5,7 +5,10 @@ Three forms of a `SpikingGraph` (pass float graphs through `make_exact` first fo
 * sequence: all T steps in one run; T is fixed and weights appear once.
 * loop: the same with T as an input, an int64 scalar; memory does not grow with T.
 * step: one time step, for streaming. Every neuron layer's membrane is an input `LAYER/v` (N, *shape) and an
-  output `LAYER/v_next`; feed zeros before the first step of a sample.
+  output `LAYER/v_next`; feed zeros before the first step of a sample. What a delay remembers, its last frames, the oldest
+  first, is an input `DELAY/past` (N, D, *shape) and an output `DELAY/past_next`, zeros before the first step too.
+
+Delays and loops are computed in all forms; in a sequence each loop of the graph is one `Scan` over time.
 
 `input` is (N, *shape), at spike input (N, T, *shape) but one frame in `step`, always real-valued
 float32. Outputs: `spikes` (N, T, F) and `scores` (N, F), their rate; for a membrane read-out `membrane` (N, T, F)

@@ -1,8 +1,9 @@
 """A `SpikingGraph` becomes an ONNX model in memory, in three forms that share everything but how time passes.
 
-* sequence: time is folded into the batch axis, (T·N, …) time major; neurons carry time inside.
+* sequence: time is folded into the batch axis, (T·N, …) time major; neurons carry time inside, and each loop of a recurrent
+  graph is one `Scan` over time.
 * loop: a `Loop` whose body computes one step; T is an input of the model.
-* step: one step, the membranes are inputs and outputs.
+* step: one step, the membranes and what delays remember are inputs and outputs.
 
 What is the same at every step, a direct-coded input and all before the first neurons, is `static`: in
 sequence and loop it is computed once, in front of the loop.
@@ -33,7 +34,9 @@ from exporters.graph import (
     SpikingGraph,
 )
 from exporters.onnx import functions
+from exporters.onnx.delay_calls import add_delay, read_delay
 from exporters.onnx.facts import FORMS, Form, OnnxError, metadata, spikes_of
+from exporters.onnx.loop_operators import add_loop
 from exporters.onnx.model_builder import ModelBuilder, ModelTensor
 from exporters.onnx.neuron_calls import add_neurons
 from exporters.onnx.operators import DOMAIN, IR_VERSION, OPSET
@@ -50,8 +53,13 @@ def build(graph: SpikingGraph, form: Form = "sequence") -> onnx.ModelProto:
     if form not in FORMS:
         raise OnnxError(f"the form is {form!r}; choose {', '.join(FORMS)}")
     model = ModelBuilder(graph, form)
+    loops = {name: loop for loop in graph.loops for name in loop}
     for name, node in graph.nodes.items():
-        model.values[name] = _add(model, name, node)
+        if name in loops and name not in model.values:
+            add_loop(model, loops[name], _add)
+        elif name not in loops and name != graph.output_name:
+            model.values[name] = _add(model, name, node)
+    _add(model, graph.output_name, graph.output)  # which comes last, even where a loop feeds nothing
     used = {needed for name in model.functions for needed in (name, *functions.needs(name))}
     proto = helper.make_model(
         helper.make_graph(model.outer, "spiking_network", model.inputs, model.outputs, model.initializers),
@@ -69,6 +77,8 @@ def _add(model: ModelBuilder, name: str, node: Node) -> ModelTensor:
     """Add one node of the graph to the model; returns the tensor that it gives."""
     if isinstance(node, Input):
         return add_input(model, node)
+    if isinstance(node, Delay) and model.graph.closes_loop(name):
+        return read_delay(model, name, node)
     x = model.incoming(name)
     if model.integer and x.kind == "int32" and not isinstance(node, IF | LIF | Output):
         raise OnnxError(f"{name}: in an integer network only neurons read currents; put a neuron layer before it")
@@ -80,11 +90,11 @@ def _add(model: ModelBuilder, name: str, node: Node) -> ModelTensor:
         case AvgPool2d():
             return add_average_pool(model, name, node, x)
         case Delay():
-            raise OnnxError(f"{name}: delays and recurrent connections cannot be written as ONNX")
+            return add_delay(model, name, node, x)
         case Flatten():
             return add_flatten(model, name, node, x)
         case IF() | LIF():
-            return add_neurons(model, name, node, x, spikes_of(name))
+            return add_neurons(model, name, node, x, model.now(spikes_of(name)))
         case Output(readout="rate"):
             steps = model.every_step(x)
             add_read_out(model, node, steps)

@@ -9,7 +9,8 @@ shapes, worked out for one sample, stay within bounds.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,16 +20,13 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper, shape_inference
 
 from exporters.onnx import functions
-from exporters.onnx.facts import MAX_T, OnnxError, first_line, parse
-from exporters.onnx.neuron_kinds import NeuronKind
+from exporters.onnx.facts import OnnxError, first_line, parse
 from exporters.onnx.operators import DOMAIN, IR_VERSION, OPSET
-from exporters.onnx.operators import node as operator
+from exporters.onnx.outline import LOOPS, MAX_ELEMENTS, Outline, outline
 
 MAX_BYTES = 2**31
 """A file has at most this many bytes, which is what protobuf can hold."""
 MAX_NODES = 20_000
-MAX_ELEMENTS = 2**28
-"""One tensor has at most this many elements for one sample and all its steps (1 GB of float32)."""
 MAX_TOTAL = 2**30
 """All tensors of one sample together have at most this many elements: a model can keep them all until its end."""
 MAX_WORK = 2**40
@@ -37,7 +35,7 @@ runtimes cannot be
 interrupted."""
 OPERATORS = {
     "Add", "AveragePool", "Cast", "Clip", "Conv", "ConvInteger", "Div", "Flatten", "Gather", "Gemm", "Identity",
-    "Loop", "MatMul", "MatMulInteger", "MaxPool", "Mul", "ReduceMean", "Reshape", "Round", "Transpose",
+    "Loop", "MatMul", "MatMulInteger", "MaxPool", "Mul", "ReduceMean", "Reshape", "Round", "Scan", "Transpose",
 }  # fmt: skip
 
 
@@ -79,7 +77,7 @@ def load(path: Path) -> CheckedModel:
         raise OnnxError(f"{path.name}: not a readable ONNX model; it is truncated or of another kind") from error
     try:
         facts = parse(proto)
-        _check_structure(proto)
+        _check_structure(proto, facts["T"])
         return CheckedModel(path, proto, facts, _largest_tensor(proto, facts))
     except OnnxError as error:
         raise OnnxError(f"{path.name}: {error}") from error
@@ -91,20 +89,31 @@ def load(path: Path) -> CheckedModel:
 
 
 def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    """The graph comes first, then the body of its loop; a loop within a loop is not ours."""
+    """The graph comes first, then the bodies of its loops; a loop within a loop is not ours."""
     yield graph
     for outer in graph.node:
         for attribute in outer.attribute:
-            if attribute.type == onnx.AttributeProto.GRAPH and outer.op_type == "Loop":
+            if attribute.type == onnx.AttributeProto.GRAPH and outer.op_type in LOOPS:
                 yield attribute.g
 
 
-def _check_structure(proto: onnx.ModelProto) -> None:
+def _names(graph: onnx.GraphProto) -> Iterator[str]:
+    """The tensors that come into being here and not in its loops' bodies."""
+    yield from (value.name for value in graph.input)
+    yield from (tensor.name for tensor in graph.initializer)
+    yield from (name for node in graph.node for name in node.output if name)
+
+
+def _check_structure(proto: onnx.ModelProto, T: int) -> None:
     graph = proto.graph
     bodies = list(_graphs(graph))
     if sum(len(g.node) for g in bodies) > MAX_NODES:
         raise OnnxError(f"more than {MAX_NODES} operators")
     known = _check_functions(proto)
+    made = Counter(name for part in bodies for name in _names(part))
+    twice = next((name for name, times in made.items() if times > 1), None)
+    if twice is not None:
+        raise OnnxError(f"two tensors are called {twice[:60]}")
     for part in bodies:
         for node in part.node:
             _check_node(node, known, inside=part is not graph)
@@ -115,8 +124,8 @@ def _check_structure(proto: onnx.ModelProto) -> None:
     constants = {t.name: t for t in graph.initializer}
     if "T" in constants:
         steps = numpy_helper.to_array(constants["T"])
-        if steps.size != 1 or not 1 <= int(steps.flat[0]) <= MAX_T:
-            raise OnnxError(f"T is {steps.tolist()}; it must be from 1 to {MAX_T}")
+        if steps.size != 1 or int(steps.flat[0]) != T:
+            raise OnnxError(f"T is {steps.tolist()}, but its metadata say {T}")
 
 
 def _check_functions(proto: onnx.ModelProto) -> set[str]:
@@ -139,13 +148,15 @@ def _check_node(node: onnx.NodeProto, known: set[str], *, inside: bool) -> None:
         raise OnnxError(f"{where} is not one that this program writes")
     for attribute in node.attribute:
         if attribute.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) and (
-            node.op_type != "Loop" or inside or attribute.type == onnx.AttributeProto.GRAPHS
+            node.op_type not in LOOPS or inside or attribute.type == onnx.AttributeProto.GRAPHS
         ):
             raise OnnxError(f"{where} holds a graph of its own")
+    if node.op_type in LOOPS and (inside or sorted(a.name for a in node.attribute) != LOOPS[node.op_type]):
+        raise OnnxError(f"{where} is not as this program writes it")
     if node.op_type == "Loop" and list(node.input[:2]) != ["T", ""]:
         raise OnnxError(f"{where} does not run for T steps")
-    takes_steps = own and "T" in functions.make(node.op_type).input
-    if takes_steps and list(node.input[1:]) != ["T"]:
+    takes = list(functions.make(node.op_type).input) if own else []
+    if "T" in takes and (len(node.input) != len(takes) or node.input[takes.index("T")] != "T"):
         raise OnnxError(f"{where} does not run for T steps")
 
 
@@ -163,11 +174,9 @@ def _check_tensor(tensor: onnx.TensorProto) -> None:
 
 def _largest_tensor(proto: onnx.ModelProto, facts: dict[str, Any]) -> int:
     """The elements of the largest tensor are counted for one sample, from shapes that onnx works out."""
-    outline = helper.make_model(
-        _outline(proto.graph, facts), opset_imports=[helper.make_opsetid("", OPSET)],
-        ir_version=IR_VERSION,
-    )  # fmt: skip
-    inferred = shape_inference.infer_shapes(outline, strict_mode=True, data_prop=True).graph
+    drawn = outline(proto.graph, facts)
+    model = helper.make_model(drawn.graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
+    inferred = shape_inference.infer_shapes(model, strict_mode=True, data_prop=True).graph
     largest = max((math.prod(t.dims) for t in proto.graph.initializer), default=0)
     infos = {v.name: v.type.tensor_type.shape for v in (*inferred.input, *inferred.value_info, *inferred.output)}
     shapes = {t.name: tuple(t.dims) for t in inferred.initializer}
@@ -181,13 +190,24 @@ def _largest_tensor(proto: onnx.ModelProto, facts: dict[str, Any]) -> int:
             largest, total = max(largest, size), total + size
             if size > MAX_ELEMENTS:
                 raise OnnxError(f"{name[:60]} would have {size:.3g} elements for one sample")
-        work += _work(node, shapes)
-    steps = 1 if facts["kdsnn_deploy_form"] == "sequence" else facts["T"]
+        in_body = node.output[0] in drawn.repeated
+        work += _work(node, shapes) * (facts["T"] if in_body or facts["kdsnn_deploy_form"] == "step" else 1)
+    _check_steps(drawn, shapes, facts["T"])
     if total > MAX_TOTAL:
         raise OnnxError(f"its tensors would have {total:.3g} elements together for one sample")
-    if work * steps > MAX_WORK:
-        raise OnnxError(f"one sample would take {work * steps:.3g} multiplications and comparisons")
+    if work > MAX_WORK:
+        raise OnnxError(f"one sample would take {work:.3g} multiplications and comparisons")
     return largest
+
+
+def _check_steps(drawn: Outline, shapes: Mapping[str, tuple[int, ...]], T: int) -> None:
+    """States must not grow from step to step, and a scan runs for as many steps as what it reads has."""
+    for before, after in drawn.states:
+        if shapes[before] != shapes[after]:
+            raise OnnxError(f"{before[:60]} has shape {shapes[before]}, and {shapes[after]} one step later")
+    for name in drawn.scanned:
+        if shapes[name][:1] != (T,):
+            raise OnnxError(f"{name[:60]} has shape {shapes[name]}; a scan over it does not run for T steps")
 
 
 def _work(node: onnx.NodeProto, shapes: dict[str, tuple[int, ...]]) -> int:
@@ -199,78 +219,3 @@ def _work(node: onnx.NodeProto, shapes: dict[str, tuple[int, ...]]) -> int:
         return size * max(shapes[node.input[0]], default=1)
     window = next((a.ints for a in node.attribute if a.name == "kernel_shape"), ())
     return size * math.prod(window)
-
-
-def _outline(graph: onnx.GraphProto, facts: dict[str, Any]) -> onnx.GraphProto:
-    """The outline is the graph for one sample, without its weights, and with operators of the same shapes in place of
-    functions."""
-    small, shapes_only = [], []
-    for tensor in graph.initializer:
-        if tensor.data_type == TensorProto.INT64 and math.prod(tensor.dims) <= 8:
-            small.append(tensor)  # T, and targets of Reshape
-        else:
-            shapes_only.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
-    inputs = [_one_sample(value) for value in graph.input]
-    nodes = [stand_in for node in graph.node for stand_in in _stand_ins(node, facts)]
-    outputs = [helper.make_tensor_value_info(o.name, o.type.tensor_type.elem_type, None) for o in graph.output]
-    return helper.make_graph(nodes, "outline", [*inputs, *shapes_only], outputs, small)
-
-
-def _one_sample(value: onnx.ValueInfoProto) -> onnx.ValueInfoProto:
-    dims = value.type.tensor_type.shape.dim
-    if any(d.HasField("dim_value") and not 0 < d.dim_value <= MAX_ELEMENTS for d in dims):
-        raise OnnxError(f"{value.name[:60]}: a dimension of {max(d.dim_value for d in dims)}")
-    shape = [d.dim_value if d.HasField("dim_value") else 1 for d in dims]
-    return helper.make_tensor_value_info(value.name, value.type.tensor_type.elem_type, shape)
-
-
-def _stand_ins(node: onnx.NodeProto, facts: dict[str, Any]) -> Iterable[onnx.NodeProto]:
-    if node.op_type == "Loop":
-        return _unrolled_once(node, facts)
-    if node.domain != DOMAIN:
-        return [node]
-    name, x, y = node.op_type, node.input[0], node.output[-1]
-    if name == functions.REPEAT:
-        return [operator("Concat", [x] * facts["T"], [y], axis=0)]
-    if name == functions.OFFSET:
-        return [operator("Cast", [x], [y], to=TensorProto.UINT8)]
-    if name in functions.WRAPS:
-        return [operator("Identity", [x], [y])]
-    if name in functions.RESTS:
-        zero = np.zeros(1, functions.RESTS[name])
-        shape = [1, *next(a.ints for a in node.attribute)]
-        if math.prod(shape) > MAX_ELEMENTS or min(shape) < 1:
-            raise OnnxError(f"{y[:60]} would have {math.prod(shape):.3g} elements for one sample")
-        size = operator("Constant", [], [f"{y}/size"], value=numpy_helper.from_array(np.array(shape, np.int64)))
-        return [size, operator("ConstantOfShape", [f"{y}/size"], [y], value=numpy_helper.from_array(zero))]
-    if name in functions.ALL_STEPS:
-        return [_result(functions.ALL_STEPS[name], x, y)]
-    state, current = node.input
-    return [operator("Identity", [state], [node.output[0]]), _result(functions.STEPS[name], current, y)]
-
-
-def _result(kind: NeuronKind, current: str, y: str) -> onnx.NodeProto:
-    """There are as many spikes or membranes as currents."""
-    if not kind.fires:
-        return operator("Identity", [current], [y])
-    return operator("Cast", [current], [y], to=TensorProto.UINT8 if kind.integer else TensorProto.FLOAT)
-
-
-def _unrolled_once(loop: onnx.NodeProto, facts: dict[str, Any]) -> Iterator[onnx.NodeProto]:
-    """One step stands for the loop: its body between its membranes, its results as the first of T."""
-    body = next(a.g for a in loop.attribute if a.HasField("g"))
-    states = len(loop.input) - 2
-    if len(body.input) != states + 2 or len(body.output) != states + 2 or len(loop.output) != states + 1:
-        raise OnnxError("the loop's body does not fit the loop")
-    entering: list[tuple[str, Any]] = [(body.input[0].name, np.array(0)), (body.input[1].name, np.array(True))]
-    for name, value in entering:
-        yield operator("Constant", [], [name], value=numpy_helper.from_array(value))
-    for outside, inside in zip(loop.input[2:], body.input[2:], strict=True):
-        yield operator("Identity", [outside], [inside.name])
-    for node in body.node:
-        yield from _stand_ins(node, facts)
-    for inside, outside in zip(body.output[1:-1], loop.output[:-1], strict=True):
-        yield operator("Identity", [inside.name], [outside])
-    first, result = f"{loop.output[-1]}/first", body.output[-1].name
-    yield operator("Constant", [], [first], value=numpy_helper.from_array(np.array([0])))
-    yield operator("Unsqueeze", [result, first], [loop.output[-1]])

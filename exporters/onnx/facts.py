@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 
 from exporters.errors import DeployError
-from exporters.graph import LIF, SpikingGraph
+from exporters.graph import LIF, Delay, SpikingGraph
 from exporters.graph.registers import FRACTION, MEMBRANE_REGISTER
 from exporters.passes.membranes import neuron_depths
 
@@ -39,6 +39,12 @@ def current_of(name: str) -> str:
     return f"{name}/u"
 
 
+def past_of(name: str) -> str:
+    """This input of a `step` model takes the last D frames that arrived at a delay (N, D, *shape), the oldest first, where D
+    is its longest delay; the output is `…/past_next`."""
+    return f"{name}/past"
+
+
 def state_at(start: float, *, integer: bool) -> float:
     """A membrane's input of a `step` model starts at this value, in its own units: a register's 1/64 in an integer model."""
     return start * FRACTION if integer else start
@@ -64,6 +70,11 @@ def metadata(graph: SpikingGraph, form: Form) -> Mapping[str, Any]:
         for name, node in graph.neurons.items()
         if node.start
     }
+    delays = {
+        name: {"shortest": int(node.steps.min()), "longest": int(node.steps.max()), "shape": graph.shapes[name]}
+        for name, node in graph.nodes.items()
+        if isinstance(node, Delay)
+    }
     return {
         "kdsnn_deploy_form": form,
         "arithmetic": "integer" if graph.is_integer else "float32",
@@ -78,6 +89,7 @@ def metadata(graph: SpikingGraph, form: Form) -> Mapping[str, Any]:
         "neurons": neurons,
         "source": dict(graph.metadata),
         **({"starts": starts} if starts else {}),
+        **({"delays": delays} if delays else {}),
     }
 
 
@@ -113,6 +125,8 @@ def parse(proto: onnx.ModelProto) -> dict[str, Any]:
         wrong.append("score")
     if not isinstance(facts.get("neurons"), dict):
         wrong.append("neurons")
+    if not isinstance(facts.get("delays", {}), dict):
+        wrong.append("delays")
     starts, integer = facts.get("starts", {}), facts.get("arithmetic") == "integer"
     if not isinstance(starts, dict) or not all(_start_makes_sense(start, integer=integer) for start in starts.values()):
         wrong.append("starts")

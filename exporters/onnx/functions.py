@@ -13,6 +13,7 @@ import onnx
 from onnx import TensorProto
 
 from exporters.graph.registers import CONVOLUTION_BITS, CURRENT_REGISTER, DENSE_BITS, FRACTION
+from exporters.onnx import delay_functions
 from exporters.onnx.neuron_functions import all_steps, one_step, turned
 from exporters.onnx.neuron_kinds import KINDS, NeuronKind
 from exporters.onnx.operators import attribute_value, constant, function, node
@@ -27,9 +28,8 @@ WRAP, WRAP_DENSE = "Wrap24Bit", "Wrap26Bit"
 WRAPS: Mapping[str, int] = {WRAP: CONVOLUTION_BITS, WRAP_DENSE: DENSE_BITS}
 """These functions wrap a synaptic current as Lava does; its sum has so many bits, as a convolution's or a dense
 layer's."""
-AT_REST, AT_REST_INTEGER = "AtRest", "LoihiAtRest"
-RESTS: Mapping[str, type[np.generic]] = {AT_REST: np.float32, AT_REST_INTEGER: np.int32}
-"""These functions give the state before the first step, in this type."""
+RESTS: Mapping[str, type[np.generic]] = {"AtRest": np.float32, "LoihiAtRest": np.int32, "AtRestBytes": np.uint8}
+"""These functions give the state before the first step, in this type: of membranes, or of what a delay remembers."""
 
 
 def make(name: str) -> onnx.FunctionProto:
@@ -63,7 +63,7 @@ def _repeat() -> onnx.FunctionProto:
 
 
 def _at_rest(name: str) -> onnx.FunctionProto:
-    """Membranes start at zero, as many as there are samples: (samples (N, …)) with the attribute `shape` → (N,
+    """States start at zero, as many as there are samples: (samples (N, …)) with the attribute `shape` → (N,
     *shape)."""
     nodes = [
         attribute_value("shape", "value_ints", onnx.AttributeProto.INTS),
@@ -108,6 +108,7 @@ def _offset() -> onnx.FunctionProto:
 _MAKERS: Mapping[str, Callable[[], onnx.FunctionProto]] = {
     REPEAT: _repeat,
     OFFSET: _offset,
+    **delay_functions.MAKERS,
     **{name: partial(_at_rest, name) for name in RESTS},
     **{name: partial(_wrap, name) for name in WRAPS},
     **{name: partial(one_step, kind) for name, kind in STEPS.items()},

@@ -3,7 +3,8 @@ another."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,7 +12,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from exporters.graph import Array, SpikingGraph
+from exporters.graph import Array, Shape, SpikingGraph
 from exporters.graph.bounds import input_bounds
 from exporters.onnx import functions
 from exporters.onnx.facts import Form
@@ -20,6 +21,16 @@ from exporters.onnx.operators import DOMAIN, node
 Kind = Literal["float32", "uint8", "int32"]
 
 TENSOR_TYPES = {"float32": TensorProto.FLOAT, "uint8": TensorProto.UINT8, "int32": TensorProto.INT32}
+
+
+@dataclass(frozen=True)
+class CarriedState:
+    """A state is carried from step to step by every sample: a tensor (N, *shape) that is at `start` before the first, in its
+    own units."""
+
+    kind: Kind
+    shape: Shape
+    start: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -37,10 +48,10 @@ class ModelBuilder:
 
     Attributes:
         outer: operators that run once.
-        inner: operators of one time step: the loop's body, and `outer` itself in the other forms.
+        inner: operators of one time step: the body of a loop or of a scan, and else `outer` itself.
+        folded: whether time is folded into the batch where operators are added now, as in a sequence but for its scans.
         values: node of the graph → the tensor that it gives.
-        states: tensor → the layer of neurons whose state it is, where states enter from outside (loop, step).
-        starts: of these, what does not start at 0 → where it starts, in its own units.
+        states: tensor → the state that it is, where states enter from outside (all but what is folded).
         persistent: layers of neurons whose synaptic current persists from step to step.
         late: synapse layers whose bias the neurons add, because it must not pass through a persistent current.
         functions: names of the local functions that are called.
@@ -52,12 +63,12 @@ class ModelBuilder:
         self.bounds = input_bounds(graph)
         self.outer: list[onnx.NodeProto] = []
         self.inner: list[onnx.NodeProto] = [] if form == "loop" else self.outer
+        self.folded = form == "sequence"
         self.inputs: list[onnx.ValueInfoProto] = []
         self.outputs: list[onnx.ValueInfoProto] = []
         self.initializers: list[onnx.TensorProto] = []
         self.values: dict[str, ModelTensor] = {}
-        self.states: dict[str, str] = {}
-        self.starts: dict[str, float] = {}
+        self.states: dict[str, CarriedState] = {}
         self.persistent = {name for name, layer in graph.neurons.items() if layer.current_leak}
         self.late = {name for name in graph.synapses if not self.persistent.isdisjoint(graph.targets(name))}
         self.functions: set[str] = set()
@@ -109,7 +120,7 @@ class ModelBuilder:
     def incoming(self, name: str) -> ModelTensor:
         """A node reads the sum of its sources."""
         values = [self.values[s] for s in self.graph.sources(name)]
-        if self.form == "sequence" and not all(v.static for v in values):
+        if not all(v.static for v in values):
             values = [self.every_step(v) for v in values]
         total, *others = values
         if not others:
@@ -124,8 +135,8 @@ class ModelBuilder:
         return total if current else self.signal(total, self.bounds[name])
 
     def every_step(self, x: ModelTensor) -> ModelTensor:
-        """In a sequence a static tensor is repeated once per time step: (T·N, …)."""
-        if not x.static or self.form != "sequence":
+        """Where time is folded into the batch a static tensor is repeated once per time step: (T·N, …)."""
+        if not x.static or not self.folded:
             return x
         output = f"{x.tensor}/every_step"
         self.call(functions.REPEAT, [x.tensor, self.time()], [output])
@@ -141,8 +152,32 @@ class ModelBuilder:
 
     def state_infos(self, suffix: str) -> list[onnx.ValueInfoProto]:
         """All states are described as inputs (suffix "") or outputs ("_next") of a step."""
-        kind = TensorProto.INT32 if self.integer else TensorProto.FLOAT
         return [
-            helper.make_tensor_value_info(tensor + suffix, kind, ["N", *self.graph.shapes[name]])
-            for tensor, name in self.states.items()
+            helper.make_tensor_value_info(tensor + suffix, TENSOR_TYPES[state.kind], ["N", *state.shape])
+            for tensor, state in self.states.items()
         ]
+
+    def add_starts(self, states: Mapping[str, CarriedState]) -> list[str]:
+        """Operators give these states before the first step, for as many samples as come in; their tensors are returned."""
+        for tensor, state in states.items():
+            zeros = f"{tensor}_zeros" if state.start else f"{tensor}_start"
+            rest = next(name for name, kind in functions.RESTS.items() if kind == np.dtype(state.kind))
+            self.call(rest, ["input"], [zeros], static=True, shape=list(state.shape))
+            if state.start:
+                level = self.constant(f"{tensor}_start_at", np.array(state.start, state.kind))
+                self.op("Add", [zeros, level], f"{tensor}_start", static=True)
+        return [f"{tensor}_start" for tensor in states]
+
+    @contextmanager
+    def one_step(self) -> Iterator[list[onnx.NodeProto]]:
+        """In here operators of one step of a sequence are added, to the list that it gives, with states of their own."""
+        around = self.inner, self.states, self.folded
+        self.inner, self.states, self.folded = [], {}, False
+        try:
+            yield self.inner
+        finally:
+            self.inner, self.states, self.folded = around
+
+    def now(self, tensor: str) -> str:
+        """A tensor of all steps of a sequence has this name in one step of it; in the other forms there is but one."""
+        return f"{tensor}/now" if self.form == "sequence" and not self.folded else tensor

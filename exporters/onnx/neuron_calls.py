@@ -15,7 +15,7 @@ from exporters.graph.editing import over_positions
 from exporters.graph.registers import CURRENT_LIMIT, CURRENT_REGISTER, FRACTION
 from exporters.onnx import functions
 from exporters.onnx.facts import OnnxError, current_of, membrane_of, state_at
-from exporters.onnx.model_builder import ModelBuilder, ModelTensor
+from exporters.onnx.model_builder import CarriedState, ModelBuilder, ModelTensor
 from exporters.onnx.neuron_kinds import (
     NeuronKind,
     current_attributes,
@@ -39,11 +39,10 @@ def add_neurons(model: ModelBuilder, name: str, node: AnyNeuron | Output, x: Mod
         x = _biased(model, name, _lasting(model, name, node, x), late)
     kind = kind_of(node, integer=model.integer)
     attributes = membrane_attributes(node, integer=model.integer)
-    if model.form == "sequence":
+    start = 0.0 if isinstance(node, Output) else state_at(node.start, integer=model.integer)
+    if model.folded:
         attributes |= start_attribute(node, integer=model.integer)
-    _call(model, name, kind, membrane_of(name), x, output, attributes)
-    if not isinstance(node, Output) and node.start and model.form != "sequence":
-        model.starts[membrane_of(name)] = state_at(node.start, integer=model.integer)
+    _call(model, name, kind, membrane_of(name), x, output, attributes, start)
     if not model.integer:
         return ModelTensor(output, "float32", False)
     return ModelTensor(output, "uint8" if kind.fires else "int32", False)
@@ -57,14 +56,15 @@ def _call(
     x: ModelTensor,
     output: str,
     attributes: dict[str, Any],
+    start: float = 0.0,
 ) -> None:
-    """A sequence calls all steps at once; otherwise one step is called, whose state enters and leaves the model or the
-    loop's body."""
-    if model.form == "sequence":
+    """Where time is folded all steps are called at once; otherwise one step is called, whose state enters and leaves the
+    model or the body around it."""
+    if model.folded:
         model.call(kind.name, [model.every_step(x).tensor, model.time()], [output], **attributes)
     else:
         model.call(kind.step_name, [state, x.tensor], [f"{state}_next", output], **attributes)
-        model.states[state] = name
+        model.states[state] = CarriedState("int32" if model.integer else "float32", model.graph.shapes[name], start)
 
 
 def _lasting(model: ModelBuilder, name: str, node: AnyNeuron | Output, x: ModelTensor) -> ModelTensor:

@@ -9,7 +9,6 @@ from onnx import TensorProto, helper
 
 from exporters.graph import Output
 from exporters.graph.registers import FRACTION
-from exporters.onnx import functions
 from exporters.onnx.model_builder import TENSOR_TYPES, Kind, ModelBuilder, ModelTensor
 from exporters.onnx.operators import node as operator
 
@@ -84,13 +83,5 @@ def _close_loop(model: ModelBuilder, x: ModelTensor, steps: str) -> None:
             info(result, TENSOR_TYPES[x.kind], ["N", *features]),
         ],
     )
-    rest = functions.AT_REST_INTEGER if model.integer else functions.AT_REST
-    starts, ends = ([f"{tensor}_{end}" for tensor in model.states] for end in ("start", "end"))
-    for (tensor, name), start in zip(model.states.items(), starts, strict=True):
-        value = model.starts.get(tensor)
-        zeros = start if value is None else f"{tensor}_zeros"
-        model.call(rest, ["input"], [zeros], static=True, shape=list(model.graph.shapes[name]))
-        if value is not None:
-            level = model.constant(f"{start}_at", np.array(value, np.int32 if model.integer else np.float32))
-            model.op("Add", [zeros, level], start, static=True)
+    starts, ends = model.add_starts(model.states), [f"{tensor}_end" for tensor in model.states]
     model.outer.append(operator("Loop", ["T", "", *starts], [*ends, steps], body=body))

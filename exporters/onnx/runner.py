@@ -216,7 +216,7 @@ def _run_sequence(session: Any, model: CheckedModel, x: Array, layers: Sequence[
 def _run_steps(session: Any, model: CheckedModel, x: Array, layers: Sequence[str], T: int) -> dict[str, Array]:
     """A user of a `step` model does the same: membranes as they start, then every step's membranes into the next."""
     starts = model.facts.get("starts", {})
-    kinds = {"tensor(float)": np.float32, "tensor(int32)": np.int32}
+    kinds = {"tensor(float)": np.float32, "tensor(int32)": np.int32, "tensor(uint8)": np.uint8}
     states = {
         i.name: np.full((len(x), *i.shape[1:]), starts.get(i.name, 0), kinds[i.type])
         for i in session.get_inputs()

@@ -18,6 +18,7 @@ from exporters.graph import (
     Array,
     AvgPool2d,
     Conv2d,
+    Delay,
     Flatten,
     Linear,
     Node,
@@ -44,7 +45,8 @@ def fold_average_pools(graph: SpikingGraph) -> SpikingGraph:
     copies: dict[str, list[str]] = {}  # synapse → the layers that stand for it
 
     for name, node in graph.nodes.items():
-        if isinstance(node, AvgPool2d | Flatten):
+        before_delay = isinstance(node, Flatten) and any(isinstance(graph.nodes[t], Delay) for t in graph.targets(name))
+        if isinstance(node, AvgPool2d | Flatten) and not before_delay:
             continue
         if not isinstance(node, Synapse):
             for source in graph.sources(name):

@@ -7,6 +7,7 @@ netx loads convolutions, dense layers and flatten, each with its neurons; no poo
 * A max-pool over spikes is the OR of its window, and a layer of neurons computes it: weight 2 from each
   spike of the window, threshold 2: any spike makes it fire and reset, no spike leaves it at 0.
 * What skips layers is relayed through them (`relays`).
+* Delays, and spikes that come back to the layer that fired them, are what dense layers have (`dense_time`).
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ from exporters.graph import (
 )
 from exporters.graph.registers import DECAY_ONE, MAX_GROUPS, SILENT, decay_of
 from exporters.passes.average_pools import fold_average_pools
+from exporters.passes.delay_relays import relay_delays
+from exporters.passes.dense_time import DenseTime, put_back, set_aside
 from exporters.passes.kernels import merge_groups, or_synapses
 from exporters.passes.relays import straighten
 
@@ -43,20 +46,19 @@ def to_chain(graph: SpikingGraph) -> SpikingGraph:
     """The integer network becomes one chain Input → (synapse → neurons)… → Output, spike for spike.
 
     Max-pools become OR neurons (one more step of latency each), average pools go into the next layer,
-    skips are relayed, grouped convolutions with more than 127 groups become block-diagonal ones.
+    skips are relayed, grouped convolutions with more than 127 groups become block-diagonal ones. Linear layers on
+    delays of one signal become one layer with delays, before which stand as few `Delay` nodes as say it (and relays where it
+    needs several for one synapse, or is recurrent too); a layer's own spikes may come back to it.
 
     Raises:
         DeployError: the graph is not integer, or has something that a chain cannot express, by name.
     """
     if not graph.is_integer:
         raise DeployError("only a quantized (integer) graph can become a netx chain; quantize it first")
-    for name, node in graph.nodes.items():
-        if isinstance(node, Delay):
-            what = "recurrent connections" if graph.closes_loop(name) else "delays"
-            raise DeployError(f"{name}: {what} have no place in a netx chain")
-    chained = straighten(_or_neurons(fold_average_pools(graph)))
+    plain, times = set_aside(relay_delays(_or_neurons(fold_average_pools(graph))))
+    chained = straighten(plain)
     narrow = {n: _fewer_groups(node) for n, node in chained.synapses.items() if isinstance(node, Conv2d)}
-    chained = chained.with_nodes(narrow)
+    chained = put_back(chained.with_nodes(narrow), times)
     chain_layers(chained)
     return chained
 
@@ -101,7 +103,7 @@ class ChainLayer:
 
     A membrane read-out has no neurons in the graph; on the chip it is neurons whose threshold, `SILENT`,
     is out of reach. `neuron_name` is then the output's. The decays are Loihi's: v ← v·(4096 − decay)/4096 per step,
-    and so the current.
+    and so the current. `time` is what the synapses do in time, None where spikes arrive at once and none come back.
     """
 
     name: str
@@ -111,6 +113,7 @@ class ChainLayer:
     scale: float
     decay: int = 0
     current_decay: int = DECAY_ONE
+    time: DenseTime | None = None
 
 
 def chain_layers(chained: SpikingGraph) -> list[ChainLayer]:
@@ -121,14 +124,15 @@ def chain_layers(chained: SpikingGraph) -> list[ChainLayer]:
     """
     found: list[ChainLayer] = []
     waiting: tuple[str, AnySynapse] | None = None  # a synapse layer whose neurons have not come yet
-    for name, node in chained.nodes.items():
+    plain, times = set_aside(chained)
+    for name, node in plain.nodes.items():
         if not _stands_well(node, behind_synapses=waiting is not None):
             wanted = "a convolution or linear layer" if waiting is None else "neurons"
             raise DeployError(f"{name}: {type(node).__name__} stands where a netx chain needs {wanted}")
         if isinstance(node, Synapse):
             waiting = (name, node)
         elif waiting is not None and isinstance(node, Neuron | Output):
-            found.append(_layer(*waiting, name, node))
+            found.append(replace(_layer(*waiting, name, node), time=times.get(name)))
             waiting = None
     return found
 

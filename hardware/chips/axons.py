@@ -219,28 +219,29 @@ class FanOut:
         return np.arange(self.feeds.size).reshape(self.feeds.shape)
 
 
-def fan_out(projection: Projection, parts: Sequence[Block], axons: Axons, shape: Shape) -> FanOut:
-    """A layer of this shape sends its spikes to the blocks of the next layer, `parts`."""
+def fan_out(projection: Projection, parts: Sequence[Block], axons: Axons, shape: Shape, first: int = 0) -> FanOut:
+    """A layer of this shape sends its spikes to the blocks of the next layer, `parts`; its neurons are those of the source
+    from `first` on, in C order."""
     channels, _, width = projection.source
     bits = np.zeros((*projection.source, 8 * -(-len(parts) // 64)), np.uint8)
     stacked = stacks(projection, parts)
     for stack in stacked:
         plane, some = stack.in_place(stack.plane), stack.in_place(stack.some)
-        first = np.searchsorted(stack.block, np.arange(len(stack.members) + 1))
+        pair = np.searchsorted(stack.block, np.arange(len(stack.members) + 1))
         listens = np.zeros((channels, 8 * bits.shape[-1]), bool)
         listens[:, stack.members] = stack.full.T
         in_bytes = np.packbits(listens, axis=1, bitorder="little")
         used = slice(stack.members.min() // 8, stack.members.max() // 8 + 1)
         bits[(*stack.window, used)] |= np.where(plane[..., None], in_bytes[:, None, None, used], np.uint8(0))
         for k, core in enumerate(stack.members):
-            pairs = slice(first[k], first[k + 1])
+            pairs = slice(pair[k], pair[k + 1])
             listening = bits[(*stack.window, core // 8)]
             listening[stack.source[pairs]] |= some[pairs] * np.uint8(1 << core % 8)
     line = np.broadcast_to(np.arange(channels)[:, None, None] * width + np.arange(width), projection.source)
     # a flat source was wrapped into lines and padded
-    size, grid = math.prod(shape), as_grid(shape)
-    reached, lines = (values.ravel()[:size].reshape(grid) for values in (feeds(projection, stacked), line))
-    return FanOut(bits.reshape(-1, bits.shape[-1])[:size], len(parts), reached, lines, axons)
+    own, grid = slice(first, first + math.prod(shape)), as_grid(shape)
+    reached, lines = (values.ravel()[own].reshape(grid) for values in (feeds(projection, stacked), line))
+    return FanOut(bits.reshape(-1, bits.shape[-1])[own], len(parts), reached, lines, axons)
 
 
 def silent(shape: Shape) -> FanOut:

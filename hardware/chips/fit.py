@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from exporters.graph import SpikingGraph
+from exporters.graph import Array, SpikingGraph
 from exporters.graph.registers import SILENT
 from exporters.passes.chain import ChainLayer, chain_layers
 from exporters.passes.membranes import resets_by_subtraction, starting
@@ -98,10 +98,11 @@ def check(
     on_host = host_layers(chain, target)
     for step in steps[on_host:]:
         found += _registers(step, target)
+    found += _delays(steps[on_host:], target)
     found.append(Finding("note", "", f"{len(steps)} layers: the answer is {len(steps)} time steps behind the input"))
     placement = None
     try:
-        if give_up is None or not any(map(give_up, found)):
+        if on_host < len(steps) and (give_up is None or not any(map(give_up, found))):
             placement = place(chain, target, host_layers=on_host)
     except PlacementError as error:
         what, _, change = str(error).removeprefix(f"{error.layer}: ").partition("; ")
@@ -117,8 +118,14 @@ def _input(chain: SpikingGraph, target: Target) -> Iterator[Finding]:
     if not chain.input.is_graded:
         return
     bits = int(chain.input.scale or 1).bit_length()
-    first = chain_layers(chain)[0].name
-    if not target.graded_spikes and bits > 1:
+    steps = chain_layers(chain)
+    first = steps[0].name
+    if host_layers(chain, target) == len(steps):
+        yield Finding(
+            "error", first, f"it is the whole network and reads pixels, and {target.title} has no graded spikes: the host "
+            "would run all of it", "put a hidden layer of neurons before it, or feed the network spikes",
+        )  # fmt: skip
+    elif not target.graded_spikes and bits > 1:
         yield Finding(
             "warning", first, f"it reads {bits}-bit pixels, and {target.title} has no graded spikes",
             "run this layer on the host (export with the encoder there) and send its spikes; it is not placed",
@@ -155,6 +162,29 @@ def _starts(chain: SpikingGraph) -> Iterator[Finding]:
         )  # fmt: skip
 
 
+def _delays(steps: Sequence[ChainLayer], target: Target) -> Iterator[Finding]:
+    """Spikes can come late only by as many steps as the chip counts."""
+    late = [(step, step.time.longest) for step in steps if step.time is not None and step.time.longest > 0]
+    if not late:
+        return
+    step, longest = max(late, key=lambda found: found[1])
+    bits = target.get("delay_bits")
+    if bits is not None and longest > (room := (1 << bits) - 2):
+        yield Finding("error", step.name, f"a delay of {longest} steps; {target.title} holds {room}", "train with shorter delays")
+    yield Finding(
+        "note", late[0][0].name, f"{len(late)} layer(s), this one first, with delays of up to {longest} steps: their bits are counted "
+        "with the weights; the sums that a core keeps for the steps to come are not, and may leave it room for fewer neurons",
+    )  # fmt: skip
+
+
+def _weights(step: ChainLayer) -> Array:
+    """All weights of a layer, those of its recurrence included."""
+    own = step.synapse.weight
+    if step.time is None or step.time.recurrent is None:
+        return own
+    return np.concatenate((own.ravel(), step.time.recurrent.ravel()))
+
+
 def _quantization(scales: Sequence[LayerScale]) -> Iterator[Finding]:
     for scale in scales:
         if scale.rms_error > COARSE_WEIGHTS:
@@ -176,7 +206,7 @@ def _registers(step: ChainLayer, target: Target) -> Iterator[Finding]:
     Where a layer has both signs the chip holds even weights only, so everything is doubled there: weights
     to 2w, the threshold to 2V − 1; the bias has an exponent for that.
     """
-    weight, bits = step.synapse.weight, target["weight_bits"]
+    weight, bits = _weights(step), target["weight_bits"]
     lowest, highest = int(weight.min()), int(weight.max())
     both, largest = lowest < 0 < highest, max(-lowest, highest)
     room = (1 << bits) - 1 >> both
@@ -216,7 +246,8 @@ def _registers(step: ChainLayer, target: Target) -> Iterator[Finding]:
 
 def _excess(step: ChainLayer, target: Target) -> float:
     """The largest of a layer's weights and its threshold, in shares of what the chip holds."""
-    lowest, highest = int(step.synapse.weight.min()), int(step.synapse.weight.max())
+    weight = _weights(step)
+    lowest, highest = int(weight.min()), int(weight.max())
     both = lowest < 0 < highest
     threshold = 0 if step.threshold == SILENT else step.threshold << both
     return max(

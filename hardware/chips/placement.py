@@ -7,26 +7,30 @@ average pools, which take none, have become larger kernels. A network without a 
 The search is NxTF's in outline (Rueckauer et al. 2022): layers from the last to the first, since a
 layer's output axons depend on how the next one is cut; for each the cheapest cut (`hardware.chips.search`) by what its
 blocks take of a core's memory (`hardware.chips.memory`) and axons (`hardware.chips.axons`).
+
+A recurrent layer is one more source of its own blocks. The output axons by which its spikes come back to them depend on its own
+cut, so they are added when it has been chosen; a cut that has no room for them is not tried again with another.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from exporters.errors import DeployError
-from exporters.graph import Flatten, Shape, SpikingGraph
+from exporters.graph import AnySynapse, Flatten, Linear, Shape, SpikingGraph
 from exporters.passes.chain import ChainLayer, chain_layers
+from exporters.passes.dense_time import set_aside
 from exporters.passes.membranes import resets_by_subtraction
 from hardware.chips.axons import Axons, FanOut, fan_out, silent
 from hardware.chips.blocks import Block, as_grid
 from hardware.chips.limits import Target
 from hardware.chips.projection import projection
-from hardware.chips.search import Cut, Usage, search
+from hardware.chips.search import Cut, PlacementError, Usage, search
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,25 +173,32 @@ def place(graph: SpikingGraph, target: Target, *, host_layers: int = 0) -> Place
         DeployError: the graph is not a chain.
     """
     chain = chain_layers(graph)
-    found: list[tuple[ChainLayer, Shape, Cut]] = []
+    plain, _ = set_aside(graph)
+    found: list[tuple[ChainLayer, Shape, Cut, FanOut]] = []
     outgoing: FanOut | None = None
     for step in reversed(chain[host_layers:]):
         shape = graph.shapes[step.neuron_name]
         soft = resets_by_subtraction(graph.nodes[step.neuron_name])
-        source = _source(graph, step.name)
-        synapses = projection(step.synapse, source, as_grid(shape), target, soft=soft)
+        source, back = _source(plain, step.name), silent(shape)
+        layer, delay = _with_recurrence(step)
+        recurrent = layer is not step.synapse
+        seen = (layer.weight.shape[1],) if recurrent else source
+        synapses = projection(layer, seen, as_grid(shape), target, soft=soft, delay=delay)
         best = search(step.name, synapses, outgoing or silent(shape), target)
-        found.append((step, shape, best))
+        if recurrent:
+            back = fan_out(synapses, best.blocks, best.axons, shape, math.prod(source))
+            best = _with_way_back(step.name, best, back, target, loops=synapses.loops)
+        found.append((step, shape, best, back))
         outgoing = fan_out(synapses, best.blocks, best.axons, source)
     found.reverse()
-    firsts = list(itertools.accumulate((len(best.blocks) for _, _, best in found), initial=0))
+    firsts = list(itertools.accumulate((len(best.blocks) for _, _, best, _ in found), initial=0))
     placed = tuple(
         PlacedLayer(
             step.name, step.neuron_name, shape, best.blocks, best.usage, target.room, first, best.axons,
-            float(best.outgoing.feeds.mean()),
-            _hops_per_spike(target, best, first, first + len(best.blocks)),
+            float(best.outgoing.feeds.mean() + back.feeds.mean()),
+            _hops_per_spike(target, best.blocks, first, (best.outgoing, first + len(best.blocks)), (back, first)),
         )
-        for (step, shape, best), first in zip(found, firsts, strict=False)
+        for (step, shape, best, back), first in zip(found, firsts, strict=False)
     )  # fmt: skip
     return Placement(target, placed, tuple(step.name for step in chain[:host_layers]))
 
@@ -203,15 +214,46 @@ def _source(graph: SpikingGraph, name: str) -> Shape:
     return graph.shapes[source]
 
 
-def _hops_per_spike(target: Target, cut: Cut, first: int, next_first: int) -> tuple[float, float] | None:
-    """Between the core of a neuron and those that it feeds lie so many tiles, on average over the neurons."""
+def _with_recurrence(step: ChainLayer) -> tuple[AnySynapse, int]:
+    """The synapses of a layer, those from its own neurons behind all others, and their longest delay."""
+    if step.time is None:
+        return step.synapse, 0
+    if step.time.recurrent is None:
+        return step.synapse, step.time.longest
+    return Linear(np.hstack((step.synapse.weight, step.time.recurrent))), step.time.longest
+
+
+def _with_way_back(name: str, cut: Cut, back: FanOut, target: Target, *, loops: bool) -> Cut:
+    """The cut with the output axons by which a layer's spikes come back to it."""
+    room = target.room.get("output axons")
+    if room is None:
+        return cut
+    # a second compartment's own entries are counted already
+    more = back.entries(target, cut.blocks, loops=loops) - loops * np.array([block.neurons for block in cut.blocks])
+    usage = tuple(
+        replace(used, output_axons=used.output_axons + int(own)) for used, own in zip(cut.usage, more, strict=True)
+    )
+    if (most := max(used.output_axons for used in usage)) > room:
+        raise PlacementError(
+            name, f"{name}: its spikes go back to its own {len(cut.blocks)} cores as well, {most:,} output axons of a core, which has "
+            f"{room:,}; make it, or the layer behind it, smaller",
+        )  # fmt: skip
+    return replace(cut, usage=usage)
+
+
+def _hops_per_spike(
+    target: Target, blocks: Sequence[Block], first: int, *ways: tuple[FanOut, int]
+) -> tuple[float, float] | None:
+    """Between the core of a neuron and those that it feeds lie so many tiles, on average over the neurons; `ways` are where
+    its spikes go, and the first core there."""
     if position(target, 0) is None:
         return None
     east = north = 0
-    there = np.array([position(target, next_first + i) for i in range(cut.outgoing.cores)]).reshape(-1, 2)
-    for core, block in enumerate(cut.blocks, first):
-        messages, here = cut.outgoing.messages(block), np.array(position(target, core))
-        tiles = messages @ np.abs(there - here)
-        east, north = east + int(tiles[0]), north + int(tiles[1])
-    neurons = sum(block.neurons for block in cut.blocks)
+    for outgoing, next_first in ways:
+        there = np.array([position(target, next_first + i) for i in range(outgoing.cores)]).reshape(-1, 2)
+        for core, block in enumerate(blocks, first):
+            messages, here = outgoing.messages(block), np.array(position(target, core))
+            tiles = messages @ np.abs(there - here)
+            east, north = east + int(tiles[0]), north + int(tiles[1])
+    neurons = sum(block.neurons for block in blocks)
     return east / neurons, north / neurons

@@ -75,7 +75,7 @@ class Projection:
         grid: shape (O, H', W') of the layer.
         source: shape (I, H, W) of what feeds it; a flat source is wrapped into lines and padded.
         stride, padding, dilation: (y, x); the padding is of the kernel that was cut.
-        weight_bits: stored bits per weight.
+        weight_bits: stored bits per weight, those of its delay included.
         compartments: how many a neuron takes.
         words: what `hardware.chips.memory` has found so far.
     """
@@ -167,7 +167,9 @@ class Projection:
             yield Connections(first, full, block, source, synapses, taps)
 
 
-def projection(synapse: AnySynapse, source: Shape, grid: Shape, target: Target, *, soft: bool) -> Projection:
+def projection(
+    synapse: AnySynapse, source: Shape, grid: Shape, target: Target, *, soft: bool, delay: int = 0
+) -> Projection:
     """The synapses of a layer are made ready to be counted.
 
     Args:
@@ -176,8 +178,9 @@ def projection(synapse: AnySynapse, source: Shape, grid: Shape, target: Target, 
         grid: shape of its neurons, (O, H', W').
         target: the chip, which decides about zeros, bits, compartments and the length of lines.
         soft: whether its neurons reset by subtraction.
+        delay: the longest of the synapses' delays, in steps, whose bits each of them takes (an inference).
     """
-    bits = target.get("stored_weight_bits") or weight_bits(synapse.weight)
+    bits = (target.get("stored_weight_bits") or weight_bits(synapse.weight)) + delay.bit_length()
     compartments = target["soft_reset_compartments"] if soft else 1
     match synapse:
         case Conv2d(groups=groups):

@@ -97,12 +97,14 @@ def _int32(x: Tensor) -> Tensor:
 
 def _decayed(register: Tensor, leak: float) -> Tensor:
     """A float64 register decays by Loihi's 12 bits: |r|·(4096 − decay) >> 12, the sign kept."""
-    return (register.abs() * round(leak * DECAY_ONE) / DECAY_ONE).floor() * register.sign()
+    return (
+        register * (round(leak * DECAY_ONE) / DECAY_ONE)
+    ).trunc_()  # 24 bits times 12: nothing rounds but at the end
 
 
 def _leak(v: Tensor, leak: float, *, integer: bool) -> None:
     if integer:
-        v.copy_(_decayed(v.double() * FRACTION, leak) / FRACTION)
+        v.copy_(_decayed(v.double() * FRACTION, leak).div_(FRACTION))
     else:
         v.mul_(leak)
 

@@ -18,6 +18,7 @@ def run_loop(plan: EmulationPlan, loop: tuple[str, ...], values: Mapping[str, Te
     graph = plan.graph
     outside = {name: [s for s in plan.sources[name] if s not in loop] for name in loop}
     lags = {name: _lags(node.steps) for name in loop if isinstance(node := graph.nodes[name], Delay)}
+    closing = [name for name in lags if graph.closes_loop(name)]
     arrived: dict[str, list[Tensor]] = {name: [] for name in lags}
     steps: dict[str, list[Tensor]] = {name: [] for name in loop}
     state, rest = State(), _rest(plan, loop, values)
@@ -32,12 +33,11 @@ def run_loop(plan: EmulationPlan, loop: tuple[str, ...], values: Mapping[str, Te
             if name not in lags:
                 now[name] = compute(plan, name, graph.nodes[name], arrives(name), state, 1)
                 continue
-            if not graph.closes_loop(name):
+            if name not in closing:
                 arrived[name].append(arrives(name))
             now[name] = _carried(lags[name], arrived[name], t, rest[name])
-        for name in lags:
-            if graph.closes_loop(name):  # its neurons have fired by now
-                arrived[name].append(arrives(name))
+        for name in closing:  # its neurons have fired by now
+            arrived[name].append(arrives(name))
         for name, value in now.items():
             steps[name].append(value)
     return {name: torch.cat(found) for name, found in steps.items()}

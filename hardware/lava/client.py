@@ -256,9 +256,11 @@ def _result(life: _Guard, samples: int, T: int, start: float) -> LavaRun:
     def spikes(name: str, latency: int) -> Array:
         shape = result["shapes"][name]
         recorded = np.fromfile(life.folder / f"{name}.bin", np.uint8).reshape(result["steps"], *shape)
-        # layer k answers frame t at step lead + t + k + 1; sample follows sample
-        first = result["lead"] + latency
-        return recorded[first : first + samples * T].reshape(samples, T, *shape)
+        # layer k answers frame t at step lead + t + k + 1, and that of the next sample an interval later
+        first, interval = result["lead"] + latency, result["interval"]
+        last = recorded[first : first + samples * interval]
+        silent = np.zeros((samples * interval - len(last), *shape), np.uint8)  # what would follow the last sample
+        return np.concatenate([last, silent]).reshape(samples, interval, *shape)[:, :T]
 
     return LavaRun(
         spikes=spikes("output", result["layers"]).reshape(samples, T, -1),

@@ -199,6 +199,25 @@ TRAINING: dict[str, tuple[Any, Any]] = {
         Annotated[int | None, typer.Option("--cutout", min=0, help="Augment: blank a square of this many pixels.")],
         None,
     ),
+    "roll": (
+        Annotated[
+            int | None,
+            typer.Option("--roll", min=0, help="Augment: roll images by up to this many pixels; none leave the image."),
+        ],
+        None,
+    ),
+    "drop": (
+        Annotated[
+            float | None,
+            typer.Option(
+                "--drop",
+                min=0,
+                max=1,
+                help="Augment frames over time: drop up to this share of frames, area or spikes.",
+            ),
+        ],
+        None,
+    ),
     "auto_augment": (
         Annotated[
             bool | None,

@@ -16,8 +16,7 @@ from types import MappingProxyType
 from kdsnn.data.augment import Augmentation
 from kdsnn.data.dataset import DataSet
 from kdsnn.data.digits import load_digits
-from kdsnn.data.events.cutting import FrameCut, cut_in
-from kdsnn.data.events.recordings import load_recordings
+from kdsnn.data.events.recordings import Reading, load_recordings, reading_of
 from kdsnn.data.folder import load_folder
 from kdsnn.data.given import as_data
 from kdsnn.data.hub import HUB, load_hub
@@ -47,8 +46,12 @@ DESCRIPTIONS: Mapping[str, str] = MappingProxyType(
         "npz:FILE": "arrays x_train, y_train, x_test, y_test (uint8 images, or frames of 0 and 1 over time) in one archive",
         "npy:DIR": "the same arrays as .npy files, read batch by batch where they are large",
         "folder:DIR": "images in class sub-folders, in DIR/train and DIR/test or in DIR itself",
-        "events:DIR": "recordings of event cameras (.bin, .npy, .npz, .h5, .aedat) in class sub-folders, as 8 frames each",
-        "events:DIR+frames16": "the same in 16 frames of equal time, or of equal number: +frames16-by-number",
+        "events:DIR": "recordings (.bin, .npy, .npz, .h5, .aedat, .aedat4) in class sub-folders, or DVS-Gesture, SHD, SSC",
+        "events:DIR+frames16": "in 16 frames, not 8, of equal time; of equal number: …-by-number; of 5000 µs: …-of-5000",
+        "events:DIR+frames8-counts": "in graded frames: k events of a pixel are k/15, or k/51 with -counts51",
+        "events:DIR+denoise5000": "events without one in a pixel around theirs in the 5000 µs before are left out",
+        "events:DIR+down2": "2×2 pixels become one",
+        "events:DIR+crop32x48": "32×48 pixels (height × width) in the middle of the sensor",
         "FILE or DIR": "an .npz file, or a folder of .npy files or of images: its kind is recognized",
         "DATA+HxW": "images resized, e.g. +32x32; those of folders and of the Hub may differ in size then",
         "DATA+rgb": "gray images in three equal channels",
@@ -57,18 +60,19 @@ DESCRIPTIONS: Mapping[str, str] = MappingProxyType(
         "DATA+back-rand": "gray images on random pixels, a variant of MNIST",
         "DATA+back-image": "gray images on patches of photographs, a variant of MNIST",
         "DATA+rot-back-image": "both rot and back-image",
-        "DATA+events": "what a simulated event camera sees of images: 8 frames of 2 polarities, or +events16",
+        "DATA+events": "what a simulated event camera sees of images: 8 frames of 2 polarities, or +events16; graded: "
+        "+events-counts",
         "DATA+12k-50k": "12,000 training and 50,000 test images drawn from all: the split of MNIST's variants",
     }
 )
 """The forms that `load` takes, and what they are."""
 
-FILES: Mapping[str, Callable[[Path, int, Size | None, FrameCut | None], DataSet]] = MappingProxyType(
+FILES: Mapping[str, Callable[[Path, int, Size | None, Reading], DataSet]] = MappingProxyType(
     {
-        "npz": lambda path, seed, size, cut: load_npz(path),
-        "npy": lambda path, seed, size, cut: load_npy(path),
-        "folder": lambda path, seed, size, cut: load_folder(path, seed, size),
-        "events": lambda path, seed, size, cut: load_recordings(path, seed, cut),
+        "npz": lambda path, seed, size, reading: load_npz(path),
+        "npy": lambda path, seed, size, reading: load_npy(path),
+        "folder": lambda path, seed, size, reading: load_folder(path, seed, size),
+        "events": lambda path, seed, size, reading: load_recordings(path, seed, reading),
     }
 )
 
@@ -92,9 +96,9 @@ def load(
     source = recognized(source)
     if image_size is not None:
         variants = ["{}x{}".format(*require_size(image_size)), *variants]
-    cut = cut_in(variants[0]) if variants and source.startswith("events:") else None
-    data = _load(source, spec, seed, size_in(variants[0]) if variants else None, cut)
-    for name in variants[1:] if cut else variants:
+    reading, later = reading_of(variants) if source.startswith("events:") else (Reading(), variants)
+    data = _load(source, spec, seed, size_in(variants[0]) if variants else None, reading)
+    for name in later:
         if variant := variant_of(name):
             data = variant(data, seed)
     if noise:
@@ -143,7 +147,7 @@ def _exists(source: str, *, bare: bool = True) -> bool:
         return False
 
 
-def _load(source: str, spec: str, seed: int, size: Size | None, cut: FrameCut | None) -> DataSet:
+def _load(source: str, spec: str, seed: int, size: Size | None, reading: Reading) -> DataSet:
     kind, _, rest = source.partition(":")
     if source == "digits":
         return load_digits(seed)
@@ -152,7 +156,7 @@ def _load(source: str, spec: str, seed: int, size: Size | None, cut: FrameCut | 
     if kind == "hf" and rest:
         return load_hub(source, rest, seed, size)
     if kind in FILES and rest:
-        return FILES[kind](Path(rest), seed, size, cut)
+        return FILES[kind](Path(rest), seed, size, reading)
     raise KdsnnError(f"Unknown data set '{spec}': {_suggestion(source, [k for k in DESCRIPTIONS if '+' not in k])}.")
 
 

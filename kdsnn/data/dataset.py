@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +21,8 @@ class DataSet:
     * Images, (N, C, H, W), 0…255. A network sees pixels / 255 as float32 and no mean/std normalization: the first
       BatchNorm does that job, and 8-bit pixels stay exact integers on a chip.
     * Frames over time, (N, T, C, H, W), 0 or 1: what an event camera saw in each of T time steps. A spiking network sees
-      frame t at step t, an ANN the mean of the frames.
+      frame t at step t, an ANN the mean of the frames. `graded` frames hold 8-bit pixels, 0…255, and are seen as those of
+      images are.
 
     `y_train`, `y_test`: int64, (N,), 0…classes - 1. `name` is the spec that `load` took. `class_names` are those of the
     source, in the order of the labels, or empty; `notes` says in whole sentences what was done to the source's samples.
@@ -36,6 +38,7 @@ class DataSet:
     classes: int
     class_names: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    graded: bool = False
 
     def __post_init__(self) -> None:
         for part, x, y in (("train", self.x_train, self.y_train), ("test", self.x_test, self.y_test)):
@@ -45,6 +48,8 @@ class DataSet:
                 f"{self.name}: x_train has samples of shape {self.x_train.shape[1:]} and x_test of shape "
                 f"{self.x_test.shape[1:]}: bring both to the same shape."
             )
+        if self.graded and self.T is None:
+            raise KdsnnError(f"{self.name}: graded is said of frames over time, and it holds images.")
         if self.class_names and len(self.class_names) != self.classes:
             raise KdsnnError(f"{self.name}: {len(self.class_names)} class names for {self.classes} classes.")
 
@@ -90,6 +95,6 @@ class DataSet:
 
 
 def brief(value: object) -> str:
-    """Write `value` as one line, cut to a readable length, for quoting in an error message."""
-    line = " ".join(str(value).split())
+    """Write `value` as one line, cut to a readable length and without addresses, for quoting in an error message."""
+    line = re.sub(r" at 0x[0-9a-f]+", "", " ".join(str(value).split()))
     return line if len(line) <= 100 else line[:97] + "..."

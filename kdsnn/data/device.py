@@ -60,10 +60,11 @@ def _whole(images: NDArray[Any], device: torch.device) -> Tensor:
     return torch.from_numpy(images).to(device)
 
 
-def floats(images: Tensor) -> Tensor:
-    """A network sees uint8 images as pixels / 255, and frames (N, T, C, H, W) of 0 and 1 as they are: float32, contiguous."""
+def floats(images: Tensor, graded: bool) -> Tensor:
+    """A network sees uint8 images as pixels / 255, and frames (N, T, C, H, W) of 0 and 1 as they are, but those of a data
+    set that is `graded` as pixels / 255 too: float32, contiguous."""
     values = images.to(torch.float32, memory_format=torch.contiguous_format)
-    return values if images.ndim == 5 else values / 255
+    return values if images.ndim == 5 and not graded else values / 255
 
 
 def shifted(images: Tensor, reach: int, generator: torch.Generator) -> Tensor:
@@ -80,6 +81,43 @@ def shifted(images: Tensor, reach: int, generator: torch.Generator) -> Tensor:
     padded = pad(images, (reach, reach, reach, reach)).permute(0, 2, 3, 1)
     one = torch.arange(count, device=device)[:, None, None]
     return padded[one, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def rolled(images: Tensor, reach: int, generator: torch.Generator) -> Tensor:
+    """Move each image (N, C, H, W) by its own -reach…reach pixels in y and x; what leaves comes in on the other side."""
+    if reach == 0:
+        return images
+    count, _, height, width = images.shape
+    device = images.device
+    offsets = torch.randint(-reach, reach + 1, (2, count, 1), generator=generator, device=device)
+    rows = (torch.arange(height, device=device) - offsets[0]) % height
+    columns = (torch.arange(width, device=device) - offsets[1]) % width
+    one = torch.arange(count, device=device)[:, None, None]
+    return images.permute(0, 2, 3, 1)[one, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def dropped(frames: Tensor, most: float, generator: torch.Generator) -> Tensor:
+    """Drop from each sample of frames (N, T, C, H, W), drawn evenly, nothing; frames that follow each other; a rectangle of
+    all frames; or single spikes: a share of the frames, the sides or the spikes that is drawn evenly from 0…most
+    (EventDrop)."""
+    if most == 0:
+        return frames
+    count, T, _, height, width = frames.shape
+    device = frames.device
+    kind = torch.randint(0, 4, (count, 1, 1, 1, 1), generator=generator, device=device)
+    share = most * torch.rand(count, 1, generator=generator, device=device)
+    time, rows, columns = (_some_in_a_row(length, share, generator) for length in (T, height, width))
+    spikes = torch.rand(frames.shape, generator=generator, device=device) < share[:, :, None, None, None]
+    gone = torch.where(kind == 1, time[:, :, None, None, None], (kind == 3) & spikes)
+    return frames.masked_fill(gone | ((kind == 2) & (rows[:, :, None] & columns[:, None, :])[:, None, None]), 0)
+
+
+def _some_in_a_row(length: int, share: Tensor, generator: torch.Generator) -> Tensor:
+    """Mark round(share · length) neighbors in each row, all of them inside: boolean (count, length)."""
+    number = torch.round(share * length)
+    start = torch.floor(torch.rand(share.shape, generator=generator, device=share.device) * (length - number + 1))
+    place = torch.arange(length, device=share.device)
+    return (place >= start) & (place < start + number)
 
 
 def as_maps(images: Tensor) -> Tensor:

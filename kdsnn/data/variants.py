@@ -2,7 +2,7 @@
 
 * `HxW`, such as `32x32`: resized, see `kdsnn.data.images.resized`.
 * `events`: frames over time of what a simulated event camera sees, see `kdsnn.data.events.camera`; 8 frames, or as many as
-  `events16` says.
+  `events16` says; of 0 and 1, or graded, of counts of events, with `-counts` behind it.
 * `rgb`: gray images in three equal channels. `gray`: colored ones in one, 0.299 R + 0.587 G + 0.114 B (ITU-R BT.601).
 
 MNIST's variants (Larochelle et al., ICML 2007, section 4) are made from any gray images with a seed:
@@ -32,8 +32,9 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from kdsnn.data.dataset import DataSet
-from kdsnn.data.events.camera import seen_shape, spikes
-from kdsnn.data.events.cutting import FRAMES, cut_in, require_frames
+from kdsnn.data.events.camera import seen_frames, seen_shape
+from kdsnn.data.events.cleaning import cleaning_in
+from kdsnn.data.events.cutting import FRAMES, counts_in, cut_in, held, require_frames
 from kdsnn.data.images import Size, require_size, resized
 from kdsnn.data.storage import CHUNK, empty, mapped, picked
 from kdsnn.errors import KdsnnError
@@ -137,8 +138,9 @@ def of_size(data: DataSet, size: Size) -> DataSet:
     return replace(data, notes=(*data.notes, note))
 
 
-def seen_by_camera(data: DataSet, seed: int, T: int = FRAMES) -> DataSet:
-    """Make the variant `events`, of T frames, see the module; colored images are made gray first."""
+def seen_by_camera(data: DataSet, seed: int, T: int = FRAMES, counts: int = 0) -> DataSet:
+    """Make the variant `events`, of T frames, see the module; colored images are made gray first. `counts`: as of a
+    `FrameCut`."""
     data.require_images("a simulated camera")
     data = in_gray(data, seed) if data.input_shape[0] == 3 else data
     if data.input_shape[0] != 1:
@@ -150,17 +152,23 @@ def seen_by_camera(data: DataSet, seed: int, T: int = FRAMES) -> DataSet:
         result = empty((len(images), T, 2, *size))
         step = max(1, CHUNK // (size[0] * size[1]))
         for start in range(0, len(images), step):
-            result[start : start + step] = spikes(images[start : start + step, 0], T, rng)
+            result[start : start + step] = seen_frames(images[start : start + step, 0], T, rng, counts)
         return result
 
-    note = f"Seen by a simulated event camera in three saccades (seed {seed}): {T} frames of 2×{size[0]}×{size[1]}."
+    note = (
+        f"Seen by a simulated event camera in three saccades (seed {seed}): {T} frames of 2×{size[0]}×{size[1]}"
+        f"{f', {held(counts)}' if counts else ''}."
+    )
     x_train, x_test = (seen(x, part) for part, x in enumerate((data.x_train, data.x_test)))
-    return replace(data, x_train=x_train, x_test=x_test, notes=(*data.notes, note))
+    return replace(data, x_train=x_train, x_test=x_test, notes=(*data.notes, note), graded=counts > 0)
 
 
 def not_cut(data: DataSet, seed: int) -> DataSet:
-    """Raise KdsnnError: a cut is made where recordings are read, right behind their folder, and comes too late here."""
-    raise KdsnnError(f"{data.name}: +frames… cuts the recordings of events:DIR, and stands right behind it.")
+    """Raise KdsnnError: recordings are cleaned and cut where they are read, right behind their folder; here is too late."""
+    raise KdsnnError(
+        f"{data.name}: +frames…, once, +denoise…, +down… and +crop… are for the recordings of events:DIR, and stand right "
+        "behind it."
+    )
 
 
 VARIANTS: Mapping[str, Variant] = MappingProxyType(
@@ -189,10 +197,10 @@ def variant_of(name: str) -> Variant | None:
 
     Raises KdsnnError as `size_in` does, and for a number of frames that is too large.
     """
-    if frames := re.fullmatch(r"events(\d{1,6})", name):
-        T = require_frames(name, int(frames[1]))
-        return lambda data, seed: seen_by_camera(data, seed, T)
-    if cut_in(name):
+    if frames := re.fullmatch(r"events(\d{1,6})?(?:-(.*))?", name):
+        T, counts = require_frames(name, int(frames[1] or FRAMES)), counts_in(name, frames[2])
+        return lambda data, seed: seen_by_camera(data, seed, T, counts)
+    if cut_in(name) or cleaning_in(name):
         return not_cut
     size = size_in(name)
     return VARIANTS.get(name) if size is None else lambda data, seed: of_size(data, size)

@@ -91,6 +91,8 @@ def _run(module: nn.Module, graph: SpikingGraph, calling: Calling, x: Array, rou
     size = 1 if calling.alone else BATCH
     for start in range(0, len(x), size):
         batch = torch.from_numpy(x[start : start + size])
+        if calling.shape:
+            batch = batch.reshape(*batch.shape[:-3], *calling.shape)
         with torch.inference_mode(), _at_rest(module), _kept(layers) as found:
             outputs.append(_called(module, graph, calling, batch))
         for layer, name in layers.items():

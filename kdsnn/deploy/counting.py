@@ -87,7 +87,7 @@ def count_ann(
     require_trained_fit(called, ann, images)
     counts = count_module(ann.module, info.input_shape)
     accuracy = train.evaluate(ann.module, replace(images, x_test=x, y_test=labels))[0]
-    few = still(torch.from_numpy(Pixels(some(x), info.input_shape)[:]))
+    few = still(torch.from_numpy(Pixels(some(x), info.input_shape, images.graded)[:]))
     title = f"count {info.model}"
     progress(title, 0, 1)
     try:

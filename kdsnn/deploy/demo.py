@@ -146,7 +146,7 @@ def _measure(
     exported = [write(student, wanted, out, seed=seed) for wanted in (Wanted("onnx"), Wanted("netx"))]
     x, labels = images.x_test, images.y_test
     runs, found, refused = run_all(
-        student, ["torch", "onnx", "emulator", "lava"], Pixels(x, student.input_shape), lava_samples=lava_samples,
+        student, ["torch", "onnx", "emulator", "lava"], Pixels(x, student.input_shape, images.graded), lava_samples=lava_samples,
         title="5/7 ", progress=progress,
     )  # fmt: skip
     result = RunResult("the distilled student on every backend", tuple(runs), tuple(found), labels, refused)

@@ -287,7 +287,9 @@ def _counted(job: Training, trained: TrainedNetwork) -> TrainedNetwork:
     graph = from_torch(trained.module, job.data.input_shape, job.config.T, encoding=trained.info.encoding)
     counter = ActivityCounter(graph)
     emulator.run(
-        graph, graph.encode(Pixels(some_tests(job.data, COUNTED)[0], job.data.input_shape)[:]), observe=counter
+        graph,
+        graph.encode(Pixels(some_tests(job.data, COUNTED)[0], job.data.input_shape, job.data.graded)[:]),
+        observe=counter,
     )
     activity = counter.result()
     cost = {"spikes": float(activity.spikes.sum(1).mean()), "synops": float(activity.synops.sum(1).mean())}

@@ -43,9 +43,9 @@ def require_shape(shape: Sequence[int]) -> tuple[int, ...]:
     """The shape of a sample as a tuple.
 
     Raises:
-        KdsnnError: it is neither (C, H, W) nor (F,), or an axis is not possible.
+        KdsnnError: it is neither (C, H, W) nor (C, L) nor (F,), or an axis is not possible.
     """
-    if len(shape) not in (1, 3) or not all(1 <= length <= LONGEST_AXIS for length in shape):
+    if len(shape) not in (1, 2, 3) or not all(1 <= length <= LONGEST_AXIS for length in shape):
         raise shape_error(",".join(map(str, shape)))
     return tuple(shape)
 
@@ -53,6 +53,6 @@ def require_shape(shape: Sequence[int]) -> tuple[int, ...]:
 def shape_error(given: str) -> OptionError:
     """What to say of a text that is no shape of a sample."""
     return OptionError(
-        f"{{input_shape}}: it must read C,H,W (such as 3,32,32) or F, each from 1 to {LONGEST_AXIS:,}",
+        f"{{input_shape}}: it must read C,H,W (such as 3,32,32), C,L (such as 2,100) or F, each from 1 to {LONGEST_AXIS:,}",
         input_shape=given[:100],
     )

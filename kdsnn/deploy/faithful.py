@@ -26,10 +26,10 @@ FEW = 8
 
 
 def few_samples(graph: SpikingGraph) -> int:
-    """How many of the user's samples are compared, `FEW` or what fits into some memory."""
+    """How many of the user's samples are compared: `FEW`, or fewer that have millions of spikes together."""
     from profilers.counting.sizes import samples_within
 
-    return min(FEW, samples_within(2**26, graph))
+    return min(FEW, samples_within(2**23, graph))
 
 
 def proven(

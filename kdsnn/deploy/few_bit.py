@@ -47,6 +47,13 @@ def named(given: Qann | Sequence[Qann] | None) -> dict[str, TrainedNetwork]:
     return dict(zip(distinct(files), found, strict=True))
 
 
+def _pixel_bits(images: DataSet) -> int:
+    """Bits of what an ANN sees: a pixel, or the mean of T frames, which is their sum."""
+    if images.T is None:
+        return PIXEL_BITS
+    return (images.T * (2**PIXEL_BITS - 1 if images.graded else 1)).bit_length()
+
+
 def count_few_bit(
     name: str, ann: TrainedNetwork, images: DataSet, x: Array, labels: Array, *, progress: Progress = silent
 ) -> report.FewBitAnn:
@@ -71,14 +78,14 @@ def count_few_bit(
     require_trained_fit(name, ann, images)
     progress(f"count {name}", 0, 1)
     accuracy = train.evaluate(ann.module, replace(images, x_test=x, y_test=labels))[0]
-    few = still(torch.from_numpy(Pixels(some(x), info.input_shape)[:]))
+    few = still(torch.from_numpy(Pixels(some(x), info.input_shape, images.graded)[:]))
     active, levels = active_macs(ann.module, few), levels_read(ann.module, few)
     if active.other:
         raise DeployError(
             f"{name}: not only convolutions and linear layers multiply in it; such a network is not counted"
         )
     bits, activation_bits = info.quantized["bits"], info.quantized["activation_bits"]
-    pixel_bits = PIXEL_BITS if images.T is None else images.T.bit_length()  # the mean of T frames of 0 and 1
+    pixel_bits = _pixel_bits(images)
     dense = [
         movement.AnnLayer(
             shape, float(shape.macs), bits, activation_bits if levels[layer] else pixel_bits, activation_bits

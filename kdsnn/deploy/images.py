@@ -82,7 +82,7 @@ def _one_line(name: str) -> str:
 
 def require_fit(
     name: str, shape: tuple[int, ...], data: DataSet, *, classes: int | None = None, class_names: Sequence[str] = (),
-    T: int | None = None, over_time: bool = False,
+    T: int | None = None, over_time: bool = False, graded: bool = False,
 ) -> None:  # fmt: skip
     """Compare what a network takes and tells apart with the images and classes of a data set.
 
@@ -92,7 +92,8 @@ def require_fit(
         data: what it is to be run on.
         classes: how many it tells apart, None where that is not known.
         class_names: of the data that it was trained on, in the order of its outputs, or empty.
-        over_time: whether it reads frames over time; `T`: of how many, None where any number will do.
+        over_time: whether it reads frames over time; `T`: of how many, None where any number will do; `graded`: whether
+            they hold pixels, not 0 and 1.
 
     Raises:
         KdsnnError: images for a network that reads frames, or the other way round; another number of frames; the images
@@ -107,6 +108,12 @@ def require_fit(
             else ""
         )
         raise KdsnnError(f"{name} reads {reads}, and {data.name} holds {holds}{remedy}")
+    if over_time and graded != data.graded:
+        kinds = "frames of 0 and 1", "graded frames"
+        raise KdsnnError(
+            f"{name} reads {kinds[graded]}, and {data.name} holds {kinds[data.graded]}: "
+            f"{'add -counts to' if graded else 'leave -counts out of'} the name of the data"
+        )
     if None not in (T, data.T) and data.T != T:
         raise KdsnnError(f"{name} reads {T} frames, and the samples of {data.name} have {data.T}: cut them into {T}")
     if data.input_shape != shape and (math.prod(data.input_shape),) != shape:
@@ -161,7 +168,7 @@ def require_trained_fit(name: str, trained: TrainedNetwork, data: DataSet) -> No
     info = trained.info
     require_fit(
         name, info.input_shape, data, classes=info.classes, class_names=info.class_names,
-        T=info.T if info.over_time else None, over_time=info.over_time,
+        T=info.T if info.over_time else None, over_time=info.over_time, graded=info.graded,
     )  # fmt: skip
 
 
@@ -213,16 +220,18 @@ def random_samples(graph: SpikingGraph, count: int, seed: int) -> Array:
 
 @dataclass(frozen=True, eq=False)
 class Pixels:
-    """The `pixels` of many images, or the spikes of frames over time as they are, made where a slice of them is read: as
-    floats they may be too many for the memory.
+    """The `pixels` of many images or graded frames, or the spikes of frames over time as they are, made where a slice of them
+    is read: as floats they may be too many for the memory.
 
     Attributes:
         images: uint8 (N, C, H, W), or (N, T, C, H, W) over time, in memory or on disk.
         shape: of an image or a frame as the network takes it, with as many values.
+        graded: whether frames over time hold pixels, not 0 and 1.
     """
 
     images: Array
     shape: tuple[int, ...]
+    graded: bool
 
     def __len__(self) -> int:
         return len(self.images)
@@ -231,5 +240,5 @@ class Pixels:
         import numpy as np
 
         read = self.images[part]
-        found = read.astype(np.float32) if read.ndim == 5 else pixels(read)
+        found = read.astype(np.float32) if read.ndim == 5 and not self.graded else pixels(read)
         return found.reshape(*found.shape[:-3], *self.shape)

@@ -115,6 +115,12 @@ class Lowered(Result):
         return not isinstance(chip, DeployError) and self.encoder is None and chip.input.over_time
 
     @property
+    def graded(self) -> bool:
+        """Whether it reads frames over time that hold pixels, not 0 and 1."""
+        chip = self.graph or self.chip
+        return self.over_time and not isinstance(chip, DeployError) and chip.input.is_graded
+
+    @property
     def classes(self) -> int | None:
         """How many classes it tells apart, one score each; None where it ends in maps, whose elements are no classes."""
         graph = self.graph or self.integer
@@ -123,8 +129,8 @@ class Lowered(Result):
 
     def samples(self, x: Array) -> Samples:
         """Data as the network is given it: uint8 images (N, C, H, W) as pixels in 0 to 1, uint8 frames over time
-        (N, T, C, H, W) of a data set as spikes; other frames over time stay what they are."""
-        return x if self.over_time and x.dtype.name != "uint8" else Pixels(x, self.input_shape)
+        (N, T, C, H, W) of a data set as pixels where it is `graded`, else as spikes; other frames over time stay what they are."""
+        return x if self.over_time and x.dtype.name != "uint8" else Pixels(x, self.input_shape, self.graded)
 
     @property
     def scales(self) -> pd.DataFrame:
@@ -156,7 +162,7 @@ def require_network_fit(name: str, network: Lowered, data: DataSet) -> None:
     graph = network.graph or network.integer
     require_fit(
         name, network.input_shape, data, classes=network.classes, class_names=class_names_in(graph.metadata),
-        T=graph.T if network.over_time else None, over_time=network.over_time,
+        T=graph.T if network.over_time else None, over_time=network.over_time, graded=network.graded,
     )  # fmt: skip
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -13,9 +14,11 @@ from kdsnn.deploy.report_options import BusyTime
 if TYPE_CHECKING:
     from exporters.graph import Array, SpikingGraph
     from hardware.chips.limits import Target
+    from hardware.chips.placement import Placement
     from kdsnn.deploy.lowered import Lowered
     from profilers import report
     from profilers.counting.activity import Activity
+    from profilers.energy.operations import Counts
 
 
 @dataclass(frozen=True)
@@ -28,12 +31,8 @@ class OnChip:
 
 
 def on_chip(network: Lowered, chain: SpikingGraph, chip: Target, activity: Activity, time: BusyTime | None) -> OnChip:
-    """Place a network's chain on a chip and add to what it does there, `activity`, what the placement says.
-
-    That is messages between cores, hops between tiles where the chip's mesh is published, chips × seconds where the
-    user gave the seconds, and the updates of compartments beyond one per neuron.
-    """
-    from hardware.chips import fit, placement
+    """Place a network's chain, which does `activity`, on a chip."""
+    from hardware.chips import fit
     from profilers import report
     from profilers.energy import operations
 
@@ -53,14 +52,36 @@ def on_chip(network: Lowered, chain: SpikingGraph, chip: Target, activity: Activ
     )
     note = f"{', '.join(placed.host)} on the host: {chip.title} takes no pixels." if placed.host else ""
     drawn = report.PlacementReport(chip.title, chip["cores_per_chip"], placed.chips, rows, note)
-
     spikes = {name: float(neurons.spikes.sum(axis=1).mean()) for name, neurons in activity.neurons.items()}
+    counts = operations.snn_counts(activity)
+    return OnChip(drawn, deployed(chain, chip, placed, counts, spikes, activity.samples, time), notes)
+
+
+def deployed(
+    chain: SpikingGraph,
+    chip: Target,
+    placed: Placement,
+    counts: Counts,
+    spikes: Mapping[str, float],
+    samples: int,
+    time: BusyTime | None,
+) -> report.Deployment:
+    """A placed chain with what it does, `counts` and the `spikes` of every neuron layer, means over `samples` samples, and what
+    the placement adds.
+
+    That is messages between cores, hops between tiles where the chip's mesh is published, chips × seconds where the
+    user gave the seconds, and the updates of compartments beyond one per neuron.
+    """
+    from hardware.chips import placement
+    from profilers import report
+    from profilers.energy import operations
+
     known = all(layer.hops_per_spike is not None for layer in placed.layers)
     east, north = placement.hops(placed, spikes) if known else (None, None)
     seconds = None if time is None else time.per_image(chain.T)
     usage = [used for layer in placed.layers for used in layer.usage]
     counts = operations.placed(
-        operations.snn_counts(activity),
+        counts,
         hops_ew=east,
         hops_ns=north,
         messages=placement.messages(placed, spikes),
@@ -68,11 +89,10 @@ def on_chip(network: Lowered, chain: SpikingGraph, chip: Target, activity: Activ
         seconds=seconds,
         extra_updates=chain.T * sum(used.compartments - used.neurons for used in usage),
     )
-    neurons = sum(layer.neurons for layer in activity.neurons.values())
-    deployment = report.Deployment(
-        chip.name, chip.title, placed.cores, placed.chips, neurons, placed.host, activity.samples, seconds, counts
+    neurons = sum(math.prod(chain.shapes[name]) for name in chain.neurons)
+    return report.Deployment(
+        chip.name, chip.title, placed.cores, placed.chips, neurons, placed.host, samples, seconds, counts
     )
-    return OnChip(drawn, deployment, notes)
 
 
 def place_all(

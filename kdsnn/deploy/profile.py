@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from exporters.graph import unique_name
 from kdsnn.deploy.counting import count, count_ann
+from kdsnn.deploy.density import thin, wants_density
 from kdsnn.deploy.few_bit import Qann, count_few_bit, named
 from kdsnn.deploy.images import load_data, some_tests
 from kdsnn.deploy.load import ann_of, load
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from kdsnn.deploy.images import ImageSize
     from kdsnn.deploy.lower import NetworkSource
     from kdsnn.deploy.report_options import Seconds
+    from profilers import report
     from profilers.report import Report
 
 
@@ -47,6 +49,7 @@ def profile(
     energy_model: Sequence[str | Path] = (),
     seconds_per_image: Seconds = None,
     seconds_per_step: Seconds = None,
+    density: bool | None = None,
     command: str = "kdsnn.profile",
     progress: Progress = silent,
     **lowering: Any,
@@ -67,6 +70,8 @@ def profile(
         seconds_per_image: seconds that an image keeps the chips busy, or (low, nominal, high): adds their static power. Measured
             or assumed by you; without it static power is left out.
         seconds_per_step: the same per time step, × T of each network.
+        density: whether the first network runs again with its input of events thinned to 3/4, 1/2, 1/4 and 1/8; by default it
+            does where frames of spikes come in.
         command: how the report came about, printed in it.
         progress: told how far it is.
         **lowering: of `lower`, for sources that are not lowered yet.
@@ -87,19 +92,15 @@ def profile(
     given = [*sources, *([] if twin is None else [twin])]
     networks = [_lowered(one, lowering, progress, alone=len(given) == 1) for one in given]
     names = _names(given, networks, len(sources))
+    with_density = wants_density(names, networks, density)
     images, x, labels, called = _tests(names, networks, data, samples, image_size, bare=ann is None and not few_bit)
-    counted: report.Teacher | None = None
-    notes: tuple[str, ...] = ()
-    if ann is not None and images is not None:
-        counted, notes = count_ann(ann, images, x, labels, progress=progress)
-    twins = [] if images is None else [
-        count_few_bit(name, one, images, x, labels, progress=progress) for name, one in few_bit.items()
-    ]  # fmt: skip
+    counted, notes, twins = _counted(ann, few_bit, images, x, labels, progress)
     students = [
         count(name, network, x, told_labels(name, network, labels), twin=index >= len(sources), progress=progress)
         for index, (name, network) in enumerate(zip(names, networks, strict=True))
     ]
     students, placements, misfits = place_all(students, networks, x, time=time, progress=progress)
+    thinned = thin(students[0], networks[0], x, labels, time=time, progress=progress) if with_density else None
     return report.build(
         f"{', '.join(names[: len(sources)]) or (counted.name if counted else '')} on {called}",
         command,
@@ -108,9 +109,21 @@ def profile(
         models=models,
         placements=placements,
         few_bit=twins,
+        thinned=thinned,
         data=f"{len(x):,} test {'sample' if x.ndim != 4 else 'image'}{'s' if len(x) != 1 else ''} of {called}",
         notes=[*notes, *misfits],
     )
+
+
+def _counted(
+    ann: TrainedNetwork | None, few_bit: Mapping[str, TrainedNetwork], images: DataSet | None, x: Array, labels: Array,
+    progress: Progress,
+) -> tuple[report.Teacher | None, tuple[str, ...], list[report.FewBitAnn]]:  # fmt: skip
+    """The ANN and those of few bits that stand beside the students, and what of it could not be counted."""
+    if images is None:
+        return None, (), []
+    teacher, notes = (None, ()) if ann is None else count_ann(ann, images, x, labels, progress=progress)
+    return teacher, notes, [count_few_bit(n, one, images, x, labels, progress=progress) for n, one in few_bit.items()]
 
 
 def _require_alone(ann: NetworkSource, *, with_others: bool, with_time: bool) -> None:

@@ -18,7 +18,7 @@ What a layer computes is written here once more, apart from the emulator, so tha
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, assert_never
 
@@ -39,6 +39,7 @@ from exporters.graph import (
     Linear,
     MaxPool2d,
     Neuron,
+    Node,
     Output,
     SpikingGraph,
     Synapse,
@@ -46,7 +47,6 @@ from exporters.graph import (
 from exporters.graph.editing import over_positions
 from hardware.emulator.layers import delayed
 from kdsnn.deploy.tables import Result
-from kdsnn.errors import KdsnnError
 from profilers.text_table import TextTable, table
 
 SLACK = 16.0
@@ -150,45 +150,68 @@ class _Forced:
         # time first; one step stands for all where nothing changes
         self.x = frames.movedim(1, 0) if graph.input.over_time else frames.unsqueeze(0)
         self.spikes = {name: torch.from_numpy(np.asarray(s)).movedim(1, 0) for name, s in spikes.items()}
+        self.guessed: dict[str, Tensor] = {}
         self.values: dict[str, Tensor] = {}
 
     def layers(self, output: Array, factor: float) -> list[LayerProof]:
         """Walk through the graph and compare wherever the module's own values are known."""
         found = []
+        loops = {loop[0]: loop for loop in self.graph.loops}
         for name, node in self.graph.nodes.items():
+            if name in loops:
+                self._find_spikes(loops[name])
             match node:
-                case Input():
-                    self.values[name] = self.x
-                case IF() | LIF():
-                    current = self._arriving(name, self.values)
-                    own = self.spikes.get(name)
-                    membranes = _membranes(node, current, self._late_bias(name, node), own, self.graph.T)
-                    fired = membranes >= node.threshold
-                    if own is not None:
-                        found.append(self._compared(name, node, membranes, fired, own.bool()))
-                    self.values[name] = (fired if own is None else own).double()
+                case IF() | LIF() if name in self.spikes:
+                    own = self.spikes[name]
+                    membranes = self._membranes(name, node)
+                    found.append(self._compared(name, node, membranes, membranes >= node.threshold, own.bool()))
+                    self.values[name] = own.double()
                 case Output():
                     found.append(self._read_out(name, output, factor))
-                case Delay():
-                    self.values[name] = self._delayed(name, node)
-                case Conv2d() | Linear() | MaxPool2d() | AvgPool2d() | Flatten():
-                    self.values[name] = _computed(node, self._arriving(name, self.values))
                 case _:
-                    assert_never(node)
+                    self.values[name] = self._value(name, node)
         return found
+
+    def _value(self, name: str, node: Node) -> Tensor:
+        """What a node gives by itself, (T, N, *shape) or (1, N, *shape) where nothing changes."""
+        match node:
+            case Input():
+                return self.x
+            case IF() | LIF():
+                return (self._membranes(name, node) >= node.threshold).double()
+            case Delay():
+                return self._delayed(name, node)
+            case Conv2d() | Linear() | MaxPool2d() | AvgPool2d() | Flatten():
+                return _computed(node, self._arriving(name, self.values))
+            case Output():
+                raise TypeError("what comes out is compared, and goes nowhere")
+            case _:
+                assert_never(node)
+
+    def _membranes(self, name: str, node: Neuron) -> Tensor:
+        current = self._arriving(name, self.values)
+        return _membranes(node, current, self._late_bias(name, node), self.spikes.get(name), self.graph.T)
 
     def _delayed(self, name: str, node: Delay) -> Tensor:
         """What a delay gives out; where it closes a loop, of spikes that come behind it here, and are known all the same."""
-        if not self.graph.closes_loop(name):
-            x = self._arriving(name, self.values)
-            return delayed(x.expand(self.graph.T, *x.shape[1:]), node.steps)
-        for source in self.graph.sources(name):
-            if source not in self.spikes:
-                raise KdsnnError(
-                    f"{source}: these neurons are part of a recurrent loop and no module of their own, so what they fire cannot "
-                    "be compared; make them a module"
-                )
-        return delayed(self._arriving(name, self.spikes).double(), node.steps)
+        known = {**self.spikes, **self.guessed} if self.graph.closes_loop(name) else self.values
+        arrived = self._arriving(name, known).double()
+        return delayed(arrived.expand(self.graph.T, *arrived.shape[1:]), node.steps)
+
+    def _find_spikes(self, loop: Sequence[str]) -> None:
+        """What those neurons of a loop fire that are no module of their own: from silence on, over and over.
+
+        What closes a loop comes a step later, so that each time one more step is as it must be, until nothing changes.
+        """
+        nodes, T = self.graph.nodes, self.graph.T
+        unknown = [name for name in loop if name in self.graph.neurons and name not in self.spikes]
+        found = {n: torch.zeros((T, self.x.shape[1], *self.graph.shapes[n]), dtype=torch.float64) for n in unknown}
+        while any(self.guessed.get(n) is None or not torch.equal(self.guessed[n], found[n]) for n in unknown):
+            self.guessed |= found
+            for name in loop:
+                known = self.spikes.get(name)
+                self.values[name] = self._value(name, nodes[name]) if known is None else known.double()
+            found = {n: self.values[n] for n in unknown}
 
     def _late_bias(self, name: str, node: Neuron) -> Tensor:
         """The biases that do not pass through a current that persists."""

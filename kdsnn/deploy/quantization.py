@@ -102,8 +102,9 @@ def _images(name: str, graph: SpikingGraph, how: Quantization) -> Array:
     """Training images, float32 in 0…1 (N, *shape), or frames (N, T, *shape) where the network reads these."""
     data: DataSet = load_data(how.data)
     over_time = graph.input.over_time
-    require_fit(name, graph.input.shape, data, T=graph.T if over_time else None, over_time=over_time)
-    return Pixels(data.x_train[chosen(len(data.x_train), how.samples)], graph.input.shape)[:]
+    graded = over_time and graph.input.is_graded
+    require_fit(name, graph.input.shape, data, T=graph.T if over_time else None, over_time=over_time, graded=graded)
+    return Pixels(data.x_train[chosen(len(data.x_train), how.samples)], graph.input.shape, graded)[:]
 
 
 def drift_rows(scales: Sequence[LayerScale], drifts: Sequence[LayerDrift]) -> list[dict[str, Any]]:

@@ -287,15 +287,15 @@ def _samples_for(
     outputs = runner.model.proto.graph.output[0].type.tensor_type.shape.dim
     classes = (outputs[-1].dim_value or None) if outputs else None  # a length that is a name is not known
     over_time = facts["input_encoding"] != "direct"
+    graded = facts["input_encoding"] == "frames"
     if over_time and is_bare(data):
-        graded = facts["input_encoding"] == "frames"
         return frames_over_time(data, WantedFrames(name, T or facts["T"], shape, classes, graded), samples)
     images = load_data(data, image_size=image_size)
     names = class_names_in(facts.get("source"))
     steps = (T or facts["T"]) if over_time else None
-    require_fit(name, shape, images, classes=classes, class_names=names, T=steps, over_time=over_time)
+    require_fit(name, shape, images, classes=classes, class_names=names, T=steps, over_time=over_time, graded=graded)
     chosen, labels = some_tests(images, samples)
-    return Pixels(chosen, shape)[:], labels, images.name
+    return Pixels(chosen, shape, graded)[:], labels, images.name
 
 
 _FINISHED_TAKES = ("T", "input_bits", "calibration_samples", "weights", "input_shape", "name")

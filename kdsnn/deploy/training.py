@@ -288,7 +288,7 @@ def _untrained(job: Training) -> nn.Module:
     from kdsnn.train.quantized_ann import of_few_bits
 
     if job.start is not None and job.quantize is not None and job.method is not None:
-        encoding: Encoding = "direct" if job.data.T is None else "spikes"
+        encoding: Encoding = "direct" if job.data.T is None else "frames" if job.data.graded else "spikes"
         return quantized(job.start, job.data.input_shape, job.config.T, job.quantize, encoding=encoding)
     module: nn.Module | None = job.module if job.start is None else copy.deepcopy(job.start)
     if module is None:
@@ -361,13 +361,14 @@ def _written(
 
 def _described(job: Training, module: nn.Module) -> CheckpointInfo:
     from kdsnn import train
-    from kdsnn.checkpoint import MEAN, PIXELS, SPIKES, CheckpointInfo
+    from kdsnn.checkpoint import GRADED, GRADED_MEAN, MEAN, PIXELS, SPIKES, CheckpointInfo
 
     spiking = job.method is not None
     accuracies = train.evaluate(module, job.data, T=job.config.T if spiking else None)
     training = {"method": job.method or "pretrain", **asdict(job.config)}
     if job.augmentation:
         training["augmentation"] = asdict(job.augmentation)
+    over_time = (GRADED, GRADED_MEAN) if job.data.graded else (SPIKES, MEAN)
     own = job.module is not None  # readout and neuron are a matter of architectures
     return CheckpointInfo(
         model=job.model,
@@ -379,7 +380,7 @@ def _described(job: Training, module: nn.Module) -> CheckpointInfo:
         readout=job.readout if spiking and not own else None,
         neuron=job.neuron if spiking and not own else None,
         T=job.config.T if spiking else None,
-        preprocessing=PIXELS if job.data.T is None else SPIKES if spiking else MEAN,
+        preprocessing=PIXELS if job.data.T is None else over_time[0 if spiking else 1],
         class_names=job.data.class_names,
         metrics={"test_accuracy": accuracies[-1]},
         training=training,

@@ -192,7 +192,7 @@ def quantized(
 ) -> QuantizedNetwork:
     """Fold a trained student's BatchNorm and put its weights on a grid of `bits` bits, to train on.
 
-    `encoding`: "direct" where it reads images, "spikes" where frames of 0 and 1.
+    `encoding`: "direct" where it reads images, "spikes" where frames of 0 and 1, "frames" where graded ones.
 
     Raises:
         DeployError: it cannot be lowered, or other bits; KdsnnError: as `QuantizedNetwork`.

@@ -99,7 +99,7 @@ def initialize(student: nn.Module, source: nn.Module, data: DataSet, T: int) -> 
 def calibration_images(data: DataSet) -> Tensor:
     """Float32 training images (n, C, H, W), or frames (n, T, C, H, W), n ≤ `CALIBRATION`, at even distances, so that sorted classes all come in."""
     chosen = np.linspace(0, len(data.x_train) - 1, min(CALIBRATION, len(data.x_train))).astype(int)
-    return floats(torch.from_numpy(np.ascontiguousarray(data.x_train[chosen])))
+    return floats(torch.from_numpy(np.ascontiguousarray(data.x_train[chosen])), data.graded)
 
 
 def _voted(source: Mapping[str, Tensor], student: nn.Module) -> dict[str, Tensor]:

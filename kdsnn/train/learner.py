@@ -94,21 +94,22 @@ def evaluate(module: nn.Module, data: DataSet, *, T: int | None = None) -> tuple
     images, labels = placed(data.x_test, device), torch.from_numpy(data.y_test).to(device)
     require_fit(learner, data, device)
     with few_threads(data, EVALUATION_BATCH), fused(module):
-        found = correct(learner, images, labels, torch.arange(len(labels), device=device))
+        found = correct(learner, images, labels, torch.arange(len(labels), device=device), data.graded)
     return tuple(count / len(labels) for count in found.tolist())
 
 
 @torch.no_grad()
 def correct(
-    learner: nn.Module, images: Tensor | Streamed, labels: Tensor, indices: Tensor, between: Callable[[], object] = int
+    learner: nn.Module, images: Tensor | Streamed, labels: Tensor, indices: Tensor, graded: bool,
+    between: Callable[[], object] = int,
 ) -> Tensor:  # fmt: skip
     """Count which of `indices` are classified rightly from the first t steps, t = 1…T: int64 (T,); puts `learner` in
-    eval mode. `between` is called before every batch."""
+    eval mode. `graded`: as of the data set. `between` is called before every batch."""
     learner.eval()
     counts = []
     for part in torch.split(indices, EVALUATION_BATCH):
         between()
-        output, _ = learner(floats(pick(images, part)))
+        output, _ = learner(floats(pick(images, part), graded))
         # the sum over the first t steps has the same arg max as their mean
         counts.append((output.float().cumsum(0).argmax(-1) == labels[part]).sum(-1))
     return torch.stack(counts).sum(0)

@@ -212,7 +212,7 @@ class _Loop:
         shown = shifted(pick(self.images, indices, host), config.shift, generator)
         if self.job.augment is not None:
             shown = self.job.augment(shown, generator)
-        batch = Batch(floats(shown), self.labels[indices], indices)
+        batch = Batch(floats(shown, self.job.data.graded), self.labels[indices], indices)
         for group in self.optimizer.param_groups:
             group["lr"] = self._lr(epoch, step)
         self.optimizer.zero_grad()
@@ -249,7 +249,9 @@ class _Loop:
 
     def _measured(self, images: Tensor | Streamed, labels: Tensor, indices: Tensor) -> tuple[float, ...]:
         processes, mine = self.accelerator.num_processes, self.accelerator.process_index
-        found = correct(self.learner, images, labels, indices[mine::processes], between=self._check)
+        found = correct(
+            self.learner, images, labels, indices[mine::processes], self.job.data.graded, between=self._check
+        )
         return tuple(right / len(indices) for right in self.accelerator.reduce(found, "sum").tolist())
 
     def _keep(self, name: str) -> None:

@@ -114,7 +114,7 @@ def teacher_logits(
         return lambda batch: ask(batch.images)
     images = placed(data.x_train, device)
     parts = torch.split(torch.arange(len(data.x_train), device=device), EVALUATION_BATCH)
-    cache = torch.cat([ask(floats(pick(images, part))) for part in parts])
+    cache = torch.cat([ask(floats(pick(images, part), data.graded)) for part in parts])
     return lambda batch: cache[batch.indices]
 
 

@@ -11,8 +11,9 @@ from profilers.report.closing_table import closing_table
 from profilers.report.counted_run import summarize
 from profilers.report.data import (
     ComparisonReport,
+    DensityPoint,
+    DensitySweep,
     Deployment,
-    FewBitAnn,
     LayerCores,
     LayerReport,
     NetworkRun,
@@ -20,6 +21,7 @@ from profilers.report.data import (
     Student,
     Teacher,
 )
+from profilers.report.few_bit import FewBitAnn
 from profilers.report.result import Report
 from profilers.report.writing import DEFAULT_FORMATS, FORMATS, known_formats, layer_table, write
 
@@ -27,6 +29,8 @@ __all__ = [
     "DEFAULT_FORMATS",
     "FORMATS",
     "ComparisonReport",
+    "DensityPoint",
+    "DensitySweep",
     "Deployment",
     "FewBitAnn",
     "LayerCores",

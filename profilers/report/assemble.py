@@ -7,16 +7,17 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from exporters.errors import DeployError
+from profilers.counting.thinning import SEED
 from profilers.energy import models as energy_models
 from profilers.energy.evaluation import EnergyEstimate, baseline, break_even, energy
-from profilers.energy.models import EnergyModel
+from profilers.energy.models import EnergyModel, Range
 from profilers.energy.operations import Counts, ann_counts
 from profilers.report import equal_accuracy
 from profilers.report.data import (
     VERSION,
     ComparisonReport,
-    FewBitAnn,
-    FewBitEnergy,
+    DensityPoint,
+    DensitySweep,
     ModelEnergies,
     NetworkRun,
     PlacementReport,
@@ -24,7 +25,11 @@ from profilers.report.data import (
     StudentEnergy,
     Teacher,
 )
+from profilers.report.few_bit import FewBitAnn, FewBitEnergy
 from profilers.report.result import Report
+
+DENSITY_MODEL = "loihi1-events"
+"""The energy model that prices thinned input: one of a chip, whose neurons cost something without a single event."""
 
 
 def build(
@@ -36,6 +41,7 @@ def build(
     comparisons: Iterable[ComparisonReport] = (),
     models: Mapping[str, EnergyModel] | None = None,
     placements: Iterable[PlacementReport] = (),
+    thinned: Mapping[float, Student] | None = None,
     few_bit: Sequence[FewBitAnn] = (),
     data: str = "",
     notes: Iterable[str] = (),
@@ -51,13 +57,15 @@ def build(
         comparisons: rows of the spike-for-spike table.
         models: energy models by name; by default those of the package.
         placements: of the first student, one per chip.
+        thinned: share of the events that was kept → the first student, run on these: as placed if it has a deployment on the
+            chip of `DENSITY_MODEL`, else as deployed.
         few_bit: trained ANNs of few bits, to be set beside the students.
         data: one line on the samples that were used.
         notes: sentences printed under the verdict.
         created: time stamp; now by default.
 
     Raises:
-        DeployError: nobody to report on, or two students of the same name.
+        DeployError: nobody to report on, two students of the same name, or thinned input that is no events.
     """
     names = [s.name for s in students]
     if not (names or teacher) or len(set(names)) < len(names):
@@ -75,6 +83,7 @@ def build(
         comparisons=tuple(comparisons),
         energies=energies,
         placements=tuple(placements),
+        density=_density(thinned, chosen.values()) if thinned else None,
         notes=tuple(notes),
         few_bit=tuple(few_bit),
         equal_accuracy=equal_accuracy.compared(students, few_bit, energies),
@@ -131,6 +140,40 @@ def _few_bit(model: EnergyModel, ann: FewBitAnn, students: Sequence[Student]) ->
     run = students[0].run_for("integer") if students and not model.target else None
     even = None if run is None else break_even(model, ann.dense, run.counts)
     return FewBitEnergy(ann.name, baseline(model, ann.dense), baseline(model, ann.zero_skipping), even)
+
+
+def _density(thinned: Mapping[float, Student], models: Iterable[EnergyModel]) -> DensitySweep:
+    """Runs on ever fewer events become a sweep, priced under `DENSITY_MODEL` if it is one of the models."""
+    model = next((m for m in models if m.name == DENSITY_MODEL), None)
+    found = {kept: _priced(model, thinned[kept]) for kept in sorted(thinned, reverse=True)}
+    points = []
+    for kept, estimate in found.items():
+        run = thinned[kept].deployed
+        if not run.events_in_by_step:
+            raise DeployError(f"{thinned[kept].name}: no events come in over time, so none can be thinned")
+        energies = Range(estimate.low, estimate.nominal, estimate.high) if estimate else None
+        point = DensityPoint(kept, sum(run.events_in_by_step), run.spikes, run.synops, run.accuracy, energies)
+        points.append(point)
+    whole, estimate = thinned[points[0].kept], found[points[0].kept]
+    placed = whole.on(model.target) if model else None
+    return DensitySweep(
+        student=whole.name,
+        arithmetic=whole.deployed.arithmetic,
+        samples=whole.deployed.samples,
+        seed=SEED,
+        model=model.name if model else "",
+        model_title=model.title if model else "",
+        placed_on=placed.title if placed else "",
+        left_out=estimate.left_out if estimate else (),
+        points=tuple(points),
+    )
+
+
+def _priced(model: EnergyModel | None, student: Student) -> EnergyEstimate | None:
+    if model is None:
+        return None
+    deployment = student.on(model.target)
+    return _estimate(model, deployment.counts if deployment else student.run_for(model.arithmetic).counts)
 
 
 def _estimate(model: EnergyModel, counts: Counts) -> EnergyEstimate | None:

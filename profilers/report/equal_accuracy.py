@@ -11,7 +11,8 @@ import itertools
 from collections.abc import Sequence
 
 from profilers.energy.models import Range
-from profilers.report.data import EnergyAtAccuracy, EqualAccuracy, FewBitAnn, ModelEnergies, Student
+from profilers.report.data import ModelEnergies, Student
+from profilers.report.few_bit import EnergyAtAccuracy, EqualAccuracy, FewBitAnn
 from profilers.report.numbers import percent
 
 Point = tuple[float, Range]

@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 from profilers.energy.evaluation import Counts
 from profilers.energy.models import Range
 from profilers.report.cells import NONE, Cell, Row, Table, joules, share_text
-from profilers.report.data import FewBitAnn, ModelEnergies, NetworkRun, ReportData
+from profilers.report.data import ModelEnergies, NetworkRun, ReportData
+from profilers.report.few_bit import FewBitAnn
 from profilers.report.numbers import SPACE, memory, number, percent, quantity, spread
 
 

@@ -536,13 +536,6 @@ def test_the_module_is_not_changed() -> None:
 # -- refusals ------------------------------------------------------------------------------------------------
 
 
-def recurrent(s, x):
-    y = torch.zeros(x.size(0), 15)
-    for _ in range(4):
-        y = s.n(s.l(x.flatten(1)) + s.r(y))
-    return y
-
-
 def resets_itself(s, x):
     functional.reset_net(s)
     return s.n2(s.l(s.n(s.c(x)).flatten(1)))
@@ -580,9 +573,6 @@ REFUSED = {
                                 r"n2: its input is a sum or mean over time steps of l: .* take the mean at the end"),
     "a neuron called twice": (lambda: simple(lambda s, x: s.n(s.m(s.n(s.l(x.flatten(1))))), m=dense(15, 15)),
                               r"n: its call 2 reads step 1: this neuron layer is called twice per step"),
-    "recurrence": (lambda: simple(recurrent, r=dense(15, 15)), r"n: its call 2 reads step 1: .* lead back in time"),
-    "recurrence of SpikingJelly": (lambda: nn.Sequential(layer.Flatten(), layer.LinearRecurrentContainer(IF(), 72, 72)), "lead back in time"),
-    "a delay": (lambda: multi(nn.Sequential(layer.Flatten(), dense(72, 5), IF(), layer.Delay(1), dense(5, 3), IF())), "linear4: it is shifted in time"),
     "a reset between steps": (lambda: Net(resets_itself, **plain()), r"n: its membrane \(v\) was reset or changed between two steps"),
     "a membrane that starts beyond its threshold": (starts_elsewhere, r"n: its membrane starts at 1\.5 \(its threshold is 1\)"),
     "currents that change": (lambda: simple(changes_with_time), "n: at step 2 it reads another current than at its first"),

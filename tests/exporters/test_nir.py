@@ -272,8 +272,20 @@ def test_current_based_neurons() -> None:
         v = np.where(v > 0.5, 0, v)
     np.testing.assert_array_equal(simulate(lasting, X), np.stack(expected, 1))
     assert any("synaptic current of the same step" in w for w in lasting.metadata["nir_warnings"])
+    biased = door.from_nir(nir_chain(nir.Affine(w, full(0.25, 3)), cuba(5e-4), shape=(4,)), T=5, dt=1e-4)
+    current, v, expected = np.zeros((len(X), 3)), np.zeros((len(X), 3)), []
+    for _ in range(5):
+        current = current + 1 / 5 * (2.0 * (X @ w.T + 0.25) - current)
+        v = v + 1 / 3 * (1.5 * current - v)
+        expected.append(v > 0.5)
+        v = np.where(v > 0.5, 0, v)
+    np.testing.assert_array_equal(simulate(biased, X), np.stack(expected, 1))
+    assert any("a neuron that fires at every step (always)" in w for w in biased.metadata["nir_warnings"])
+    maps = nir.CubaLIF(*(full(k * 1e-4, 3, 2, 2) for k in (5, 3)), *(full(k, 3, 2, 2) for k in (1.0, 0, 0.5, 0, 2.0)))
     with pytest.raises(door.NirError, match=r"n1: the biases .*tau_syn"):
-        door.from_nir(nir_chain(nir.Affine(w, full(1.0, 3)), cuba(5e-4), shape=(4,)), T=5)
+        door.from_nir(
+            nir_chain(nir.Conv2d(None, weights(3, 1, 1, 1), 1, 0, 1, 1, np.ones(3)), maps, shape=(1, 2, 2)), T=5
+        )
 
 
 def test_constants_per_neuron_and_scales_go_into_the_weights() -> None:
@@ -496,22 +508,6 @@ def test_other_programs_see_thresholds_that_are_met_from_above(tmp_path: Path) -
     assert met > 20
 
 
-def test_delays() -> None:
-    def delayed(steps: Any) -> Any:
-        return nir_chain(
-            nir.Linear(weights(3, 4)),
-            nir.IF(full(1e4, 3), full(0.5, 3)),
-            nir.Delay(np.asarray(steps) * DT),
-            nir.Linear(weights(2, 3)),
-            shape=(4,),
-        )
-
-    assert "delay" not in str(door.from_nir(delayed([0, 0, 0]), T=3).metadata)
-    assert "the delay of 2 steps is dropped" in str(door.from_nir(delayed([2, 2, 2]), T=3).metadata)
-    with pytest.raises(door.NirError, match="n2: delays that differ"):
-        door.from_nir(delayed([0, 1, 2]), T=3)
-
-
 class NewNode(nir.ir.node.NIRNode):
     """A node that a later nir may bring."""
 
@@ -571,10 +567,6 @@ def test_what_cannot_be_mapped_is_refused_by_name() -> None:
         network.edges[:] = [edge for edge in network.edges if set(edge) <= set(network.nodes)]
         with pytest.raises(door.NirError, match=message):
             door.from_nir(network, T=1)
-    recurrent = nir_chain(w, nir.IF(full(1, 3), full(1, 3)), shape=(4,))
-    recurrent.edges.append(("n1", "n1"))
-    with pytest.raises(door.NirError, match="recurrent connections through n1"):
-        door.from_nir(recurrent, T=1)
     within = nir_chain(
         nir.Conv2d(None, weights(1, 1, 1, 1), 1, 0, 1, 1, np.zeros(1)),
         nir.IF(np.arange(1, 5.0).reshape(1, 2, 2), full(1, 1, 2, 2)),
@@ -694,4 +686,12 @@ def test_hostile_files(tmp_path: Path) -> None:
     attack(replace("node/edges", data=np.array([[b"in", b"nowhere"]])))
     row = ["in", "conv", "sn", "pool", "c2", "sn2", "out"]
     edges = [*itertools.pairwise(row), ("sn2", "pool")]
-    assert "recurrent connections through" in attack(replace("node/edges", data=np.array(edges, "S9")))
+    assert "pool: the inputs it sums have different shapes" in attack(replace("node/edges", data=np.array(edges, "S9")))
+    assert "nothing feeds the loop of sn2; it needs a path" in attack(
+        replace("node/edges", data=np.array([("sn2", "sn2"), *itertools.pairwise(row[:5]), ("sn", "out")], "S9"))
+    )
+
+    def untold(file: h5py.File) -> None:
+        file["node/metadata/kdsnn_deploy_loops"] = '[{"name": "d", "from": "in"}]'
+
+    assert "do not fit together" in attack(untold)

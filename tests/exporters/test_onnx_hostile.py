@@ -17,7 +17,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from exporters import onnx as export
-from exporters.graph import IF, Conv2d, Flatten, Input, Linear, MaxPool2d, Output, chain
+from exporters.graph import IF, Conv2d, Flatten, Input, Linear, MaxPool2d, Output, SpikingGraph, chain
 from exporters.onnx.runner import prepare
 
 
@@ -36,9 +36,14 @@ def network():
 X = np.ones((2, 1, 6, 6), np.float32)
 
 
-def attack(folder: Path, change: Callable[[onnx.ModelProto], None], form: export.Form = "sequence") -> str:
+def attack(
+    folder: Path,
+    change: Callable[[onnx.ModelProto], None],
+    form: export.Form = "sequence",
+    graph: SpikingGraph | None = None,
+) -> str:
     """The message of the error that running the changed model ends in."""
-    model = export.build(network(), form)
+    model = export.build(graph or network(), form)
     change(model)
     path = folder / "bad.onnx"
     path.write_bytes(model.SerializeToString())

@@ -417,3 +417,24 @@ def test_limits_that_are_missing_are_named(tmp_path: Path) -> None:
     del data["limits"]["list_end_bits"], data["limits"]["compartments"]
     assert message(tmp_path, data) == "limits: compartments, list_end_bits missing"
     assert limits.target("loihi1")["list_end_bits"] == 6
+
+
+def test_a_network_that_reads_pixels_in_its_only_layer_is_no_network_for_loihi1() -> None:
+    """The host would run all of it: no core, no chip, and no answer of the chip's."""
+    only = to_chain(
+        chain(
+            [
+                ("in", Input((4,), "direct", 255)),
+                ("w", Linear(np.array([[3, -2, 5, 1]]))),
+                ("n", IF(9)),
+                ("out", Output()),
+            ],
+            2,
+        )
+    )
+    found = fit.check(only, LOIHI1)
+    assert not found.fits and found.placement is None
+    assert [(f.layer, "would run all of it" in f.what) for f in found.findings if f.severity == "error"] == [
+        ("w", True)
+    ]
+    assert fit.check(only, LOIHI2).fits

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import kdsnn
 from kdsnn import checkpoint, models
-from kdsnn.checkpoint import SPIKES, CheckpointInfo
+from kdsnn.checkpoint import GRADED, GRADED_MEAN, SPIKES, CheckpointInfo
+from kdsnn.data import DataSet
+from kdsnn.errors import KdsnnError
+from profilers.counting.thinning import Thinned
 from tests.integration.test_cli import cli, error_line
 from tests.networks import randomize
 
@@ -91,9 +96,50 @@ def test_the_first_layer_counts_synops_of_events(watching: Path, events: Path, t
     assert stem["name"] == "stem.conv" and stem["counts"]["values"]["synops"]["nominal"] == pytest.approx(by_hand)
     assert stem["counts"]["values"]["macs"]["nominal"] == 0 and student["float_run"]["macs_repeated"] == 0
     assert len(student["float_run"]["accuracy_by_step"]) == T
+    assert student["float_run"]["events_in_by_step"] == pytest.approx(x.sum((2, 3, 4)).mean(0))
     # on the chip it is placed with the others: no layer stays on the host
     found = json.loads(cli("check", watching, "--target", "loihi1", "--json").stdout)
     assert found["fits"] and found["placement"]["host"] == []
+
+
+def test_fewer_events_are_counted_as_if_they_were_the_data(watching: Path, events: Path, tmp_path: Path) -> None:
+    """Every point of the sweep against a report about arrays that hold these events and no others."""
+    network = kdsnn.lower(watching)
+    report = kdsnn.profile(network, str(events), samples=40)
+    assert report.density is not None and report.density.placed_on == "Loihi 1"
+    with np.load(events) as arrays:
+        x, y = arrays["x_test"], arrays["y_test"]
+    for point in report.density.points:
+        fewer = Thinned(x, np.arange(len(x)), point.kept)[:].astype(np.uint8)
+        alone = kdsnn.profile(network, (fewer, y), density=False)
+        assert alone.density is None
+        run, placed = alone.students[0].deployed, alone.students[0].on("loihi1")
+        assert placed is not None and point.accuracy == run.accuracy
+        counts = placed.counts.values
+        assert point.spikes.mean == pytest.approx(counts["spikes"].nominal) and point.spikes.mean > run.spikes.mean
+        assert point.synops.mean == pytest.approx(counts["synops"].nominal) and point.synops.mean > run.synops.mean
+        assert point.events_in == pytest.approx(sum(run.events_in_by_step)) == pytest.approx(fewer.sum() / len(x))
+        estimate = next(m for m in alone.energies if m.name == report.density.model).students[0].estimate
+        assert estimate is not None and point.energy is not None
+        assert point.energy.nominal == pytest.approx(estimate.nominal) and report.density.left_out == estimate.left_out
+    assert len({point.synops.mean for point in report.density.points}) == len(report.density.points) == 5
+    cli("profile", watching, "--data", events, "--samples", 5, "--no-density", "--out", tmp_path)
+    assert json.loads((tmp_path / "report.json").read_text())["density"] is None
+
+
+def test_images_have_no_events_to_thin(tmp_path: Path) -> None:
+    path = tmp_path / "still.safetensors"
+    for spiking, what in ((True, "still reads images, which are no events"), (False, "an ANN reads no events")):
+        module = models.build("cnn2", spiking=spiking, input_shape=(1, 8, 8), classes=10, channels=(2, 2), hidden=4)
+        extra = ("rate", "if", 4) if spiking else (None, None, None)
+        options = {"channels": (2, 2), "hidden": 4}
+        checkpoint.save(
+            path, module, CheckpointInfo("cnn2", spiking, (1, 8, 8), 10, "digits", options, *extra, metrics={})
+        )
+        arguments = ("profile", path, "--samples", 3, "--out", tmp_path / "out")
+        assert f"--density: {what}; leave it out" in error_line(*arguments, "--density")
+    # nobody asked: nothing is said
+    kdsnn.profile(path, samples=3)
 
 
 def test_calibration_needs_events_too(watching: Path, events: Path) -> None:
@@ -105,3 +151,54 @@ def test_calibration_needs_events_too(watching: Path, events: Path) -> None:
     assert f"reads frames over time, and digits holds images; digits+events{T} are events of them" in message
     message = error_line("run", watching, "--data", events, "--encoder", "host")
     assert "input is spikes already" in message
+
+
+@pytest.fixture(scope="module")
+def counts() -> DataSet:
+    """Some of digits+events3-counts5: graded frames."""
+    data = kdsnn.load_data("digits+events3-counts5")
+    return replace(
+        data, x_train=data.x_train[:40], y_train=data.y_train[:40], x_test=data.x_test[:20], y_test=data.y_test[:20]
+    )
+
+
+@pytest.mark.usefixtures("lava_environment")
+def test_graded_frames_go_through_every_verb(counts: DataSet, tmp_path: Path) -> None:
+    options = {"channels": (CHANNELS, 4), "hidden": 8}
+    teacher = kdsnn.pretrain("cnn2", counts, epochs=1, options=options)
+    student = kdsnn.distill("cnn2", counts, teacher=teacher, epochs=1, options=options)
+    assert (student.info.preprocessing, teacher.info.preprocessing) == (GRADED, GRADED_MEAN)
+    randomize(student.module, 0)
+    student.module.float()
+    student.save(tmp_path / "graded.safetensors")
+    path = tmp_path / "graded.safetensors"
+    found = kdsnn.run(path, counts, on=["torch", "onnx", "emulator", "lava"], samples=4)
+    by_pair = {(c.backend, c.reference): c for c in found.comparisons}
+    assert all(by_pair[pair].ok for pair in (("torch", "spikingjelly"), ("onnx", "torch"), ("lava", "emulator")))
+    assert by_pair["lava", "emulator"].mismatches == by_pair["lava", "emulator"].hidden == 0
+    # what the network is given is count / 5, by its own module
+    x = torch.from_numpy(np.minimum(counts.x_test[:4] // 51, 5) / 5).float()
+    network = kdsnn.lower(path)
+    assert torch.allclose(torch.from_numpy(network.samples(counts.x_test[:4])[:]), x)
+    accuracy = kdsnn.evaluate(path, counts).accuracy
+    kdsnn.export(path, tmp_path / "out", to=["onnx", "netx", "nir"], form=["sequence"], quantized=True)
+    for name in ("graded.onnx", "graded.net", "graded.nir", "graded.int8.onnx"):
+        on = ["onnx"] if name.endswith(".onnx") else ["emulator"]
+        result = kdsnn.run(tmp_path / "out" / name, counts, samples=20, on=on)
+        if name == "graded.onnx":
+            assert result.accuracy["onnx"] == accuracy
+    report = kdsnn.profile(path, counts, teacher=teacher, samples=20)
+    stem = report.students[0].float_run.layers[0].counts.values
+    assert stem["macs"].nominal > 0 and stem["synops"].nominal == 0
+
+
+def test_frames_of_another_kind_are_refused(watching: Path, counts: DataSet) -> None:
+    with pytest.raises(KdsnnError, match=r"reads frames of 0 and 1, and .* holds graded frames: leave -counts out of"):
+        kdsnn.run(watching, counts)
+    spikes = replace(counts, x_train=counts.x_train // 255, x_test=counts.x_test // 255, graded=False)
+    student = kdsnn.distill("cnn2", counts, method="none", epochs=1, options={"channels": (2, 2), "hidden": 4})
+    for verb in (kdsnn.run, kdsnn.evaluate, kdsnn.profile):
+        with pytest.raises(KdsnnError, match=r"reads graded frames, and .* holds frames of 0 and 1: add -counts to"):
+            verb(student, spikes)
+    with pytest.raises(KdsnnError, match="reads graded frames"):
+        kdsnn.lower(student, calibrate=spikes)

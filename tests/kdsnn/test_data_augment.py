@@ -11,7 +11,7 @@ from PIL import Image, ImageEnhance, ImageOps
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from kdsnn.data import Augmentation, DataSet, storage
-from kdsnn.data.device import Streamed, cut, floats, mirrored, pick, placed, shifted
+from kdsnn.data.device import Streamed, cut, dropped, floats, mirrored, pick, placed, rolled, shifted
 from kdsnn.data.policy import Operation, applied, trivial
 from kdsnn.errors import KdsnnError
 
@@ -26,7 +26,12 @@ def seeded(seed=0):
 
 
 AUGMENTATIONS = st.builds(
-    Augmentation, crop=st.integers(0, 5), flip=st.booleans(), cutout=st.integers(0, 12), auto=st.booleans()
+    Augmentation,
+    crop=st.integers(0, 5),
+    flip=st.booleans(),
+    cutout=st.integers(0, 12),
+    auto=st.booleans(),
+    roll=st.integers(0, 20),
 )
 
 
@@ -54,11 +59,17 @@ def test_augmentation_keeps_form_and_treats_each_image_alone(augmentation, count
 def test_augmentation_knows_whether_it_does_anything():
     nothing = Augmentation()
     assert not nothing and nothing.apply(batch := images(3), seeded()) is batch
-    for one in ({"crop": 1}, {"flip": True}, {"cutout": 1}, {"auto": True}):
+    for one in ({"crop": 1}, {"flip": True}, {"cutout": 1}, {"auto": True}, {"roll": 1}):
         assert Augmentation(**one)
         assert not torch.equal(Augmentation(**one).apply(images(50), seeded()), images(50))
     assert Augmentation(crop=2).apply(images(4), seeded()).equal(shifted(images(4), 2, seeded()))
-    for wrong in ({"crop": -1}, {"cutout": -1}):
+    assert Augmentation(drop=0.1) and "without up to 10% of their frames" in str(Augmentation(drop=0.1))
+    with pytest.raises(KdsnnError, match="drop leaves out frames and spikes, and images have none"):
+        Augmentation(drop=0.1).apply(images(4), seeded())
+    for wrong in (-0.1, 1.1, float("nan")):
+        with pytest.raises(KdsnnError, match="it must be a share of 0 to 1"):
+            Augmentation(drop=wrong)
+    for wrong in ({"crop": -1}, {"cutout": -1}, {"roll": -1}):
         with pytest.raises(KdsnnError, match="0 or more pixels"):
             Augmentation(**wrong)
 
@@ -76,8 +87,9 @@ class NoSync(TorchDispatchMode):
 def test_augmentation_never_waits_for_the_device():
     batch = images(16)
     with NoSync():
-        Augmentation(crop=2, flip=True, cutout=3, auto=True).apply(batch, seeded())
-        floats(batch)
+        Augmentation(crop=2, flip=True, cutout=3, auto=True, roll=2).apply(batch, seeded())
+        Augmentation(crop=2, roll=1, drop=0.5).apply(batch[:, None], seeded())
+        floats(batch, False)
     with NoSync(), pytest.raises(AssertionError, match="_local_scalar_dense"):
         batch.sum().item()
 
@@ -115,6 +127,53 @@ def test_cut_removes_one_square_that_may_stick_out(side):
     assert max(areas) == min(side, 8) * min(side, 10)
     if side < 8:
         assert len(corners) > 10 and (side == 1 or min(areas) < side**2)
+
+
+def test_roll_loses_nothing():
+    batch = images(200, 2, 5, 7)
+    seen = set()
+    for before, after in zip(batch, rolled(batch, 2, seeded()), strict=True):
+        ways = {
+            (dy, dx)
+            for dy in range(-2, 3)
+            for dx in range(-2, 3)
+            if torch.equal(torch.roll(before, (dy, dx), (1, 2)), after)
+        }
+        assert len(ways) == 1
+        seen |= ways
+    assert len(seen) == 25
+
+
+def kind_of_loss(left):
+    """Of a sample (T, C, H, W) that was all 1, with at least 4 of all: what was dropped, and which share."""
+    gone = left == 0
+    frames = gone.all(3).all(2).all(1)
+    if torch.equal(gone, frames[:, None, None, None].expand_as(gone)):
+        where = frames.nonzero().flatten()
+        assert not len(where) or len(where) == where[-1] - where[0] + 1
+        return "frames" if len(where) else "nothing", len(where) / len(left)
+    area = gone[0, 0]
+    if (gone == area).all():
+        rows, columns = area.any(1).nonzero().flatten(), area.any(0).nonzero().flatten()
+        assert area[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].all()
+        assert area.sum() == len(rows) * len(columns)
+        return "area", len(rows) / area.shape[0]
+    return "spikes", gone.float().mean().item()
+
+
+@pytest.mark.parametrize("most", [0.5, 1.0])
+def test_drop_takes_frames_or_an_area_or_spikes(most):
+    frames = torch.ones(800, 20, 1, 40, 10, dtype=torch.uint8)
+    result = dropped(frames, most, seeded())
+    assert result.max() == 1 and frames.min() == 1 and torch.equal(result, dropped(frames, most, seeded()))
+    found = [kind_of_loss(left) for left in result]
+    kinds = [kind for kind, _ in found]
+    for kind in ("frames", "area", "spikes"):
+        shares = [share for one, share in found if one == kind]
+        assert 130 < len(shares) < 260 and max(shares) <= most + 0.06
+        assert abs(np.mean(shares) - most / 2) < 0.15 * most and min(shares) < 0.15 * most
+    assert 160 < kinds.count("nothing") < 290  # a small share rounds to no frame and no pixel
+    assert torch.equal(dropped(frames, 0.0, seeded()), frames)
 
 
 # --- the policy, operation by operation, against Pillow where Pillow has it

@@ -1,6 +1,7 @@
 """Frames over time as data: the simulated camera, arrays with a time axis, and what is refused."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 
 from kdsnn.data import Augmentation, DataSet, Noise, as_data, load
 from kdsnn.data.device import floats, shifted
-from kdsnn.data.events.camera import CORNERS, Camera, seen_shape, spikes
+from kdsnn.data.events.camera import CORNERS, Camera, seen_frames, seen_shape
 from kdsnn.data.variants import seen_by_camera
 from kdsnn.errors import KdsnnError
 
@@ -70,21 +71,23 @@ def test_the_camera_is_a_pixel_by_itself_times_many():
             total += int(expected.sum())
     # what gets black again comes back by whole thresholds, and there float32 decides: an event is lost, or a step late
     assert total > 500 and differ <= total // 40
-    seen = spikes(image[None], 6, np.random.RandomState(0), SILENT)
+    seen = seen_frames(image[None], 6, np.random.RandomState(0), camera=SILENT)
     by_frame = counts.reshape(6, 8, 2, 10, 10).sum(1)
     assert np.array_equal(seen[0], by_frame > 0)
 
 
 def test_what_does_not_change_gives_noise_alone():
     gray = np.zeros((200, 20, 20), np.uint8)
-    assert not spikes(gray, 4, np.random.RandomState(0), SILENT).any()
-    noisy = spikes(gray, 4, np.random.RandomState(0), Camera(noise=1.0))
+    assert not seen_frames(gray, 4, np.random.RandomState(0), camera=SILENT).any()
+    noisy = seen_frames(gray, 4, np.random.RandomState(0), camera=Camera(noise=1.0))
     assert noisy.mean() == pytest.approx(0.3 / 4, rel=0.1)  # one a second, over 0.3 s in 4 frames
 
 
 def test_thresholds_differ_between_pixels_and_samples():
     same = np.tile(np.random.RandomState(3).randint(0, 256, (1, 8, 8)).astype(np.uint8), (2, 1, 1))
-    alike, apart = (spikes(same, 8, np.random.RandomState(0), Camera(mismatch=m, noise=0.0)) for m in (0.0, 0.05))
+    alike, apart = (
+        seen_frames(same, 8, np.random.RandomState(0), camera=Camera(mismatch=m, noise=0.0)) for m in (0.0, 0.05)
+    )
     assert np.array_equal(alike[0], alike[1]) and not np.array_equal(apart[0], apart[1])
 
 
@@ -169,6 +172,33 @@ def test_all_frames_of_a_sample_move_and_flip_together():
     assert (moved == moved[:, :1]).all() and len({tuple(one.flatten().tolist()) for one in moved}) > 1
     changed = Augmentation(crop=1, flip=True, cutout=2).apply(x, torch.Generator().manual_seed(0))
     assert changed.shape == x.shape and (changed == changed[:, :1]).all()
-    assert torch.equal(floats(x), x.float()) and torch.equal(floats(x[:, 0]), x[:, 0].float() / 255)
+    assert torch.equal(floats(x, False), x.float()) and torch.equal(floats(x, True), x.float() / 255)
+    assert torch.equal(floats(x[:, 0], False), x[:, 0].float() / 255)
     with pytest.raises(KdsnnError, match="auto changes gray levels"):
         Augmentation(auto=True).apply(x, torch.Generator())
+
+
+def test_frames_of_counts_count_what_the_camera_says():
+    image = np.zeros((1, 10, 10), np.uint8)
+    image[0, 3:7, 3:7] = 255
+    found = seen_frames(image, 3, np.random.RandomState(0), 5)
+    counts = np.zeros((3, 2, *seen_shape((10, 10))), int)
+    for frame, events in Camera().counts(image, 3, np.random.RandomState(0)):
+        counts[frame] += events[0]
+    assert counts.max() > 5 and np.array_equal(found[0] / 255, np.minimum(counts, 5) / 5)
+    data = load("digits+events2-counts51")
+    assert data.graded and data.T == 2 and (data.x_test % 5 == 0).all() and "k/51" in data.notes[-1]
+    assert np.array_equal(data.x_test > 0, load("digits+events2").x_test > 0)
+
+
+def test_what_frames_cannot_hold_is_refused():
+    for name, message in [
+        ("events-counts7", "N is one of 3, 5, 15, 17, 51, 85, 255"),
+        ("events4-", "frames hold 0 and 1, or with -counts"),
+        ("events-difference", "a difference of polarities has a sign"),
+        ("events0-counts", "1 to 256 frames"),
+    ]:
+        with pytest.raises(KdsnnError, match=message):
+            load(f"digits+{name}")
+    with pytest.raises(KdsnnError, match="graded is said of frames over time"):
+        replace(load("digits"), graded=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import nn
 
 import kdsnn
 from exporters.from_torch import lower_module
-from exporters.graph import Synapse
+from exporters.graph import Delay, Synapse
 from kdsnn.deploy.author import run_author
 from kdsnn.deploy.faithful import proven
 from kdsnn.deploy.proof import prove
@@ -209,3 +210,49 @@ def test_our_own_students_are_proven(name: str) -> None:
     net = build(name, spiking=True, input_shape=(1, 8, 8), classes=10, **small).eval()
     found = kdsnn.lower(net, input_shape=(1, 8, 8), T=4)
     assert found.proof is not None and found.proof.ok and found.proof.ties == 0
+
+
+# -- recurrent networks --------------------------------------------------------------------------------------
+
+
+class ByHand(nn.Module):
+    """Neurons and recurrence written out, which no hook sees."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.rec, self.out = nn.Linear(9, 7), nn.Linear(7, 7), nn.Linear(7, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        v, spikes, out = torch.zeros(x.shape[1], 7).to(x), torch.zeros(x.shape[1], 7).to(x), []
+        for frame in x:
+            v = 0.7 * v * (1 - spikes) + self.fc(frame) + self.rec(spikes)
+            spikes = (v > 0.2).to(x)
+            out.append(self.out(spikes))
+        return torch.stack(out)
+
+
+def contained() -> nn.Module:
+    net = nn.Sequential(
+        layer.Linear(9, 7), layer.LinearRecurrentContainer(neuron.LIFNode(v_threshold=0.2), 7, 7), layer.Delay(1), layer.Linear(7, 3)
+    )
+    functional.set_step_mode(net, "m")
+    return net
+
+
+@pytest.mark.parametrize("make", [ByHand, contained])
+def test_a_recurrent_graph_is_its_module_and_no_other(make: Callable[[], nn.Module]) -> None:
+    torch.manual_seed(1)
+    net = make().eval()
+    for parameter in net.parameters():
+        nn.init.normal_(parameter, 0.05, 0.5)
+    made = lower_module(net, (9,), 12, encoding="spikes")
+    assert made.graph.loops
+    x = (np.random.default_rng(1).random((3, 12, 9)) > 0.6).astype(np.float32)
+    proof = proven("net", net, made.graph, made.calling, x)
+    assert proof.ok and proof.ties == 0 and proof.compared >= 3 * 12 * 3
+    (back,) = (n for n in made.graph.synapses if made.graph.nodes[made.graph.sources(n)[0]].__class__ is Delay and "out" not in n and n != "linear3")
+    weight = made.graph.synapses[back].weight.copy()
+    weight[2] += 0.5
+    wrong = made.graph.with_nodes({back: replace(made.graph.synapses[back], weight=weight)})
+    with pytest.raises(UnfaithfulError, match="what was lowered is not this network"):
+        proven("net", net, wrong, made.calling, x)

@@ -9,8 +9,9 @@ size is the progress) and `membrane.npy` (N, F), deletes `frames.npy`, and last 
 either the facts of the part or one line under "error"; with an error the worker ends. The client takes the
 files away before it lays down the next part.
 
-Lava's time goes on from part to part. A layer is reset whenever a sample's first data may reach it, every T steps,
-so a part begins with as many silent steps as bring it into that beat, and knows nothing of the part before.
+Lava's time goes on from part to part. A layer is reset whenever a sample's first data may reach it, every T steps, or T + 1
+where there are delays, so a part begins with as many silent steps as bring it into that beat, and knows nothing of the part
+before.
 
 The guard ends this process and all of Lava's actors, so nothing here calls `net.stop()`: it hangs when an
 actor is dead, and the guard does the rest.
@@ -39,7 +40,7 @@ if not __package__:  # started by its path: become the package that this folder 
     del sys.path[0]
 
 from .errors import JobError, describe
-from .network import build_network, step_seconds
+from .network import build_network, check_layers, clear_buffers, step_seconds
 from .patches import fast_conv, import_netx, with_wide_integers
 
 
@@ -50,6 +51,7 @@ class BuiltNetwork:
     Attributes:
         named: own processes by what they are to a reader of an error.
         shapes: (C, H, W) or (F,) of the spikes in `<name>.bin`.
+        interval: steps from the start of one sample to that of the next.
         done: Lava steps run so far.
     """
 
@@ -58,20 +60,22 @@ class BuiltNetwork:
     net: Any
     named: dict[str, Any]
     shapes: dict[str, list[int]]
+    interval: int
     done: int = 0
 
     def run(self, samples: int) -> dict[str, Any]:
         """The samples of `frames.npy` are run; what goes into `result.json` is returned."""
         from lava.magma.core.run_conditions import RunSteps
 
-        T, layers = self.job["T"], len(self.net.layers)
-        lead = -self.done % T
-        steps = lead + samples * T + layers
+        layers = len(self.net.layers)
+        lead = -self.done % self.interval
+        steps = lead + samples * self.interval + layers
         neurons = {name: int(np.prod(shape)) for name, shape in self.shapes.items()}
         for path in self.folder.glob("*.bin"):
             os.truncate(path, 0)
         plan = {
             "lead": lead,
+            "interval": self.interval,
             "steps": steps,
             "neurons": neurons["output"],
             "step_seconds": step_seconds(self.net.layers, self.job["fast_conv"]),
@@ -92,9 +96,11 @@ class BuiltNetwork:
                 )
         if self.job["membrane"]:
             values = np.fromfile(self.folder / "membrane.bin", np.int32).reshape(-1, neurons["output"])
-            first = (lead + T + layers - 1) // T  # earlier ones were read before the first sample had ended
+            # earlier ones were read before the first sample had ended
+            first = (lead + self.job["T"] + layers - 1) // self.interval
             np.save(self.folder / "membrane.npy", values[first : first + samples].astype(np.int64))
-        return {"lead": lead, "steps": steps, "seconds": seconds, "layers": layers, "shapes": self.shapes}
+        facts = {"lead": lead, "interval": self.interval, "steps": steps, "seconds": seconds, "layers": layers}
+        return {**facts, "shapes": self.shapes}
 
 
 def work(folder: Path) -> NoReturn:
@@ -118,19 +124,22 @@ def work(folder: Path) -> NoReturn:
 
 def build(hdf5: Any, job: dict[str, Any], folder: Path, frame_shape: tuple[int, ...]) -> BuiltNetwork:
     """The job's network is built, with its input and its recorders."""
-    net = build_network(hdf5, folder / "net.h5", job, frame_shape)
+    path = folder / "net.h5"
+    interval = job["T"] + check_layers(job["name"], path)
+    net = build_network(hdf5, path, job, frame_shape, interval)
     if net.inp.shape not in (frame_shape[::-1], (int(np.prod(frame_shape)),)):
         raise JobError(f"{job['name']} takes frames of shape {net.inp.shape[::-1]}, not {frame_shape}")
     if job["fast_conv"]:
         from lava.proc.conv import utils
 
         utils.conv = with_wide_integers(fast_conv)
-    source, recorders = connect(net, job, folder)
+    source, recorders = connect(net, job, folder, interval)
     shapes = {name: [int(n) for n in recorder.inp.shape[::-1]] for name, recorder in recorders.items()}
-    return BuiltNetwork(job, folder, net, {"input": source, **recorders}, shapes)
+    named = {"input": source, **recorders, **clear_buffers(net, interval)}
+    return BuiltNetwork(job, folder, net, named, shapes, interval)
 
 
-def connect(net: Any, job: dict[str, Any], folder: Path) -> tuple[Any, dict[str, Any]]:
+def connect(net: Any, job: dict[str, Any], folder: Path, interval: int) -> tuple[Any, dict[str, Any]]:
     """The network gets its input and its recorders; both are returned, the recorders by the names of their files."""
     from .processes import Player, Reader, SpikeWriter
 
@@ -138,15 +147,15 @@ def connect(net: Any, job: dict[str, Any], folder: Path) -> tuple[Any, dict[str,
     probes = range(layers) if job["probes"] is True else job["probes"]
     if not all(0 <= k < layers for k in probes):
         raise JobError(f"{job['name']} has {layers} layers, 0 to {layers - 1}; cannot probe {probes}")
-    source = Player(folder, net.inp.shape)
+    source = Player(folder, net.inp.shape, job["T"])
     source.out.connect(net.inp)
     recorders = {}
     for name, port in {"output": net.out, **{f"probe{k}": net.layers[k].neuron.s_out for k in probes}}.items():
         recorders[name] = SpikeWriter(folder / f"{name}.bin", port.shape)
         port.connect(recorders[name].inp)
     if job["membrane"]:
-        # the last layer ends sample i in step (i + 1)·T + layers
-        membrane = Reader(buffer=1, interval=job["T"], offset=(layers - 1) % job["T"])
+        # the last layer ends sample i in step i·interval + T + layers
+        membrane = Reader(buffer=1, interval=interval, offset=(job["T"] + layers - 1) % interval)
         membrane.connect_var(net.out_layer.neuron.v)
     return source, recorders
 
@@ -198,6 +207,7 @@ def _role(index: int, net: Any, named: dict[str, Any]) -> str:
     roles = {id(process): f"the {name}" for name, process in named.items()}
     for k, layer in enumerate(net.layers):
         roles |= {id(layer.synapse): f"the synapses of layer {k}", id(layer.neuron): f"the neurons of layer {k}"}
+        roles |= {id(getattr(layer, "synapse_rec", None)): f"the recurrent synapses of layer {k}"}
     return roles.get(id(processes[index]), type(processes[index]).__name__)
 
 

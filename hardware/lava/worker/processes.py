@@ -23,10 +23,11 @@ from lava.proc.io.sink import AbstractPyRead, Read
 
 
 class Player(AbstractProcess):  # type: ignore[misc]
-    """The player sends the frames of `frames.npy`, one in every step; before and behind them it is silent."""
+    """The player sends the frames of `frames.npy`, one in every step; before, behind and between samples of T it is
+    silent."""
 
-    def __init__(self, folder: Path, shape: tuple[int, ...]) -> None:
-        super().__init__(folder=str(folder))
+    def __init__(self, folder: Path, shape: tuple[int, ...], T: int) -> None:
+        super().__init__(folder=str(folder), T=T)
         self.out = OutPort(shape=shape)
 
 
@@ -52,7 +53,7 @@ class PlayerModel(PyLoihiProcessModel):  # type: ignore[misc]
 
     def __init__(self, proc_params: Any) -> None:
         super().__init__(proc_params)
-        self.folder = Path(proc_params["folder"])
+        self.folder, self.T = Path(proc_params["folder"]), int(proc_params["T"])
         self.end = 0  # the last step of the part
 
     def run_spk(self) -> None:
@@ -60,14 +61,15 @@ class PlayerModel(PyLoihiProcessModel):  # type: ignore[misc]
         if self.time_step > self.end:
             plan = json.loads((self.folder / "plan.json").read_text())
             frames = np.load(self.folder / "frames.npy", mmap_mode="r")
-            self.frames = frames.reshape(-1, *frames.shape[2:])
-            self.first = self.end + 1 + plan["lead"]
+            self.frames = frames
+            self.first, self.interval = self.end + 1 + plan["lead"], plan["interval"]
             self.end += plan["steps"]
-        at = self.time_step - self.first
-        if not 0 <= at < len(self.frames):  # waiting for the reset, or for the last frame to get through the layers
+        sample, t = divmod(self.time_step - self.first, self.interval)
+        # waiting for the reset, for spikes on their way, or for the last frame to get through the layers
+        if not 0 <= sample < len(self.frames) or t >= self.T:
             self.out.send(np.zeros(self.out.shape, np.int32))
             return
-        frame = self.frames[at].astype(np.int32)
+        frame = self.frames[sample, t].astype(np.int32)
         # Lava's arrays are (W, H, C); a dense first layer takes the frame flattened as torch does it
         self.out.send(frame.T if len(self.out.shape) == 3 else frame.reshape(-1))
 

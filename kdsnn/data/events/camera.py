@@ -22,6 +22,8 @@ from math import ceil
 import numpy as np
 from numpy.typing import NDArray
 
+from kdsnn.data.events.cutting import held_counts
+
 CORNERS = ((-1.0, 1.0), (0.0, -1.0), (1.0, 1.0), (-1.0, 1.0))
 """Where the three saccades begin and end, (x, y) in units of the reach."""
 
@@ -104,15 +106,19 @@ def seen_shape(size: tuple[int, ...]) -> tuple[int, int]:
     return size[0] + 2 * far, size[1] + 2 * far
 
 
-def spikes(
-    images: NDArray[np.uint8], T: int, rng: np.random.RandomState, camera: Camera | None = None
+def seen_frames(
+    images: NDArray[np.uint8], T: int, rng: np.random.RandomState, counts: int = 0, camera: Camera | None = None
 ) -> NDArray[np.uint8]:
     """Show gray images (N, H, W) to a camera: frames (N, T, 2, H', W') of 0 and 1, whether a pixel emitted an event of
-    polarity 0 or 1 in each of T stretches of equal length; (H', W') as `seen_shape` says."""
-    found = np.zeros((len(images), T, 2, *seen_shape(images.shape[1:])), np.uint8)
+    polarity 0 or 1 in each of T stretches of equal length; (H', W') as `seen_shape` says. With `counts`, pixels that say how
+    many, as `held_counts` does."""
+    found = np.zeros((len(images), T, 2, *seen_shape(images.shape[1:])), np.uint16 if counts else np.uint8)
     for frame, events in (camera or Camera()).counts(images, T, rng):
-        found[:, frame] |= events > 0
-    return found
+        if counts:
+            found[:, frame] += events.astype(np.uint16)
+        else:
+            found[:, frame] |= events > 0
+    return held_counts(found, counts) if counts else found
 
 
 def _place(done: float) -> tuple[float, float]:

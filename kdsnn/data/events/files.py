@@ -1,19 +1,14 @@
-"""Files of events, read in pieces: N-MNIST's `.bin`, numpy's `.npy` and `.npz`, HDF5, and AEDAT 3.1.
+"""Files of events, read in pieces: N-MNIST's `.bin`, numpy's `.npy` and `.npz`, HDF5, and AEDAT (`kdsnn.data.events.aedat`).
 
 * `.bin`: 5 bytes an event, x, y, then 24 bits of which the first is the polarity and 23 are the time in µs, most
   significant byte first (Orchard et al. 2015, the format of N-MNIST and N-Caltech101). An entry at y = 240 is no event but
   says that the clock has run over: 2¹³ µs are added to all times behind it, as tonic reads it.
-* `.aedat` of version 3.1 (iniVation, "AEDAT 3.1"): lines that begin with `#`, the last of them `#!END-HEADER`, then
-  packets. A header of 28 bytes, little-endian, says the type (1: polarity events), the bytes of an event (8), the overflows of
-  its clock (2³¹ µs each) and the number of events; an event is 32 bits, from bit 31 down 15 of x, 15 of y, the polarity and
-  whether it is valid, and a time in µs. What is no polarity event, or not valid, is left out.
 * `.h5`, `.hdf5`: datasets of the same names as `.npz` has, at the root or in one group, such as `events`.
 * `.npy`: one array with fields x, y, t and p (or `polarity`, `ts`, `timestamp`); `.npz`: arrays of these names.
 """
 
 from __future__ import annotations
 
-import struct
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -24,22 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdsnn.data.dataset import brief
+from kdsnn.data.events import aedat
+from kdsnn.data.events.aedat import read_aedat
 from kdsnn.data.events.cutting import Events
 from kdsnn.errors import KdsnnError
-
-PIECE = 1 << 18
-"""Events that are read at once."""
 
 OVERFLOW_ROW, OVERFLOW = 240, 1 << 13
 LARGEST = 1 << 14
 """Columns and rows of a sensor: a coordinate beyond is damage."""
-
-POLARITY = 1
-PACKET = struct.Struct("<hhiiiiii")
-"""Type, source, size of an event, offset of its time, overflows of the clock, capacity, number of events, number valid."""
-
-LONGEST_LINE = LARGEST_EVENT = 1 << 22
-"""Bytes of a line of a header, and of one event of any type (an image is one): more is damage."""
 
 NAMES = {"x": ("x",), "y": ("y",), "t": ("t", "ts", "timestamp"), "p": ("p", "polarity", "pol")}
 """What the parts of an event are called in numpy's files."""
@@ -49,7 +36,7 @@ def read_bin(path: Path) -> Iterator[Events]:
     """Read N-MNIST's format, see the module."""
     clock = 0
     with path.open("rb") as file:
-        while data := file.read(5 * PIECE):
+        while data := file.read(5 * aedat.PIECE):
             if len(data) % 5:
                 raise KdsnnError(f"{path}: its last event is cut short, a file has 5 bytes for each: copy it again.")
             x, y, *time = np.frombuffer(data, np.uint8).reshape(-1, 5).T.astype(np.int64)
@@ -95,45 +82,13 @@ def read_hdf5(path: Path) -> Iterator[Events]:
         yield from _pieces(path, {name: group[field] for name, field in _fields(path, tuple(names)).items()})
 
 
-def read_aedat(path: Path) -> Iterator[Events]:
-    """Read AEDAT 3.1, see the module."""
-    with path.open("rb") as file:
-        if not file.readline(LONGEST_LINE).startswith(b"#!AER-DAT3.1"):
-            raise KdsnnError(f"{path}: it is not of AEDAT 3.1: convert it to .npy with fields x, y, t and p.")
-        while not (line := file.readline(LONGEST_LINE)).startswith(b"#!END-HEADER"):
-            if not line.startswith(b"#"):
-                raise KdsnnError(f"{path}: its header has no end, #!END-HEADER: copy it again.")
-            if line.startswith(b"#Format:") and b"RAW" not in line:
-                raise KdsnnError(f"{path}: its packets are not of format RAW: convert it to .npy.")
-        while head := file.read(PACKET.size):
-            kind, size, overflows, number = _packet(path, head)
-            for start in range(0, number, PIECE):
-                count = min(PIECE, number - start)
-                data = file.read(count * size)
-                if len(data) < count * size:
-                    raise KdsnnError(f"{path}: its last packet is cut short: copy it again.")
-                if kind == POLARITY:
-                    word, time = np.frombuffer(data, "<u4").reshape(-1, 2).T.astype(np.int64)
-                    parts = (word >> 17, word >> 2 & 0x7FFF, time + (overflows << 31), word >> 1 & 1)
-                    yield Events(*(part[word & 1 == 1] for part in parts))
-
-
-def _packet(path: Path, head: bytes) -> tuple[int, int, int, int]:
-    """Read a packet's header: type, bytes of an event, overflows of the clock, number of events."""
-    if len(head) < PACKET.size:
-        raise KdsnnError(f"{path}: its last packet is cut short: copy it again.")
-    kind, _, size, _, overflows, _, number, _ = PACKET.unpack(head)
-    if not 0 < size <= LARGEST_EVENT or number < 0 or overflows < 0 or (kind == POLARITY and size != 8):
-        raise KdsnnError(f"{path}: a packet says that it has {number} events of {size} bytes: the file is damaged.")
-    return kind, size, overflows, number
-
-
 READERS: Mapping[str, Callable[[Path], Iterator[Events]]] = MappingProxyType(
     {
         ".bin": read_bin,
         ".npy": read_npy,
         ".npz": read_npz,
         ".aedat": read_aedat,
+        ".aedat4": read_aedat,
         ".h5": read_hdf5,
         ".hdf5": read_hdf5,
     }
@@ -180,9 +135,10 @@ def _pieces(path: Path, columns: Mapping[str, NDArray[Any]]) -> Iterator[Events]
     for name, column in columns.items():
         if column.dtype.kind not in "buif":
             raise KdsnnError(f"{path}: its {name} are {column.dtype}: they must be numbers.")
-    for start in range(0, next(iter(shapes))[0], PIECE):
-        parts = {name: np.asarray(column[start : start + PIECE]) for name, column in columns.items()}
-        whole = {name: part.astype(np.int64) for name, part in parts.items()}
+    for start in range(0, next(iter(shapes))[0], aedat.PIECE):
+        parts = {name: np.asarray(column[start : start + aedat.PIECE]) for name, column in columns.items()}
+        with np.errstate(invalid="ignore"):  # compared below
+            whole = {name: part.astype(np.int64) for name, part in parts.items()}
         for name, part in parts.items():
             if name != "t" and part.dtype.kind == "f" and (whole[name] != part).any():
                 raise KdsnnError(f"{path}: its {name} are no whole numbers.")

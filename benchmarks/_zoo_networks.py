@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 from unittest import mock
 
+import spikingjelly.activation_based.layer  # noqa: F401  before the stubs, with which a second copy of it would come and go
 import torch
 from spikingjelly.activation_based import base, functional, neuron, surrogate
 from torch import Tensor, nn

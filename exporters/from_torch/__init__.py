@@ -10,6 +10,7 @@ network computes; the modules beside this one say what each operation does to sy
   and shifts into their weights. BatchNorm, scaling and sums are linear (Jacob et al. 2018, section 3.2, for BatchNorm).
 * `neurons`: SpikingJelly's, known by identity; `dynamics`: neurons that the network writes out, understood from their
   arithmetic.
+* `steps`, `delays`: what neurons read of earlier steps, which becomes delays (recurrence too) or a current that leaks.
 * `calling`, `readout`: how the network wants to be called, and what comes back.
 
 Nothing is approximated. What a graph does not express is refused by module, and by file and line of the user's code.

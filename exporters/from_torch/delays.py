@@ -16,8 +16,8 @@ import numpy as np
 
 from exporters.from_torch.decode import Arrival, Read
 from exporters.from_torch.dynamics import tidy
+from exporters.from_torch.leaking import CLOSE
 from exporters.from_torch.lowering import Lowering, as_bytes
-from exporters.from_torch.steps import CLOSE
 from exporters.from_torch.values import Origin
 from exporters.graph import Delay, Flatten, Input, Neuron, Output, Pool, Synapse
 

@@ -21,7 +21,7 @@ from exporters.from_torch.factors import Factor, as_tensor
 from exporters.from_torch.lowering import Lowering, Written, key_of
 from exporters.from_torch.steps import neuron_shape, shift_for
 from exporters.from_torch.synapses import placed_current, rows_index, rows_of
-from exporters.from_torch.values import NOTHING, Affine, Gather, Origin, added, is_run, same_place, scaled
+from exporters.from_torch.values import NOTHING, Affine, Gather, Origin, added, is_run, place_of, same_place, scaled
 from exporters.graph import LIF
 
 
@@ -73,8 +73,11 @@ def _proportion(a: Affine, b: Affine) -> Factor | None:
     if a.shape != b.shape or len(a.gathers) != len(b.gathers):
         return None
     pairs = []
+    places = {place_of(g): g for g in reversed(a.gathers)}
     for gather in b.gathers:
-        other = next((g for g in a.gathers if same_place(g, gather, closely=True)), None)
+        other = places.get(place_of(gather))
+        if other is None or other.index.shape != gather.index.shape:
+            other = next((g for g in a.gathers if same_place(g, gather, closely=True)), None)
         if other is None:
             return None
         pairs.append(_alike(other.scale, gather.scale))

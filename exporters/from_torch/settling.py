@@ -51,6 +51,7 @@ def _connect(lowering: Lowering, layer: NeuronLayer) -> None:
 
 
 def _settle_written(lowering: Lowering, written: Written) -> None:
+    """Give a layer that the network wrote out its node and all that feeds it."""
     layer = written.layer
     node, inner = layer.node, layer.origin.shape
     found = written.found or _without_membrane(lowering, layer.shift)

@@ -8,13 +8,11 @@ import numpy as np
 import torch
 
 from exporters.from_torch.decode import Arrival, Read, same_numbers
+from exporters.from_torch.leaking import CLOSE
 from exporters.from_torch.lowering import Lowering
 from exporters.from_torch.refusals import LoweringError
 from exporters.from_torch.values import NOTHING
 from exporters.graph import Array, Shape
-
-CLOSE = 1e-9
-"""Relative differences that float64 arithmetic leaves."""
 
 ANOTHER_CURRENT = (
     "it reads another current than at its first: it is called twice per step and would share its membrane, or the network "

@@ -223,9 +223,7 @@ def rows_of(lowering: Lowering, value: Affine, name: str) -> tuple[list[Read], f
     return reads, shift
 
 
-def signals(
-    lowering: Lowering, reads: list[Read], shift: float | Array, name: str
-) -> tuple[list[Read], float | Array]:
+def signals(lowering: Lowering, reads: list[Read], shift: float | Array, name: str) -> tuple[list[Read], float | Array]:
     """The rows of a value as reads of nodes: currents get theirs, with their sums, factors and shifts in them.
 
     A shift goes with what is the same at every step or of the last one: that is there from the first step on, as the shift is.

@@ -128,6 +128,14 @@ def same_place(a: Gather, b: Gather, *, closely: bool = False) -> bool:
     return closely and torch.equal(a.index, b.index)
 
 
+def place_of(gather: Gather) -> Hashable:
+    """What tells the elements that a gather reads from those of others of its shape, as far as a glance does."""
+    index = gather.index
+    if is_run(index):
+        return (id(gather.origin), index.storage_offset())
+    return (id(gather.origin), index.data_ptr(), index.stride())
+
+
 def as_run(index: Tensor) -> Tensor:
     """The index as `elements` gives it, if its numbers are such a run."""
     if is_run(index) or index.numel() == 0:
@@ -186,12 +194,13 @@ def added(a: Affine, b: Affine, label: str = "") -> Affine:
     shape = broadcast(a.shape, b.shape)
     a, b = expanded(a, shape), expanded(b, shape)
     gathers = list(a.gathers)
+    places: dict[Hashable, int] = {}
+    for i, gather in enumerate(gathers):
+        places.setdefault(place_of(gather), i)
     for gather in b.gathers:
-        for i, other in enumerate(gathers):
-            if same_place(other, gather):
-                total = plus(other.scale, gather.scale, len(shape))
-                gathers[i] = replace(other, scale=total)
-                break
+        i = places.setdefault(place_of(gather), len(gathers))
+        if i < len(gathers):
+            gathers[i] = replace(gathers[i], scale=plus(gathers[i].scale, gather.scale, len(shape)))
         else:
             gathers.append(gather)
     kept = [g for g in gathers if not (isinstance(g.scale, float) and g.scale == 0)]

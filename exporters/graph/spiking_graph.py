@@ -58,7 +58,9 @@ class SpikingGraph:
     def __post_init__(self) -> None:
         if isinstance(self.T, bool) or not isinstance(self.T, int) or self.T < 1:
             raise GraphError(f"T is {self.T!r}; the number of time steps must be a whole number of at least 1")
-        order, loops = time_order(self.nodes, tuple(self.edges))
+        # the input first: a loop that nothing feeds, as of neurons with a bias, could stand before it
+        given = dict(sorted(self.nodes.items(), key=lambda item: not isinstance(item[1], Input)))
+        order, loops = time_order(given, tuple(self.edges))
         for name in order:
             kind = type(self.nodes[name]).__name__
             require(isinstance(self.nodes[name], Node), name, f"{kind} is not a node of a SpikingGraph")

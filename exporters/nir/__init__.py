@@ -11,11 +11,12 @@ neurons of a `SpikingGraph`:
 What NIR has no word for is in the metadata of the graph (T, dt, encoding, read-out, quantization) and of
 its nodes (reset, leak, scale), as plain values under a `kdsnn_deploy_` name. A max-pool of spikes is written
 as a convolution with ones and IF neurons with threshold 0.5 (any spike fires and resets), a residual
-sum as two edges. `docs/nir.md` has all of it, and what `read` makes of foreign files.
+sum as two edges. A delay of one step that closes a loop is a connection that goes back, any other a Delay. `docs/nir.md` has all of it, and what `read` makes of foreign files.
 """
 
 from exporters.nir.check import NirError
-from exporters.nir.reading import CodingError, from_nir, read
+from exporters.nir.reading import from_nir, read
+from exporters.nir.settings import CodingError
 from exporters.nir.writing import DT, losses, write
 
 __all__ = ["DT", "CodingError", "NirError", "from_nir", "losses", "read", "write"]

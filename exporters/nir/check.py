@@ -103,6 +103,18 @@ def unfold(graph: Any, prefix: str = "", depth: int = 0) -> Unfolded:
     return Unfolded(nodes, edges, dict(graph.metadata or {}), frozenset(inner_ends))
 
 
+def require_fed(file: Unfolded) -> None:
+    """Every node but the inputs has a source.
+
+    Raises:
+        NirError: names one that has none.
+    """
+    fed = {b for _, b in file.edges}
+    for name, node in file.nodes.items():
+        if name not in fed and (not isinstance(node, nir.Input) or name in file.inner_ends):
+            raise NirError(f"{name}: nothing feeds this node; it needs an Input node before it")
+
+
 def _without_type_checks(content: dict[str, Any]) -> None:
     """nir's own shape inference is wrong for groups and oblong kernels; a SpikingGraph does its own."""
     if content.get("type") == "NIRGraph":

@@ -36,11 +36,13 @@ class Lag:
 
     Attributes:
         steps: int64, one number for all (shape ()) or one for each element of what is delayed.
+        shape: of what is delayed, as the file says it.
         said: whether the file says it; else it is the step that a connection back implies.
         metadata: of the node.
     """
 
     steps: Array
+    shape: Shape = ()
     said: bool = True
     metadata: dict[str, Any] = field(default_factory=dict)
 
@@ -79,7 +81,7 @@ def _in_steps(name: str, node: Any, dt: float) -> Lag:
         )
     if (whole == whole.flat[0]).all():
         whole = whole.flat[0]
-    return Lag(np.asarray(whole, np.int64), metadata=dict(node.metadata or {}))
+    return Lag(np.asarray(whole, np.int64), seconds.shape, metadata=dict(node.metadata or {}))
 
 
 def before_synapses(file: Unfolded, shapes: dict[str, Shape]) -> Unfolded:
@@ -172,7 +174,7 @@ class _Mover:
             return [self._add(where if lag.said else f"{name}.back", lag, [name])]
         before = self._shape_before(name)
         if isinstance(node, Lag):
-            both = Lag(np.asarray(node.steps + lag.steps), node.said or lag.said, lag.metadata)
+            both = replace(lag, steps=np.asarray(node.steps + lag.steps), said=node.said or lag.said)
             return [late for source in self.sources[name] for late in self.late(source, both, where)]
         if isinstance(node, Weighted) and not fact(node, "max_pool"):
             return self._late_synapses(name, node, lag, where)

@@ -49,7 +49,7 @@ from exporters.graph.editing import topological_order
 from exporters.graph.inference import infer_shape
 from exporters.graph.loops import cyclic_parts
 from exporters.graph.nodes import Score
-from exporters.nir.check import NirError, Unfolded, load, unfold
+from exporters.nir.check import NirError, Unfolded, load, require_fed, unfold
 from exporters.nir.delays import Lag, before_synapses, in_steps
 from exporters.nir.lasting_biases import always_firing, without_biases
 from exporters.nir.loops import closed, with_said_loops
@@ -131,7 +131,7 @@ def _lower(file: Unfolded, where: str, given: Arguments) -> SpikingGraph:
 def _read(file: Unfolded, settings: Settings) -> SpikingGraph:
     notices = list(settings.notices)
     dt = settings.time.dt
-    _require_fed(file)
+    require_fed(file)
     file, back = closed(in_steps(with_said_loops(file, settings.facts.get("loops", "[]"), dt), dt))
     if back:
         listed = ", ".join(f"{a} → {b}" for a, b in back)
@@ -146,14 +146,6 @@ def _read(file: Unfolded, settings: Settings) -> SpikingGraph:
     graph = reader.graph()
     notices += reader.warnings
     return replace(graph, metadata={**graph.metadata, "nir_warnings": notices}) if notices else graph
-
-
-def _require_fed(file: Unfolded) -> None:
-    """Every node but the inputs has a source."""
-    fed = {b for _, b in file.edges}
-    for name, node in file.nodes.items():
-        if name not in fed and (not isinstance(node, nir.Input) or name in file.inner_ends):
-            raise NirError(f"{name}: nothing feeds this node; it needs an Input node before it")
 
 
 class _Reader:
@@ -197,18 +189,25 @@ class _Reader:
         return SpikingGraph(draft.nodes, tuple(draft.edges), self.settings.T, user)
 
     def shapes_found(self) -> dict[str, Shape]:
-        """The shape of what each node gives, on the way on which it is reached first: there are loops."""
-        order = [name for name in self.file.nodes if not self.sources[name]]
-        reached: dict[str, list[str]] = {name: [] for name in order}
-        for name in order:  # it grows while it is walked
-            new = [target for target in self.targets[name] if target not in reached]
-            reached |= {target: [name] for target in new}
-            order += new
+        """The shape of what each node gives, on the way on which it is reached first: there are loops. One that no input reaches
+        begins with a delay that says its shape."""
+        begins = {name: node.shape for name, node in self.file.nodes.items() if isinstance(node, Lag) and node.shape}
+        reached: dict[str, list[str]] = {}
+        for first in [*(name for name in self.file.nodes if not self.sources[name]), *begins]:
+            order = [] if first in reached else [first]
+            reached |= {name: [] for name in order}
+            for name in order:  # it grows while it is walked
+                new = [target for target in self.targets[name] if target not in reached]
+                reached |= {target: [name] for target in new}
+                order += new
         if missing := [name for name in self.file.nodes if name not in reached]:
             raise NirError(f"{missing[0]}: nothing feeds this node but a loop; it needs a path from the Input node")
         self.sources, self.closing = reached, []
-        for name in order:
-            self.map_node(name)
+        for name, sources in reached.items():
+            if name in begins and not sources:
+                self.values[name] = Current((Signal((name,)),), begins[name])
+            else:
+                self.map_node(name)
         return {name: value.shape for name, value in self.values.items()}
 
     def map_node(self, name: str) -> None:

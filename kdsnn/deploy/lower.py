@@ -61,7 +61,7 @@ def lower(
         bits: of a weight, 2 to 8; by default 8, or what a student was trained for.
         input_bits: of a pixel on the chip, 1 to 8.
         T: time steps, where the source does not say (a module, a factory, a bare `.net`).
-        input_shape: (C, H, W) or (F,) of one sample, for a module or a factory.
+        input_shape: (C, H, W), (C, L) or (F,) of one sample, for a module or a factory.
         weights: for a factory, a state dict (`.safetensors` or `.pt`), or a checkpoint that `distill` wrote, which also says
             `input_shape` and `T`.
         calibrate: quantize so that currents err least on training images of this data, see `load_data`.

@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import event, given
 from hypothesis import strategies as st
 
 from kdsnn.data import DataSet, load
@@ -97,7 +97,7 @@ def test_a_mutated_file_of_events_is_refused_or_read(
     spec = data.draw(st.sampled_from(("", "+frames3-by-number", "+frames3-of-50-counts", "+denoise20+down2+frames2")))
     folder = tmp_path_factory.getbasetemp() / "mutated"
     placed(folder, ending, change(sound[ending], data), sound)
-    tried(folder, spec)
+    event(f"{ending}: {'refused' if tried(folder, spec) else 'read'}")
 
 
 def iohe(compression: int, position: int, info: bytes = b"<dv/>") -> bytes:

@@ -78,7 +78,7 @@ def _frames(path: Path) -> NDArray[np.int64]:
         with np.load(path, allow_pickle=False) as arrays:
             frames = arrays["frames"]
         with np.errstate(invalid="ignore"):  # compared below
-            whole = frames.astype(np.int64)
+            whole: NDArray[np.int64] = frames.astype(np.int64)
     except Exception as error:  # zipfile, zlib and numpy's header parser raise a dozen kinds on damaged files
         raise KdsnnError(f"{path}: no array of frames that can be read ({brief(error)}): make it again.") from error
     whole = whole[:, None, None] if whole.ndim == 2 else whole

@@ -28,7 +28,9 @@ MEASUREMENTS = {
         "startup", "emulator", "onnx_latency", "counting", "training_throughput", "export", "growth", "memory",
     )
 }  # fmt: skip
-SWEEPS = ("check_students", "kdsnn_tables", "lava_in_time", "nir_peers", "onnx_students", "zoo")
+SWEEPS = (
+    "check_students", "kdsnn_tables", "lava_in_time", "neurobench_metrics", "nir_peers", "onnx_students", "zoo",
+)  # fmt: skip
 RESULTS = Path("benchmark-results")
 LONGEST_WAIT = 120.0
 

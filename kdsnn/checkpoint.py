@@ -59,7 +59,8 @@ class CheckpointInfo:
     * `data`: the spec of the data set; `metrics`: name → value, accuracies in 0…1; `training`: method
       and configuration.
     * `quantized`: None, or for a student trained on a grid its `bits`, and the `layers` of which its weights are
-      (`kdsnn.models.layer_list`), from which it is built whatever `model` is. Left out of the file where it is None.
+      (`kdsnn.models.layer_list`), from which it is built whatever `model` is; for an ANN of few bits its `bits` (of a weight)
+      and `activation_bits` (`kdsnn.models.quantized_activations`). Left out of the file where it is None.
     """
 
     model: str
@@ -111,10 +112,10 @@ class CheckpointInfo:
             kinds: dict[str, Any] = {"readout": self.readout, "neuron": self.neuron} if self.spiking else {}
             kinds |= {"input_shape": self.input_shape, "classes": self.classes}
             network = build(self.model, spiking=self.spiking, **kinds, **self.options)
-            if self.quantized is None:
-                return network
+            if self.quantized is None or not self.spiking:
+                return self.prepared(network)
             return described(self.quantized["layers"], network.taps, self.input_shape, self.classes)
-        if self.quantized is not None:
+        if self.quantized is not None and self.spiking:
             return described(self.quantized["layers"], (), self.input_shape, self.classes)
         if is_factory(self.model):
             raise KdsnnError(
@@ -125,6 +126,17 @@ class CheckpointInfo:
             "it is no architecture of this version and names no factory: give the module itself, "
             "kdsnn.checkpoint.load(path, module=…)"
         )
+
+    def prepared(self, module: nn.Module) -> nn.Module:
+        """A module of an ANN with the activations that it was trained with, in place; any other as it is.
+
+        Raises KdsnnError where they do not fit it.
+        """
+        if self.quantized is None or self.spiking:
+            return module
+        from kdsnn.models.quantized_activations import quantize_activations
+
+        return quantize_activations(module, self.quantized["activation_bits"])
 
 
 def model_text(module: nn.Module, factory: str | None = None) -> str:
@@ -193,7 +205,7 @@ def load(path: str | Path, module: nn.Module | None = None) -> tuple[nn.Module, 
     if header["weights_sha256"] != _digest_weights(weights):
         raise _damaged(path)
     _require_finite(path, weights)
-    module = _build(path, info) if module is None else module
+    module = _build(path, info) if module is None else info.prepared(module)
     _require_fit(path, info, module, weights)
     module.load_state_dict(weights)
     return module.eval(), info
@@ -259,9 +271,14 @@ def _require_types(info: CheckpointInfo) -> None:
 
 
 def _require_layers(info: CheckpointInfo, quantized: Mapping[str, Any]) -> None:
+    if not info.spiking:
+        bits, activations = quantized.get("bits"), quantized.get("activation_bits")
+        if len(quantized) != 2 or bits not in range(2, 9) or activations not in range(1, 9):
+            raise ValueError("a quantized ANN has weights of 2 to 8 bits and activations of 1 to 8")
+        return
     layers = quantized.get("layers")
-    if not info.spiking or quantized.keys() != {"bits", "layers"} or quantized["bits"] not in range(2, 9):
-        raise ValueError("a quantized network spikes, and has 2 to 8 bits and layers")
+    if quantized.keys() != {"bits", "layers"} or quantized["bits"] not in range(2, 9):
+        raise ValueError("a quantized student has 2 to 8 bits and layers")
     if not isinstance(layers, tuple) or not all(isinstance(one, dict) for one in layers):
         raise TypeError("'layers' has the wrong type")
 

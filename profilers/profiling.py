@@ -15,6 +15,7 @@ from exporters.errors import DeployError
 from exporters.graph import Array, SpikingGraph
 from profilers import report
 from profilers.counting.activity import ActivityCounter
+from profilers.counting.neurobench import MixedInputs
 from profilers.counting.sizes import samples_within
 from profilers.energy.models import EnergyModel
 from profilers.report.data import NetworkRun, Student, Teacher
@@ -110,20 +111,22 @@ def count(
             f"{quantized.input.shape} for T = {quantized.T}; quantize this very network"
         )
     graphs = [graph] if quantized is None else [graph, quantized]
-    counters = [ActivityCounter(g) for g in graphs]
+    counters, mixed = [ActivityCounter(g) for g in graphs], [MixedInputs(g) for g in graphs]
     right = np.zeros((len(graphs), graph.T), np.int64)
     chunks = _chunks(len(x), graph)
     drift = None if quantized is None or not chunks else _Drift(graph, quantized, chunks[0][1])
     total = len(graphs) * len(x)
     for start, size in chunks:
         part = slice(start, start + size)
-        for index, (g, counter) in enumerate(zip(graphs, counters, strict=True)):
+        for index, (g, counter, inputs) in enumerate(zip(graphs, counters, mixed, strict=True)):
             before = len(graphs) * start + index * size
 
             def observe(
-                node: str, values: torch.Tensor, counter: ActivityCounter = counter, second: bool = index == 1
-            ) -> None:
+                node: str, values: torch.Tensor, counter: ActivityCounter = counter, inputs: MixedInputs = inputs,
+                second: bool = index == 1,
+            ) -> None:  # fmt: skip
                 counter(node, values)
+                inputs(node, values)
                 if drift is not None:
                     (drift.compare if second else drift.keep)(node, values)
 
@@ -137,20 +140,21 @@ def count(
         if drift is not None:
             drift.forget()
     accuracies = [[] if labels is None else (row / len(x)).tolist() for row in right]
-    runs = _runs(graphs, counters, accuracies, None if drift is None else drift.per_sample(len(x)))
+    runs = _runs(graphs, counters, mixed, accuracies, None if drift is None else drift.per_sample(len(x)))
     return Student(name, runs[0], runs[1] if quantized is not None else None, role)
 
 
 def _runs(
     graphs: Sequence[SpikingGraph],
     counters: Sequence[ActivityCounter],
+    mixed: Sequence[MixedInputs],
     accuracies: Sequence[Sequence[float]],
     differing: Mapping[str, float] | None,
 ) -> list[NetworkRun]:
     drifts = [None, differing]
     return [
-        report.summarize(g, counter.result(), accuracy, drift)
-        for g, counter, accuracy, drift in zip(graphs, counters, accuracies, drifts, strict=False)
+        report.summarize(g, counter.result(), accuracy, drift, inputs.result())
+        for g, counter, inputs, accuracy, drift in zip(graphs, counters, mixed, accuracies, drifts, strict=False)
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -17,6 +18,21 @@ def pretrain(
     images: dict[str, Any],
     training: dict[str, Any],
     data: Data = "digits",
+    quantize_activations: Annotated[
+        int | None,
+        typer.Option(
+            "--quantize-activations",
+            help="Train the quantized twin of a student: activations of so many bits, 1 to 8; ⌈log2(T+1)⌉ carry as much as T spikes.",
+        ),
+    ] = None,
+    quantize: Annotated[
+        int | None,
+        typer.Option("--quantize", help="For --quantize-activations: bits of its weights, 2 to 8; 8 by default."),
+    ] = None,
+    start: Annotated[
+        Path | None,
+        typer.Option(help="For --quantize-activations: fine-tune this trained ANN of the same architecture."),
+    ] = None,
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
@@ -26,8 +42,9 @@ def pretrain(
 
     with progress(quiet=json) as told:
         trained = kdsnn.pretrain(
-            model, data, out=out, seed=seed, progress=told, **images_of(images), **training_of(training)
-        )
+            model, data, out=out, quantize_activations=quantize_activations, quantize=quantize, start=start, seed=seed,
+            progress=told, **images_of(images), **training_of(training),
+        )  # fmt: skip
     if json:
         print_json(
             {

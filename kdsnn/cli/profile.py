@@ -24,6 +24,13 @@ def profile(
     lowering: dict[str, Any],
     teacher: Annotated[Path | None, typer.Option(help="Checkpoint of the ANN to set beside it.")] = None,
     twin: Annotated[Path | None, typer.Option(help="Checkpoint of the same student trained without a teacher.")] = None,
+    qann: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Checkpoint of a trained ANN of few bits (pretrain --quantize-activations) to set beside it, data movement "
+            "included; several, and --compare, are compared at equal accuracy (repeatable)."
+        ),
+    ] = None,
     compare: Annotated[
         bool,
         typer.Option("--compare", help="Several SOURCEs in one report: A --compare B C. The verdict is about A."),
@@ -38,7 +45,9 @@ def profile(
     ] = None,
     format_: Annotated[
         list[str] | None,
-        typer.Option("--format", help="html, json, csv, markdown or latex (repeatable); the first three by default."),
+        typer.Option(
+            "--format", help="html, json, csv, markdown, latex or neurobench (repeatable); the first three by default."
+        ),
     ] = None,
     seconds_per_image: Annotated[
         str | None,
@@ -72,7 +81,8 @@ def profile(
     writable_folder(out)
     with progress(quiet=json) as told:
         report = kdsnn.profile(
-            sources, data, teacher=teacher, twin=None if twin is None else str(twin), samples=samples,
+            sources, data, teacher=teacher, twin=None if twin is None else str(twin), qann=qann or None,
+            samples=samples,
             image_size=size_of(image_size), energy_model=energy_model or [], seconds_per_image=seconds_per_image,
             seconds_per_step=seconds_per_step, density=density, command=command_line(), progress=told,
             **lowering_of(lowering),

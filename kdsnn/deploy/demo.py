@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from kdsnn.deploy.counting import comparison_rows, count, count_ann
 from kdsnn.deploy.export import write
+from kdsnn.deploy.few_bit import count_few_bit, named
 from kdsnn.deploy.formats import Wanted
 from kdsnn.deploy.images import Pixels, load_data
 from kdsnn.deploy.lower import lower
@@ -33,7 +34,7 @@ class DemoResult(Result):
     """What the chain gave.
 
     Attributes:
-        report: costs of teacher, student and twin.
+        report: costs of teacher, student, twin and the student's shape as a trained ANN of few bits.
         result: the student on every back end.
         files: everything that was written.
         seconds: how long it took.
@@ -96,7 +97,7 @@ def demo(
     writable_folder(out)
     started = time.perf_counter()
     with sole_writer(out / "demo"):
-        networks = [out / f"{name}.safetensors" for name in ("teacher", "student", "twin")]
+        networks = [out / f"{name}.safetensors" for name in ("teacher", "student", "twin", "quantized-ann")]
         require_new(networks, overwrite=overwrite)
         teacher = _train(out, seed, progress)
         made, result, exported = _measure(out, teacher, lava_samples, seed, command, progress)
@@ -106,21 +107,32 @@ def demo(
 
 
 def _train(out: Path, seed: int, progress: Progress) -> TrainedNetwork:
-    """Teacher, student and twin, as checkpoints in `out`; returns the teacher."""
+    """Teacher, student, twin and quantized ANN, as checkpoints in `out`; returns the teacher."""
+    from profilers.energy.operations import twin_bits
+
     images = load_data("digits")
     recipe = recipe_for(images)
     both = (configured(c, seed=seed) for c in (recipe.pretrain, recipe.distill))
     teach, learn = (with_precision(c, None, resume=False) for c in both)
     teacher = train_and_save(
-        Training("1/6 teacher", recipe.teacher, images, teach, out=out / "teacher.safetensors", label="teacher"),
+        Training("1/7 teacher", recipe.teacher, images, teach, out=out / "teacher.safetensors", label="teacher"),
         progress,
     )
     student = Training(
-        "2/6 student, distilled", recipe.student, images, learn, recipe.student_options, out / "student.safetensors",
+        "2/7 student, distilled", recipe.student, images, learn, recipe.student_options, out / "student.safetensors",
         method="response", teacher=teacher.module, label="distilled", others={"teacher": out / "teacher.csv"},
     )  # fmt: skip
     train_and_save(student, progress)
-    train_and_save(student.twin("3/6 student, alone", out / "twin.safetensors"), progress)
+    train_and_save(student.twin("3/7 student, alone", out / "twin.safetensors"), progress)
+    # the student's shape as an ANN, trained as an ANN is and for as long as the student
+    ann = configured(teach, epochs=learn.epochs)
+    train_and_save(
+        Training(
+            "4/7 quantized ANN", recipe.student, images, ann, recipe.student_options, out / "quantized-ann.safetensors",
+            label="quantized ANN", activation_bits=twin_bits(learn.T), quantize=8,
+        ),
+        progress,
+    )  # fmt: skip
     return teacher
 
 
@@ -135,21 +147,26 @@ def _measure(
     x, labels = images.x_test, images.y_test
     runs, found, refused = run_all(
         student, ["torch", "onnx", "emulator", "lava"], Pixels(x, student.input_shape, images.graded), lava_samples=lava_samples,
-        title="4/6 ", progress=progress,
+        title="5/7 ", progress=progress,
     )  # fmt: skip
     result = RunResult("the distilled student on every backend", tuple(runs), tuple(found), labels, refused)
     students = [
-        count("student", student, x, labels, title="5/6 ", progress=progress),
-        count("twin", twin, x, labels, twin=True, title="6/6 ", progress=progress),
+        count("student", student, x, labels, title="6/7 ", progress=progress),
+        count("twin", twin, x, labels, twin=True, title="7/7 ", progress=progress),
     ]
     students, placements, misfits = place_all(students, [student, twin], x, progress=progress)
     counted, notes = count_ann(teacher, images, x, labels, progress=progress)
+    quantized = [
+        count_few_bit(name, ann, images, x, labels, progress=progress)
+        for name, ann in named(out / "quantized-ann.safetensors").items()
+    ]
     made = report.build(
         "KDSNN on digits",
         command,
         students,
         teacher=counted,
         placements=placements,
+        few_bit=quantized,
         notes=[*notes, *misfits],
         comparisons=comparison_rows(runs, found, labels),
         data=f"{len(x)} test images of scikit-learn's digits, seed {seed}",

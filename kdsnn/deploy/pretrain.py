@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from kdsnn.deploy.factory import module_of
-from kdsnn.deploy.images import load_data
+from kdsnn.deploy.images import load_data, require_trained_fit
+from kdsnn.deploy.load import load
 from kdsnn.deploy.precision import with_precision
 from kdsnn.deploy.progress import Progress, silent
 from kdsnn.deploy.recipes import augmentation_for, configured, recipe_for
 from kdsnn.deploy.starting import train_all
 from kdsnn.deploy.training import Training, writable
+from kdsnn.errors import OptionError
 from kdsnn.factory import is_factory
 
 if TYPE_CHECKING:
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
     from kdsnn.data import Augmentation
     from kdsnn.deploy.images import ImageSize
     from kdsnn.deploy.trained import TrainedNetwork
+    from kdsnn.models import Network
+
+WEIGHT_BITS, MOST_BITS = 8, 8
 
 
 def pretrain(
@@ -31,6 +36,9 @@ def pretrain(
     epochs: int | None = None,
     batch_size: int | None = None,
     lr: float | None = None,
+    quantize_activations: int | None = None,
+    quantize: int | None = None,
+    start: str | Path | TrainedNetwork | None = None,
     seed: int = 0,
     options: Mapping[str, Any] | None = None,
     augmentation: Augmentation | Mapping[str, Any] | None = None,
@@ -54,6 +62,11 @@ def pretrain(
         out: the checkpoint to write (`.safetensors`), with the history of the epochs as CSV and as a picture (SVG) beside it
             and the state from which a run that was cut off goes on; None writes nothing.
         epochs, batch_size, lr: the recipe's own where they are None.
+        quantize_activations: train the quantized twin of a student, an ANN with activations of so many bits, 1 to 8:
+            ⌈log2(T + 1)⌉ carry as much as T spikes (`kdsnn.models.quantized_activations`).
+        quantize: bits of its weights, 2 to 8, as many as the student's; 8 where it is None.
+        start: a trained ANN of the same architecture to fine-tune to those bits, a checkpoint or what `pretrain` returned, at a
+            tenth of the learning rate and without warm-up unless said otherwise; None starts from random weights.
         seed: makes the run repeatable.
         options: of the architecture, e.g. {"widths": (8, 16, 32)}.
         augmentation: what happens to the training images in every epoch, see `kdsnn.data.Augmentation`; a mapping of some of
@@ -74,7 +87,12 @@ def pretrain(
     """
     path = writable(out)
     images = load_data(data, image_size=image_size, noise=noise, noise_kind=noise_kind, noise_on=noise_on)
-    base = configured(recipe_for(images).pretrain, **settings)
+    began = _start(model, quantize_activations, quantize, start, options)
+    base = recipe_for(images).pretrain
+    if began is not None:
+        require_trained_fit(str(began.path or began.info.model), began, images)
+        options, base = began.info.options, configured(base, lr=base.lr / 10, warmup_epochs=0.0)
+    base = configured(base, **settings)
     config = configured(base, epochs=epochs, batch_size=batch_size, lr=lr, val=val, seed=seed)
     config = with_precision(config, path, resume=resume)
     named, module = named_model(model, seed)
@@ -82,8 +100,44 @@ def pretrain(
         f"pretrain {named}", named, images, config, options or {}, path, module,
         augmentation=augmentation_for(images, augmentation), label="teacher",
         tensorboard=None if tensorboard is None else Path(tensorboard),
+        activation_bits=quantize_activations,
+        quantize=None if quantize_activations is None else quantize or WEIGHT_BITS,
+        start=None if began is None else cast("Network", began.module),
     )  # fmt: skip
     return train_all([job], progress, resume=resume, overwrite=overwrite)[0]
+
+
+def _start(
+    model: str | nn.Module, activation_bits: int | None, bits: int | None, start: str | Path | TrainedNetwork | None,
+    options: Mapping[str, Any] | None,
+) -> TrainedNetwork | None:  # fmt: skip
+    """The trained ANN that is to be fine-tuned to few bits, if one is.
+
+    Raises:
+        OptionError: bits that are not possible or say too little, or a network that cannot be started from.
+    """
+    for option, value, least in (("quantize_activations", activation_bits, 1), ("quantize", bits, 2)):
+        if value is not None and not least <= value <= MOST_BITS:
+            raise OptionError(f"{{{option}}}: it must be {least} to {MOST_BITS} bits", **{option: value})
+    if activation_bits is None and (bits, start) != (None, None):
+        raise OptionError(
+            "{quantize} and {start}: they are for {quantize_activations}, the bits of an ANN's activations; give that too",
+            quantize=bits, start=None, quantize_activations=None,
+        )  # fmt: skip
+    if start is None:
+        return None
+    found = load(start) if isinstance(start, str | Path) else start
+    info, called = found.info, found.path or found.info.model
+    if info.spiking or info.quantized is not None:
+        kind = "a spiking network" if info.spiking else "quantized already"
+        raise OptionError(f"{{start}}: this is {kind}; give an ANN that was trained with floats", start=called)
+    if info.model != model:
+        raise OptionError(f"{{start}}: this is a {info.model}, not a {model}; name the model it is", start=called)
+    if options:
+        raise OptionError(
+            "{start}: its options stay as they are; leave {options} out", start=called, options=None
+        )  # fmt: skip
+    return found
 
 
 def named_model(model: str | nn.Module, seed: int) -> tuple[str, nn.Module | None]:

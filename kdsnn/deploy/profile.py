@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from exporters.graph import unique_name
 from kdsnn.deploy.counting import count, count_ann
 from kdsnn.deploy.density import thin, wants_density
+from kdsnn.deploy.few_bit import Qann, count_few_bit, named
 from kdsnn.deploy.images import load_data, some_tests
 from kdsnn.deploy.load import ann_of, load
 from kdsnn.deploy.lower import lower
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from kdsnn.deploy.images import ImageSize
     from kdsnn.deploy.lower import NetworkSource
     from kdsnn.deploy.report_options import Seconds
+    from profilers import report
     from profilers.report import Report
 
 
@@ -41,6 +43,7 @@ def profile(
     *,
     teacher: str | Path | TrainedNetwork | None = None,
     twin: NetworkSource | None = None,
+    qann: Qann | Sequence[Qann] | None = None,
     samples: int | None = None,
     image_size: ImageSize = None,
     energy_model: Sequence[str | Path] = (),
@@ -59,6 +62,8 @@ def profile(
         data: whatever `load_data` takes; the test images are counted on.
         teacher: the ANN to set beside them.
         twin: the same student trained without a teacher.
+        qann: trained ANNs of few bits to set beside them, with their data movement: what `pretrain` makes with
+            `quantize_activations`. Where several networks are given on either side, they are compared at equal accuracy.
         samples: how many test images, spread over the set; all by default.
         image_size: as in `load_data`.
         energy_model: files of energy models of your own, beside the built-in ones.
@@ -79,20 +84,17 @@ def profile(
     sources = list(source) if isinstance(source, Sequence) and not isinstance(source, str) else [source]
     models = energy_models(energy_model)
     time = busy_time(seconds_per_image, seconds_per_step)
-    ann = None if teacher is None else _trained(teacher)
+    ann, few_bit = None if teacher is None else _trained(teacher), named(qann)
     if (alone := ann_of(sources[0])) is not None:
-        others = len(sources) > 1 or teacher is not None or twin is not None
+        others = len(sources) > 1 or teacher is not None or twin is not None or bool(few_bit)
         _require_alone(sources[0], with_others=others, with_time=bool(time))
         ann, sources = alone, []
     given = [*sources, *([] if twin is None else [twin])]
     networks = [_lowered(one, lowering, progress, alone=len(given) == 1) for one in given]
     names = _names(given, networks, len(sources))
     with_density = wants_density(names, networks, density)
-    images, x, labels, called = _tests(names, networks, data, samples, image_size, bare=ann is None)
-    counted: report.Teacher | None = None
-    notes: tuple[str, ...] = ()
-    if ann is not None and images is not None:
-        counted, notes = count_ann(ann, images, x, labels, progress=progress)
+    images, x, labels, called = _tests(names, networks, data, samples, image_size, bare=ann is None and not few_bit)
+    counted, notes, twins = _counted(ann, few_bit, images, x, labels, progress)
     students = [
         count(name, network, x, told_labels(name, network, labels), twin=index >= len(sources), progress=progress)
         for index, (name, network) in enumerate(zip(names, networks, strict=True))
@@ -106,10 +108,22 @@ def profile(
         teacher=counted,
         models=models,
         placements=placements,
+        few_bit=twins,
         thinned=thinned,
         data=f"{len(x):,} test {'sample' if x.ndim != 4 else 'image'}{'s' if len(x) != 1 else ''} of {called}",
         notes=[*notes, *misfits],
     )
+
+
+def _counted(
+    ann: TrainedNetwork | None, few_bit: Mapping[str, TrainedNetwork], images: DataSet | None, x: Array, labels: Array,
+    progress: Progress,
+) -> tuple[report.Teacher | None, tuple[str, ...], list[report.FewBitAnn]]:  # fmt: skip
+    """The ANN and those of few bits that stand beside the students, and what of it could not be counted."""
+    if images is None:
+        return None, (), []
+    teacher, notes = (None, ()) if ann is None else count_ann(ann, images, x, labels, progress=progress)
+    return teacher, notes, [count_few_bit(n, one, images, x, labels, progress=progress) for n, one in few_bit.items()]
 
 
 def _require_alone(ann: NetworkSource, *, with_others: bool, with_time: bool) -> None:

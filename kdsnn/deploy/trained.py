@@ -50,6 +50,9 @@ class TrainedNetwork(Result):
         from profilers.report.numbers import percent
 
         steps = f" at T={self.info.T}" if self.info.spiking else ""
+        if self.info.quantized and not self.info.spiking:
+            bits = self.info.quantized
+            steps = f" with {bits['bits']}-bit weights and {bits['activation_bits']}-bit activations"
         return f"{self.info.model} on {self.info.data}: test accuracy {percent(self.accuracy, 2, space=' ')}{steps}"
 
     def save(self, path: str | Path) -> Path:

@@ -64,7 +64,8 @@ class Training:
         taps: for method "feature" between networks that are not ours: pairs of layers, student's and teacher's.
         label: what the run is called in the picture of its curves, which lies beside `out` (a twin's is drawn into its brother's).
         others: label → history CSV of the runs drawn with it.
-        quantize: train on a grid of so many bits, from the trained student `start`.
+        quantize: bits of a weight on the grid that is trained on: of a student, which goes on from the trained `start`, or
+            of an ANN, whose activations have `activation_bits` and which `start` may begin.
         init: the network whose weights a student starts from, see `kdsnn.train.initialization`.
     """
 
@@ -87,6 +88,7 @@ class Training:
     others: Mapping[str, Path] = field(default_factory=dict)
     plot: Path | None = None
     quantize: int | None = None
+    activation_bits: int | None = None
     start: Network | None = None
     init: nn.Module | None = None
 
@@ -270,7 +272,9 @@ def _about(job: Training) -> dict[str, Any]:
         **_kinds(job),
         "augmentation": asdict(job.augmentation) if job.augmentation else None,
         "teacher": _digest(job.teacher),
-        **({} if job.start is None else {"quantize": job.quantize, "start": _digest(job.start)}),
+        **({} if job.quantize is None else {"quantize": job.quantize}),
+        **({} if job.activation_bits is None else {"activation_bits": job.activation_bits}),
+        **({} if job.start is None else {"start": _digest(job.start)}),
         **({} if job.init is None else {"init": _digest(job.init)}),
         **({"taps": [list(pair) for pair in job.taps]} if job.taps else {}),
     }
@@ -281,16 +285,19 @@ def _untrained(job: Training) -> nn.Module:
     from kdsnn import models
     from kdsnn.train.grid import quantized
     from kdsnn.train.initialization import initialize
+    from kdsnn.train.quantized_ann import of_few_bits
 
-    if job.start is not None and job.quantize is not None:
+    if job.start is not None and job.quantize is not None and job.method is not None:
         encoding: Encoding = "direct" if job.data.T is None else "frames" if job.data.graded else "spikes"
         return quantized(job.start, job.data.input_shape, job.config.T, job.quantize, encoding=encoding)
-    module = job.module
+    module: nn.Module | None = job.module if job.start is None else copy.deepcopy(job.start)
     if module is None:
         module = models.build(
             job.model, spiking=job.method is not None, input_shape=job.data.input_shape, classes=job.data.classes,
             **_kinds(job), **job.options,
         )  # fmt: skip
+    if job.activation_bits is not None and job.quantize is not None:
+        return of_few_bits(module, job.data, job.quantize, job.activation_bits)
     if job.init is not None:
         try:
             initialize(module, job.init, job.data, job.config.T)
@@ -322,6 +329,7 @@ def _written(
     points as weights."""
     from kdsnn import checkpoint
     from kdsnn.train.grid import QuantizedNetwork, deviations
+    from kdsnn.train.quantized_ann import QuantizedAnn
 
     def described(module: nn.Module) -> CheckpointInfo:
         info = _described(job, module)
@@ -329,7 +337,11 @@ def _written(
         return replace(info, metrics={**info.metrics, **held_out}, training={**info.training, **about})
 
     if not isinstance(trained, QuantizedNetwork):
-        info = described(trained)
+        bits = None
+        if isinstance(trained, QuantizedAnn):
+            bits = {"bits": trained.bits, "activation_bits": trained.activation_bits}
+            trained = trained.deployed()
+        info = replace(described(trained), quantized=bits)
         if path is not None:
             checkpoint.save(path, trained.cpu(), info)
         return TrainedNetwork(trained.cpu(), info, history, path)

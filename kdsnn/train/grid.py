@@ -46,6 +46,7 @@ from exporters.passes.quantize import quantize, require_bits
 from kdsnn.errors import KdsnnError
 from kdsnn.models import StagedNetwork, Tap
 from kdsnn.models.folded import FoldedNetwork, Weights
+from kdsnn.models.rounding import Rounded, best_clip
 
 PIXEL = 1 / 255
 LEAKY_LEVEL = 1 - 1 / 128
@@ -181,30 +182,9 @@ class QuantizedNetwork(FoldedNetwork):
     def _best_clip(self, synapses: Sequence[str]) -> float:
         """Find the clip with the least squared error of the weights, in units of their mean."""
         weights = torch.cat([self._weight(name).flatten() for name in synapses]).double()
-        mean, top = float(weights.abs().mean()), float(weights.abs().max())
-        if top == 0:
+        if not weights.any():
             raise KdsnnError(f"{synapses[0]}: all its weights are zero; train the student again")
-
-        def error(clip: float) -> float:
-            scale = self.largest / clip
-            rounded = torch.round(weights * scale).clamp(-self.largest, self.largest) / scale
-            return float((rounded - weights).square().sum())
-
-        return min((top * n / 64 for n in range(1, 65)), key=error) / mean
-
-
-class Rounded(torch.autograd.Function):
-    """Rounding is x → clip(rint(x s), -limit, limit) / s, with the gradient of x → x."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: float, limit: float) -> Tensor:
-        """Round `x` of any shape."""
-        return torch.round(x * scale).clamp_(-limit, limit).div_(scale)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        """Pass ∂L/∂x̂ on as ∂L/∂x."""
-        return grads[0], None, None
+        return best_clip(weights, self.largest, lowest=-self.largest) / float(weights.abs().mean())
 
 
 def quantized(

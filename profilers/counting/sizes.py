@@ -117,11 +117,11 @@ def graph_size(graph: SpikingGraph) -> GraphSize:
         layers[name] = LayerSize(node.weight.size, biases, layer_shape(graph, name).macs, _bits(node.weight))
     neurons = sum(math.prod(graph.shapes[name]) for name in graph.neurons)
     membrane = MEMBRANE_BITS if graph.is_integer else 32
-    repeated = sum(layers[name].parameters for name in _repeated(graph))
+    repeated = sum(layers[name].parameters for name in repeated_layers(graph))
     return GraphSize(MappingProxyType(layers), neurons, neurons * membrane, repeated)
 
 
-def _repeated(graph: SpikingGraph) -> set[str]:
+def repeated_layers(graph: SpikingGraph) -> set[str]:
     """Layers whose weights an earlier one has, as the front end told; the metadata may have come out of anybody's file."""
     groups = graph.metadata.get("shared", [])
     known = (

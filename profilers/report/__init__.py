@@ -21,6 +21,7 @@ from profilers.report.data import (
     Student,
     Teacher,
 )
+from profilers.report.few_bit import FewBitAnn
 from profilers.report.result import Report
 from profilers.report.writing import DEFAULT_FORMATS, FORMATS, known_formats, layer_table, write
 
@@ -31,6 +32,7 @@ __all__ = [
     "DensityPoint",
     "DensitySweep",
     "Deployment",
+    "FewBitAnn",
     "LayerCores",
     "LayerReport",
     "NetworkRun",

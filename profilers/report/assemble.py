@@ -12,6 +12,7 @@ from profilers.energy import models as energy_models
 from profilers.energy.evaluation import EnergyEstimate, baseline, break_even, energy
 from profilers.energy.models import EnergyModel, Range
 from profilers.energy.operations import Counts, ann_counts
+from profilers.report import equal_accuracy
 from profilers.report.data import (
     VERSION,
     ComparisonReport,
@@ -24,6 +25,7 @@ from profilers.report.data import (
     StudentEnergy,
     Teacher,
 )
+from profilers.report.few_bit import FewBitAnn, FewBitEnergy
 from profilers.report.result import Report
 
 DENSITY_MODEL = "loihi1-events"
@@ -40,6 +42,7 @@ def build(
     models: Mapping[str, EnergyModel] | None = None,
     placements: Iterable[PlacementReport] = (),
     thinned: Mapping[float, Student] | None = None,
+    few_bit: Sequence[FewBitAnn] = (),
     data: str = "",
     notes: Iterable[str] = (),
     created: datetime | None = None,
@@ -56,6 +59,7 @@ def build(
         placements: of the first student, one per chip.
         thinned: share of the events that was kept → the first student, run on these: as placed if it has a deployment on the
             chip of `DENSITY_MODEL`, else as deployed.
+        few_bit: trained ANNs of few bits, to be set beside the students.
         data: one line on the samples that were used.
         notes: sentences printed under the verdict.
         created: time stamp; now by default.
@@ -67,6 +71,7 @@ def build(
     if not (names or teacher) or len(set(names)) < len(names):
         raise DeployError(f"a report needs a teacher or students with different names; got {names}")
     chosen = energy_models.built_in() if models is None else models
+    energies = tuple(_energies(model, teacher, students, few_bit) for model in chosen.values())
     return Report(
         version=VERSION,
         title=title,
@@ -76,14 +81,18 @@ def build(
         teacher=teacher,
         students=tuple(students),
         comparisons=tuple(comparisons),
-        energies=tuple(_energies(model, teacher, students) for model in chosen.values()),
+        energies=energies,
         placements=tuple(placements),
         density=_density(thinned, chosen.values()) if thinned else None,
         notes=tuple(notes),
+        few_bit=tuple(few_bit),
+        equal_accuracy=equal_accuracy.compared(students, few_bit, energies),
     )
 
 
-def _energies(model: EnergyModel, teacher: Teacher | None, students: Sequence[Student]) -> ModelEnergies:
+def _energies(
+    model: EnergyModel, teacher: Teacher | None, students: Sequence[Student], few_bit: Sequence[FewBitAnn]
+) -> ModelEnergies:
     rows = []
     for student in students:
         run = student.run_for(model.arithmetic)
@@ -116,11 +125,21 @@ def _energies(model: EnergyModel, teacher: Teacher | None, students: Sequence[St
         ann_zero_skipping=baseline(model, teacher.zero_skipping) if teacher and teacher.zero_skipping else None,
         no_ann=model.ann if isinstance(model.ann, str) else "",
         students=tuple(rows),
+        few_bit=tuple(_few_bit(model, ann, students) for ann in few_bit),
         no_snn=model.snn if isinstance(model.snn, str) else "",
         constants=dict(model.constants),
         sources=tuple(model.sources.values()),
         remarks=model.remarks,
     )
+
+
+def _few_bit(model: EnergyModel, ann: FewBitAnn, students: Sequence[Student]) -> FewBitEnergy:
+    """An ANN of few bits computes with integers: models of floats have nothing to say of it."""
+    if model.arithmetic == "float":
+        return FewBitEnergy(ann.name, None, None, None)
+    run = students[0].run_for("integer") if students and not model.target else None
+    even = None if run is None else break_even(model, ann.dense, run.counts)
+    return FewBitEnergy(ann.name, baseline(model, ann.dense), baseline(model, ann.zero_skipping), even)
 
 
 def _density(thinned: Mapping[float, Student], models: Iterable[EnergyModel]) -> DensitySweep:

@@ -41,7 +41,8 @@ def closing_table(report: ReportData) -> TextTable:
     headings = ["network", "accuracy", "parameters", "FLOPs (thop)", "MACs", "SynOps", "spikes"]
     rows = []
     for line in _lines(report):
-        kind = line.run if line.role != "teacher" else "ANN teacher" if report.students else "ANN"
+        kind = line.run if line.role in ("student", "twin") else "quantized ANN" if line.role == "few-bit" else "ANN"
+        kind = "ANN teacher" if line.role == "teacher" and report.students else kind
         counts = (line.flops, line.macs, line.synops, line.spikes)
         rows.append(
             [
@@ -59,7 +60,7 @@ def closing_table(report: ReportData) -> TextTable:
 def frame(report: ReportData) -> pd.DataFrame:
     """The frame has one row per network and run; counts are means per sample, energies are in joules.
 
-    Its columns are network, role (teacher, student or twin), run (float or quantized), T, samples, accuracy (0 to 1),
+    Its columns are network, role (teacher, student, twin or few-bit: a trained ANN of few bits), run (float or quantized), T, samples, accuracy (0 to 1),
     parameters, flops (as thop counts), macs (of an SNN those on its analog input, at every step), synops, spikes, and
     for every energy model `NAME low` and `NAME high`. A model prices the run of its own arithmetic. Where a number has
     no meaning, it is NaN.
@@ -115,3 +116,19 @@ def _lines(report: ReportData) -> Iterator[_Line]:
                     if energy.estimate and energy.arithmetic == run.arithmetic
                 },
             )
+    for index, ann in enumerate(report.few_bit):
+        dense = {model.name: model.few_bit[index].dense for model in report.energies}
+        yield _Line(
+            network=ann.name,
+            role="few-bit",
+            run="quantized",
+            T=1,
+            samples=None,
+            accuracy=ann.accuracy,
+            parameters=ann.counts.parameters,
+            flops=ann.counts.thop,
+            macs=ann.counts.macs,
+            synops=None,
+            spikes=None,
+            estimates={name: estimate for name, estimate in dense.items() if estimate},
+        )

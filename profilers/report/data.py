@@ -14,11 +14,14 @@ from exporters.errors import DeployError
 from profilers.counting.activity import Role
 from profilers.counting.conventions import Convention
 from profilers.counting.flops import ModuleCounts
+from profilers.counting.neurobench import NeuroBenchMetrics
 from profilers.counting.statistics import Statistic
 from profilers.energy.evaluation import Counts, EnergyEstimate
 from profilers.energy.models import Citation, Constant, Range, Remark
+from profilers.energy.movement import BitBudget
+from profilers.report.few_bit import EqualAccuracy, FewBitAnn, FewBitEnergy
 
-VERSION = 5
+VERSION = 6
 """Version of `report.json`; raised when a field changes its meaning, appears or disappears."""
 
 
@@ -59,7 +62,8 @@ class NetworkRun:
     not feed, zero inputs skipped. `accuracy_by_step` is the accuracy after the first 1, 2, … T steps, empty without
     labels.
     `conventions` has every way to count, by name. `counts` are what energy models read, `dense_counts` those of a dense
-    ANN of the same shape, `twin_counts` those of the same network with quantized ReLUs (`operations.quantized_twin`).
+    ANN of the same shape, `twin_counts` those of the same network with quantized ReLUs (`operations.quantized_twin`). `budget`
+    is in operations × bits (`profilers.energy.movement`). `neurobench`: the metrics of its algorithm track, where counted.
     Memory is in bits.
     """
 
@@ -90,6 +94,8 @@ class NetworkRun:
     counts: Counts
     dense_counts: Counts
     twin_counts: Counts
+    budget: BitBudget
+    neurobench: NeuroBenchMetrics | None
 
 
 @dataclass(frozen=True)
@@ -214,6 +220,7 @@ class ModelEnergies:
     ann_zero_skipping: EnergyEstimate | None
     no_ann: str
     students: tuple[StudentEnergy, ...]
+    few_bit: tuple[FewBitEnergy, ...]
     no_snn: str
     constants: Mapping[str, Constant]
     sources: tuple[Citation, ...]
@@ -289,8 +296,9 @@ class DensitySweep:
 class ReportData:
     """A report says this and nothing else. The first student is the one that the verdict is about.
 
-    It has a teacher, students, or both; `energies` are in the order of the models. `profilers.report.result.Report`
-    has what a user does with it. `density` is None where the input is no events, or nobody asked.
+    It has a teacher, students, or both, and perhaps trained ANNs of few bits beside the students; `energies` are in the
+    order of the models. `profilers.report.result.Report` has what a user does with it. `density` is None where the input is
+    no events, or nobody asked.
     """
 
     version: int
@@ -305,6 +313,8 @@ class ReportData:
     placements: tuple[PlacementReport, ...]
     density: DensitySweep | None
     notes: tuple[str, ...]
+    few_bit: tuple[FewBitAnn, ...]
+    equal_accuracy: EqualAccuracy | None
 
     @property
     def head(self) -> Student | None:

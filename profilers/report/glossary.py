@@ -56,6 +56,16 @@ GLOSSARY = (
         "Watts per chip × chips of the placement × seconds per image. The seconds are given by the user (or time per step × "
         "T), for images that follow each other without a gap; without them static power is left out, not estimated.",
     ),
+    (
+        "Data movement",
+        "Bits that are read, moved and written under one dataflow, layer by layer and output stationary: every operation reads its "
+        "weight, activations of an ANN go to each of their multiply-accumulates, zeros too, a spike goes to each synapse, "
+        "membranes are read and written back once per step.",
+    ),
+    (
+        "Bit budget",
+        "Operations × bits of a weight × bits of an activation × time steps (Shen et al., CVPR 2024).",
+    ),
     ("Spikes per synapse", "SynOps ÷ dense MACs of the layers fed by spikes, per inference."),
     (
         "Memory",

@@ -61,6 +61,10 @@ _ALWAYS = (
         "distillation” (KDSNN), CVPR 2023",
         "https://arxiv.org/abs/2304.05627",
     ),
+    Citation(
+        "G. Shen et al., “Are conventional SNNs really efficient? A perspective from network quantization”, CVPR 2024",
+        "https://arxiv.org/abs/2311.10802",
+    ),
     Citation("thop: PyTorch-OpCounter", "https://github.com/Lyken17/pytorch-OpCounter"),
 )
 """What every report cites."""

@@ -39,7 +39,7 @@ class Report(ReportData):
         return frame(self)
 
     def write(self, folder: Path | str, formats: Iterable[str] = DEFAULT_FORMATS) -> dict[str, Path]:
-        """The report is written into a folder, as html, json, csv, markdown or latex; returns the paths by file name.
+        """The report is written into a folder, as html, json, csv, markdown, latex or neurobench; returns the paths by file name.
 
         Raises:
             DeployError: an unknown format.

@@ -21,6 +21,7 @@ from profilers.report.cells import (
 )
 from profilers.report.data import DensitySweep, NetworkRun, PlacementReport, ReportData, Student, Teacher
 from profilers.report.energy_tables import RUNS, energies
+from profilers.report.few_bit_tables import few_bit
 from profilers.report.numbers import SPACE, memory, number, percent, quantity, spread
 
 FED_BY = {"spikes": "spikes", "static": "analog input", "changing": "changing values"}
@@ -37,6 +38,7 @@ def everything(report: ReportData) -> list[Table]:
         found.append(density(report.density))
     if report.energies:
         found.append(energies(report))
+    found += few_bit(report)
     found += [placement(p) for p in report.placements]
     if report.comparisons:
         found.append(comparisons(report))

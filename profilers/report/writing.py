@@ -11,7 +11,7 @@ import pandas as pd
 
 from exporters.errors import DeployError
 from exporters.files import atomic_paths
-from profilers.report import html, latex, markdown
+from profilers.report import html, latex, markdown, neurobench_file
 from profilers.report.data import LayerReport, ReportData
 
 DEFAULT_FORMATS = ("html", "json", "csv")
@@ -65,6 +65,7 @@ FORMATS: Mapping[str, tuple[str, Callable[[ReportData], str]]] = MappingProxyTyp
         "csv": ("layers.csv", lambda report: str(layer_table(report).to_csv(index=False))),
         "markdown": ("report.md", markdown.render),
         "latex": ("report.tex", latex.render),
+        "neurobench": ("neurobench.json", neurobench_file.render),
     }
 )
 """Format → file name and what makes its text."""

@@ -25,8 +25,9 @@ from kdsnn.errors import KdsnnError
 from kdsnn.models import Network, build
 from kdsnn.models.folded import FoldedNetwork, _module_of, described
 from kdsnn.models.layer_list import graph_of, layer_list
+from kdsnn.models.rounding import Rounded
 from kdsnn.train import DivergedError, RunFiles, TrainConfig, distill
-from kdsnn.train.grid import QuantizedNetwork, Rounded, deviations, quantized
+from kdsnn.train.grid import QuantizedNetwork, deviations, quantized
 
 SMALL = {
     "cnn2": {"channels": (6, 6), "hidden": 16},

@@ -43,6 +43,8 @@ class PlacedLayer:
         messages_per_spike: cores that one spike is sent to, on average if every neuron fires alike.
         hops_per_spike: expected tiles (east-west, north-south) that one spike's messages cross, if every
             neuron fires alike; None where no mesh is published.
+        incoming: which of its cores each spike that comes in is sent to.
+        outgoing: which cores of the next layer each of its own spikes is sent to.
     """
 
     name: str
@@ -55,6 +57,8 @@ class PlacedLayer:
     axons: Axons
     messages_per_spike: float
     hops_per_spike: tuple[float, float] | None
+    incoming: FanOut
+    outgoing: FanOut
 
     @property
     def neurons(self) -> int:
@@ -169,7 +173,7 @@ def place(graph: SpikingGraph, target: Target, *, host_layers: int = 0) -> Place
         DeployError: the graph is not a chain.
     """
     chain = chain_layers(graph)
-    found: list[tuple[ChainLayer, Shape, Cut]] = []
+    found: list[tuple[ChainLayer, Shape, Cut, FanOut]] = []
     outgoing: FanOut | None = None
     for step in reversed(chain[host_layers:]):
         shape = graph.shapes[step.neuron_name]
@@ -177,17 +181,17 @@ def place(graph: SpikingGraph, target: Target, *, host_layers: int = 0) -> Place
         source = _source(graph, step.name)
         synapses = projection(step.synapse, source, as_grid(shape), target, soft=soft)
         best = search(step.name, synapses, outgoing or silent(shape), target)
-        found.append((step, shape, best))
         outgoing = fan_out(synapses, best.blocks, best.axons, source)
+        found.append((step, shape, best, outgoing))
     found.reverse()
-    firsts = list(itertools.accumulate((len(best.blocks) for _, _, best in found), initial=0))
+    firsts = list(itertools.accumulate((len(best.blocks) for _, _, best, _ in found), initial=0))
     placed = tuple(
         PlacedLayer(
             step.name, step.neuron_name, shape, best.blocks, best.usage, target.room, first, best.axons,
             float(best.outgoing.feeds.mean()),
-            _hops_per_spike(target, best, first, first + len(best.blocks)),
+            _hops_per_spike(target, best, first, first + len(best.blocks)), incoming, best.outgoing,
         )
-        for (step, shape, best), first in zip(found, firsts, strict=False)
+        for (step, shape, best, incoming), first in zip(found, firsts, strict=False)
     )  # fmt: skip
     return Placement(target, placed, tuple(step.name for step in chain[:host_layers]))
 

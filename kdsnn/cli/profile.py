@@ -33,8 +33,15 @@ def profile(
     samples: Annotated[
         int | None, typer.Option(min=1, help="How many test images, spread over the set; all by default.")
     ] = None,
+    target: Annotated[
+        list[str] | None,
+        typer.Option(help="A chip to place them on: loihi1, loihi2 or a .json file (repeatable); both by default."),
+    ] = None,
     energy_model: Annotated[
         list[Path] | None, typer.Option(help="An energy model of your own, beside the built-in ones (repeatable).")
+    ] = None,
+    time_model: Annotated[
+        list[Path] | None, typer.Option(help="A step-time model of your own, beside the built-in ones (repeatable).")
     ] = None,
     format_: Annotated[
         list[str] | None,
@@ -66,7 +73,7 @@ def profile(
     with progress(quiet=json) as told:
         report = kdsnn.profile(
             sources, data, teacher=teacher, twin=None if twin is None else str(twin), samples=samples,
-            image_size=size_of(image_size), energy_model=energy_model or [], seconds_per_image=seconds_per_image,
+            image_size=size_of(image_size), target=target or [], energy_model=energy_model or [], time_model=time_model or [], seconds_per_image=seconds_per_image,
             seconds_per_step=seconds_per_step, command=command_line(), progress=told,
             **lowering_of(lowering),
         )  # fmt: skip
@@ -75,5 +82,7 @@ def profile(
         print_json({name: str(path) for name, path in paths.items()})
     else:
         draw(report.closing_table())
+        if (times := report.time_table()) is not None:
+            draw(times)
         for path in paths.values():
             print(path)

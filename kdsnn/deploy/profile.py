@@ -12,9 +12,9 @@ from kdsnn.deploy.images import load_data, some_tests
 from kdsnn.deploy.load import ann_of, load
 from kdsnn.deploy.lower import lower
 from kdsnn.deploy.lowered import Lowered, require_network_fit, told_labels
-from kdsnn.deploy.on_chip import place_all
+from kdsnn.deploy.on_chip import Pricing, place_all
 from kdsnn.deploy.progress import Progress, silent
-from kdsnn.deploy.report_options import busy_time, distinct, energy_models
+from kdsnn.deploy.report_options import busy_time, chosen_chips, distinct, energy_models, time_models
 from kdsnn.deploy.spike_input import frames_of_data, is_bare
 from kdsnn.deploy.trained import TrainedNetwork
 from kdsnn.errors import KdsnnError, OptionError
@@ -42,7 +42,9 @@ def profile(
     twin: NetworkSource | None = None,
     samples: int | None = None,
     image_size: ImageSize = None,
+    target: Sequence[str | Path] = (),
     energy_model: Sequence[str | Path] = (),
+    time_model: Sequence[str | Path] = (),
     seconds_per_image: Seconds = None,
     seconds_per_step: Seconds = None,
     command: str = "kdsnn.profile",
@@ -59,7 +61,9 @@ def profile(
         twin: the same student trained without a teacher.
         samples: how many test images, spread over the set; all by default.
         image_size: as in `load_data`.
+        target: the chips to place them on, by name or as .json files; all that are built in by default.
         energy_model: files of energy models of your own, beside the built-in ones.
+        time_model: files of step-time models of your own, beside the built-in ones.
         seconds_per_image: seconds that an image keeps the chips busy, or (low, nominal, high): adds their static power. Measured
             or assumed by you; without it static power is left out.
         seconds_per_step: the same per time step, × T of each network.
@@ -73,7 +77,8 @@ def profile(
     from profilers import report
 
     sources = list(source) if isinstance(source, Sequence) and not isinstance(source, str) else [source]
-    models = energy_models(energy_model)
+    chips = chosen_chips(target)
+    models, times = energy_models(energy_model, chips), time_models(time_model, chips)
     time = busy_time(seconds_per_image, seconds_per_step)
     ann = None if teacher is None else _trained(teacher)
     if (alone := ann_of(sources[0])) is not None:
@@ -92,7 +97,9 @@ def profile(
         count(name, network, x, told_labels(name, network, labels), twin=index >= len(sources), progress=progress)
         for index, (name, network) in enumerate(zip(names, networks, strict=True))
     ]
-    students, placements, misfits = place_all(students, networks, x, time=time, progress=progress)
+    students, placements, misfits = place_all(
+        students, networks, x, chips=chips, pricing=Pricing(models, times, time), progress=progress
+    )
     return report.build(
         f"{', '.join(names[: len(sources)]) or (counted.name if counted else '')} on {called}",
         command,

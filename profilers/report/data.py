@@ -17,8 +17,9 @@ from profilers.counting.flops import ModuleCounts
 from profilers.counting.statistics import Statistic
 from profilers.energy.evaluation import Counts, EnergyEstimate
 from profilers.energy.models import Citation, Constant, Range, Remark
+from profilers.energy.timing import TimeEstimate
 
-VERSION = 4
+VERSION = 5
 """Version of `report.json`; raised when a field changes its meaning, appears or disappears."""
 
 
@@ -94,7 +95,8 @@ class Deployment:
     Placed is the chain of layers that a chip runs: OR neurons of max-pools and relays of skip connections do work there
     that the network before it does not have. `target` is the chip's name, `title` what people call it; `neurons`:
     those of the chain; `host`: its layers that run on the host, which `counts` holds all the same. `counts`: of the
-    chain, means over `samples` samples. `seconds` per sample, if the user gave them.
+    chain, means over `samples` samples. `seconds` per sample, if the user gave them. `times`: one per step-time model of
+    the chip.
     """
 
     target: str
@@ -106,6 +108,7 @@ class Deployment:
     samples: int
     seconds: Range | None
     counts: Counts
+    times: tuple[TimeEstimate, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from profilers.energy.models import Range
-from profilers.report import cells, energy_tables, figures, tables
+from profilers.report import cells, energy_tables, figures, tables, time_tables
 from profilers.report.data import ReportData, Student
 from profilers.report.glossary import GLOSSARY
 from profilers.report.literature import sources
@@ -37,6 +37,7 @@ def render(report: ReportData) -> str:
         tiles=_student_tiles(report, report.head) if report.head else _teacher_tiles(report),
         tables=tables,
         energy_tables=energy_tables,
+        time_tables=time_tables,
         figures=figures,
         glossary=GLOSSARY,
         sources=sources(report),

@@ -20,6 +20,7 @@ from profilers.report.cells import (
 from profilers.report.data import NetworkRun, PlacementReport, ReportData, Student, Teacher
 from profilers.report.energy_tables import RUNS, energies
 from profilers.report.numbers import SPACE, memory, number, percent, quantity, spread
+from profilers.report.time_tables import times
 
 FED_BY = {"spikes": "spikes", "static": "analog input", "changing": "changing values"}
 """What feeds a layer, by its role."""
@@ -33,6 +34,8 @@ def everything(report: ReportData) -> list[Table]:
         found += [layers(head), steps(head)]
     if report.energies:
         found.append(energies(report))
+    if (table := times(report)) is not None:
+        found.append(table)
     found += [placement(p) for p in report.placements]
     if report.comparisons:
         found.append(comparisons(report))

@@ -1,0 +1,125 @@
+"""These tables of a report are about time: latency, throughput, energy per inference and energy-delay product."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from profilers.energy.models import Range
+from profilers.energy.timing import EnergyDelay, TimeEstimate
+from profilers.report.cells import Cell, Row, Table, plural
+from profilers.report.data import Deployment, ReportData, Student
+from profilers.report.numbers import number, percent, spread
+from profilers.text_table import TextTable, table
+
+UNKNOWN = "not known"
+
+NOTES = (
+    "Estimates, not measurements of these networks. A range runs from low constants with all units of a core at work at the "
+    "same time to high constants with one after the other; models draw different boundaries: compare along a row, never "
+    "down a column.",
+    "Latency is of one inference alone: T steps and one more for each layer on the chip. Throughput is of inferences that "
+    "follow each other, T steps each. Time of the host, which encodes pixels where a chip takes none, is not counted.",
+    "Energy per inference is of one alone, with static power over its latency where the energy model has it; the "
+    "energy-delay product is that energy × that latency.",
+)
+
+
+def timed(report: ReportData) -> list[tuple[Student, Deployment, TimeEstimate]]:
+    """Every estimate of every student, chip by chip and model by model, so that rows that compare stand together."""
+    found = [(s, d, time) for s in report.students for d in s.deployments for time in d.times]
+    order = list(dict.fromkeys((d.target, time.model) for _, d, time in found))
+    return sorted(found, key=lambda row: order.index((row[1].target, row[2].model)))
+
+
+def models(report: ReportData) -> list[TimeEstimate]:
+    """One estimate of every model, for what it says of the model."""
+    return list({time.model: time for _, _, time in timed(report)}.values())
+
+
+def times(report: ReportData) -> Table | None:
+    """One row per step-time model and student; None where nobody was placed on a chip with such a model."""
+    rows = []
+    for student, deployment, time in timed(report):
+        label = time.title if len(report.students) == 1 else f"{student.name}: {time.title}"
+        products = time.products or (None,)
+        cells = (
+            Cell(duration(time.latency, time), (plural(time.steps, "step"),)),
+            Cell(rate(time), (f"{duration(time.step, time)} a step",)),
+            _stacked([UNKNOWN if p is None else spread(p.energy, "J") for p in products], [*map(_priced_by, products)]),
+            _stacked([UNKNOWN if p is None else product(p) for p in products], [*map(_priced_by, products)]),
+            critical(time),
+        )
+        rows.append(Row(label, cells, f"{time.basis} · {plural(deployment.cores, 'core')}"))
+    if not rows:
+        return None
+    headings = (
+        "Step-time model",
+        "Latency",
+        "Throughput",
+        "Energy per inference",
+        "Energy-delay product",
+        "Critical core",
+    )
+    return Table("time", "Time per sample under each model", tuple(map(Cell, headings)), tuple(rows), NOTES)
+
+
+def time_table(report: ReportData) -> TextTable | None:
+    """The same for a terminal, one row per step-time model and energy model."""
+    rows = []
+    for student, _, time in timed(report):
+        core = critical(time)
+        for p in time.products or (None,):
+            energies = [UNKNOWN] * 2 if p is None else [spread(p.energy, "J"), product(p)]
+            rows.append(
+                [
+                    student.name, time.title, duration(time.latency, time), rate(time), "–" if p is None else p.title,
+                    *energies, core.text,
+                ]
+            )  # fmt: skip
+    columns = [
+        "network", "step-time model", "latency", "throughput", "energy model", "energy", "energy × delay", "critical core",
+    ]  # fmt: skip
+    title = "time per sample; latency and energy of one inference alone, throughput of inferences back to back"
+    return table(title, columns, rows) if rows else None
+
+
+def duration(seconds: Range, time: TimeEstimate) -> str:
+    """Seconds are a range, or a bound."""
+    return f"≥ {spread(seconds, 's')}" if time.at_least else spread(seconds, "s")
+
+
+def rate(time: TimeEstimate) -> str:
+    """Inferences per second are a range, or a bound."""
+    period = time.period
+    if period.low <= 0:
+        return UNKNOWN
+    found = spread(Range(1 / period.high, 1 / period.nominal, 1 / period.low), "/s")
+    return f"≤ {found}" if time.at_least else found
+
+
+def product(found: EnergyDelay) -> str:
+    """Joule seconds are a range."""
+    return spread(found.product, "J·s")
+
+
+def critical(time: TimeEstimate) -> Cell:
+    """The core that decides, and its layer."""
+    if time.core is None or time.share is None:
+        return Cell(UNKNOWN)
+    return Cell(f"{number(time.core)}, {time.layer}", (f"in {percent(time.share, 0)} of steps, by its {time.unit}",))
+
+
+def _priced_by(found: EnergyDelay | None) -> str:
+    if found is None:
+        return "no energy model of this chip"
+    return f"{found.title}, static power {'included' if found.static else UNKNOWN}"
+
+
+def _stacked(texts: list[str], whose: list[str]) -> Cell:
+    """The first of several in large, the others below it."""
+    return Cell(texts[0], (whose[0], *_others(texts, whose)))
+
+
+def _others(texts: list[str], whose: list[str]) -> Iterator[str]:
+    for text, name in list(zip(texts, whose, strict=True))[1:]:
+        yield f"{text}: {name}"

@@ -64,21 +64,23 @@ def times(report: ReportData) -> Table | None:
 
 
 def time_table(report: ReportData) -> TextTable | None:
-    """The same for a terminal, one row per step-time model and energy model."""
+    """The same for a terminal: models by name, and of energy models the first that knows static power."""
     rows = []
     for student, _, time in timed(report):
-        core = critical(time)
-        for p in time.products or (None,):
-            energies = [UNKNOWN] * 2 if p is None else [spread(p.energy, "J"), product(p)]
-            rows.append(
-                [
-                    student.name, time.title, duration(time.latency, time), rate(time), "–" if p is None else p.title,
-                    *energies, core.text,
-                ]
-            )  # fmt: skip
-    columns = [
-        "network", "step-time model", "latency", "throughput", "energy model", "energy", "energy × delay", "critical core",
-    ]  # fmt: skip
+        p = next((p for p in time.products if p.static), next(iter(time.products), None))
+        energies = [UNKNOWN] * 2 if p is None else [spread(p.energy, "J"), product(p)]
+        names = [student.name, time.model, "–" if p is None else p.model]
+        rows.append([*names, duration(time.latency, time), rate(time), *energies, critical(time).text])
+    columns = (
+        "network",
+        "step-time model",
+        "energy model",
+        "latency",
+        "throughput",
+        "energy",
+        "energy × delay",
+        "critical core",
+    )
     title = "time per sample; latency and energy of one inference alone, throughput of inferences back to back"
     return table(title, columns, rows) if rows else None
 

@@ -14,13 +14,13 @@ import pytest
 
 from exporters.graph import IF, Input, Linear, Output, chain
 from hardware import emulator
-from hardware.chips import limits
+from hardware.chips import fit, limits
+from hardware.chips.work import CoreCounter
 from kdsnn import checkpoint, models
 from kdsnn.checkpoint import CheckpointInfo
 from kdsnn.cli.app import main
 from kdsnn.deploy.counting import FEW_SAMPLES, some
-from kdsnn.deploy.lowered import Lowered
-from kdsnn.deploy.on_chip import on_chip
+from kdsnn.deploy.on_chip import Pricing, on_chip
 from kdsnn.deploy.report_options import BusyTime, distinct
 from kdsnn.errors import KdsnnError
 from profilers.counting.activity import ActivityCounter
@@ -183,12 +183,16 @@ def test_the_second_compartment_of_a_soft_reset_is_updated_too() -> None:
         3,
     )
     frames = rng.integers(0, 2, (4, 3, 5))
-    counter = ActivityCounter(graph)
-    emulator.run(graph, frames, observe=counter)
-    activity = counter.result()
     for name, compartments in (("loihi1", 2 * 7 + 2), ("loihi2", 7 + 2)):
-        source = Lowered("s", None, None, graph)
-        found = on_chip(source, graph, limits.target(name), activity, BusyTime(Range.exactly(1e-3), per_step=True))
+        counter, fits = ActivityCounter(graph), fit.check(graph, limits.target(name))
+        assert fits.placement is not None
+        cores = CoreCounter(fits.placement, graph)
+        emulator.run(graph, frames, observe=counter)
+        emulator.run(graph, frames, observe=cores)
+        activity, work = counter.result(), cores.result()
+        assert [layer.compartments.sum() for layer in work] == [compartments - 2, 2]
+        pricing = Pricing({}, {}, BusyTime(Range.exactly(1e-3), per_step=True))
+        found = on_chip(graph, fits, work, activity, pricing)
         assert found.deployment is not None
         counts = found.deployment.counts.values
         assert counts["neuron_updates"].nominal == 3 * compartments

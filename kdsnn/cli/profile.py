@@ -57,6 +57,13 @@ def profile(
     seconds_per_step: Annotated[
         str | None, typer.Option(help="The same per time step, × T of each network: 1e-5, or low,nominal,high.")
     ] = None,
+    density: Annotated[
+        bool | None,
+        typer.Option(
+            "--density/--no-density",
+            help="Count again with the input's events thinned to 3/4, 1/2, 1/4 and 1/8; by default where events come in.",
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Count parameters, FLOPs, spikes, SynOps and energy; write report.html, report.json and layers.csv."""
@@ -73,8 +80,9 @@ def profile(
     with progress(quiet=json) as told:
         report = kdsnn.profile(
             sources, data, teacher=teacher, twin=None if twin is None else str(twin), samples=samples,
-            image_size=size_of(image_size), target=target or [], energy_model=energy_model or [], time_model=time_model or [], seconds_per_image=seconds_per_image,
-            seconds_per_step=seconds_per_step, command=command_line(), progress=told,
+            image_size=size_of(image_size), target=target or [], energy_model=energy_model or [],
+            time_model=time_model or [], seconds_per_image=seconds_per_image, seconds_per_step=seconds_per_step,
+            density=density, command=command_line(), progress=told,
             **lowering_of(lowering),
         )  # fmt: skip
     paths = report.write(out, formats)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -46,13 +47,7 @@ class Pricing:
 
 
 def on_chip(chain: SpikingGraph, fits: Fit, work: Sequence[LayerWork], activity: Activity, pricing: Pricing) -> OnChip:
-    """A chain that was held against a chip: add to what it does there, `activity`, what its placement and cores say.
-
-    That is messages between cores, hops between tiles where the chip's mesh is published, chips × seconds where the
-    user gave the seconds, the updates of compartments beyond one per neuron, and time by every model of the chip.
-    """
-    from hardware.chips import placement
-    from profilers import report
+    """A chain that was held against a chip and does `activity`: what its placement and the work of its cores say of it."""
     from profilers.energy import operations
 
     chip, placed = fits.target, fits.placement
@@ -65,23 +60,49 @@ def on_chip(chain: SpikingGraph, fits: Fit, work: Sequence[LayerWork], activity:
     if placed is None:
         return OnChip(notes=notes)
     spikes = {name: float(neurons.spikes.sum(axis=1).mean()) for name, neurons in activity.neurons.items()}
+    counts = operations.snn_counts(activity)
+    untimed = deployed(chain, chip, placed, counts, spikes, activity.samples, None)
+    deployment = deployed(chain, chip, placed, counts, spikes, activity.samples, pricing.busy)
+    times = _times(timed_network(placed, work, chain.T), untimed.counts, pricing)
+    return OnChip(_drawn(placed), replace(deployment, times=times), notes)
+
+
+def deployed(
+    chain: SpikingGraph,
+    chip: Target,
+    placed: Placement,
+    counts: Counts,
+    spikes: Mapping[str, float],
+    samples: int,
+    time: BusyTime | None,
+) -> report.Deployment:
+    """A placed chain with what it does, `counts` and the `spikes` of every neuron layer, means over `samples` samples, and what
+    the placement adds.
+
+    That is messages between cores, hops between tiles where the chip's mesh is published, chips × seconds where the
+    user gave the seconds, and the updates of compartments beyond one per neuron.
+    """
+    from hardware.chips import placement
+    from profilers import report
+    from profilers.energy import operations
+
     known = all(layer.hops_per_spike is not None for layer in placed.layers)
     east, north = placement.hops(placed, spikes) if known else (None, None)
+    seconds = None if time is None else time.per_image(chain.T)
     usage = [used for layer in placed.layers for used in layer.usage]
-    untimed = operations.placed(
-        operations.snn_counts(activity),
+    counts = operations.placed(
+        counts,
         hops_ew=east,
         hops_ns=north,
         messages=placement.messages(placed, spikes),
+        chips=None if seconds is None else placed.chips,
+        seconds=seconds,
         extra_updates=chain.T * sum(used.compartments - used.neurons for used in usage),
     )
-    seconds = None if pricing.busy is None else pricing.busy.per_image(chain.T)
-    counts = untimed if seconds is None else operations.placed(untimed, chips=placed.chips, seconds=seconds)
-    deployment = report.Deployment(
-        chip.name, chip.title, placed.cores, placed.chips, sum(n.neurons for n in activity.neurons.values()), placed.host,
-        activity.samples, seconds, counts, _times(timed_network(placed, work, chain.T), untimed, pricing),
-    )  # fmt: skip
-    return OnChip(_drawn(placed), deployment, notes)
+    neurons = sum(math.prod(chain.shapes[name]) for name in chain.neurons)
+    return report.Deployment(
+        chip.name, chip.title, placed.cores, placed.chips, neurons, placed.host, samples, seconds, counts
+    )
 
 
 def _drawn(placed: Placement) -> report.PlacementReport:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from exporters.graph import unique_name
 from kdsnn.deploy.counting import count, count_ann
+from kdsnn.deploy.density import thin, wants_density
 from kdsnn.deploy.images import load_data, some_tests
 from kdsnn.deploy.load import ann_of, load
 from kdsnn.deploy.lower import lower
@@ -47,6 +48,7 @@ def profile(
     time_model: Sequence[str | Path] = (),
     seconds_per_image: Seconds = None,
     seconds_per_step: Seconds = None,
+    density: bool | None = None,
     command: str = "kdsnn.profile",
     progress: Progress = silent,
     **lowering: Any,
@@ -67,6 +69,8 @@ def profile(
         seconds_per_image: seconds that an image keeps the chips busy, or (low, nominal, high): adds their static power. Measured
             or assumed by you; without it static power is left out.
         seconds_per_step: the same per time step, × T of each network.
+        density: whether the first network runs again with its input of events thinned to 3/4, 1/2, 1/4 and 1/8; by default it
+            does where frames of spikes come in.
         command: how the report came about, printed in it.
         progress: told how far it is.
         **lowering: of `lower`, for sources that are not lowered yet.
@@ -88,6 +92,7 @@ def profile(
     given = [*sources, *([] if twin is None else [twin])]
     networks = [_lowered(one, lowering, progress, alone=len(given) == 1) for one in given]
     names = _names(given, networks, len(sources))
+    with_density = wants_density(names, networks, density)
     images, x, labels, called = _tests(names, networks, data, samples, image_size, bare=ann is None)
     counted: report.Teacher | None = None
     notes: tuple[str, ...] = ()
@@ -100,6 +105,7 @@ def profile(
     students, placements, misfits = place_all(
         students, networks, x, chips=chips, pricing=Pricing(models, times, time), progress=progress
     )
+    thinned = thin(students[0], networks[0], x, labels, time=time, progress=progress) if with_density else None
     return report.build(
         f"{', '.join(names[: len(sources)]) or (counted.name if counted else '')} on {called}",
         command,
@@ -107,6 +113,7 @@ def profile(
         teacher=counted,
         models=models,
         placements=placements,
+        thinned=thinned,
         data=f"{len(x):,} test {'sample' if x.ndim != 4 else 'image'}{'s' if len(x) != 1 else ''} of {called}",
         notes=[*notes, *misfits],
     )

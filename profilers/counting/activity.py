@@ -109,12 +109,16 @@ class SynapseActivity:
 
 @dataclass(frozen=True, eq=False)
 class Activity:
-    """One run of a network did this, per layer in topological order. Totals are (N, T) arrays."""
+    """One run of a network did this, per layer in topological order. Totals are (N, T) arrays.
+
+    `events_in`: values other than 0 that the input sends, (N, T); None where it is one image at every step.
+    """
 
     T: int
     samples: int
     neurons: Mapping[str, NeuronActivity]
     synapses: Mapping[str, SynapseActivity]
+    events_in: Ints | None = None
 
     def _sum(self, arrays: list[Ints]) -> Ints:
         return sum(arrays, np.zeros((self.samples, self.T), np.int64))
@@ -239,7 +243,8 @@ _known: WeakKeyDictionary[SpikingGraph, _Maps] = WeakKeyDictionary()
 def _maps(graph: SpikingGraph) -> _Maps:
     if graph not in _known:
         connections = {layer: connections_into(graph, layer) for layer in graph.synapses}
-        fan_outs: dict[str, list[Floats]] = {source: [np.ones(graph.shapes[source])] for source in graph.neurons}
+        counted = [*graph.neurons, *([graph.input_name] if graph.input.over_time else [])]
+        fan_outs: dict[str, list[Floats]] = {source: [np.ones(graph.shapes[source])] for source in counted}
         columns: dict[tuple[str, int], int] = {}
         for layer, ways in connections.items():
             for index, way in enumerate(ways):
@@ -308,7 +313,8 @@ class ActivityCounter:
         }
         synapses = {layer: self._synapse(layer, seen) for layer in graph.synapses}
         samples = next(iter(sizes.values()))
-        return Activity(graph.T, samples, MappingProxyType(neurons), MappingProxyType(synapses))
+        events_in = seen[graph.input_name][:, :, 0] if graph.input.over_time else None
+        return Activity(graph.T, samples, MappingProxyType(neurons), MappingProxyType(synapses), events_in)
 
     def _synapse(self, layer: str, seen: Mapping[str, Ints]) -> SynapseActivity:
         graph = self._graph

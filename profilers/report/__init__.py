@@ -11,6 +11,8 @@ from profilers.report.closing_table import closing_table
 from profilers.report.counted_run import summarize
 from profilers.report.data import (
     ComparisonReport,
+    DensityPoint,
+    DensitySweep,
     Deployment,
     LayerCores,
     LayerReport,
@@ -26,6 +28,8 @@ __all__ = [
     "DEFAULT_FORMATS",
     "FORMATS",
     "ComparisonReport",
+    "DensityPoint",
+    "DensitySweep",
     "Deployment",
     "LayerCores",
     "LayerReport",

@@ -7,13 +7,16 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from exporters.errors import DeployError
+from profilers.counting.thinning import SEED
 from profilers.energy import models as energy_models
 from profilers.energy.evaluation import EnergyEstimate, baseline, break_even, energy
-from profilers.energy.models import EnergyModel
+from profilers.energy.models import EnergyModel, Range
 from profilers.energy.operations import Counts, ann_counts
 from profilers.report.data import (
     VERSION,
     ComparisonReport,
+    DensityPoint,
+    DensitySweep,
     ModelEnergies,
     NetworkRun,
     PlacementReport,
@@ -22,6 +25,9 @@ from profilers.report.data import (
     Teacher,
 )
 from profilers.report.result import Report
+
+DENSITY_MODEL = "loihi1-events"
+"""The energy model that prices thinned input: one of a chip, whose neurons cost something without a single event."""
 
 
 def build(
@@ -33,6 +39,7 @@ def build(
     comparisons: Iterable[ComparisonReport] = (),
     models: Mapping[str, EnergyModel] | None = None,
     placements: Iterable[PlacementReport] = (),
+    thinned: Mapping[float, Student] | None = None,
     data: str = "",
     notes: Iterable[str] = (),
     created: datetime | None = None,
@@ -47,12 +54,13 @@ def build(
         comparisons: rows of the spike-for-spike table.
         models: energy models by name; by default those of the package.
         placements: of the first student, one per chip.
+        thinned: share of the events that was kept → the first student, run on these.
         data: one line on the samples that were used.
         notes: sentences printed under the verdict.
         created: time stamp; now by default.
 
     Raises:
-        DeployError: nobody to report on, or two students of the same name.
+        DeployError: nobody to report on, two students of the same name, or thinned input that is no events.
     """
     names = [s.name for s in students]
     if not (names or teacher) or len(set(names)) < len(names):
@@ -69,6 +77,7 @@ def build(
         comparisons=tuple(comparisons),
         energies=tuple(_energies(model, teacher, students) for model in chosen.values()),
         placements=tuple(placements),
+        density=_density(thinned, chosen.values()) if thinned else None,
         notes=tuple(notes),
     )
 
@@ -111,6 +120,33 @@ def _energies(model: EnergyModel, teacher: Teacher | None, students: Sequence[St
         sources=tuple(model.sources.values()),
         remarks=model.remarks,
     )
+
+
+def _density(thinned: Mapping[float, Student], models: Iterable[EnergyModel]) -> DensitySweep:
+    """Runs on ever fewer events become a sweep, priced under `DENSITY_MODEL` if it is one of the models."""
+    model = next((m for m in models if m.name == DENSITY_MODEL), None)
+    points, left_out, placed_on = [], (), ""
+    for kept, student in sorted(thinned.items(), reverse=True):
+        run, deployment = student.deployed, student.on(model.target) if model else None
+        if not run.events_in_by_step:
+            raise DeployError(f"{student.name}: no events come in over time, so none can be thinned")
+        estimate = _estimate(model, deployment.counts if deployment else run.counts) if model else None
+        if estimate:
+            left_out, placed_on = estimate.left_out, deployment.title if deployment else ""
+        points.append(
+            DensityPoint(
+                kept=kept,
+                events_in=sum(run.events_in_by_step),
+                spikes=run.spikes,
+                synops=run.synops,
+                accuracy=run.accuracy,
+                energy=Range(estimate.low, estimate.nominal, estimate.high) if estimate else None,
+            )
+        )
+    name, title = (model.name, model.title) if model else ("", "")
+    first = next(iter(thinned.values()))
+    run = first.deployed
+    return DensitySweep(first.name, run.arithmetic, run.samples, SEED, name, title, placed_on, left_out, tuple(points))
 
 
 def _estimate(model: EnergyModel, counts: Counts) -> EnergyEstimate | None:

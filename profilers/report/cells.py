@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from profilers.counting.statistics import Statistic, share_interval
 from profilers.energy.evaluation import EnergyEstimate
 from profilers.energy.models import Range
-from profilers.report.data import NetworkRun
 from profilers.report.numbers import SPACE, interval, number, percent, spread
 
 NONE = "–"
@@ -74,11 +73,11 @@ def confidence(mean: Statistic) -> tuple[str, ...]:
     return () if mean.low == mean.high else (f"95{SPACE}%{SPACE}CI {interval(mean.low, mean.high)}",)
 
 
-def accuracy_interval(run: NetworkRun) -> tuple[str, ...]:
-    """The confidence interval of a run's accuracy is put in words."""
-    if run.accuracy is None:
+def accuracy_interval(accuracy: float | None, samples: int) -> tuple[str, ...]:
+    """The confidence interval of an accuracy on so many samples is put in words."""
+    if accuracy is None:
         return ()
-    low, high = share_interval(run.accuracy, run.samples)
+    low, high = share_interval(accuracy, samples)
     return (f"95{SPACE}%{SPACE}CI {100 * low:.1f}–{percent(high)}",)
 
 

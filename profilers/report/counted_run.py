@@ -55,8 +55,10 @@ def summarize(
         parameters=size.parameters,
         weight_bits=size.weight_bits,
         state_bits=size.state_bits,
-        spikes_by_step=tuple(activity.spikes.mean(axis=0).tolist()),
-        synops_by_step=tuple(activity.synops.mean(axis=0).tolist()),
+        events_in_by_step=() if activity.events_in is None else _by_step(activity.events_in),
+        spikes_by_step=_by_step(activity.spikes),
+        synops_by_step=_by_step(activity.synops),
+        macs_by_step=_by_step(activity.graded_operations),
         accuracy_by_step=tuple(map(float, accuracy_by_step)),
         conventions=by_every_convention(activity),
         layers=tuple(_layers(graph, activity, size, differing or {})),
@@ -115,6 +117,10 @@ def _counts(
 ) -> Counts:
     """These are the counts of a network of which only these layers do anything."""
     return snn_counts(Activity(activity.T, activity.samples, neurons or {}, synapses or {}))
+
+
+def _by_step(values: np.ndarray[Any, Any]) -> tuple[float, ...]:
+    return tuple(values.mean(axis=0).tolist())
 
 
 def _mean(values: np.ndarray[Any, Any]) -> float:

@@ -19,7 +19,7 @@ from profilers.energy.evaluation import Counts, EnergyEstimate
 from profilers.energy.models import Citation, Constant, Range, Remark
 from profilers.energy.timing import TimeEstimate
 
-VERSION = 5
+VERSION = 6
 """Version of `report.json`; raised when a field changes its meaning, appears or disappears."""
 
 
@@ -54,8 +54,11 @@ class LayerReport:
 class NetworkRun:
     """One network ran over some samples, in float or quantized to integers; `Activity` tells the conventions.
 
-    `dense_macs` are those of an ANN of the same shape. `spikes_by_step` and `synops_by_step` are means per sample
-    for each of the T steps; `accuracy_by_step` is the accuracy after the first 1, 2, … T steps, empty without labels.
+    `dense_macs` are those of an ANN of the same shape. What ends in `_by_step` are means per sample for each of the T
+    steps: `events_in_by_step` values other than 0 that come in, empty where one image comes in at every step;
+    `spikes_by_step` of all layers; `synops_by_step`; `macs_by_step` multiply-accumulates of the layers that spikes do
+    not feed, zero inputs skipped. `accuracy_by_step` is the accuracy after the first 1, 2, … T steps, empty without
+    labels.
     `conventions` has every way to count, by name. `counts` are what energy models read, `dense_counts` those of a dense
     ANN of the same shape, `twin_counts` those of the same network with quantized ReLUs (`operations.quantized_twin`).
     Memory is in bits.
@@ -78,8 +81,10 @@ class NetworkRun:
     parameters: int
     weight_bits: int
     state_bits: int
+    events_in_by_step: tuple[float, ...]
     spikes_by_step: tuple[float, ...]
     synops_by_step: tuple[float, ...]
+    macs_by_step: tuple[float, ...]
     accuracy_by_step: tuple[float, ...]
     conventions: tuple[Convention, ...]
     layers: tuple[LayerReport, ...]
@@ -248,11 +253,47 @@ class PlacementReport:
 
 
 @dataclass(frozen=True)
+class DensityPoint:
+    """The events of the input were kept with probability `kept`, and this happened, means per sample.
+
+    `events_in`: those that were left. `energy`: joules under the sweep's model, None without one.
+    """
+
+    kept: float
+    events_in: float
+    spikes: Statistic
+    synops: Statistic
+    accuracy: float | None
+    energy: Range | None
+
+
+@dataclass(frozen=True)
+class DensitySweep:
+    """The first student ran on some samples again, with fewer and fewer events in them.
+
+    `seed` decides which; what one point keeps, all points before it kept. `placed_on`: the title of the chip on which it
+    ran as placed, so that OR neurons of max-pools and relays of skip connections count too (`Deployment`); empty where
+    it is the deployed run. `model` and `model_title`: the one energy model that priced all points, empty without one;
+    `left_out`: terms of the model that nobody counted.
+    """
+
+    student: str
+    arithmetic: Literal["float", "integer"]
+    samples: int
+    seed: int
+    model: str
+    model_title: str
+    placed_on: str
+    left_out: tuple[str, ...]
+    points: tuple[DensityPoint, ...]
+
+
+@dataclass(frozen=True)
 class ReportData:
     """A report says this and nothing else. The first student is the one that the verdict is about.
 
     It has a teacher, students, or both; `energies` are in the order of the models. `profilers.report.result.Report`
-    has what a user does with it.
+    has what a user does with it. `density` is None where the input is no events, or nobody asked.
     """
 
     version: int
@@ -265,6 +306,7 @@ class ReportData:
     comparisons: tuple[ComparisonReport, ...]
     energies: tuple[ModelEnergies, ...]
     placements: tuple[PlacementReport, ...]
+    density: DensitySweep | None
     notes: tuple[str, ...]
 
     @property

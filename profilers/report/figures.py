@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from markupsafe import Markup
 
 from profilers.energy.models import Range
-from profilers.report.data import NetworkRun, PlacementReport, ReportData, Student, StudentEnergy
+from profilers.report.data import DensitySweep, NetworkRun, PlacementReport, ReportData, Student, StudentEnergy
 from profilers.report.energy_tables import share
 from profilers.report.literature import THRESHOLDS
 from profilers.report.numbers import SPACE, number, percent, quantity, spread
@@ -15,15 +16,18 @@ from profilers.report.svg_charts import (
     BarRow,
     DotRow,
     Line,
+    Panel,
     Patch,
     RangeRow,
+    axis_ticks,
     bar_chart,
     dot_chart,
     grid_map,
     line_chart,
+    panel_chart,
     range_chart,
 )
-from profilers.report.tables import drift
+from profilers.report.tables import drift, kept_text, step_counts
 
 CHIPS_DRAWN = 8
 COLORS = 8
@@ -96,10 +100,59 @@ def over_time(report: ReportData) -> tuple[Markup, list[tuple[str, str]]] | None
     chart = line_chart(
         lines,
         lambda x: quantity(x, digits=2),
-        lambda y: f"{100 * y:.3g}{SPACE}%",
+        _level_percent,
         "Accuracy against synaptic operations, per time step",
     )
     return chart, [(css, name) for css, name, _ in chosen]
+
+
+def by_step(student: Student) -> Markup:
+    """The panels are accuracy so far and everything that is counted, step by step, quantized and float."""
+    runs = [("quantized", student.quantized_run), ("float", student.float_run)]
+    lines = [(css, run) for css, run in runs if run is not None]
+    head = student.deployed
+    panels = []
+    if head.accuracy_by_step:
+        panels.append(
+            Panel(
+                "Accuracy so far",
+                f"{percent(head.accuracy_by_step[-1])} in the end",
+                tuple(Line(css, _steps(run.accuracy_by_step, percent)) for css, run in lines if run.accuracy_by_step),
+                _level_percent,
+                from_zero=False,
+            )
+        )
+    for heading, values in step_counts(head):
+        found = [(css, dict(step_counts(run)).get(heading)) for css, run in lines]
+        drawn = tuple(Line(css, _steps(counts, quantity)) for css, counts in found if counts)
+        panels.append(Panel(f"{heading} per step", f"{quantity(sum(values))} in all", drawn, _level_count))
+    steps = [t for t in axis_ticks(1, head.T, 8) if 1 <= t <= head.T and t % 1 == 0]
+    ticks = [(t, f"t{SPACE}={SPACE}{t:.0f}" if t == steps[0] else f"{t:.0f}") for t in steps]
+    return panel_chart(panels, ticks, "Accuracy and counts at every time step")
+
+
+def density(sweep: DensitySweep) -> Markup:
+    """The panels are accuracy, SynOps and energy against the share of the events that was kept."""
+    points = sorted(sweep.points, key=lambda point: point.kept)
+    shares = [point.kept for point in points]
+
+    def line(css: str, values: Sequence[float], form: Callable[[float], str]) -> Line:
+        texts = [f"{kept_text(kept)}: {form(value)}" for kept, value in zip(shares, values, strict=True)]
+        return Line(css, tuple(zip(shares, values, texts, strict=True)))
+
+    panels = []
+    accuracies = [point.accuracy for point in points if point.accuracy is not None]
+    if accuracies:
+        drawn = line("quantized", accuracies, percent)
+        panels.append(Panel("Accuracy", _ends(accuracies, percent), (drawn,), _level_percent, from_zero=False))
+    synops = [point.synops.mean for point in points]
+    panels.append(Panel("SynOps", _ends(synops, quantity), (line("quantized", synops, quantity),), _level_count))
+    joules = [point.energy.nominal for point in points if point.energy is not None]
+    if joules:
+        drawn = line("quantized", joules, _energy_text)
+        panels.append(Panel("Energy, nominal", _ends(joules, _energy_text), (drawn,), _level_energy))
+    ticks = [(kept, kept_text(kept)) for kept in shares]
+    return panel_chart(panels, ticks, "Accuracy and cost against the share of events kept")
 
 
 def relative(report: ReportData) -> Markup | None:
@@ -189,6 +242,31 @@ def ratios(student: StudentEnergy) -> tuple[float, float, float] | None:
     if snn is None or ann is None or ann.low <= 0:
         return None
     return snn.low / ann.low, snn.nominal / ann.nominal, snn.high / ann.high
+
+
+def _steps(values: Sequence[float], form: Callable[[float], str]) -> tuple[tuple[float, float, str], ...]:
+    return tuple((float(t), value, f"t = {t}: {form(value)}") for t, value in enumerate(values, start=1))
+
+
+def _ends(values: Sequence[float], form: Callable[[float], str]) -> str:
+    """The first value and the last, of the fewest events and of all."""
+    return f"{form(values[0])} → {form(values[-1])}"
+
+
+def _energy_text(value: float) -> str:
+    return quantity(value, "J")
+
+
+def _level_energy(value: float) -> str:
+    return quantity(value, "J", trim=True)
+
+
+def _level_count(value: float) -> str:
+    return quantity(value, digits=2, trim=True)
+
+
+def _level_percent(value: float) -> str:
+    return f"{100 * value:.3g}{SPACE}%"
 
 
 def _points(name: str, run: NetworkRun) -> tuple[tuple[float, float, str], ...]:

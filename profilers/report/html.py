@@ -101,7 +101,7 @@ def _teacher_tiles(report: ReportData) -> list[Tile]:
 
 def _student_tiles(report: ReportData, head: Student) -> list[Tile]:
     run, teacher = head.deployed, report.teacher
-    others = list(cells.accuracy_interval(run))
+    others = list(cells.accuracy_interval(run.accuracy, run.samples))
     if head.quantized_run and head.float_run.accuracy is not None:
         others.append(f"float {percent(head.float_run.accuracy)}")
     if teacher and teacher.accuracy is not None:

@@ -1,4 +1,4 @@
-"""Five kinds of chart are written as inline SVG without a library: bars, ranges, dots, lines and maps of cells.
+"""Six kinds of chart are written as inline SVG without a library: bars, ranges, dots, lines, panels of lines, maps of cells.
 
 Positions along the page are percentages, so a chart fits any width and its text keeps its size. Colors are CSS classes
 of the page (`float`, `quantized`, `track`, …), so light and dark both work.
@@ -23,6 +23,7 @@ from markupsafe import Markup
 _ROW, _BAR, _LABEL_LENGTH, _TITLE_LENGTH = 46, 8, 34, 60
 _TICK_ROW = 22
 _PLOT_TOP, _PLOT = 16, 220
+_PANEL, _PANEL_PLOT, _PANEL_LEFT, _PANEL_RIGHT = 122, 70, 15, 97
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,20 @@ class Line:
 
     css: str
     points: tuple[tuple[float, float, str], ...]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One panel of `panel_chart` is a label, a value as text, and lines over an axis of its own, from 0 if `from_zero`.
+
+    `y_text` writes a value of that axis.
+    """
+
+    label: str
+    text: str
+    lines: tuple[Line, ...]
+    y_text: Callable[[float], str]
+    from_zero: bool = True
 
 
 @dataclass(frozen=True)
@@ -143,7 +158,7 @@ def line_chart(
     xs = [x for line in lines for x, _, _ in line.points]
     ys = [y for line in lines for _, y, _ in line.points]
     right = max(xs, default=0) * 1.04 or 1.0
-    ticks = _ticks(min(ys, default=0), max(ys, default=1))
+    ticks = axis_ticks(min(ys, default=0), max(ys, default=1))
     bottom, top = ticks[0], ticks[-1]
 
     def at(x: float, y: float) -> tuple[float, float]:
@@ -151,19 +166,39 @@ def line_chart(
 
     parts = [_level(at(0, y)[1], y_text(y)) for y in ticks]
     parts += [
-        _below(100 * x / right, x_text(x), _PLOT_TOP + _PLOT + 18) for x in _ticks(0, right, 4) if 0 <= x <= right
+        _below(100 * x / right, x_text(x), _PLOT_TOP + _PLOT + 18) for x in axis_ticks(0, right, 4) if 0 <= x <= right
     ]
-    for line in reversed(lines):  # the first on top
-        places = [at(x, y) for x, y, _ in line.points]
-        for (x1, y1), (x2, y2) in pairwise(places):
-            parts.append(
-                Markup('<line class="stroke {}" x1="{:.2f}%" y1="{:.1f}" x2="{:.2f}%" y2="{:.1f}"/>').format(
-                    line.css, x1, y1, x2, y2
-                )
-            )
-        for (x, y), (_, _, text) in zip(places, line.points, strict=True):
-            parts.append(_dot(line.css, x, y, text))
+    parts += _strokes(lines, at)
     return _svg(parts, _PLOT_TOP + _PLOT + _TICK_ROW, description)
+
+
+def panel_chart(panels: Sequence[Panel], ticks: Sequence[tuple[float, str]], description: str) -> Markup:
+    """The panels stand one above the other over one linear x axis, which reaches from the first point to the last."""
+    xs = [x for panel in panels for line in panel.lines for x, _, _ in line.points]
+    left, right = min(xs, default=0), max(xs, default=1)
+
+    def across(x: float) -> float:
+        share = 0.5 if right == left else (x - left) / (right - left)
+        return _PANEL_LEFT + (_PANEL_RIGHT - _PANEL_LEFT) * share
+
+    parts = []
+    for index, panel in enumerate(panels):
+        above = index * _PANEL
+        ys = [y for line in panel.lines for _, y, _ in line.points]
+        low, high = min(ys), max(ys)
+        levels = axis_ticks(0 if panel.from_zero or low == high else low, high or 1, 3)
+        bottom, top = levels[0], levels[-1]
+
+        def at(
+            x: float, y: float, above: float = above, bottom: float = bottom, top: float = top
+        ) -> tuple[float, float]:
+            return across(x), above + _PANEL - 10 - _PANEL_PLOT * (y - bottom) / (top - bottom)
+
+        parts.append(_heading(panel.label, panel.text, above + 14))
+        parts += [_level(at(left, y)[1], panel.y_text(y)) for y in levels]
+        parts += _strokes(panel.lines, at, 4 if len(xs) <= 40 * len(panels) else 2)
+    parts += [_below(across(x), text, len(panels) * _PANEL + 8) for x, text in ticks]
+    return _svg(parts, len(panels) * _PANEL + _TICK_ROW, description)
 
 
 def grid_map(patches: Sequence[Patch], cells: int, columns: int, description: str) -> Markup:
@@ -182,7 +217,7 @@ def grid_map(patches: Sequence[Patch], cells: int, columns: int, description: st
     return _svg(parts, math.ceil(cells / columns) * height, description)
 
 
-def _ticks(low: float, high: float, count: int = 5) -> list[float]:
+def axis_ticks(low: float, high: float, count: int = 5) -> list[float]:
     """About `count` round numbers enclose the two."""
     if high <= low:
         low, high = low - 0.05 * (abs(low) or 1), high + 0.05 * (abs(high) or 1)
@@ -190,6 +225,24 @@ def _ticks(low: float, high: float, count: int = 5) -> list[float]:
     step = next(s for s in (1, 2, 2.5, 5, 10) if s * 10 ** math.floor(math.log10(rough)) >= rough * (1 - 1e-9))
     step *= 10 ** math.floor(math.log10(rough))
     return [step * i for i in range(math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9) + 1)]
+
+
+def _strokes(
+    lines: Sequence[Line], at: Callable[[float, float], tuple[float, float]], radius: float = 5
+) -> list[Markup]:
+    """Lines with dots, the first on top."""
+    parts = []
+    for line in reversed(lines):
+        places = [at(x, y) for x, y, _ in line.points]
+        for (x1, y1), (x2, y2) in pairwise(places):
+            parts.append(
+                Markup('<line class="stroke {}" x1="{:.2f}%" y1="{:.1f}" x2="{:.2f}%" y2="{:.1f}"/>').format(
+                    line.css, x1, y1, x2, y2
+                )
+            )
+        for (x, y), (_, _, text) in zip(places, line.points, strict=True):
+            parts.append(_dot(line.css, x, y, text, radius))
+    return parts
 
 
 def _level(y: float, text: str) -> Markup:
@@ -229,8 +282,9 @@ def _rect(css: str, x: float, width: float, y: float, height: float) -> Markup:
 
 
 def _dot(css: str, x: float, y: float, title: str = "", radius: float = 5) -> Markup:
-    return Markup('<circle class="{} dot" cx="{:.2f}%" cy="{:.1f}" r="{}"><title>{}</title></circle>').format(
-        css, x, y, radius, title
+    ring = " dot" if radius > 3 else ""  # rings around small dots would cut up the line through them
+    return Markup('<circle class="{}{}" cx="{:.2f}%" cy="{:.1f}" r="{}"><title>{}</title></circle>').format(
+        css, ring, x, y, radius, title
     )
 
 

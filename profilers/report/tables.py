@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
+from fractions import Fraction
+from itertools import accumulate
 
 from profilers.energy.models import Range
 from profilers.report.cells import (
@@ -17,7 +19,7 @@ from profilers.report.cells import (
     plural,
     share_text,
 )
-from profilers.report.data import NetworkRun, PlacementReport, ReportData, Student, Teacher
+from profilers.report.data import DensitySweep, NetworkRun, PlacementReport, ReportData, Student, Teacher
 from profilers.report.energy_tables import RUNS, energies
 from profilers.report.numbers import SPACE, memory, number, percent, quantity, spread
 from profilers.report.time_tables import times
@@ -32,6 +34,8 @@ def everything(report: ReportData) -> list[Table]:
     found = [networks(report)]
     if head is not None:
         found += [layers(head), steps(head)]
+    if report.density is not None:
+        found.append(density(report.density))
     if report.energies:
         found.append(energies(report))
     if (table := times(report)) is not None:
@@ -85,7 +89,7 @@ _NETWORK_ROWS: tuple[tuple[str, str, _OfRun, _OfTeacher | None], ...] = (
     (
         "Accuracy",
         "",
-        lambda run: Cell(share_text(run.accuracy), accuracy_interval(run)),
+        lambda run: Cell(share_text(run.accuracy), accuracy_interval(run.accuracy, run.samples)),
         lambda teacher: share_text(teacher.accuracy),
     ),
     ("Time steps T", "", lambda run: str(run.T), lambda teacher: "1"),
@@ -190,17 +194,70 @@ def layers(student: Student) -> Table:
 def steps(student: Student) -> Table:
     """The rows say what each further time step costs and brings."""
     run = student.deployed
-    headings = ["Step", *(["Accuracy"] if run.accuracy_by_step else []), "Spikes", "SynOps", "SynOps so far"]
-    done, rows = 0.0, []
-    for t, (spikes, synops) in enumerate(zip(run.spikes_by_step, run.synops_by_step, strict=True)):
-        done += synops
-        texts = [percent(run.accuracy_by_step[t])] if run.accuracy_by_step else []
-        texts += [quantity(spikes), quantity(synops), quantity(done)]
-        rows.append(Row(str(t + 1), tuple(map(Cell, texts))))
+    columns = [("Accuracy", run.accuracy_by_step, percent)] if run.accuracy_by_step else []
+    columns += [(heading, values, quantity) for heading, values in step_counts(run)]
+    columns.append(("SynOps so far", tuple(accumulate(run.synops_by_step)), quantity))
+    rows = [
+        Row(str(t + 1), tuple(Cell(form(values[t])) for _, values, form in columns)) for t in range(run.T)
+    ]  # fmt: skip
     caption = f"{student.name} over time, means per sample" + (
         "; accuracy if it stops after that step" if run.accuracy_by_step else ""
     )
-    return Table("steps", caption, tuple(map(Cell, headings)), tuple(rows))
+    headings = ("Step", *(heading for heading, _, _ in columns))
+    notes = ("MACs are those of layers that no spikes feed, zero inputs skipped.",) if any(run.macs_by_step) else ()
+    return Table("steps", caption, tuple(map(Cell, headings)), tuple(rows), notes)
+
+
+def step_counts(run: NetworkRun) -> list[tuple[str, tuple[float, ...]]]:
+    """What is counted at every step, by name: events where they come in over time, MACs where there are any."""
+    found = [("Events in", run.events_in_by_step)] if run.events_in_by_step else []
+    found += [("Spikes", run.spikes_by_step), ("SynOps", run.synops_by_step)]
+    return found + ([("MACs", run.macs_by_step)] if any(run.macs_by_step) else [])
+
+
+def density(sweep: DensitySweep) -> Table:
+    """The rows are shares of the events that were kept; below a count stands its share of that with all events."""
+    first = sweep.points[0]
+
+    def of_all(value: float, whole: float) -> tuple[str, ...]:
+        return (f"{percent(value / whole, 0)} of all",) if whole and value != whole else ()
+
+    rows = []
+    for point in sweep.points:
+        cells = [Cell(quantity(point.events_in))]
+        if point.accuracy is not None:
+            cells.append(Cell(percent(point.accuracy), accuracy_interval(point.accuracy, sweep.samples)))
+        for count, whole in ((point.spikes, first.spikes), (point.synops, first.synops)):
+            cells.append(Cell(quantity(count.mean), of_all(count.mean, whole.mean)))
+        if point.energy is not None and first.energy is not None:
+            cells.append(Cell(spread(point.energy, "J"), of_all(point.energy.nominal, first.energy.nominal)))
+        rows.append(Row("all events" if point.kept == 1 else f"{kept_text(point.kept)} of events", tuple(cells)))
+    headings = [Cell("Input"), Cell("Events in"), *([] if first.accuracy is None else [Cell("Accuracy")])]
+    headings += [
+        Cell("Spikes"),
+        Cell("SynOps"),
+        *([] if first.energy is None else [Cell("Energy", (sweep.model_title,))]),
+    ]
+    notes = [
+        f"Each event of {plural(sweep.samples, 'sample')} is kept with the same probability (seed {sweep.seed}); what one row "
+        "keeps, the rows above it kept too. The network was not trained for it."
+    ]
+    if sweep.placed_on:
+        notes.append(
+            f"All counts are of the network as placed on {sweep.placed_on}: OR neurons of max-pools and relays of skip "
+            "connections are among them."
+        )
+    if sweep.model:
+        notes.append(f"Energy is an estimate under the {sweep.model_title}; shares are of its nominal value.")
+    notes += [f"Not counted, so missing from the energy: {'; '.join(sweep.left_out)}."] if sweep.left_out else []
+    what = f"as placed on {sweep.placed_on}" if sweep.placed_on else RUNS[sweep.arithmetic]
+    caption = f"{sweep.student} with fewer events, {what}, means per sample"
+    return Table("density", caption, tuple(headings), tuple(rows), tuple(notes))
+
+
+def kept_text(kept: float) -> str:
+    """A share of events is written as a fraction, as "3/4"; all of them are "all"."""
+    return "all" if kept == 1 else str(Fraction(kept))
 
 
 def placement(p: PlacementReport) -> Table:

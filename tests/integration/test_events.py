@@ -11,6 +11,7 @@ import pytest
 import kdsnn
 from kdsnn import checkpoint, models
 from kdsnn.checkpoint import SPIKES, CheckpointInfo
+from profilers.counting.thinning import Thinned
 from tests.integration.test_cli import cli, error_line
 from tests.networks import randomize
 
@@ -91,9 +92,50 @@ def test_the_first_layer_counts_synops_of_events(watching: Path, events: Path, t
     assert stem["name"] == "stem.conv" and stem["counts"]["values"]["synops"]["nominal"] == pytest.approx(by_hand)
     assert stem["counts"]["values"]["macs"]["nominal"] == 0 and student["float_run"]["macs_repeated"] == 0
     assert len(student["float_run"]["accuracy_by_step"]) == T
+    assert student["float_run"]["events_in_by_step"] == pytest.approx(x.sum((2, 3, 4)).mean(0))
     # on the chip it is placed with the others: no layer stays on the host
     found = json.loads(cli("check", watching, "--target", "loihi1", "--json").stdout)
     assert found["fits"] and found["placement"]["host"] == []
+
+
+def test_fewer_events_are_counted_as_if_they_were_the_data(watching: Path, events: Path, tmp_path: Path) -> None:
+    """Every point of the sweep against a report about arrays that hold these events and no others."""
+    network = kdsnn.lower(watching)
+    report = kdsnn.profile(network, str(events), samples=40)
+    assert report.density is not None and report.density.placed_on == "Loihi 1"
+    with np.load(events) as arrays:
+        x, y = arrays["x_test"], arrays["y_test"]
+    for point in report.density.points:
+        fewer = Thinned(x, np.arange(len(x)), point.kept)[:].astype(np.uint8)
+        alone = kdsnn.profile(network, (fewer, y), density=False)
+        assert alone.density is None
+        run, placed = alone.students[0].deployed, alone.students[0].on("loihi1")
+        assert placed is not None and point.accuracy == run.accuracy
+        counts = placed.counts.values
+        assert point.spikes.mean == pytest.approx(counts["spikes"].nominal) and point.spikes.mean > run.spikes.mean
+        assert point.synops.mean == pytest.approx(counts["synops"].nominal) and point.synops.mean > run.synops.mean
+        assert point.events_in == pytest.approx(sum(run.events_in_by_step)) == pytest.approx(fewer.sum() / len(x))
+        estimate = next(m for m in alone.energies if m.name == report.density.model).students[0].estimate
+        assert estimate is not None and point.energy is not None
+        assert point.energy.nominal == pytest.approx(estimate.nominal) and report.density.left_out == estimate.left_out
+    assert len({point.synops.mean for point in report.density.points}) == len(report.density.points) == 5
+    cli("profile", watching, "--data", events, "--samples", 5, "--no-density", "--out", tmp_path)
+    assert json.loads((tmp_path / "report.json").read_text())["density"] is None
+
+
+def test_images_have_no_events_to_thin(tmp_path: Path) -> None:
+    path = tmp_path / "still.safetensors"
+    for spiking, what in ((True, "still reads images, which are no events"), (False, "an ANN reads no events")):
+        module = models.build("cnn2", spiking=spiking, input_shape=(1, 8, 8), classes=10, channels=(2, 2), hidden=4)
+        extra = ("rate", "if", 4) if spiking else (None, None, None)
+        options = {"channels": (2, 2), "hidden": 4}
+        checkpoint.save(
+            path, module, CheckpointInfo("cnn2", spiking, (1, 8, 8), 10, "digits", options, *extra, metrics={})
+        )
+        arguments = ("profile", path, "--samples", 3, "--out", tmp_path / "out")
+        assert f"--density: {what}; leave it out" in error_line(*arguments, "--density")
+    # nobody asked: nothing is said
+    kdsnn.profile(path, samples=3)
 
 
 def test_calibration_needs_events_too(watching: Path, events: Path) -> None:

@@ -4,16 +4,31 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import cast
 
 import numpy as np
 import profilers_brute as brute
 import torch
 from torch import nn
 
-from exporters.graph import IF, AvgPool2d, Conv2d, Flatten, Input, Linear, MaxPool2d, Output, SpikingGraph, chain
-from profilers import report
+from exporters.graph import (
+    IF,
+    AvgPool2d,
+    Conv2d,
+    Encoding,
+    Flatten,
+    Input,
+    Linear,
+    MaxPool2d,
+    Output,
+    SpikingGraph,
+    chain,
+)
+from hardware import emulator
+from profilers import profiling, report
 from profilers.counting.activity import ActivityCounter
 from profilers.counting.flops import count_module
+from profilers.counting.thinning import KEPT, Thinned
 from profilers.counting.zero_skipping import active_macs
 from profilers.energy import operations
 
@@ -114,6 +129,46 @@ def example(title: str = "cnn2 on digits: a distilled spiking student") -> repor
     )
 
 
+def watching(encoding: Encoding = "spikes", seed: int = 0) -> SpikingGraph:
+    """A network that reads four frames of 2×6×6, one after the other; "direct": one frame at every step."""
+    rng = np.random.default_rng(seed)
+
+    def weight(*shape: int) -> np.ndarray:
+        return rng.integers(-3, 5, shape).astype(np.int32)
+
+    return chain(
+        [
+            ("input", Input((2, 6, 6), encoding, scale=None if encoding == "spikes" else 15)),
+            ("conv", Conv2d(weight(4, 2, 3, 3), padding=(1, 1))),
+            ("conv.neuron", IF(6 if encoding == "spikes" else 60)),
+            ("pool", MaxPool2d((2, 2), (2, 2))),
+            ("flatten", Flatten()),
+            ("fc", Linear(weight(3, 36))),
+            ("fc.neuron", IF(9)),
+            ("output", Output("rate")),
+        ],
+        T=4,
+    )
+
+
+def frames(samples: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Frames of 0 and 1, (N, 4, 2, 6, 6), with labels."""
+    rng = np.random.default_rng(seed)
+    return (rng.random((samples, 4, 2, 6, 6)) < 0.4).astype(np.float32), rng.integers(0, 3, samples)
+
+
+def events() -> report.Report:
+    """One student that reads events, and what fewer of them do to it."""
+    x, labels = frames(20)
+
+    def student(samples: np.ndarray) -> report.Student:
+        return profiling.count("watching", watching(), samples, labels, run=emulator.run)
+
+    whole = student(x)
+    thinned = {kept: student(Thinned(x, np.arange(len(x)), kept)[:]) for kept in KEPT if kept < 1}
+    return report.build("watching on frames", "", [whole], thinned={1.0: whole, **thinned})
+
+
 def wide() -> report.Report:
     """Five students, a teacher, energy models, placements, and names as long as a path that has no spaces."""
     made = example("a_title_without_any_space_that_is_longer_than_a_phone_is_wide_by_far")
@@ -129,7 +184,7 @@ def wide() -> report.Report:
     ]
     placement = made.placements[0]
     rows = tuple(replace(row, layer=f"{name}.{row.layer}") for row in placement.rows)
-    return report.build(
+    made_wide = report.build(
         made.title,
         f"kdsnn-deploy profile {'x' * 120} --compare {name}",
         students,
@@ -139,3 +194,4 @@ def wide() -> report.Report:
         data=f"npz:{'folder/' * 30}file.npz",
         notes=[name],
     )
+    return replace(made_wide, density=replace(cast(report.DensitySweep, events().density), student=name))

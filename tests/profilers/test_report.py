@@ -261,6 +261,7 @@ def test_charts_show_what_the_report_holds(made: report.Report) -> None:
         "Synaptic operations per sample of every layer fed by spikes",
         "Share of neurons and steps that differ between the float and the quantized run",
         "Share of each layer in the energy",
+        "Accuracy and counts at every time step",
         "Accuracy against synaptic operations",
         "Energy of the student divided by that of a dense ANN of its shape under the same model",
         "Break-even of every energy model",

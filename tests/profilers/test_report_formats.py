@@ -133,7 +133,7 @@ def test_markdown_has_the_numbers_of_the_report(made: report.Report) -> None:
 
 
 def test_latex_prints_what_markdown_shows(made: report.Report, three: report.Report) -> None:
-    for some in (made, three, example.wide()):
+    for some in (made, three, example.wide(), example.events()):
         text = latex.render(some)
         assert [[[unlatex(c) for c in row] for row in table] for table in latex_tables(text)] == tables(
             markdown.render(some)
@@ -245,14 +245,14 @@ def schema() -> dict[str, Any]:
 
 def test_reports_fit_the_schema(made: report.Report, three: report.Report, schema: dict[str, Any]) -> None:
     alone = report.build("ANN", "c", [], teacher=made.teacher)
-    for some in (made, three, alone):
+    for some in (made, three, alone, example.events()):
         assert problems(json.loads(some.to_json()), schema, schema["$defs"]) == []
 
 
 @pytest.mark.parametrize(
     ("path", "value", "problem"),
     [
-        (("version",), 1, "report.version: not 5"),
+        (("version",), 1, "report.version: not 6"),
         (("title",), None, "report.title: not of type string"),
         (("students", 0, "role"), "teacher", "report.students[0].role: not one of"),
         (("students", 0, "float_run", "T"), 4.5, "report.students[0].float_run.T: not of type integer"),

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from kdsnn.deploy.images import ImageSize
     from kdsnn.deploy.lower import NetworkSource
     from kdsnn.deploy.report_options import Seconds
+    from profilers import report
     from profilers.report import Report
 
 
@@ -98,10 +99,7 @@ def profile(
     notes: tuple[str, ...] = ()
     if ann is not None and images is not None:
         counted, notes = count_ann(ann, images, x, labels, progress=progress)
-    students = [
-        count(name, network, x, told_labels(name, network, labels), twin=index >= len(sources), progress=progress)
-        for index, (name, network) in enumerate(zip(names, networks, strict=True))
-    ]
+    students = _counted(names, networks, x, labels, len(sources), progress)
     students, placements, misfits = place_all(
         students, networks, x, chips=chips, pricing=Pricing(models, times, time), progress=progress
     )
@@ -117,6 +115,16 @@ def profile(
         data=f"{len(x):,} test {'sample' if x.ndim != 4 else 'image'}{'s' if len(x) != 1 else ''} of {called}",
         notes=[*notes, *misfits],
     )
+
+
+def _counted(
+    names: Sequence[str], networks: Sequence[Lowered], x: Array, labels: Array, first_twin: int, progress: Progress
+) -> list[report.Student]:
+    """The networks with what their runs counted; those from `first_twin` on are twins."""
+    return [
+        count(name, network, x, told_labels(name, network, labels), twin=index >= first_twin, progress=progress)
+        for index, (name, network) in enumerate(zip(names, networks, strict=True))
+    ]
 
 
 def _require_alone(ann: NetworkSource, *, with_others: bool, with_time: bool) -> None:

@@ -82,9 +82,8 @@ def profile(
     from profilers import report
 
     sources = list(source) if isinstance(source, Sequence) and not isinstance(source, str) else [source]
-    chips = chosen_chips(target)
+    chips, time = chosen_chips(target), busy_time(seconds_per_image, seconds_per_step)
     models, times = energy_models(energy_model, chips), time_models(time_model, chips)
-    time = busy_time(seconds_per_image, seconds_per_step)
     ann = None if teacher is None else _trained(teacher)
     if (alone := ann_of(sources[0])) is not None:
         others = len(sources) > 1 or teacher is not None or twin is not None
@@ -100,9 +99,8 @@ def profile(
     if ann is not None and images is not None:
         counted, notes = count_ann(ann, images, x, labels, progress=progress)
     students = _counted(names, networks, x, labels, len(sources), progress)
-    students, placements, misfits = place_all(
-        students, networks, x, chips=chips, pricing=Pricing(models, times, time), progress=progress
-    )
+    pricing = Pricing(models, times, time)
+    students, placements, misfits = place_all(students, networks, x, chips=chips, pricing=pricing, progress=progress)
     thinned = thin(students[0], networks[0], x, labels, time=time, progress=progress) if with_density else None
     return report.build(
         f"{', '.join(names[: len(sources)]) or (counted.name if counted else '')} on {called}",

@@ -8,7 +8,7 @@ from profilers.energy.models import Range
 from profilers.energy.timing import EnergyDelay, TimeEstimate
 from profilers.report.cells import Cell, Row, Table, plural
 from profilers.report.data import Deployment, ReportData, Student
-from profilers.report.numbers import number, percent, spread
+from profilers.report.numbers import number, percent, quantity, spread
 from profilers.text_table import TextTable, table
 
 UNKNOWN = "not known"
@@ -45,7 +45,7 @@ def times(report: ReportData) -> Table | None:
         cells = (
             Cell(duration(time.latency, time), (plural(time.steps, "step"),)),
             Cell(rate(time), (f"{duration(time.step, time)} a step",)),
-            _stacked([UNKNOWN if p is None else spread(p.energy, "J") for p in products], [*map(_priced_by, products)]),
+            _stacked([UNKNOWN if p is None else span(p.energy, "J") for p in products], [*map(_priced_by, products)]),
             _stacked([UNKNOWN if p is None else product(p) for p in products], [*map(_priced_by, products)]),
             critical(time),
         )
@@ -68,7 +68,7 @@ def time_table(report: ReportData) -> TextTable | None:
     rows = []
     for student, _, time in timed(report):
         p = next((p for p in time.products if p.static), next(iter(time.products), None))
-        energies = [UNKNOWN] * 2 if p is None else [spread(p.energy, "J"), product(p)]
+        energies = [UNKNOWN] * 2 if p is None else [span(p.energy, "J"), product(p)]
         names = [student.name, time.model, "–" if p is None else p.model]
         rows.append([*names, duration(time.latency, time), rate(time), *energies, critical(time).text])
     columns = (
@@ -87,7 +87,14 @@ def time_table(report: ReportData) -> TextTable | None:
 
 def duration(seconds: Range, time: TimeEstimate) -> str:
     """Seconds are a range, or a bound."""
-    return f"≥ {spread(seconds, 's')}" if time.at_least else spread(seconds, "s")
+    return f"≥ {spread(seconds, 's')}" if time.at_least else span(seconds, "s")
+
+
+def span(found: Range, unit: str) -> str:
+    """A range whose ends are far apart has a prefix at each, since one for both would hide the smaller one."""
+    if found.high > 1000 * found.low > 0:
+        return f"{quantity(found.low, unit)} – {quantity(found.high, unit)}"
+    return spread(found, unit)
 
 
 def rate(time: TimeEstimate) -> str:
@@ -95,13 +102,13 @@ def rate(time: TimeEstimate) -> str:
     period = time.period
     if period.low <= 0:
         return UNKNOWN
-    found = spread(Range(1 / period.high, 1 / period.nominal, 1 / period.low), "/s")
+    found = span(Range(1 / period.high, 1 / period.nominal, 1 / period.low), "/s")
     return f"≤ {found}" if time.at_least else found
 
 
 def product(found: EnergyDelay) -> str:
     """Joule seconds are a range."""
-    return spread(found.product, "J·s")
+    return span(found.product, "J·s")
 
 
 def critical(time: TimeEstimate) -> Cell:
@@ -114,7 +121,7 @@ def critical(time: TimeEstimate) -> Cell:
 def _priced_by(found: EnergyDelay | None) -> str:
     if found is None:
         return "no energy model of this chip"
-    return f"{found.title}, static power {'included' if found.static else UNKNOWN}"
+    return f"by {found.model}, with{'' if found.static else 'out'} static power"
 
 
 def _stacked(texts: list[str], whose: list[str]) -> Cell:
@@ -124,4 +131,4 @@ def _stacked(texts: list[str], whose: list[str]) -> Cell:
 
 def _others(texts: list[str], whose: list[str]) -> Iterator[str]:
     for text, name in list(zip(texts, whose, strict=True))[1:]:
-        yield f"{text}: {name}"
+        yield f"{text} {name}"

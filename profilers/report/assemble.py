@@ -54,7 +54,8 @@ def build(
         comparisons: rows of the spike-for-spike table.
         models: energy models by name; by default those of the package.
         placements: of the first student, one per chip.
-        thinned: share of the events that was kept → the first student, run on these.
+        thinned: share of the events that was kept → the first student, run on these: as placed if it has a deployment on the
+            chip of `DENSITY_MODEL`, else as deployed.
         data: one line on the samples that were used.
         notes: sentences printed under the verdict.
         created: time stamp; now by default.
@@ -125,28 +126,35 @@ def _energies(model: EnergyModel, teacher: Teacher | None, students: Sequence[St
 def _density(thinned: Mapping[float, Student], models: Iterable[EnergyModel]) -> DensitySweep:
     """Runs on ever fewer events become a sweep, priced under `DENSITY_MODEL` if it is one of the models."""
     model = next((m for m in models if m.name == DENSITY_MODEL), None)
-    points, left_out, placed_on = [], (), ""
-    for kept, student in sorted(thinned.items(), reverse=True):
-        run, deployment = student.deployed, student.on(model.target) if model else None
+    found = {kept: _priced(model, thinned[kept]) for kept in sorted(thinned, reverse=True)}
+    points = []
+    for kept, estimate in found.items():
+        run = thinned[kept].deployed
         if not run.events_in_by_step:
-            raise DeployError(f"{student.name}: no events come in over time, so none can be thinned")
-        estimate = _estimate(model, deployment.counts if deployment else run.counts) if model else None
-        if estimate:
-            left_out, placed_on = estimate.left_out, deployment.title if deployment else ""
-        points.append(
-            DensityPoint(
-                kept=kept,
-                events_in=sum(run.events_in_by_step),
-                spikes=run.spikes,
-                synops=run.synops,
-                accuracy=run.accuracy,
-                energy=Range(estimate.low, estimate.nominal, estimate.high) if estimate else None,
-            )
-        )
-    name, title = (model.name, model.title) if model else ("", "")
-    first = next(iter(thinned.values()))
-    run = first.deployed
-    return DensitySweep(first.name, run.arithmetic, run.samples, SEED, name, title, placed_on, left_out, tuple(points))
+            raise DeployError(f"{thinned[kept].name}: no events come in over time, so none can be thinned")
+        energies = Range(estimate.low, estimate.nominal, estimate.high) if estimate else None
+        point = DensityPoint(kept, sum(run.events_in_by_step), run.spikes, run.synops, run.accuracy, energies)
+        points.append(point)
+    whole, estimate = thinned[points[0].kept], found[points[0].kept]
+    placed = whole.on(model.target) if model else None
+    return DensitySweep(
+        student=whole.name,
+        arithmetic=whole.deployed.arithmetic,
+        samples=whole.deployed.samples,
+        seed=SEED,
+        model=model.name if model else "",
+        model_title=model.title if model else "",
+        placed_on=placed.title if placed else "",
+        left_out=estimate.left_out if estimate else (),
+        points=tuple(points),
+    )
+
+
+def _priced(model: EnergyModel | None, student: Student) -> EnergyEstimate | None:
+    if model is None:
+        return None
+    deployment = student.on(model.target)
+    return _estimate(model, deployment.counts if deployment else student.run_for(model.arithmetic).counts)
 
 
 def _estimate(model: EnergyModel, counts: Counts) -> EnergyEstimate | None:

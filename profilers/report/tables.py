@@ -194,12 +194,12 @@ def layers(student: Student) -> Table:
 def steps(student: Student) -> Table:
     """The rows say what each further time step costs and brings."""
     run = student.deployed
-    columns = [("Accuracy", run.accuracy_by_step, percent)] if run.accuracy_by_step else []
+    columns: list[tuple[str, tuple[float, ...], Callable[[float], str]]] = []
+    if run.accuracy_by_step:
+        columns.append(("Accuracy", run.accuracy_by_step, percent))
     columns += [(heading, values, quantity) for heading, values in step_counts(run)]
     columns.append(("SynOps so far", tuple(accumulate(run.synops_by_step)), quantity))
-    rows = [
-        Row(str(t + 1), tuple(Cell(form(values[t])) for _, values, form in columns)) for t in range(run.T)
-    ]  # fmt: skip
+    rows = [Row(str(t + 1), tuple(Cell(form(values[t])) for _, values, form in columns)) for t in range(run.T)]
     caption = f"{student.name} over time, means per sample" + (
         "; accuracy if it stops after that step" if run.accuracy_by_step else ""
     )

@@ -42,7 +42,7 @@ def spiking_graphs(draw: st.DrawFn) -> tuple[SpikingGraph, torch.Tensor]:
     steps = draw(st.integers(1, 3))
     size = draw(st.tuples(st.integers(3, 7), st.integers(3, 7)))
     channels = draw(st.sampled_from([1, 2, 4]))
-    encoding = draw(st.sampled_from(["direct", "spikes"]))
+    encoding = draw(st.sampled_from(["direct", "spikes", "frames"]))
     nodes: dict[str, Node] = {"in": Input((channels, *size), encoding)}
     edges: list[tuple[str, str]] = []
     ends = ["in"]  # what the next node sums
@@ -96,7 +96,7 @@ def spiking_graphs(draw: st.DrawFn) -> tuple[SpikingGraph, torch.Tensor]:
     graph = SpikingGraph(nodes, tuple(edges), steps)
     shape = (2, *graph.input.shape) if encoding == "direct" else (steps, 2, *graph.input.shape)
     frames = rng.random(shape) * (rng.random(shape) < 0.6)
-    return graph, torch.from_numpy(frames if encoding == "direct" else np.ceil(frames))
+    return graph, torch.from_numpy(np.ceil(frames) if encoding == "spikes" else frames)
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -112,6 +112,10 @@ def test_operations_equal_a_loop_over_every_synapse(case: tuple[SpikingGraph, to
         assert layer.connections == sum(map(len, tables))
     for name, neuron in activity.neurons.items():
         np.testing.assert_array_equal(neuron.spikes, values[name].flatten(2).sum(2).T)
+    if graph.input.over_time:
+        np.testing.assert_array_equal(activity.events_in, (values["in"] != 0).flatten(2).sum(2).T)
+    else:
+        assert activity.events_in is None
     again = ActivityCounter(graph)
     for name, value in values.items():  # as convolutions of bytes leave them in memory
         again(name, value.movedim(2, -1).contiguous().movedim(-1, 2) if value.ndim == 5 else value)

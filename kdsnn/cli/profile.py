@@ -64,6 +64,10 @@ def profile(
             help="Count again with the input's events thinned to 3/4, 1/2, 1/4 and 1/8; by default where events come in.",
         ),
     ] = None,
+    simulate: Annotated[
+        bool,
+        typer.Option("--simulate", help="Run some samples on SANA-FE, where it is installed: time with contention."),
+    ] = False,
     json: Json = False,
 ) -> None:
     """Count parameters, FLOPs, spikes, SynOps and energy; write report.html, report.json and layers.csv."""
@@ -82,7 +86,7 @@ def profile(
             sources, data, teacher=teacher, twin=None if twin is None else str(twin), samples=samples,
             image_size=size_of(image_size), target=target or [], energy_model=energy_model or [],
             time_model=time_model or [], seconds_per_image=seconds_per_image, seconds_per_step=seconds_per_step,
-            density=density, command=command_line(), progress=told,
+            density=density, simulate=simulate, command=command_line(), progress=told,
             **lowering_of(lowering),
         )  # fmt: skip
     paths = report.write(out, formats)

@@ -7,9 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from kdsnn.deploy import sanafe
 from kdsnn.deploy.counting import some
+from kdsnn.deploy.images import chosen
 from kdsnn.deploy.progress import Progress, silent
 from kdsnn.deploy.report_options import BusyTime, chosen_chips, energy_models, time_models
+from kdsnn.errors import UserError
 
 if TYPE_CHECKING:
     import torch
@@ -126,6 +129,18 @@ def _times(network: TimedNetwork | None, counts: Counts, pricing: Pricing) -> tu
     return tuple(timing.estimate(model, network, counts, tuple(pricing.energy.values())) for model in models)
 
 
+def _simulated(
+    deployment: report.Deployment, network: Lowered, x: Array, progress: Progress
+) -> tuple[report.Deployment, list[str]]:
+    """A deployment with what SANA-FE says of it on some samples, or why it says nothing."""
+    frames = network.frames(x[chosen(len(x), sanafe.SAMPLES)])
+    try:
+        ran = sanafe.simulated(network, frames, lambda done: progress("simulate on SANA-FE", done, len(frames)))
+    except UserError as error:
+        return deployment, [f"is not simulated by SANA-FE: {' '.join(str(error).split())}"]
+    return replace(deployment, simulated=ran), []
+
+
 def timed_network(placed: Placement, work: Sequence[LayerWork], T: int) -> TimedNetwork | None:
     """What the cores of a placed network did, as step-time models see it; None where all of it runs on the host."""
     from hardware.chips.work import farthest, tiles
@@ -155,12 +170,14 @@ def place_all(
     *,
     chips: Sequence[Target] | None = None,
     pricing: Pricing | None = None,
+    simulate: bool = False,
     progress: Progress = silent,
 ) -> tuple[list[report.Student], list[report.PlacementReport], list[str]]:
     """Every student with its deployments; the placements of the first one; and what does not fit, a note each.
 
     Some of the data x, uint8 images (N, C, H, W) or frames over time, run through the chain that is placed.
-    By default on all chips that are built in, priced and timed by all models that are.
+    By default on all chips that are built in, priced and timed by all models that are. `simulate`: SANA-FE runs some of it on
+    its chip, and what it cannot run is a note.
     """
     from exporters.errors import DeployError
     from exporters.passes.chain import to_chain
@@ -197,6 +214,9 @@ def place_all(
             on = on_chip(chain, fitted, () if each is None else each.result(), counter.result(), pricing)
             if on.deployment is not None:
                 deployments.append(on.deployment)
+                if simulate and fitted.target.name == sanafe.TARGET:
+                    deployments[-1], why = _simulated(on.deployment, network, few, progress)
+                    notes += [f"{student.name} {note}" for note in why]
             if index == 0 and on.drawn is not None:
                 placements.append(on.drawn)
             notes += [f"{student.name} {note}" for note in on.notes]

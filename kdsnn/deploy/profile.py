@@ -50,6 +50,7 @@ def profile(
     seconds_per_image: Seconds = None,
     seconds_per_step: Seconds = None,
     density: bool | None = None,
+    simulate: bool = False,
     command: str = "kdsnn.profile",
     progress: Progress = silent,
     **lowering: Any,
@@ -72,6 +73,8 @@ def profile(
         seconds_per_step: the same per time step, × T of each network.
         density: whether the first network runs again with its input of events thinned to 3/4, 1/2, 1/4 and 1/8; by default it
             does where frames of spikes come in.
+        simulate: whether SANA-FE runs some samples on Loihi 1, where it is installed: energy and time with contention beside the
+            models'.
         command: how the report came about, printed in it.
         progress: told how far it is.
         **lowering: of `lower`, for sources that are not lowered yet.
@@ -82,8 +85,8 @@ def profile(
     from profilers import report
 
     sources = list(source) if isinstance(source, Sequence) and not isinstance(source, str) else [source]
-    chips, time = chosen_chips(target), busy_time(seconds_per_image, seconds_per_step)
-    models, times = energy_models(energy_model, chips), time_models(time_model, chips)
+    chips, time = chosen_chips(target, simulate=simulate), busy_time(seconds_per_image, seconds_per_step)
+    pricing = Pricing(energy_models(energy_model, chips), time_models(time_model, chips), time)
     ann = None if teacher is None else _trained(teacher)
     if (alone := ann_of(sources[0])) is not None:
         others = len(sources) > 1 or teacher is not None or twin is not None
@@ -94,20 +97,18 @@ def profile(
     names = _names(given, networks, len(sources))
     with_density = wants_density(names, networks, density)
     images, x, labels, called = _tests(names, networks, data, samples, image_size, bare=ann is None)
-    counted: report.Teacher | None = None
-    notes: tuple[str, ...] = ()
-    if ann is not None and images is not None:
-        counted, notes = count_ann(ann, images, x, labels, progress=progress)
+    counted, notes = _counted_ann(ann, images, x, labels, progress)
     students = _counted(names, networks, x, labels, len(sources), progress)
-    pricing = Pricing(models, times, time)
-    students, placements, misfits = place_all(students, networks, x, chips=chips, pricing=pricing, progress=progress)
+    students, placements, misfits = place_all(
+        students, networks, x, chips=chips, pricing=pricing, simulate=simulate, progress=progress
+    )
     thinned = thin(students[0], networks[0], x, labels, time=time, progress=progress) if with_density else None
     return report.build(
         f"{', '.join(names[: len(sources)]) or (counted.name if counted else '')} on {called}",
         command,
         students,
         teacher=counted,
-        models=models,
+        models=pricing.energy,
         placements=placements,
         thinned=thinned,
         data=f"{len(x):,} test {'sample' if x.ndim != 4 else 'image'}{'s' if len(x) != 1 else ''} of {called}",
@@ -123,6 +124,13 @@ def _counted(
         count(name, network, x, told_labels(name, network, labels), twin=index >= first_twin, progress=progress)
         for index, (name, network) in enumerate(zip(names, networks, strict=True))
     ]
+
+
+def _counted_ann(
+    ann: TrainedNetwork | None, images: DataSet | None, x: Array, labels: Array, progress: Progress
+) -> tuple[report.Teacher | None, tuple[str, ...]]:
+    """The ANN with what could not be counted of it; nothing where there is none, or only frames without a data set."""
+    return (None, ()) if ann is None or images is None else count_ann(ann, images, x, labels, progress=progress)
 
 
 def _require_alone(ann: NetworkSource, *, with_others: bool, with_time: bool) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from kdsnn.deploy.sanafe import TARGET
 from kdsnn.errors import KdsnnError, OptionError
 
 if TYPE_CHECKING:
@@ -42,15 +43,21 @@ def distinct(sources: list[str]) -> list[str]:
             depths[i] += 1
 
 
-def chosen_chips(target: Sequence[str | Path]) -> list[Target]:
+def chosen_chips(target: Sequence[str | Path], *, simulate: bool = False) -> list[Target]:
     """The chips of these names or files, each once; all that are built in where none is given.
 
     Raises:
-        DeployError: there is no such chip, or a file is not one.
+        KdsnnError, DeployError: there is no such chip, or a file is not one; SANA-FE is to `simulate`, and its chip is not among
+            them or it is not known here.
     """
     from hardware.chips import limits
+    from hardware.sanafe import python_path
 
     found = [limits.target(str(name)) for name in target] or list(limits.targets().values())
+    if simulate:
+        python_path()
+        if all(chip.name != TARGET for chip in found):
+            raise OptionError(f"{{simulate}}: SANA-FE simulates {TARGET}; add {{target}}", simulate=None, target=TARGET)
     return list({chip.name: chip for chip in found}.values())
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from exporters.graph import Array, SpikingGraph
     from hardware.sanafe import Description, SanafeRun
     from kdsnn.deploy.lowered import Lowered
+    from profilers import report
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +66,7 @@ def described(network: Lowered) -> DescribedNetwork:
     from hardware.chips import fit, limits
 
     chain = to_chain(network.integer)
-    target = limits.target("loihi1")
+    target = limits.target(TARGET)
     placement = fit.check(chain, target).placement
     if placement is None:
         raise KdsnnError(
@@ -77,6 +78,40 @@ def described(network: Lowered) -> DescribedNetwork:
             f"{network.name}: its only layer reads pixels and runs on the host; nothing is left for SANA-FE"
         )
     return DescribedNetwork(chain, sanafe.describe(chain, placement, network.name))
+
+
+TARGET = "loihi1"
+"""The chip that SANA-FE is given a description of."""
+
+SAMPLES = 16
+"""So many samples of a report are simulated, each on a chip of its own: a second or more for each."""
+
+
+def simulated(network: Lowered, frames: Array, progress: Callable[[int], None] | None = None) -> report.SimulatedRun:
+    """What SANA-FE says of the quantized network on samples as the integer graph consumes them, for a report.
+
+    Raises:
+        DeployError: SANA-FE is not there or failed, or cannot compute the same.
+    """
+    from hardware import emulator
+    from profilers import report
+    from profilers.energy.models import Citation, Range
+
+    ready = described(network)
+    found = ready.run(frames, progress)
+    recorder = emulator.Recorder(ready.chain)
+    emulator.run(ready.chain, frames, observe=recorder)
+    pairs = [(spikes, recorder.spikes[name]) for name, spikes in found.spikes.items() if name in recorder.spikes]
+    seconds, joules = found.seconds.sum(axis=1), found.joules.sum(axis=1)
+    ranges = (Range(float(v.min()), float(v.mean()), float(v.max())) for v in (seconds, joules, seconds * joules))
+    return report.SimulatedRun(
+        "SANA-FE, message by message", len(frames), *ranges,
+        tuple(found.seconds.mean(axis=0).tolist()), tuple(found.joules.mean(axis=0).tolist()),
+        sum(int((spikes != own).sum()) for spikes, own in pairs), sum(spikes.size for spikes, _ in pairs),
+        Citation("J. Boyle et al., “SANA-FE”, IEEE TCAD 44(8):3165–3178, 2025", "https://doi.org/10.1109/TCAD.2025.3537971"),
+        "simulated with what waits for what on the mesh, one sample alone; layers on the host cost nothing there, and second "
+        "compartments and barriers between chips are not in it.",
+    )  # fmt: skip
 
 
 def cost_table(backend: str, costs: ChipCosts) -> TextTable:

@@ -18,6 +18,7 @@ from profilers.report.data import (
     LayerReport,
     NetworkRun,
     PlacementReport,
+    SimulatedRun,
     Student,
     Teacher,
 )
@@ -36,6 +37,7 @@ __all__ = [
     "NetworkRun",
     "PlacementReport",
     "Report",
+    "SimulatedRun",
     "Student",
     "Teacher",
     "build",

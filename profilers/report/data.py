@@ -94,6 +94,27 @@ class NetworkRun:
 
 
 @dataclass(frozen=True)
+class SimulatedRun:
+    """A simulator of a chip ran a placed network, one sample alone at a time: ranges are (least, mean, most) over `samples` samples.
+
+    `seconds_by_step` and `joules_by_step`: means for every step of the chip. `mismatching_spikes` of `compared_spikes` differ
+    from the emulator's. `simulator` is its name, `note` what it leaves out.
+    """
+
+    simulator: str
+    samples: int
+    seconds: Range
+    joules: Range
+    product: Range
+    seconds_by_step: tuple[float, ...]
+    joules_by_step: tuple[float, ...]
+    mismatching_spikes: int
+    compared_spikes: int
+    source: Citation
+    note: str
+
+
+@dataclass(frozen=True)
 class Deployment:
     """A student is placed on a chip, and this is what energy models of the chip count instead of its run.
 
@@ -101,7 +122,7 @@ class Deployment:
     that the network before it does not have. `target` is the chip's name, `title` what people call it; `neurons`:
     those of the chain; `host`: its layers that run on the host, which `counts` holds all the same. `counts`: of the
     chain, means over `samples` samples. `seconds` per sample, if the user gave them. `times`: one per step-time model of
-    the chip.
+    the chip; `simulated`: what a simulator of it found, where one was asked.
     """
 
     target: str
@@ -114,6 +135,7 @@ class Deployment:
     seconds: Range | None
     counts: Counts
     times: tuple[TimeEstimate, ...] = ()
+    simulated: SimulatedRun | None = None
 
 
 @dataclass(frozen=True)

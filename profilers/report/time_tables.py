@@ -50,6 +50,7 @@ def times(report: ReportData) -> Table | None:
             critical(time),
         )
         rows.append(Row(label, cells, f"{time.basis} · {plural(deployment.cores, 'core')}"))
+    rows += _simulated(report)
     if not rows:
         return None
     headings = (
@@ -60,7 +61,33 @@ def times(report: ReportData) -> Table | None:
         "Energy-delay product",
         "Critical core",
     )
-    return Table("time", "Time per sample under each model", tuple(map(Cell, headings)), tuple(rows), NOTES)
+    runs = {d.simulated.simulator: d.simulated.note for s in report.students for d in s.deployments if d.simulated}
+    notes = (*NOTES, *(f"{name}: {note}" for name, note in runs.items()))
+    return Table("time", "Time per sample under each model", tuple(map(Cell, headings)), tuple(rows), notes)
+
+
+def _simulated(report: ReportData) -> Iterator[Row]:
+    """A row for every run of a simulator: least to most over its samples, and whether its spikes are the emulator's."""
+    for student in report.students:
+        for deployment in student.deployments:
+            if (ran := deployment.simulated) is None:
+                continue
+            agreement = (
+                f"{number(ran.mismatching_spikes)} of {number(ran.compared_spikes)} spikes differ from the emulator’s"
+            )
+            slowest = max(range(len(ran.seconds_by_step)), key=ran.seconds_by_step.__getitem__)
+            cells = (
+                Cell(
+                    span(ran.seconds, "s"),
+                    (plural(len(ran.seconds_by_step), "step"), f"mean {quantity(ran.seconds.nominal, 's')}"),
+                ),
+                Cell(UNKNOWN, (f"slowest step {slowest + 1}: {quantity(ran.seconds_by_step[slowest], 's')}",)),
+                Cell(span(ran.joules, "J"), (f"mean {quantity(ran.joules.nominal, 'J')}, without static power",)),
+                Cell(span(ran.product, "J·s"), (f"mean {quantity(ran.product.nominal, 'J·s')}",)),
+                Cell(UNKNOWN, (agreement,)),
+            )
+            name = ran.simulator if len(report.students) == 1 else f"{student.name}: {ran.simulator}"
+            yield Row(name, cells, f"simulated · {plural(ran.samples, 'sample')}")
 
 
 def time_table(report: ReportData) -> TextTable | None:

@@ -16,6 +16,14 @@ if TYPE_CHECKING:
     from hardware.sanafe import Description, SanafeRun
     from kdsnn.deploy.lowered import Lowered
     from profilers import report
+    from profilers.energy.models import Range
+
+
+TARGET = "loihi1"
+"""The chip that SANA-FE is given a description of."""
+
+SAMPLES = 16
+"""So many samples of a report are simulated, each on a chip of its own: a second or more for each."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,13 +88,6 @@ def described(network: Lowered) -> DescribedNetwork:
     return DescribedNetwork(chain, sanafe.describe(chain, placement, network.name))
 
 
-TARGET = "loihi1"
-"""The chip that SANA-FE is given a description of."""
-
-SAMPLES = 16
-"""So many samples of a report are simulated, each on a chip of its own: a second or more for each."""
-
-
 def simulated(network: Lowered, frames: Array, progress: Callable[[int], None] | None = None) -> report.SimulatedRun:
     """What SANA-FE says of the quantized network on samples as the integer graph consumes them, for a report.
 
@@ -95,7 +96,7 @@ def simulated(network: Lowered, frames: Array, progress: Callable[[int], None] |
     """
     from hardware import emulator
     from profilers import report
-    from profilers.energy.models import Citation, Range
+    from profilers.energy.models import Citation
 
     ready = described(network)
     found = ready.run(frames, progress)
@@ -103,15 +104,32 @@ def simulated(network: Lowered, frames: Array, progress: Callable[[int], None] |
     emulator.run(ready.chain, frames, observe=recorder)
     pairs = [(spikes, recorder.spikes[name]) for name, spikes in found.spikes.items() if name in recorder.spikes]
     seconds, joules = found.seconds.sum(axis=1), found.joules.sum(axis=1)
-    ranges = (Range(float(v.min()), float(v.mean()), float(v.max())) for v in (seconds, joules, seconds * joules))
-    return report.SimulatedRun(
-        "SANA-FE, message by message", len(frames), *ranges,
-        tuple(found.seconds.mean(axis=0).tolist()), tuple(found.joules.mean(axis=0).tolist()),
-        sum(int((spikes != own).sum()) for spikes, own in pairs), sum(spikes.size for spikes, _ in pairs),
-        Citation("J. Boyle et al., “SANA-FE”, IEEE TCAD 44(8):3165–3178, 2025", "https://doi.org/10.1109/TCAD.2025.3537971"),
+    note = (
         "simulated with what waits for what on the mesh, one sample alone; layers on the host cost nothing there, and second "
-        "compartments and barriers between chips are not in it.",
-    )  # fmt: skip
+        "compartments and barriers between chips are not in it."
+    )
+    return report.SimulatedRun(
+        simulator="SANA-FE, message by message",
+        samples=len(frames),
+        seconds=_spanned(seconds),
+        joules=_spanned(joules),
+        product=_spanned(seconds * joules),
+        seconds_by_step=tuple(found.seconds.mean(axis=0).tolist()),
+        joules_by_step=tuple(found.joules.mean(axis=0).tolist()),
+        mismatching_spikes=sum(int((spikes != own).sum()) for spikes, own in pairs),
+        compared_spikes=sum(spikes.size for spikes, _ in pairs),
+        source=Citation(
+            "J. Boyle et al., “SANA-FE”, IEEE TCAD 44(8):3165–3178, 2025", "https://doi.org/10.1109/TCAD.2025.3537971"
+        ),
+        note=note,
+    )
+
+
+def _spanned(values: Array) -> Range:
+    """The least, the mean and the most."""
+    from profilers.energy.models import Range
+
+    return Range(float(values.min()), float(values.mean()), float(values.max()))
 
 
 def cost_table(backend: str, costs: ChipCosts) -> TextTable:
@@ -119,9 +137,7 @@ def cost_table(backend: str, costs: ChipCosts) -> TextTable:
     from profilers.report.numbers import quantity, spread
 
     def row(what: str, values: Array, unit: str) -> list[str]:
-        from profilers.energy.models import Range
-
-        bounds = Range(float(values.min()), float(values.mean()), float(values.max()))
+        bounds = _spanned(values)
         return [what, quantity(bounds.nominal, unit), spread(bounds, unit)]
 
     joules, seconds = costs.joules.sum(axis=1), costs.seconds.sum(axis=1)

@@ -1,7 +1,8 @@
 """Step-time models beside what was measured on silicon: `python -m benchmarks.step_times`.
 
 The network of Blouw et al. 2018 (keyword spotting, 390-256-256-29) is placed and timed with all its neurons silent, a tenth
-of them firing and all firing in every step; of other published pairs only counts are known, which bound a step.
+of them firing and all firing in every step; of other published pairs only counts are known, which bound a step. Last comes
+the 2conv network of the results, whose layers fire at the rates that its report tells, each neuron and step by itself.
 """
 
 from __future__ import annotations
@@ -9,16 +10,21 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
+import torch
 
-from exporters.graph import IF, Input, Linear, Output, SpikingGraph, chain
-from hardware.chips import limits
+from exporters.graph import IF, Conv2d, Flatten, Input, Linear, MaxPool2d, Output, SpikingGraph, chain
+from exporters.passes.chain import to_chain
+from hardware.chips import fit, limits
 from hardware.chips.placement import place
-from hardware.chips.work import farthest, tiles
-from profilers.energy import time_models, timing
+from hardware.chips.work import CoreCounter, farthest, tiles
+from kdsnn.deploy.on_chip import timed_network
+from profilers.counting.activity import ActivityCounter
+from profilers.energy import operations, time_models, timing
 from profilers.energy.models import Range
 from profilers.energy.models import built_in as energy_models
 from profilers.energy.operations import Counts
 from profilers.report.numbers import spread
+from profilers.report.time_tables import span
 
 KEYWORDS_STEP, KEYWORDS_STEPS, KEYWORDS_JOULES = 1 / (297 * 10), 10, 0.3717e-3
 MNIST_STEPS, MNIST_SECONDS, MNIST_JOULES = 100, 6.65e-3, 0.66e-3
@@ -62,6 +68,65 @@ def timed_at(graph: SpikingGraph, rate: float) -> timing.TimedNetwork:
     return timing.TimedNetwork("loihi1", placement.chips, graph.T, tuple(layers), tiles(placement), farthest(placement))
 
 
+RATES = {"a": 0.165, "p": 0.235, "b": 0.104, "q": 0.226, "c": 0.432, "d": 0.103}
+"""Firing rates of 2conv on MNIST behind each layer and pool, from docs/results/mnist-2conv-report.html."""
+
+
+def two_convolutions() -> SpikingGraph:
+    """C128-P-C128-P-FC1152-FC10 with random weights of 8 bits, none of them 0, as a chain."""
+    rng = np.random.default_rng(0)
+
+    def weights(*shape: int) -> np.ndarray:
+        return (rng.integers(1, 127, shape) * rng.choice([-1, 1], shape)).astype(np.int32)
+
+    pool = MaxPool2d((2, 2), (2, 2))
+    nodes: list = [
+        *(("input", Input((1, 28, 28), "direct", 255)), ("a", Conv2d(weights(128, 1, 3, 3), padding=(1, 1)))),
+        *(
+            ("a.if", IF(10_000)),
+            ("p", pool),
+            ("b", Conv2d(weights(128, 128, 3, 3), padding=(1, 1))),
+            ("b.if", IF(1000)),
+        ),
+        *(("q", pool), ("flat", Flatten()), ("c", Linear(weights(1152, 6272))), ("c.if", IF(1000))),
+        *(("d", Linear(weights(10, 1152))), ("d.if", IF(1000)), ("output", Output())),
+    ]
+    return to_chain(chain(nodes, 4))
+
+
+def at_known_rates(samples: int = 4) -> None:
+    """Latency, throughput, energy and critical core of 2conv under every model."""
+    graph = two_convolutions()
+    for chip in limits.targets().values():
+        placement = fit.check(graph, chip).placement
+        assert placement is not None
+        torch.manual_seed(0)
+        activity, cores = ActivityCounter(graph), CoreCounter(placement, graph)
+        names = {name: name.removesuffix(".if").removesuffix(".or") for name in graph.neurons}
+        spikes = {n: (torch.rand(4, samples, *graph.shapes[n]) < RATES[of]).float() for n, of in names.items()}
+        pixels = (torch.rand(1, samples, 1, 28, 28) < 570 / 4 / 784).float()  # 570 events a sample, at every step
+        for name, values in {"input": pixels, **spikes}.items():
+            activity(name, values)
+            cores(name, values)
+        network = timed_network(placement, cores.result(), 4)
+        assert network is not None
+        counts = operations.snn_counts(activity.result())
+        print(f"2conv on {chip.title}: {placement.cores} cores, {placement.chips} chips")
+        for model in time_models.built_in().values():
+            if model.target != chip.name:
+                continue
+            found = timing.estimate(model, network, counts, list(energy_models().values()))
+            rate = span(Range(1 / found.period.high, 1 / found.period.nominal, 1 / found.period.low), "/s")
+            print(
+                f"  {model.name}: {span(found.latency, 's')} in {found.steps} steps, {rate}, core {found.core} {found.layer}"
+            )
+            for product in found.products:
+                static = "with" if product.static else "without"
+                print(
+                    f"    {product.model}: {span(product.energy, 'J')}, {span(product.product, 'J·s')}, {static} static power"
+                )
+
+
 def main() -> None:
     """Print every pair with its error."""
     graph = keyword_spotter()
@@ -87,6 +152,7 @@ def main() -> None:
     )
     power(static, "MNIST", MNIST_SECONDS, 1, MNIST_JOULES)
     power(static, "CIFAR-10, MobileNet", CIFAR_SECONDS, CIFAR_CHIPS, CIFAR_JOULES)
+    at_known_rates()
 
 
 def power(static: Range, name: str, seconds: float, chips: int, joules: float) -> None:

@@ -47,6 +47,8 @@ class PlacedLayer:
         messages_per_spike: cores that one spike is sent to, on average if every neuron fires alike.
         hops_per_spike: expected tiles (east-west, north-south) that one spike's messages cross, if every
             neuron fires alike; None where no mesh is published.
+        incoming: which of its cores each spike that comes in is sent to.
+        outgoing: which cores of the next layer each of its own spikes is sent to.
     """
 
     name: str
@@ -59,6 +61,8 @@ class PlacedLayer:
     axons: Axons
     messages_per_spike: float
     hops_per_spike: tuple[float, float] | None
+    incoming: FanOut
+    outgoing: FanOut
 
     @property
     def neurons(self) -> int:
@@ -174,7 +178,7 @@ def place(graph: SpikingGraph, target: Target, *, host_layers: int = 0) -> Place
     """
     chain = chain_layers(graph)
     plain, _ = set_aside(graph)
-    found: list[tuple[ChainLayer, Shape, Cut, FanOut]] = []
+    found: list[tuple[ChainLayer, Shape, Cut, FanOut, FanOut]] = []
     outgoing: FanOut | None = None
     for step in reversed(chain[host_layers:]):
         shape = graph.shapes[step.neuron_name]
@@ -188,17 +192,18 @@ def place(graph: SpikingGraph, target: Target, *, host_layers: int = 0) -> Place
         if recurrent:
             back = fan_out(synapses, best.blocks, best.axons, shape, math.prod(source))
             best = _with_way_back(step.name, best, back, target, loops=synapses.loops)
-        found.append((step, shape, best, back))
         outgoing = fan_out(synapses, best.blocks, best.axons, source)
+        found.append((step, shape, best, back, outgoing))
     found.reverse()
-    firsts = list(itertools.accumulate((len(best.blocks) for _, _, best, _ in found), initial=0))
+    firsts = list(itertools.accumulate((len(best.blocks) for _, _, best, _, _ in found), initial=0))
     placed = tuple(
         PlacedLayer(
             step.name, step.neuron_name, shape, best.blocks, best.usage, target.room, first, best.axons,
             float(best.outgoing.feeds.mean() + back.feeds.mean()),
             _hops_per_spike(target, best.blocks, first, (best.outgoing, first + len(best.blocks)), (back, first)),
+            incoming, best.outgoing,
         )
-        for (step, shape, best, back), first in zip(found, firsts, strict=False)
+        for (step, shape, best, back, incoming), first in zip(found, firsts, strict=False)
     )  # fmt: skip
     return Placement(target, placed, tuple(step.name for step in chain[:host_layers]))
 

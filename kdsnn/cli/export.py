@@ -1,4 +1,4 @@
-"""`kdsnn-deploy export`: write a network as ONNX, netx and NIR, read it back, verify it."""
+"""`kdsnn-deploy export`: write a network as ONNX, netx, NIR and for SANA-FE, read it back, verify it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ def export(
     lowering: dict[str, Any],
     to: Annotated[
         list[str] | None,
-        typer.Option("--to", help="onnx, netx, nir (repeatable, or comma-separated; onnx and netx by default)."),
+        typer.Option(
+            "--to", help="onnx, netx, nir, sanafe (repeatable, or comma-separated; onnx and netx by default)."
+        ),
     ] = None,
     form: Annotated[
         list[str] | None,
@@ -34,7 +36,7 @@ def export(
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
-    """Write a spiking network as ONNX, netx (.net) or NIR, read it back and verify every spike of every layer.
+    """Write a spiking network as ONNX, netx (.net), NIR or for SANA-FE, read it back and verify every spike of every layer.
 
     The checkpoint of an ANN teacher is written as plain ONNX. Exits with 1 when a format cannot express the network and
     the others are written, with 2 when none can.

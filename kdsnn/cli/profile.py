@@ -40,8 +40,15 @@ def profile(
     samples: Annotated[
         int | None, typer.Option(min=1, help="How many test images, spread over the set; all by default.")
     ] = None,
+    target: Annotated[
+        list[str] | None,
+        typer.Option(help="A chip to place them on: loihi1, loihi2 or a .json file (repeatable); both by default."),
+    ] = None,
     energy_model: Annotated[
         list[Path] | None, typer.Option(help="An energy model of your own, beside the built-in ones (repeatable).")
+    ] = None,
+    time_model: Annotated[
+        list[Path] | None, typer.Option(help="A step-time model of your own, beside the built-in ones (repeatable).")
     ] = None,
     format_: Annotated[
         list[str] | None,
@@ -66,6 +73,10 @@ def profile(
             help="Count again with the input's events thinned to 3/4, 1/2, 1/4 and 1/8; by default where events come in.",
         ),
     ] = None,
+    simulate: Annotated[
+        bool,
+        typer.Option("--simulate", help="Run some samples on SANA-FE, where it is installed: time with contention."),
+    ] = False,
     json: Json = False,
 ) -> None:
     """Count parameters, FLOPs, spikes, SynOps and energy; write report.html, report.json and layers.csv."""
@@ -82,9 +93,9 @@ def profile(
     with progress(quiet=json) as told:
         report = kdsnn.profile(
             sources, data, teacher=teacher, twin=None if twin is None else str(twin), qann=qann or None,
-            samples=samples,
-            image_size=size_of(image_size), energy_model=energy_model or [], seconds_per_image=seconds_per_image,
-            seconds_per_step=seconds_per_step, density=density, command=command_line(), progress=told,
+            samples=samples, image_size=size_of(image_size), target=target or [], energy_model=energy_model or [],
+            time_model=time_model or [], seconds_per_image=seconds_per_image, seconds_per_step=seconds_per_step,
+            density=density, simulate=simulate, command=command_line(), progress=told,
             **lowering_of(lowering),
         )  # fmt: skip
     paths = report.write(out, formats)
@@ -92,5 +103,7 @@ def profile(
         print_json({name: str(path) for name, path in paths.items()})
     else:
         draw(report.closing_table())
+        if (times := report.time_table()) is not None:
+            draw(times)
         for path in paths.values():
             print(path)

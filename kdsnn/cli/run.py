@@ -24,7 +24,7 @@ def run(
         list[str] | None,
         typer.Option(
             "--on",
-            help="torch, onnx, emulator, lava (repeatable, or comma-separated); a .onnx file runs on onnx only.",
+            help="torch, onnx, emulator, lava, sanafe (repeatable, or comma-separated); a .onnx file runs on onnx only.",
         ),
     ] = None,
     data: Data = "digits",
@@ -39,7 +39,7 @@ def run(
 ) -> None:
     """Run test images on one or several backends; several are compared spike for spike.
 
-    Exits with 1 when two backends differ that must not (onnx and torch, lava and emulator), or when one cannot run this
+    Exits with 1 when two backends differ that must not (onnx and torch, lava or sanafe and emulator), or when one cannot run this
     network and the others do.
     """
     import kdsnn

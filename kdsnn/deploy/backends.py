@@ -3,7 +3,7 @@
 The back ends form two families. The author's module (`spikingjelly`), `torch` (the lowered float graph) and `onnx` compute
 the float network; their sums are rounded in different orders, so each must be the network layer by layer
 (`kdsnn.deploy.proof`), while its spikes drift apart behind a tie; with exact arithmetic torch and onnx agree on every spike.
-`emulator` and `lava` compute the quantized network and must agree on every spike. Between the families stands quantization,
+`emulator`, `lava` and `sanafe` compute the quantized network and must agree on every spike. Between the families stands quantization,
 whose effect is reported, not judged.
 """
 
@@ -21,6 +21,7 @@ from exporters.graph import Array, SpikingGraph
 from exporters.graph.registers import FRACTION
 from kdsnn.deploy.lowered import Lowered
 from kdsnn.deploy.places import temporary_folder
+from kdsnn.deploy.sanafe import ChipCosts, described
 from kdsnn.errors import OptionError
 
 if TYPE_CHECKING:
@@ -32,7 +33,8 @@ class BackendRun:
     """What one backend gave for the first `samples` of the data.
 
     `output`: (N, T, F), spikes or membranes. `layers`: neuron layer → (N, T, *shape) spikes, where the
-    backend shows them. `seconds`: of the run itself, without loading.
+    backend shows them. `seconds`: of the run itself, without loading. `costs`: of the chip, where the back end
+    simulates them.
     """
 
     backend: str
@@ -40,6 +42,7 @@ class BackendRun:
     scores: Array
     layers: Mapping[str, Array]
     seconds: float
+    costs: ChipCosts | None = None
 
     @property
     def samples(self) -> int:
@@ -258,11 +261,36 @@ def _lava_opened(network: Lowered, options: RunOptions) -> Iterator[RunsSamples]
         yield run
 
 
+@contextmanager
+def _sanafe_opened(network: Lowered, options: RunOptions) -> Iterator[RunsSamples]:
+    from exporters.passes.chain import member_spikes
+    from hardware import emulator, sanafe
+
+    sanafe.python_path()  # before anything is described
+    ready = described(network)
+    output = ready.chain.output
+    last = ready.description.layers[-1]
+
+    def run(x: Array, progress: Callable[[int, int], None] | None = None) -> BackendRun:
+        frames = network.frames(x)
+        found = ready.run(frames, None if progress is None else lambda done: progress(done, len(frames)))
+        values = found.spikes[last.neurons_name] if found.membranes is None else found.membranes / output.scale
+        result = emulator.EmulatorRun(values.reshape(*values.shape[:2], -1), output.readout, output.score)
+        spikes = {name: spikes for name, spikes in found.spikes.items() if name in ready.chain.neurons}
+        return BackendRun(
+            "sanafe", result.output, result.scores(), member_spikes(ready.chain, spikes), found.wall_seconds,
+            ChipCosts(found.joules, found.seconds),
+        )  # fmt: skip
+
+    yield run
+
+
 BACKENDS: Mapping[str, Backend] = {
     "torch": Backend(_torch_opened, "spikingjelly", must_agree=False),
     "onnx": Backend(_onnx_opened, "torch", must_agree=True),
     "emulator": Backend(_emulator_opened, "torch", must_agree=False),
     "lava": Backend(_lava_opened, "emulator", must_agree=True),
+    "sanafe": Backend(_sanafe_opened, "emulator", must_agree=True),
 }
 """The back ends that a user may name, in the order in which they are listed."""
 

@@ -1,4 +1,4 @@
-"""What there is to choose from: architectures, data sets, energy models, targets."""
+"""What there is to choose from: architectures, data sets, energy and step-time models, targets."""
 
 from __future__ import annotations
 
@@ -54,10 +54,27 @@ def energy_models() -> list[dict[str, str]]:
     ]
 
 
+def time_models() -> list[dict[str, str]]:
+    """The built-in step-time models."""
+    from profilers.energy.time_models import built_in
+
+    return [
+        {
+            "model": m.name,
+            "target": m.target,
+            "basis": m.basis,
+            "boundary": m.boundary,
+            "source": "; ".join(s.citation for s in m.sources.values()),
+        }
+        for m in built_in().values()
+    ]
+
+
 CATALOGS: Mapping[str, Callable[[], list[dict[str, str]]]] = {
     "models": models,
     "data": data_sets,
     "energy-models": energy_models,
+    "time-models": time_models,
     "targets": targets,
 }
 """Catalog → its rows, text in every column."""

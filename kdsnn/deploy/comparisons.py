@@ -10,6 +10,7 @@ import numpy as np
 from exporters.graph import Array, SpikingGraph
 from kdsnn.deploy.backends import BACKENDS, FLOAT_BACKENDS, BackendRun
 from kdsnn.deploy.proof import Proof, prove
+from kdsnn.deploy.sanafe import joined_costs
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,8 @@ def proofs_of(runs: Sequence[BackendRun], graph: SpikingGraph, x: Array) -> dict
 def joined(parts: Sequence[BackendRun]) -> BackendRun:
     """Runs of one backend on samples that follow one another, as one run; their layers are let go."""
     output, scores = (np.concatenate([getattr(p, name) for p in parts]) for name in ("output", "scores"))
-    return BackendRun(parts[0].backend, output, scores, {}, sum(p.seconds for p in parts))
+    costs = joined_costs([p.costs for p in parts])
+    return BackendRun(parts[0].backend, output, scores, {}, sum(p.seconds for p in parts), costs)
 
 
 def joined_comparisons(parts: Sequence[BackendComparison]) -> BackendComparison:

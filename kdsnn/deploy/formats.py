@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from exporters.onnx import Form
     from kdsnn.deploy.lowered import Lowered
 
-FormatName = Literal["onnx", "netx", "nir"]
+FormatName = Literal["onnx", "netx", "nir", "sanafe"]
 FORMS = ("sequence", "loop", "step")
 """How ONNX models may treat time: T fixed, T an input, states explicit."""
 
@@ -41,14 +41,17 @@ class WrittenFile:
         contents: what the file holds, in words.
         run: real-valued samples (N, *shape) → the spikes (N, T, *shape) of every neuron layer, and under the output's name
             what comes out, spikes or membranes (N, T, F), if `rounds`.
+            None where what would run it is not installed.
         rounds: whether it adds up in another order than the emulator, so that rounding decides where a membrane is at its threshold.
+        partial: whether layers that run on the host are not in the file.
     """
 
     graph: SpikingGraph
     path: Path
     contents: str
-    run: Callable[[Array], Mapping[str, Array]]
+    run: Callable[[Array], Mapping[str, Array]] | None
     rounds: bool = False
+    partial: bool = False
 
 
 @dataclass(frozen=True)
@@ -114,6 +117,33 @@ def _write_nir(network: Lowered, wanted: Wanted, out: Path) -> WrittenFile:
     return WrittenFile(graph, path, contents, lambda x: _spikes(nir.read(path), x))
 
 
+def _write_sanafe(network: Lowered, wanted: Wanted, out: Path) -> WrittenFile:
+    from exporters.errors import DeployError
+    from exporters.files import atomic_path
+    from exporters.passes.chain import member_spikes
+    from hardware import sanafe
+    from kdsnn.deploy.sanafe import described
+
+    ready = described(network)
+    found = ready.description
+    path = out / f"{network.name}.sanafe.yaml"
+    with atomic_path(path) as temporary:
+        temporary.write_text(found.text, encoding="utf-8")
+    contents = (
+        f"{len(found.layers)} layers, {found.synapses:,} synapses, T={found.T}, {found.steps} chip steps, integer"
+    )
+
+    def again(x: Array) -> Mapping[str, Array]:
+        spikes = ready.run(network.integer.encode(x)).spikes
+        return member_spikes(ready.chain, {name: s for name, s in spikes.items() if name in ready.chain.neurons})
+
+    try:
+        sanafe.python_path()
+    except DeployError:
+        return WrittenFile(network.integer, path, f"{contents}; not run, SANA-FE is not known here", None)
+    return WrittenFile(network.integer, path, contents, again, partial=True)
+
+
 def _spikes(graph: SpikingGraph, x: Array) -> Mapping[str, Array]:
     from hardware import emulator
 
@@ -135,6 +165,12 @@ def _problems_netx(path: Path) -> list[str]:
     return netx.validate(path)
 
 
+def _problems_sanafe(path: Path) -> list[str]:
+    raise KdsnnError(
+        f"{path}: a description for SANA-FE is written and run, not read; check the network it was made from"
+    )
+
+
 def _problems_nir(path: Path) -> list[str]:
     from exporters.nir import check
 
@@ -146,5 +182,6 @@ FORMATS: Mapping[str, Format] = {
     "onnx": Format(".onnx", _write_onnx, _problems_onnx),
     "netx": Format(".net", _write_netx, _problems_netx),
     "nir": Format(".nir", _write_nir, _problems_nir),
+    "sanafe": Format(".yaml", _write_sanafe, _problems_sanafe),
 }
 """Name → format, in the order in which they are offered."""

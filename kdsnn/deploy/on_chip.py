@@ -1,4 +1,4 @@
-"""Networks on chips: placed, and what the placement adds to what is counted."""
+"""Networks on chips: placed, what the placement adds to what is counted, and how long its cores take."""
 
 from __future__ import annotations
 
@@ -7,18 +7,28 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from kdsnn.deploy import sanafe
 from kdsnn.deploy.counting import some
+from kdsnn.deploy.images import chosen
 from kdsnn.deploy.progress import Progress, silent
-from kdsnn.deploy.report_options import BusyTime
+from kdsnn.deploy.report_options import BusyTime, chosen_chips, energy_models, time_models
+from kdsnn.errors import UserError
 
 if TYPE_CHECKING:
+    import torch
+
     from exporters.graph import Array, SpikingGraph
+    from hardware.chips.fit import Fit
     from hardware.chips.limits import Target
     from hardware.chips.placement import Placement
+    from hardware.chips.work import LayerWork
     from kdsnn.deploy.lowered import Lowered
     from profilers import report
     from profilers.counting.activity import Activity
+    from profilers.energy.models import EnergyModel
     from profilers.energy.operations import Counts
+    from profilers.energy.time_models import TimeModel
+    from profilers.energy.timing import TimedNetwork, TimeEstimate
 
 
 @dataclass(frozen=True)
@@ -30,31 +40,34 @@ class OnChip:
     notes: tuple[str, ...] = ()
 
 
-def on_chip(network: Lowered, chain: SpikingGraph, chip: Target, activity: Activity, time: BusyTime | None) -> OnChip:
-    """Place a network's chain, which does `activity`, on a chip."""
-    from hardware.chips import fit
-    from profilers import report
+@dataclass(frozen=True)
+class Pricing:
+    """What a placed network is priced and timed with: models by name, and the seconds that the user gave."""
+
+    energy: Mapping[str, EnergyModel]
+    times: Mapping[str, TimeModel]
+    busy: BusyTime | None = None
+
+
+def on_chip(chain: SpikingGraph, fits: Fit, work: Sequence[LayerWork], activity: Activity, pricing: Pricing) -> OnChip:
+    """A chain that was held against a chip and does `activity`: what its placement and the work of its cores say of it."""
     from profilers.energy import operations
 
-    found = fit.check(chain, chip, scales=network.layer_scales)
-    errors = [finding for finding in found.findings if finding.severity == "error"]
+    chip, placed = fits.target, fits.placement
+    errors = [finding for finding in fits.findings if finding.severity == "error"]
     notes: tuple[str, ...] = ()
     if errors:
         more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
         what = ": ".join(filter(None, (errors[0].layer, errors[0].what)))
         notes = (f"does not fit {chip.title}: {what}{more}; `kdsnn-deploy check` says what to change.",)
-    placed = found.placement
     if placed is None:
         return OnChip(notes=notes)
-    rows = tuple(
-        report.LayerCores(layer.neurons_name, layer.cores, layer.limited_by, layer.utilization()[layer.limited_by])
-        for layer in placed.layers
-    )
-    note = f"{', '.join(placed.host)} on the host: {chip.title} takes no pixels." if placed.host else ""
-    drawn = report.PlacementReport(chip.title, chip["cores_per_chip"], placed.chips, rows, note)
     spikes = {name: float(neurons.spikes.sum(axis=1).mean()) for name, neurons in activity.neurons.items()}
     counts = operations.snn_counts(activity)
-    return OnChip(drawn, deployed(chain, chip, placed, counts, spikes, activity.samples, time), notes)
+    untimed = deployed(chain, chip, placed, counts, spikes, activity.samples, None)
+    deployment = deployed(chain, chip, placed, counts, spikes, activity.samples, pricing.busy)
+    times = _times(timed_network(placed, work, chain.T), untimed.counts, pricing)
+    return OnChip(_drawn(placed), replace(deployment, times=times), notes)
 
 
 def deployed(
@@ -95,26 +108,87 @@ def deployed(
     )
 
 
+def _drawn(placed: Placement) -> report.PlacementReport:
+    from profilers import report
+
+    chip = placed.target
+    rows = tuple(
+        report.LayerCores(layer.neurons_name, layer.cores, layer.limited_by, layer.utilization()[layer.limited_by])
+        for layer in placed.layers
+    )
+    note = f"{', '.join(placed.host)} on the host: {chip.title} takes no pixels." if placed.host else ""
+    return report.PlacementReport(chip.title, chip["cores_per_chip"], placed.chips, rows, note)
+
+
+def _times(network: TimedNetwork | None, counts: Counts, pricing: Pricing) -> tuple[TimeEstimate, ...]:
+    from profilers.energy import timing
+
+    if network is None:
+        return ()
+    models = [model for model in pricing.times.values() if model.target == network.target]
+    return tuple(timing.estimate(model, network, counts, tuple(pricing.energy.values())) for model in models)
+
+
+def _simulated(
+    deployment: report.Deployment, network: Lowered, x: Array, progress: Progress
+) -> tuple[report.Deployment, list[str]]:
+    """A deployment with what SANA-FE says of it on some samples, or why it says nothing."""
+    frames = network.frames(x[chosen(len(x), sanafe.SAMPLES)])
+    try:
+        ran = sanafe.simulated(network, frames, lambda done: progress("simulate on SANA-FE", done, len(frames)))
+    except UserError as error:
+        return deployment, [f"is not simulated by SANA-FE: {' '.join(str(error).split())}"]
+    return replace(deployment, simulated=ran), []
+
+
+def timed_network(placed: Placement, work: Sequence[LayerWork], T: int) -> TimedNetwork | None:
+    """What the cores of a placed network did, as step-time models see it; None where all of it runs on the host."""
+    from hardware.chips.work import farthest, tiles
+    from profilers.energy.timing import TimedLayer, TimedNetwork
+
+    layers = []
+    for layer in work:
+        nothing = layer.synops * 0
+        counts = {
+            "synops": layer.synops,
+            "synops_conv": layer.synops if layer.convolution else nothing,
+            "synops_linear": nothing if layer.convolution else layer.synops,
+            "messages_in": layer.messages_in,
+            "spikes": layer.spikes,
+            "messages_out": layer.messages_out,
+        }
+        layers.append(TimedLayer(layer.layer, layer.first_core, layer.compartments, counts))
+    if not layers:
+        return None
+    return TimedNetwork(placed.target.name, placed.chips, T, tuple(layers), tiles(placed), farthest(placed))
+
+
 def place_all(
     students: Sequence[report.Student],
     networks: Sequence[Lowered],
     x: Array,
     *,
-    time: BusyTime | None = None,
+    chips: Sequence[Target] | None = None,
+    pricing: Pricing | None = None,
+    simulate: bool = False,
     progress: Progress = silent,
 ) -> tuple[list[report.Student], list[report.PlacementReport], list[str]]:
     """Every student with its deployments; the placements of the first one; and what does not fit, a note each.
 
     Some of the data x, uint8 images (N, C, H, W) or frames over time, run through the chain that is placed.
+    By default on all chips that are built in, priced and timed by all models that are. `simulate`: SANA-FE runs some of it on
+    its chip, and what it cannot run is a note.
     """
     from exporters.errors import DeployError
-    from exporters.passes.chain import to_chain
+    from exporters.passes.chain import chain_layers, to_chain
     from hardware import emulator
-    from hardware.chips import limits
+    from hardware.chips import fit
+    from hardware.chips.work import CoreCounter
     from profilers.counting.activity import ActivityCounter
 
+    chips = chosen_chips(()) if chips is None else chips
+    pricing = Pricing(energy_models(()), time_models(())) if pricing is None else pricing
     found, placements, notes = [], [], []
-    chips = limits.targets().values()
     for index, (student, network) in enumerate(zip(students, networks, strict=True)):
         try:
             chain = to_chain(network.integer)
@@ -122,14 +196,32 @@ def place_all(
             notes.append(f"{student.name} has no placement: {error}")
             found.append(student)
             continue
+        fits = [fit.check(chain, chip, scales=network.layer_scales) for chip in chips]
+        in_time = [step.name for step in chain_layers(chain) if step.time is not None]
+        cores = [None if f.placement is None or in_time else CoreCounter(f.placement, chain) for f in fits]
+        if in_time:
+            notes.append(
+                f"{student.name} is not timed: what delayed and recurrent spikes take ({in_time[0]}) no model here counts"
+            )
         counter = ActivityCounter(chain)
+
+        def observe(
+            name: str, values: torch.Tensor, all_of: Sequence[ActivityCounter | CoreCounter | None] = (counter, *cores)
+        ) -> None:
+            for one in all_of:
+                if one is not None:
+                    one(name, values)
+
         few = network.samples(some(x))[:]
-        emulator.run(chain, chain.encode(few), observe=counter)
-        activity, deployments = counter.result(), []
-        for chip in chips:
-            on = on_chip(network, chain, chip, activity, time)
+        emulator.run(chain, chain.encode(few), observe=observe)
+        deployments = []
+        for fitted, each in zip(fits, cores, strict=True):
+            on = on_chip(chain, fitted, () if each is None else each.result(), counter.result(), pricing)
             if on.deployment is not None:
                 deployments.append(on.deployment)
+                if simulate and fitted.target.name == sanafe.TARGET:
+                    deployments[-1], why = _simulated(on.deployment, network, few, progress)
+                    notes += [f"{student.name} {note}" for note in why]
             if index == 0 and on.drawn is not None:
                 placements.append(on.drawn)
             notes += [f"{student.name} {note}" for note in on.notes]

@@ -14,9 +14,9 @@ from kdsnn.deploy.images import load_data, some_tests
 from kdsnn.deploy.load import ann_of, load
 from kdsnn.deploy.lower import lower
 from kdsnn.deploy.lowered import Lowered, require_network_fit, told_labels
-from kdsnn.deploy.on_chip import place_all
+from kdsnn.deploy.on_chip import Pricing, place_all
 from kdsnn.deploy.progress import Progress, silent
-from kdsnn.deploy.report_options import busy_time, distinct, energy_models
+from kdsnn.deploy.report_options import busy_time, chosen_chips, distinct, energy_models, time_models
 from kdsnn.deploy.spike_input import frames_of_data, is_bare
 from kdsnn.deploy.trained import TrainedNetwork
 from kdsnn.errors import KdsnnError, OptionError
@@ -46,10 +46,13 @@ def profile(
     qann: Qann | Sequence[Qann] | None = None,
     samples: int | None = None,
     image_size: ImageSize = None,
+    target: Sequence[str | Path] = (),
     energy_model: Sequence[str | Path] = (),
+    time_model: Sequence[str | Path] = (),
     seconds_per_image: Seconds = None,
     seconds_per_step: Seconds = None,
     density: bool | None = None,
+    simulate: bool = False,
     command: str = "kdsnn.profile",
     progress: Progress = silent,
     **lowering: Any,
@@ -66,12 +69,16 @@ def profile(
             `quantize_activations`. Where several networks are given on either side, they are compared at equal accuracy.
         samples: how many test images, spread over the set; all by default.
         image_size: as in `load_data`.
+        target: the chips to place them on, by name or as .json files; all that are built in by default.
         energy_model: files of energy models of your own, beside the built-in ones.
+        time_model: files of step-time models of your own, beside the built-in ones.
         seconds_per_image: seconds that an image keeps the chips busy, or (low, nominal, high): adds their static power. Measured
             or assumed by you; without it static power is left out.
         seconds_per_step: the same per time step, × T of each network.
         density: whether the first network runs again with its input of events thinned to 3/4, 1/2, 1/4 and 1/8; by default it
             does where frames of spikes come in.
+        simulate: whether SANA-FE runs some samples on Loihi 1, where it is installed: energy and time with contention beside the
+            models'.
         command: how the report came about, printed in it.
         progress: told how far it is.
         **lowering: of `lower`, for sources that are not lowered yet.
@@ -82,8 +89,8 @@ def profile(
     from profilers import report
 
     sources = list(source) if isinstance(source, Sequence) and not isinstance(source, str) else [source]
-    models = energy_models(energy_model)
-    time = busy_time(seconds_per_image, seconds_per_step)
+    chips, time = chosen_chips(target, simulate=simulate), busy_time(seconds_per_image, seconds_per_step)
+    pricing = Pricing(energy_models(energy_model, chips), time_models(time_model, chips), time)
     ann, few_bit = None if teacher is None else _trained(teacher), named(qann)
     if (alone := ann_of(sources[0])) is not None:
         others = len(sources) > 1 or teacher is not None or twin is not None or bool(few_bit)
@@ -94,19 +101,18 @@ def profile(
     names = _names(given, networks, len(sources))
     with_density = wants_density(names, networks, density)
     images, x, labels, called = _tests(names, networks, data, samples, image_size, bare=ann is None and not few_bit)
-    counted, notes, twins = _counted(ann, few_bit, images, x, labels, progress)
-    students = [
-        count(name, network, x, told_labels(name, network, labels), twin=index >= len(sources), progress=progress)
-        for index, (name, network) in enumerate(zip(names, networks, strict=True))
-    ]
-    students, placements, misfits = place_all(students, networks, x, time=time, progress=progress)
+    counted, notes, twins = _counted_anns(ann, few_bit, images, x, labels, progress)
+    students = _counted(names, networks, x, labels, len(sources), progress)
+    students, placements, misfits = place_all(
+        students, networks, x, chips=chips, pricing=pricing, simulate=simulate, progress=progress
+    )
     thinned = thin(students[0], networks[0], x, labels, time=time, progress=progress) if with_density else None
     return report.build(
         f"{', '.join(names[: len(sources)]) or (counted.name if counted else '')} on {called}",
         command,
         students,
         teacher=counted,
-        models=models,
+        models=pricing.energy,
         placements=placements,
         few_bit=twins,
         thinned=thinned,
@@ -116,6 +122,16 @@ def profile(
 
 
 def _counted(
+    names: Sequence[str], networks: Sequence[Lowered], x: Array, labels: Array, first_twin: int, progress: Progress
+) -> list[report.Student]:
+    """The networks with what their runs counted; those from `first_twin` on are twins."""
+    return [
+        count(name, network, x, told_labels(name, network, labels), twin=index >= first_twin, progress=progress)
+        for index, (name, network) in enumerate(zip(names, networks, strict=True))
+    ]
+
+
+def _counted_anns(
     ann: TrainedNetwork | None, few_bit: Mapping[str, TrainedNetwork], images: DataSet | None, x: Array, labels: Array,
     progress: Progress,
 ) -> tuple[report.Teacher | None, tuple[str, ...], list[report.FewBitAnn]]:  # fmt: skip

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
+from kdsnn.deploy.sanafe import TARGET
 from kdsnn.errors import KdsnnError, OptionError
 
 if TYPE_CHECKING:
+    from hardware.chips.limits import Target
     from profilers.energy.models import EnergyModel, Range
+    from profilers.energy.time_models import TimeModel
 
 _FILES = (".safetensors", ".net", ".nir")
 
@@ -40,26 +43,65 @@ def distinct(sources: list[str]) -> list[str]:
             depths[i] += 1
 
 
-def energy_models(files: Sequence[str | Path]) -> dict[str, EnergyModel]:
-    """The built-in models, and behind them those of files.
+def chosen_chips(target: Sequence[str | Path], *, simulate: bool = False) -> list[Target]:
+    """The chips of these names or files, each once; all that are built in where none is given.
+
+    Raises:
+        KdsnnError, DeployError: there is no such chip, or a file is not one; SANA-FE is to `simulate`, and its chip is not among
+            them or it is not known here.
+    """
+    from hardware.chips import limits
+    from hardware.sanafe import python_path
+
+    found = [limits.target(str(name)) for name in target] or list(limits.targets().values())
+    if simulate:
+        python_path()
+        if all(chip.name != TARGET for chip in found):
+            raise OptionError(f"{{simulate}}: SANA-FE simulates {TARGET}; add {{target}}", simulate=None, target=TARGET)
+    return list({chip.name: chip for chip in found}.values())
+
+
+def energy_models(files: Sequence[str | Path], chips: Sequence[Target] = ()) -> dict[str, EnergyModel]:
+    """The built-in models, and behind them those of files, which may be of one of the built-in chips or of `chips`.
 
     Raises:
         KdsnnError, DeployError: a file that is no model, a name that is taken, or a chip that is not known.
     """
-    from hardware.chips import limits
     from profilers.energy import models
 
-    found = models.built_in()
+    return _with_files("energy_model", models.built_in(), models.load, files, chips)
+
+
+def time_models(files: Sequence[str | Path], chips: Sequence[Target] = ()) -> dict[str, TimeModel]:
+    """The built-in step-time models, and behind them those of files; the rest as `energy_models`."""
+    from profilers.energy import time_models
+
+    return _with_files("time_model", time_models.built_in(), time_models.load, files, chips)
+
+
+Model = TypeVar("Model", "EnergyModel", "TimeModel")
+
+
+def _with_files(
+    option: str,
+    found: dict[str, Model],
+    load: Callable[[Path], Model],
+    files: Sequence[str | Path],
+    chips: Sequence[Target],
+) -> dict[str, Model]:
+    from hardware.chips import limits
+
+    known = {**limits.targets(), **{chip.name: chip for chip in chips}}
     for path in map(Path, files):
-        model = models.load(path)
+        model = load(path)
         if model.name in found:
             raise OptionError(
-                f"{{energy_model}}: there is a model named {model.name} already; change its name", energy_model=path
+                f"{{{option}}}: there is a model named {model.name} already; change its name", **{option: path}
             )
-        if model.target and model.target not in limits.targets():
-            known = ", ".join(limits.targets())
+        if model.target and model.target not in known:
             raise OptionError(
-                f"{{energy_model}}: target is {model.target!r}; placements are known for {known}", energy_model=path
+                f"{{{option}}}: target is {model.target!r}; placements are known for {', '.join(known)}",
+                **{option: path},
             )
         found[model.name] = model
     return found

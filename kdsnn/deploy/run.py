@@ -18,6 +18,7 @@ from kdsnn.deploy.lowered import Lowered, require_network_fit, told_labels
 from kdsnn.deploy.places import writable_file
 from kdsnn.deploy.progress import Progress, silent
 from kdsnn.deploy.proof import Proof
+from kdsnn.deploy.sanafe import cost_table
 from kdsnn.deploy.spike_input import WantedFrames, frames_of_data, frames_over_time, is_bare
 from kdsnn.deploy.tables import Result
 from kdsnn.errors import OptionError, UserError
@@ -59,7 +60,7 @@ class RunResult(Result):
 
     @property
     def ok(self) -> bool:
-        """False where two back ends differ that must not (onnx and torch, lava and emulator), or one could not run the network."""
+        """False where two back ends differ that must not (onnx and torch, lava or sanafe and emulator), or one could not run the network."""
         return not self.refused and all(c.ok for c in self.comparisons)
 
     @property
@@ -68,9 +69,10 @@ class RunResult(Result):
         return {} if self.labels is None else {r.backend: r.accuracy(self.labels) for r in self.runs}
 
     def tables(self) -> tuple[TextTable, ...]:
-        """One table of back ends, one of comparisons."""
+        """One table of back ends, one of comparisons, one of each chip whose costs were simulated."""
         found = (comparison_table(self.comparisons),) if self.comparisons else ()
-        return (run_table(self.title, self.runs, self.labels, self.refused), *found)
+        costs = (cost_table(r.backend, r.costs) for r in self.runs if r.costs is not None)
+        return (run_table(self.title, self.runs, self.labels, self.refused), *found, *costs)
 
     def layers_table(self) -> TextTable:
         """Layers × mismatching spikes, one column for every pair of back ends, and where the first mismatch is."""
@@ -85,12 +87,17 @@ class RunResult(Result):
         ]
 
     def to_dict(self) -> dict[str, Any]:
-        """The runs and the comparisons, layer by layer."""
+        """The runs, the comparisons layer by layer, and the costs of simulated chips, sample by sample and step by step."""
         refused = [asdict(r) for r in self.refused]
         return {
             "runs": self.rows(),
             "refused": refused,
             "comparisons": [asdict(c) | {"ok": c.ok} for c in self.comparisons],
+            "costs": {
+                r.backend: {"joules": r.costs.joules.tolist(), "seconds": r.costs.seconds.tolist()}
+                for r in self.runs
+                if r.costs is not None
+            },
         }
 
 
@@ -113,7 +120,7 @@ def run(
         source: whatever `lower` takes, what it returned, or an `.onnx` file of this program.
         data: whatever `load_data` takes; for a network that reads spikes data over time, or `npz:FILE` with spike trains of
             any shape.
-        on: of "torch", "onnx", "emulator", "lava"; an `.onnx` file runs on "onnx" only.
+        on: of "torch", "onnx", "emulator", "lava", "sanafe"; an `.onnx` file runs on "onnx" only.
         samples: how many test images, spread over the set.
         image_size: as in `load_data`.
         save: also write integer input and outputs to this `.npz`.

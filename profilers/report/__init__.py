@@ -18,6 +18,7 @@ from profilers.report.data import (
     LayerReport,
     NetworkRun,
     PlacementReport,
+    SimulatedRun,
     Student,
     Teacher,
 )
@@ -38,6 +39,7 @@ __all__ = [
     "NetworkRun",
     "PlacementReport",
     "Report",
+    "SimulatedRun",
     "Student",
     "Teacher",
     "build",

@@ -19,6 +19,7 @@ from profilers.counting.statistics import Statistic
 from profilers.energy.evaluation import Counts, EnergyEstimate
 from profilers.energy.models import Citation, Constant, Range, Remark
 from profilers.energy.movement import BitBudget
+from profilers.energy.timing import TimeEstimate
 from profilers.report.few_bit import EqualAccuracy, FewBitAnn, FewBitEnergy
 
 VERSION = 6
@@ -99,13 +100,35 @@ class NetworkRun:
 
 
 @dataclass(frozen=True)
+class SimulatedRun:
+    """A simulator of a chip ran a placed network, one sample alone at a time: ranges are (least, mean, most) over `samples` samples.
+
+    `seconds_by_step` and `joules_by_step`: means for every step of the chip. `mismatching_spikes` of `compared_spikes` differ
+    from the emulator's. `simulator` is its name, `note` what it leaves out.
+    """
+
+    simulator: str
+    samples: int
+    seconds: Range
+    joules: Range
+    product: Range
+    seconds_by_step: tuple[float, ...]
+    joules_by_step: tuple[float, ...]
+    mismatching_spikes: int
+    compared_spikes: int
+    source: Citation
+    note: str
+
+
+@dataclass(frozen=True)
 class Deployment:
     """A student is placed on a chip, and this is what energy models of the chip count instead of its run.
 
     Placed is the chain of layers that a chip runs: OR neurons of max-pools and relays of skip connections do work there
     that the network before it does not have. `target` is the chip's name, `title` what people call it; `neurons`:
     those of the chain; `host`: its layers that run on the host, which `counts` holds all the same. `counts`: of the
-    chain, means over `samples` samples. `seconds` per sample, if the user gave them.
+    chain, means over `samples` samples. `seconds` per sample, if the user gave them. `times`: one per step-time model of
+    the chip; `simulated`: what a simulator of it found, where one was asked.
     """
 
     target: str
@@ -117,6 +140,8 @@ class Deployment:
     samples: int
     seconds: Range | None
     counts: Counts
+    times: tuple[TimeEstimate, ...] = ()
+    simulated: SimulatedRun | None = None
 
 
 @dataclass(frozen=True)

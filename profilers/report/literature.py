@@ -71,8 +71,10 @@ _ALWAYS = (
 
 
 def sources(report: ReportData) -> list[Citation]:
-    """Every source (by its link) comes once, in order of appearance: of energy models, thresholds, counting."""
+    """Every source (by its link) comes once, in order of appearance: of energy and step-time models, thresholds, counting."""
     found = [source for model in report.energies for source in model.sources]
+    found += [source for s in report.students for d in s.deployments for time in d.times for source in time.sources]
+    found += [d.simulated.source for s in report.students for d in s.deployments if d.simulated]
     found += [threshold.source for threshold in THRESHOLDS]
     once: dict[str, Citation] = {}
     for source in (*found, *_ALWAYS):

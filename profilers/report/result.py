@@ -10,6 +10,7 @@ import pandas as pd
 
 from profilers.report.closing_table import closing_table, frame
 from profilers.report.data import ReportData
+from profilers.report.time_tables import time_table
 from profilers.report.writing import DEFAULT_FORMATS, write
 from profilers.text_table import TextTable
 
@@ -24,6 +25,10 @@ class Report(ReportData):
     def closing_table(self) -> TextTable:
         """The table that the command ends with."""
         return closing_table(self)
+
+    def time_table(self) -> TextTable | None:
+        """Latency, throughput, energy and energy-delay product on chips; None where nothing was placed."""
+        return time_table(self)
 
     def __str__(self) -> str:
         return str(self.closing_table())

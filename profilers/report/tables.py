@@ -23,6 +23,7 @@ from profilers.report.data import DensitySweep, NetworkRun, PlacementReport, Rep
 from profilers.report.energy_tables import RUNS, energies
 from profilers.report.few_bit_tables import few_bit
 from profilers.report.numbers import SPACE, memory, number, percent, quantity, spread
+from profilers.report.time_tables import times
 
 FED_BY = {"spikes": "spikes", "static": "analog input", "changing": "changing values"}
 """What feeds a layer, by its role."""
@@ -39,6 +40,8 @@ def everything(report: ReportData) -> list[Table]:
     if report.energies:
         found.append(energies(report))
     found += few_bit(report)
+    if (table := times(report)) is not None:
+        found.append(table)
     found += [placement(p) for p in report.placements]
     if report.comparisons:
         found.append(comparisons(report))

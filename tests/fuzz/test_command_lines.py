@@ -289,9 +289,10 @@ def values(name: str, kind: Any, inputs: Path) -> SearchStrategy[str]:
         "start": files(inputs, "snn.safetensors", "ann.safetensors", ending="safetensors"),
         "weights": files(inputs, "snn.safetensors", ending="pt"),
         "energy_model": files(inputs, "text.json", ending="json"),
+        "time_model": files(inputs, "text.json", ending="json"),
         "data": data(inputs),
         "calibrate": data(inputs),
-        "what": often("data", "energy-models", "targets"),  # models takes seconds, and has no input
+        "what": often("data", "energy-models", "time-models", "targets"),  # models takes seconds, and has no input
         "model": often("cnn2", "cnn2", "resnet14", "vgg11", wrong=("CNN2", "resnet")),
         "target": often("loihi1", "loihi2", wrong=("loihi3",)),
         "on": often("torch", "onnx", "emulator", "torch,emulator", wrong=("lava,,lava", "torch,", "emulator;torch", "cuda")),

@@ -164,7 +164,7 @@ def test_profile_writes_the_report(folder: Path, tmp_path: Path) -> None:
     assert "SynOps" in done.stdout and "kdsnn-deploy profile" in (tmp_path / "report.html").read_text()
 
 
-@pytest.mark.parametrize("what", ["models", "data", "energy-models"])
+@pytest.mark.parametrize("what", ["models", "data", "energy-models", "time-models"])
 def test_list(what: str) -> None:
     assert len(json.loads(cli("list", what, "--json").stdout)) >= 2
     cli("list", what)

@@ -14,13 +14,13 @@ import pytest
 
 from exporters.graph import IF, Input, Linear, Output, chain
 from hardware import emulator
-from hardware.chips import limits
+from hardware.chips import fit, limits
+from hardware.chips.work import CoreCounter
 from kdsnn import checkpoint, models
 from kdsnn.checkpoint import CheckpointInfo
 from kdsnn.cli.app import main
 from kdsnn.deploy.counting import FEW_SAMPLES, some
-from kdsnn.deploy.lowered import Lowered
-from kdsnn.deploy.on_chip import on_chip
+from kdsnn.deploy.on_chip import Pricing, on_chip
 from kdsnn.deploy.report_options import BusyTime, distinct
 from kdsnn.errors import KdsnnError
 from profilers.counting.activity import ActivityCounter
@@ -90,7 +90,11 @@ def test_three_networks_side_by_side(folder: Path, tmp_path: Path) -> None:
     assert len({s.deployed.parameters for s in report.students}) == 3
     assert sorted(p.name for p in tmp_path.iterdir()) == ["report.json"]
     starts = [line.split()[0] for line in shown.splitlines() if line.strip()]
-    assert [starts.count(name) for name in ("a/net", "b/net", "c")] == [2, 2, 2]  # float and quantized
+    assert [starts.count(name) for name in ("a/net", "b/net", "c")] == [
+        7,
+        7,
+        7,
+    ]  # float and quantized, and five step-time models
     assert all(len(model.students) == 3 for model in report.energies)
     # the verdict's network comes first, wherever the flag stands
     cli("profile", "--compare", c, a, *arguments)
@@ -183,12 +187,16 @@ def test_the_second_compartment_of_a_soft_reset_is_updated_too() -> None:
         3,
     )
     frames = rng.integers(0, 2, (4, 3, 5))
-    counter = ActivityCounter(graph)
-    emulator.run(graph, frames, observe=counter)
-    activity = counter.result()
     for name, compartments in (("loihi1", 2 * 7 + 2), ("loihi2", 7 + 2)):
-        source = Lowered("s", None, None, graph)
-        found = on_chip(source, graph, limits.target(name), activity, BusyTime(Range.exactly(1e-3), per_step=True))
+        counter, fits = ActivityCounter(graph), fit.check(graph, limits.target(name))
+        assert fits.placement is not None
+        cores = CoreCounter(fits.placement, graph)
+        emulator.run(graph, frames, observe=counter)
+        emulator.run(graph, frames, observe=cores)
+        activity, work = counter.result(), cores.result()
+        assert [layer.compartments.sum() for layer in work] == [compartments - 2, 2]
+        pricing = Pricing({}, {}, BusyTime(Range.exactly(1e-3), per_step=True))
+        found = on_chip(graph, fits, work, activity, pricing)
         assert found.deployment is not None
         counts = found.deployment.counts.values
         assert counts["neuron_updates"].nominal == 3 * compartments

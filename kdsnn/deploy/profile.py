@@ -70,15 +70,13 @@ def profile(
         samples: how many test images, spread over the set; all by default.
         image_size: as in `load_data`.
         target: the chips to place them on, by name or as .json files; all that are built in by default.
-        energy_model: files of energy models of your own, beside the built-in ones.
-        time_model: files of step-time models of your own, beside the built-in ones.
+        energy_model, time_model: files of energy and of step-time models of your own, beside the built-in ones.
         seconds_per_image: seconds that an image keeps the chips busy, or (low, nominal, high): adds their static power. Measured
             or assumed by you; without it static power is left out.
         seconds_per_step: the same per time step, × T of each network.
         density: whether the first network runs again with its input of events thinned to 3/4, 1/2, 1/4 and 1/8; by default it
             does where frames of spikes come in.
-        simulate: whether SANA-FE runs some samples on Loihi 1, where it is installed: energy and time with contention beside the
-            models'.
+        simulate: whether SANA-FE, where it is installed, runs some samples on Loihi 1: energy and time with contention.
         command: how the report came about, printed in it.
         progress: told how far it is.
         **lowering: of `lower`, for sources that are not lowered yet.

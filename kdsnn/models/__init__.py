@@ -62,6 +62,12 @@ MODELS: dict[str, Architecture] = {
         {"widths": (64, 128, 256, 512, 512), "convs": (2, 2, 3, 3, 3), "hidden": (512, 512)},
         min_size=16,
     ),
+    "cnn-dvs": Architecture(
+        "five times 128C3-P2 and 512 hidden, as DVSGestureNet of Fang et al. (ICCV 2021); for events of 128×128 and less",
+        vgg,
+        {"widths": (128, 128, 128, 128, 128), "convs": (1, 1, 1, 1, 1), "hidden": (512,)},
+        min_size=16,
+    ),
     "resnet14": Architecture(
         "ResNet14 (6n+2), 16-32-64",
         resnet,

@@ -250,3 +250,20 @@ def test_errors_are_one_readable_sentence(name: str, arguments: dict[str, object
 def test_options_may_come_from_json() -> None:
     cnn2 = build("cnn2", spiking=True, input_shape=[1, 8, 8], classes=10, channels=[4, 8], hidden=16)
     assert stage_taps(cnn2) == stage_taps(small("cnn2", spiking=True, channels=(4, 8)))
+
+
+def test_cnn_dvs_has_the_convolutions_of_spikingjellys_network_for_gestures() -> None:
+    from spikingjelly.activation_based import neuron
+    from spikingjelly.activation_based.model import parametric_lif_net
+
+    theirs = parametric_lif_net.DVSGestureNet(channels=128, spiking_neuron=neuron.IFNode)
+    ours = build("cnn-dvs", spiking=True, input_shape=(2, 128, 128), classes=11, readout="voting")
+
+    def maps(network: nn.Module) -> list[tuple[int, ...]]:
+        kinds = nn.Conv2d | nn.BatchNorm2d
+        return [tuple(p.shape) for m in network.modules() if isinstance(m, kinds) for p in m.parameters()]
+
+    assert maps(ours) == maps(theirs)
+    hidden = [m for m in ours.modules() if isinstance(m, nn.Linear)]
+    assert (hidden[0].in_features, hidden[0].out_features) == (128 * 4 * 4, 512)
+    assert hidden[1].out_features == 11 * 8

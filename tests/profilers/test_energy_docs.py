@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -68,22 +68,28 @@ MISTAKES: tuple[object, ...] = (
 )
 
 
-@pytest.mark.parametrize("path", list(places(json.loads(EXAMPLE))), ids=dotted)
-def test_a_mistake_anywhere_names_its_place(path: tuple[str | int, ...], tmp_path: Path) -> None:
-    """Every field of the example, replaced by every mistake: the file is read, or the message says which field."""
+def assert_mistakes_are_placed(
+    example: str, path: tuple[str | int, ...], read: Callable[[Path], object], folder: Path
+) -> None:
+    """A field of the example, replaced by every mistake: the file is read, or the message says which field."""
     refused = 0
     for mistake in MISTAKES:
-        data = json.loads(EXAMPLE)
+        data = json.loads(example)
         place = data
         for key in path[:-1]:
             place = place[key]
         place[path[-1]] = mistake
-        (tmp_path / "mine.json").write_text(json.dumps(data), encoding="utf-8")
+        (folder / "mine.json").write_text(json.dumps(data), encoding="utf-8")
         try:
-            load(tmp_path / "mine.json")
+            read(folder / "mine.json")
         except DeployError as error:
             refused += 1
             # a conflict of two fields names both, or the constant and its kind of value
-            named = (dotted(path), f"{dotted(path[:-1])}: ", f"but {path[1]} depends on one" if len(path) > 1 else "")
+            named = (dotted(path), f"{dotted(path[:-1])}: ", f"but {path[1]} depends on" if len(path) > 1 else "")
             assert any(name in str(error) for name in named if name), (mistake, str(error))
     assert refused >= 8
+
+
+@pytest.mark.parametrize("path", list(places(json.loads(EXAMPLE))), ids=dotted)
+def test_a_mistake_anywhere_names_its_place(path: tuple[str | int, ...], tmp_path: Path) -> None:
+    assert_mistakes_are_placed(EXAMPLE, path, load, tmp_path)

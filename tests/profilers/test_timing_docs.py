@@ -9,11 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from exporters.errors import DeployError
 from profilers.energy.operations import Counts
 from profilers.energy.time_models import PER_CORE, PER_STEP, RECEIVING, built_in, load
 from profilers.energy.timing import TimedLayer, TimedNetwork, estimate
-from tests.profilers.test_energy_docs import MISTAKES, dotted, places
+from tests.profilers.test_energy_docs import assert_mistakes_are_placed, dotted, places
 
 TEXT = (Path(__file__).parents[2] / "docs" / "timing.md").read_text(encoding="utf-8")
 (EXAMPLE,) = re.findall(r"```json\n(.*?)```", TEXT, re.DOTALL)
@@ -50,19 +49,4 @@ def test_every_count_is_listed() -> None:
 
 @pytest.mark.parametrize("path", list(places(json.loads(EXAMPLE))), ids=dotted)
 def test_a_mistake_anywhere_names_its_place(path: tuple[str | int, ...], tmp_path: Path) -> None:
-    """Every field of the example, replaced by every mistake: the file is read, or the message says which field."""
-    refused = 0
-    for mistake in MISTAKES:
-        data = json.loads(EXAMPLE)
-        place = data
-        for key in path[:-1]:
-            place = place[key]
-        place[path[-1]] = mistake
-        (tmp_path / "mine.json").write_text(json.dumps(data), encoding="utf-8")
-        try:
-            load(tmp_path / "mine.json")
-        except DeployError as error:
-            refused += 1
-            named = (dotted(path), f"{dotted(path[:-1])}: ", f"but {path[1]} depends on" if len(path) > 1 else "")
-            assert any(name in str(error) for name in named if name), (mistake, str(error))
-    assert refused >= 8
+    assert_mistakes_are_placed(EXAMPLE, path, load, tmp_path)

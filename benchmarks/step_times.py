@@ -1,4 +1,4 @@
-"""Step-time models beside what was measured on silicon: `python -m benchmarks.step_times`.
+"""Step-time models beside what was measured on silicon: `python -m benchmarks step_times`.
 
 The network of Blouw et al. 2018 (keyword spotting, 390-256-256-29) is placed and timed with all its neurons silent, a tenth
 of them firing and all firing in every step; of other published pairs only counts are known, which bound a step. Last comes

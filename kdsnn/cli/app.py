@@ -7,6 +7,7 @@ first command that needs it.
 from __future__ import annotations
 
 import errno
+import gc
 import io
 import logging
 import os
@@ -14,6 +15,7 @@ import signal
 import sys
 import time
 import warnings
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -51,6 +53,9 @@ app.command("list")(listing.list_)
 ALONE_AFTER = 3.0
 """Seconds that a process waits with its error, in which a launcher ends it if the first process had that error too."""
 
+LOOKED_AT_EVERY = 1.0
+"""Seconds after which it is looked at again whether a stop has got lost."""
+
 PIPE_CLOSED = 141
 """The exit code where nobody reads the output any more: 128 + SIGPIPE, as the shell has it."""
 
@@ -79,6 +84,7 @@ def main() -> None:
         with _printed():
             app()
     except BaseException as error:
+        _look_no_more()
         # once stopped, any error may be what native code made of that; unless the work was done all the same
         if stopped and not (isinstance(error, SystemExit) and not error.code):
             how = "interrupted" if stopped[0] == signal.SIGINT else "terminated"
@@ -111,16 +117,40 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         found = found.__cause__ or found.__context__
 
 
+class _StopError(KeyboardInterrupt):
+    """Raised by a signal; of a class of its own, of which one can know whether it still exists."""
+
+
+def _look_no_more() -> None:
+    if hasattr(signal, "setitimer"):
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
 def _unwind_when_stopped() -> list[int]:
     """Let a polite kill or a closed terminal unwind like Ctrl-C, so that temporary folders and processes go too.
+
+    What is raised inside a destructor or a callback of a library is dropped there. So it is looked at again and again
+    whether it still is under way, and where it is not, the signal is sent once more.
 
     Returns a list that is empty until a signal has come; `nohup` stays what it is.
     """
     stopped: list[int] = []
+    raised: list[weakref.ref[_StopError]] = []
 
     def stop(number: int, frame: object) -> None:
         stopped.append(number)
-        raise KeyboardInterrupt
+        error = _StopError()
+        raised[:] = [weakref.ref(error)]
+        if hasattr(signal, "setitimer"):
+            signal.signal(signal.SIGALRM, again)
+            signal.setitimer(signal.ITIMER_REAL, LOOKED_AT_EVERY, LOOKED_AT_EVERY)
+        raise error
+
+    def again(number: int, frame: object) -> None:
+        gc.collect()  # what has dropped it may hold it in a cycle
+        if raised[0]() is None:
+            _look_no_more()  # another handler than `stop` takes a note, and has to be told once
+            signal.raise_signal(stopped[0])
 
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # Windows has no terminals to hang up
         number = getattr(signal, name, signal.SIGTERM)

@@ -129,6 +129,7 @@ def start(*arguments: object, before: Callable[[], object] = lambda: None) -> St
             sys.stderr = io.TextIOWrapper(open(2, "wb", closefd=False), encoding="utf-8", line_buffering=True)  # noqa: SIM115
             signal.signal(signal.SIGINT, signal.default_int_handler)
             tempfile.tempdir = None
+            sys.unraisablehook = sys.__unraisablehook__  # that of pytest keeps what a destructor drops
             sys.argv = ["kdsnn-deploy", *map(str, arguments)]
             before()
             from kdsnn.cli.app import main
@@ -638,6 +639,39 @@ def test_stopped_at_any_moment(verb: str, student: Path, tmp_path: Path, monkeyp
             assert (done.code, said) == (code, word) and "Traceback" not in done.err, done.err
         assert not done.left and list(temporary.iterdir()) == []
         assert not [p for p in out.rglob("*") if p.name.startswith(".")]
+
+
+class Dropping:
+    """Its destructor takes its time, and what is raised there goes nowhere."""
+
+    def __init__(self, begun: Path) -> None:
+        self.begun = begun
+
+    def __del__(self) -> None:
+        self.begun.touch()
+        time.sleep(60)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stop_that_gets_lost_in_a_destructor_is_sent_once_more(number: int, code: int, tmp_path: Path) -> None:
+    begun = tmp_path / "begun"
+
+    def long() -> list[dict[str, str]]:
+        Dropping(begun)  # gone at once
+        time.sleep(60)
+        return []
+
+    def before() -> None:
+        from kdsnn.deploy import catalogs
+
+        catalogs.CATALOGS["data"] = long  # type: ignore[index]
+
+    started = start("list", "data", before=before)
+    until(begun.exists)
+    os.kill(started.pid, number)
+    done = started.wait(30)
+    assert done.code == code
+    assert "Exception ignored" in done.err and done.err.splitlines()[-1].startswith(("interrupted", "terminated"))
 
 
 def signal_taken(pid: int) -> bool:

@@ -81,7 +81,7 @@ def assert_lava_agrees(
     assert 0.005 < rate < 0.995, f"a degenerate network proves nothing (rate {rate})"
 
 
-RANDOM_NETWORKS = range(100, 130)
+RANDOM_NETWORKS = (*range(100, 130), 135, 143)
 """Seeds of networks that have all kinds of layers among them."""
 
 

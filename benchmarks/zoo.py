@@ -52,11 +52,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from benchmarks._zoo_networks import ZOO
 
     results = json.loads(given.results.read_text(encoding="utf-8")) if given.results.exists() else {}
-    results["machine"] = _report.machine()
     found = results.setdefault("networks", {})
     wanted = [f"{name} {mode}" for name, entry in ZOO.items() for mode in entry.modes]
     chosen = dict.fromkeys(key for part in given.names or [""] for key in wanted if part in key)
-    for key in chosen if given.again else [key for key in chosen if key not in found]:
+    waiting = [key for key in chosen if given.again or key not in found]
+    if waiting or "machine" not in results:
+        results["machine"] = _report.machine()
+    for key in waiting:
         found[key] = _apart(*key.rsplit(" ", 1))
         print(key, json.dumps(found[key]), flush=True)
         _write(given.results, json.dumps(results, indent=1) + "\n")
@@ -250,7 +252,7 @@ def _file(written: Mapping[str, int] | None) -> str:
     if written is None:
         return ""
     found = [f"{written['verified']:,} spikes"]
-    found += [f"{written['ties']:,} ties"] if written["ties"] else []
+    found += [f"{written['ties']:,} tie{'s' if written['ties'] > 1 else ''}"] if written["ties"] else []
     return ", ".join([*found, *([f"{written['mismatches']:,} differ"] if written["mismatches"] else [])])
 
 

@@ -79,24 +79,24 @@ def main() -> None:
     if not is_first_process():
         sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - until the process ends
     _say_notices()
-    stopped = _unwind_when_stopped()
-    try:
-        with _printed():
-            app()
-    except BaseException as error:
-        _look_no_more()
-        # once stopped, any error may be what native code made of that; unless the work was done all the same
-        if stopped and not (isinstance(error, SystemExit) and not error.code):
-            how = "interrupted" if stopped[0] == signal.SIGINT else "terminated"
-            say("; ".join([how, *(one.worded(spelled) for one in _chain(error) if isinstance(one, StoppedError))]))
-            raise SystemExit(128 + stopped[0]) from None
-        if isinstance(error, BrokenPipeError):  # who reads the output has had enough, as `head` does
-            raise SystemExit(PIPE_CLOSED) from None
-        if debug or not (isinstance(error, MENDABLE) or _is_out_of_memory(error)):
-            raise
-        _complain(f"error: {_one_line(error)}")
-        # a network that is not what it was made from is an answer, and a bad one; all else is a question not understood
-        raise SystemExit(1 if isinstance(error, UnfaithfulError) else 2) from None
+    with _unwinding_when_stopped() as stopped:
+        try:
+            with _printed():
+                app()
+        except BaseException as error:
+            _look_no_more()
+            # once stopped, any error may be what native code made of that; unless the work was done all the same
+            if stopped and not (isinstance(error, SystemExit) and not error.code):
+                how = "interrupted" if stopped[0] == signal.SIGINT else "terminated"
+                say("; ".join([how, *(one.worded(spelled) for one in _chain(error) if isinstance(one, StoppedError))]))
+                raise SystemExit(128 + stopped[0]) from None
+            if isinstance(error, BrokenPipeError):  # who reads the output has had enough, as `head` does
+                raise SystemExit(PIPE_CLOSED) from None
+            if debug or not (isinstance(error, MENDABLE) or _is_out_of_memory(error)):
+                raise
+            _complain(f"error: {_one_line(error)}")
+            # a network that is not what it was made from is an answer, and a bad one; all else is a question not understood
+            raise SystemExit(1 if isinstance(error, UnfaithfulError) else 2) from None
 
 
 def _complain(line: str) -> None:
@@ -126,13 +126,14 @@ def _look_no_more() -> None:
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-def _unwind_when_stopped() -> list[int]:
+@contextmanager
+def _unwinding_when_stopped() -> Iterator[list[int]]:
     """Let a polite kill or a closed terminal unwind like Ctrl-C, so that temporary folders and processes go too.
 
     What is raised inside a destructor or a callback of a library is dropped there. So it is looked at again and again
     whether it still is under way, and where it is not, the signal is sent once more.
 
-    Returns a list that is empty until a signal has come; `nohup` stays what it is.
+    Gives a list that is empty until a signal has come; `nohup` stays what it is, and all signals are in the end.
     """
     stopped: list[int] = []
     raised: list[weakref.ref[_StopError]] = []
@@ -152,11 +153,17 @@ def _unwind_when_stopped() -> list[int]:
             _look_no_more()  # another handler than `stop` takes a note, and has to be told once
             signal.raise_signal(stopped[0])
 
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # Windows has no terminals to hang up
-        number = getattr(signal, name, signal.SIGTERM)
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, stop)
-    return stopped
+    before: dict[int, Any] = {}
+    try:
+        for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # Windows has no terminals to hang up
+            taken = getattr(signal, name, signal.SIGTERM)
+            if signal.getsignal(taken) is not signal.SIG_IGN:
+                before[taken] = signal.signal(taken, stop)
+        yield stopped
+    finally:
+        _look_no_more()
+        for taken, handler in before.items():
+            signal.signal(taken, handler)
 
 
 @contextmanager

@@ -20,6 +20,7 @@ TINY = {
     "cnn2": {"channels": (4, 4), "hidden": 8},
     "vgg11": {"widths": (8, 8, 12, 16, 16), "hidden": (32, 32)},
     "vgg16": {"widths": (8, 8, 12, 16, 16), "hidden": (32, 32)},
+    "cnn-dvs": {"widths": (8, 8, 8, 8, 8), "hidden": (32,)},
     "resnet14": {"stem": 4, "widths": (4, 6, 8)},
     "resnet18": {"stem": 4, "widths": (4, 4, 6, 8)},
     "resnet19": {"stem": 4, "widths": (4, 6, 8), "hidden": (8,)},

@@ -183,7 +183,7 @@ def place(graph: SpikingGraph, target: Target, *, host_layers: int = 0) -> Place
     for step in reversed(chain[host_layers:]):
         shape = graph.shapes[step.neuron_name]
         soft = resets_by_subtraction(graph.nodes[step.neuron_name])
-        source, back = _source(plain, step.name), silent(shape)
+        source, back = plain.shapes[source_of(plain, step.name)], silent(shape)
         layer, delay = _with_recurrence(step)
         recurrent = layer is not step.synapse
         seen = (layer.weight.shape[1],) if recurrent else source
@@ -211,12 +211,12 @@ def place(graph: SpikingGraph, target: Target, *, host_layers: int = 0) -> Place
 # -- the chain ---------------------------------------------------------------------------------------
 
 
-def _source(graph: SpikingGraph, name: str) -> Shape:
-    """What feeds a layer has this shape before a `Flatten`."""
-    source = graph.sources(name)[0]
-    while isinstance(graph.nodes[source], Flatten):
-        source = graph.sources(source)[0]
-    return graph.shapes[source]
+def source_of(chain: SpikingGraph, name: str) -> str:
+    """The node whose output a layer reads; flattening changes no value and no order."""
+    source: str = chain.sources(name)[0]
+    while isinstance(chain.nodes[source], Flatten):
+        source = chain.sources(source)[0]
+    return source
 
 
 def _with_recurrence(step: ChainLayer) -> tuple[AnySynapse, int]:

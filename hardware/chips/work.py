@@ -15,12 +15,12 @@ import torch
 import torch.nn.functional as F
 
 from exporters.errors import DeployError
-from exporters.graph import Array, Conv2d, Flatten, Linear, SpikingGraph
+from exporters.graph import Array, Conv2d, Linear, SpikingGraph
 from exporters.passes.kernels import merge_groups
 from hardware.chips.axons import FanOut
 from hardware.chips.blocks import Block, as_grid
 from hardware.chips.limits import Target
-from hardware.chips.placement import PlacedLayer, Placement, position
+from hardware.chips.placement import PlacedLayer, Placement, position, source_of
 from hardware.emulator import exact_arithmetic
 
 _EXACT_IN_FLOAT32 = 2**24
@@ -62,7 +62,7 @@ class CoreCounter:
         self._chain = chain
         self._layers = placement.layers
         self._target = placement.target
-        self._sources = {layer.name: _source(chain, layer.name) for layer in placement.layers}
+        self._sources = {layer.name: source_of(chain, layer.name) for layer in placement.layers}
         self._reach = {layer.name: _Reach(chain, layer, placement.target) for layer in placement.layers}
         self._arrived: dict[str, list[tuple[Array, Array]]] = {layer.name: [] for layer in placement.layers}
         self._fired: dict[str, list[tuple[Array, Array]]] = {layer.neurons_name: [] for layer in placement.layers}
@@ -179,14 +179,6 @@ class _Reach:
                 x = x.reshape(-1, *self._shape)
                 grid = F.conv2d(x, kernel, None, conv.stride, conv.padding, conv.dilation)
         return _block_sums(grid.to(torch.float64), self._blocks)
-
-
-def _source(chain: SpikingGraph, name: str) -> str:
-    """The node whose output a layer reads; flattening changes no value and no order."""
-    source: str = chain.sources(name)[0]
-    while isinstance(chain.nodes[source], Flatten):
-        source = chain.sources(source)[0]
-    return source
 
 
 def _block_sums(grid: torch.Tensor, blocks: Sequence[Block]) -> torch.Tensor:

@@ -137,7 +137,7 @@ def _convolution(
 
 
 def _dense(weight: Tensor, step: int) -> Multiply:
-    onednn = torch.ops.onednn  # torch._int_mm is fifty times slower on processors without VNNI
+    onednn = torch.ops.onednn  # without VNNI torch._int_mm is slower than float32
     scales, zeros = torch.full((len(weight),), float(step)), torch.zeros(len(weight), dtype=torch.int32)
     packed = onednn.qlinear_prepack(weight, None)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ def run_loop(plan: EmulationPlan, loop: tuple[str, ...], values: Mapping[str, Te
     closing = [name for name in lags if graph.closes_loop(name)]
     arrived: dict[str, list[Tensor]] = {name: [] for name in lags}
     steps: dict[str, list[Tensor]] = {name: [] for name in loop}
-    state, rest = State(), _rest(plan, loop, values)
+    state, rest = State(), _rest(plan, lags, values)
     for t in range(graph.T):
         now: dict[str, Tensor] = {}
 
@@ -51,13 +51,13 @@ def _lags(steps: Array) -> Lags:
     return [(int(lag), torch.from_numpy(steps == lag)) for lag in np.unique(steps)]
 
 
-def _rest(plan: EmulationPlan, loop: tuple[str, ...], values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What the nodes of a loop give out while nothing arrives, (1, N, *shape)."""
+def _rest(plan: EmulationPlan, delays: Iterable[str], values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What delays give out while nothing has arrived, (1, N, *shape)."""
     like = next(iter(values.values()))
     dtype = torch.uint8 if plan.products else plan.dtype
     return {
         name: torch.zeros((1, like.shape[1], *plan.graph.shapes[name]), dtype=dtype, device=like.device)
-        for name in loop
+        for name in delays
     }
 
 

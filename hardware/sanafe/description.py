@@ -20,13 +20,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from exporters.errors import DeployError
-from exporters.graph import Array, Conv2d, Flatten, Linear, Neuron, Shape, SpikingGraph
+from exporters.graph import Array, Conv2d, Linear, Neuron, Shape, SpikingGraph
 from exporters.graph.bounds import input_bounds, is_signed, sum_bound
 from exporters.graph.registers import CURRENT_LIMIT, DECAY_ONE, FRACTION, MEMBRANE_REGISTER, SILENT
 from exporters.passes.chain import ChainLayer, chain_layers
 from exporters.passes.membranes import resets_by_subtraction
 from hardware.chips.blocks import as_grid
-from hardware.chips.placement import PlacedLayer, Placement
+from hardware.chips.placement import PlacedLayer, Placement, source_of
 from hardware.sanafe.architecture import SENDERS, architecture, mesh_of
 
 MOST_SYNAPSES = 1_000_000
@@ -91,7 +91,7 @@ def describe(chain: SpikingGraph, placement: Placement, name: str = "network") -
             names the layer.
     """
     steps = {step.name: step for step in chain_layers(chain)}
-    source = _source(chain, placement.layers[0].name)
+    source = source_of(chain, placement.layers[0].name)
     shape = chain.shapes[source]
     _require_exact(chain, [steps[layer.name] for layer in placement.layers])
     size = int(np.prod(shape))
@@ -252,13 +252,6 @@ def _biases(chain: SpikingGraph, layer: PlacedLayer) -> Array:
         return np.zeros(int(np.prod(shape)))
     bias = synapse.bias.reshape(-1, *[1] * (len(shape) - 1)) if synapse.bias.ndim == 1 else synapse.bias
     return np.broadcast_to(bias, shape).astype(np.float64).ravel()
-
-
-def _source(chain: SpikingGraph, name: str) -> str:
-    source: str = chain.sources(name)[0]
-    while isinstance(chain.nodes[source], Flatten):
-        source = chain.sources(source)[0]
-    return source
 
 
 # -- text ----------------------------------------------------------------------------------------------

@@ -214,9 +214,9 @@ def place_all(
 
         few = network.samples(some(x))[:]
         emulator.run(chain, chain.encode(few), observe=observe)
-        deployments = []
+        activity, deployments = counter.result(), []
         for fitted, each in zip(fits, cores, strict=True):
-            on = on_chip(chain, fitted, () if each is None else each.result(), counter.result(), pricing)
+            on = on_chip(chain, fitted, () if each is None else each.result(), activity, pricing)
             if on.deployment is not None:
                 deployments.append(on.deployment)
                 if simulate and fitted.target.name == sanafe.TARGET:

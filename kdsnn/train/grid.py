@@ -249,7 +249,7 @@ def _units(graph: SpikingGraph) -> dict[str, float]:
     gives: dict[str, set[float]] = {}
     reads: dict[str, float] = {}
     for name, node in graph.nodes.items():
-        arriving = set().union(*(gives[source] for source in graph.earlier(name)))
+        arriving = set().union(*(gives[source] for source in graph.sources(name)))
         match node:
             case Input(encoding=encoding):
                 gives[name] = {1.0 if encoding == "spikes" else PIXEL}
@@ -260,14 +260,14 @@ def _units(graph: SpikingGraph) -> dict[str, float]:
                     )
                 reads[name] = arriving.pop()
                 gives[name] = {1.0}
-            case Delay() if graph.closes_loop(name):
-                gives[name] = {1.0}
             case IF() | LIF():
                 gives[name] = {1.0}
             case AvgPool2d(divisor=divisor):
                 gives[name] = {unit / divisor for unit in arriving}
-            case MaxPool2d() | Flatten() | Delay() | Output():
+            case MaxPool2d() | Flatten() | Output():
                 gives[name] = arriving
+            case Delay():
+                raise AssertionError("no folded network has delays")
             case _:
                 assert_never(node)
     return reads

@@ -175,19 +175,12 @@ def _model(data: Any) -> EnergyModel:
     fields = {key: text(model[key], key) for key in texts}
     arithmetic = choice(fields.pop("arithmetic"), "arithmetic", ("float", "integer"))
     basis = choice(fields.pop("basis"), "basis", ("measured", "simulated", "estimated"))
-    sources = {key: Citation(*citation(value, f"sources.{key}")) for key, value in entries(model["sources"], "sources")}
-    if not sources:
-        raise MalformedModelError("sources is empty; say where the numbers come from")
+    sources = sources_of(model["sources"])
     constants = {
         key: _constant(value, f"constants.{key}", sources) for key, value in entries(model["constants"], "constants")
     }
     word_bits = _word_bits(model.get("word_bits"), constants)
     ann, snn = _terms(model["ann"], "ann", constants), _terms(model["snn"], "snn", constants)
-    remarks = []
-    for place, value in items(model.get("remarks", []), "remarks"):
-        remark = fields_of(value, place, ("text", "source"))
-        source = sources[defined(remark["source"], f"{place}.source", sources)]
-        remarks.append(Remark(text(remark["text"], f"{place}.text"), source))
     return EnergyModel(
         **fields,
         arithmetic=cast(Literal["float", "integer"], arithmetic),
@@ -196,10 +189,28 @@ def _model(data: Any) -> EnergyModel:
         constants=MappingProxyType(constants),
         ann=ann,
         snn=snn,
-        remarks=tuple(remarks),
+        remarks=remarks_of(model.get("remarks", []), sources),
         word_bits=word_bits,
         target=_target(model.get("target"), arithmetic, ann, snn),
     )
+
+
+def sources_of(value: Any) -> dict[str, Citation]:
+    """What the field `sources` of a model file names, energy or step-time."""
+    sources = {key: Citation(*citation(entry, f"sources.{key}")) for key, entry in entries(value, "sources")}
+    if not sources:
+        raise MalformedModelError("sources is empty; say where the numbers come from")
+    return sources
+
+
+def remarks_of(value: Any, sources: Mapping[str, Citation]) -> tuple[Remark, ...]:
+    """What the field `remarks` of such a file says."""
+    remarks = []
+    for place, entry in items(value, "remarks"):
+        remark = fields_of(entry, place, ("text", "source"))
+        source = sources[defined(remark["source"], f"{place}.source", sources)]
+        remarks.append(Remark(text(remark["text"], f"{place}.text"), source))
+    return tuple(remarks)
 
 
 def _target(value: Any, arithmetic: str, ann: tuple[EnergyTerm, ...] | str, snn: tuple[EnergyTerm, ...] | str) -> str:

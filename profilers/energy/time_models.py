@@ -35,7 +35,6 @@ from profilers.energy.model_files import (
     MalformedModelError,
     at_size,
     choice,
-    citation,
     constant,
     defined,
     entries,
@@ -44,7 +43,7 @@ from profilers.energy.model_files import (
     read_json,
     text,
 )
-from profilers.energy.models import Citation, Range, Remark
+from profilers.energy.models import Citation, Range, Remark, remarks_of, sources_of
 
 PER_CORE: Mapping[str, str] = MappingProxyType(
     {
@@ -169,9 +168,7 @@ def _model(data: Any) -> TimeModel:
         (*texts, "basis", "layers", "nominal", "sources", "constants", "core", "step"),
         ("at_least", "remarks"),
     )
-    sources = {key: Citation(*citation(value, f"sources.{key}")) for key, value in entries(model["sources"], "sources")}
-    if not sources:
-        raise MalformedModelError("sources is empty; say where the numbers come from")
+    sources = sources_of(model["sources"])
     constants = {
         key: _duration(value, f"constants.{key}", sources) for key, value in entries(model["constants"], "constants")
     }
@@ -192,14 +189,8 @@ def _model(data: Any) -> TimeModel:
         constants=MappingProxyType(constants),
         core=core,
         step=step,
-        remarks=tuple(_remark(value, place, sources) for place, value in items(model.get("remarks", []), "remarks")),
+        remarks=remarks_of(model.get("remarks", []), sources),
     )
-
-
-def _remark(value: Any, place: str, sources: Mapping[str, Citation]) -> Remark:
-    remark = fields_of(value, place, ("text", "source"))
-    source = sources[defined(remark["source"], f"{place}.source", sources)]
-    return Remark(text(remark["text"], f"{place}.text"), source)
 
 
 def _duration(value: Any, place: str, sources: Mapping[str, Citation]) -> Duration:

@@ -30,7 +30,7 @@ from exporters.graph import (
     chain,
 )
 from hardware.emulator import Recorder, run
-from tests.exporters.test_onnx_hostile import attack, find, set_prop
+from tests.exporters.test_onnx_hostile import attack, damage, find, set_prop
 from tests.networks import random_recurrent
 
 SHARED = settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -244,16 +244,4 @@ def test_hostile_loops(
 
 
 def test_random_damage_of_a_recurrent_model_gives_one_line(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    x = samples(recurrent(), 2)
-    for form in export.FORMS:
-        whole = np.frombuffer(export.build(recurrent(), form).SerializeToString(), np.uint8)
-        path = tmp_path / "damaged.onnx"
-        for _ in range(30):
-            content = whole.copy()
-            content[rng.integers(0, len(content), 3)] = rng.integers(0, 256, 3)
-            path.write_bytes(content.tobytes())
-            try:
-                export.run(path, x, layers=["n"])
-            except export.OnnxError as error:
-                assert "\n" not in str(error)
+    damage(tmp_path, recurrent(), samples(recurrent(), 2), "n", 30)

@@ -53,6 +53,9 @@ app.command("list")(listing.list_)
 ALONE_AFTER = 3.0
 """Seconds that a process waits with its error, in which a launcher ends it if the first process had that error too."""
 
+SENT_AGAIN_AFTER = 0.01
+"""Seconds after which a stop is sent once more of which Python has told that it got lost."""
+
 LOOKED_AT_EVERY = 1.0
 """Seconds after which it is looked at again whether a stop has got lost."""
 
@@ -85,8 +88,8 @@ def main() -> None:
                 app()
         except BaseException as error:
             _look_no_more()
-            # once stopped, any error may be what native code made of that; unless the work was done all the same
-            if stopped and not (isinstance(error, SystemExit) and not error.code):
+            # once stopped, any error may be what native code made of that, and an end without one the sign that it got lost
+            if stopped:
                 how = "interrupted" if stopped[0] == signal.SIGINT else "terminated"
                 say("; ".join([how, *(one.worded(spelled) for one in _chain(error) if isinstance(one, StoppedError))]))
                 raise SystemExit(128 + stopped[0]) from None
@@ -130,30 +133,50 @@ def _look_no_more() -> None:
 def _unwinding_when_stopped() -> Iterator[list[int]]:
     """Let a polite kill or a closed terminal unwind like Ctrl-C, so that temporary folders and processes go too.
 
-    What is raised inside a destructor or a callback of a library is dropped there. So it is looked at again and again
-    whether it still is under way, and where it is not, the signal is sent once more.
+    What is raised inside a destructor or a callback of a library is dropped there, which Python tells and native code does
+    not. So it is looked at again and again whether it still is under way, and where it is not, the signal is sent once more.
 
     Gives a list that is empty until a signal has come; `nohup` stays what it is, and all signals are in the end.
     """
     stopped: list[int] = []
     raised: list[weakref.ref[_StopError]] = []
+    told = sys.unraisablehook
+    telling = lost = False
+
+    def look(after: float) -> None:
+        if hasattr(signal, "setitimer"):
+            signal.signal(signal.SIGALRM, again)
+            signal.setitimer(signal.ITIMER_REAL, after)
 
     def stop(number: int, frame: object) -> None:
         stopped.append(number)
         error = _StopError()
         raised[:] = [weakref.ref(error)]
-        if hasattr(signal, "setitimer"):
-            signal.signal(signal.SIGALRM, again)
-            signal.setitimer(signal.ITIMER_REAL, LOOKED_AT_EVERY, LOOKED_AT_EVERY)
+        look(LOOKED_AT_EVERY)
         raise error
 
+    def dropped(what: sys.UnraisableHookArgs) -> None:
+        nonlocal telling, lost
+        telling = True
+        if isinstance(what.exc_value, _StopError):
+            lost = True
+            look(SENT_AGAIN_AFTER)  # not at once: here it would be dropped like the first
+        else:
+            told(what)
+        telling = False
+
     def again(number: int, frame: object) -> None:
-        gc.collect()  # what has dropped it may hold it in a cycle
-        if raised[0]() is None:
-            _look_no_more()  # another handler than `stop` takes a note, and has to be told once
-            signal.raise_signal(stopped[0])
+        nonlocal lost
+        if not lost:
+            gc.collect()  # what has dropped it may hold it in a cycle
+        if telling or not (lost or raised[0]() is None):
+            look(SENT_AGAIN_AFTER if lost else LOOKED_AT_EVERY)
+        else:
+            lost = False
+            signal.raise_signal(stopped[0])  # once: another handler than `stop` takes a note of it
 
     before: dict[int, Any] = {}
+    sys.unraisablehook = dropped
     try:
         for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # Windows has no terminals to hang up
             taken = getattr(signal, name, signal.SIGTERM)
@@ -162,6 +185,7 @@ def _unwinding_when_stopped() -> Iterator[list[int]]:
         yield stopped
     finally:
         _look_no_more()
+        sys.unraisablehook = told
         for taken, handler in before.items():
             signal.signal(taken, handler)
 

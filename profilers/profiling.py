@@ -6,7 +6,7 @@ What runs a network is passed in (`hardware.emulator.run`, or anything of its si
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -40,6 +40,18 @@ class Samples(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, part: slice, /) -> Array: ...
+
+
+class Group(Protocol):
+    """Processes that share the samples: each counts a part of them, and all know the whole in the end."""
+
+    def part(self, samples: int) -> slice:
+        """The samples of this process; those of all follow one another."""
+        ...
+
+    def gather(self, value: Any, /) -> list[Any]:
+        """The value of every process, in their order."""
+        ...
 
 
 class NetworkRunner(Protocol):
@@ -96,11 +108,13 @@ def count(
     run: NetworkRunner,
     quantized: SpikingGraph | None = None,
     role: Literal["student", "twin"] = "student",
+    group: Group | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Student:
     """Samples run through a network, float and quantized, and what happens is counted; arguments as in `profile`.
 
-    `progress` is called with (samples done, of how many), over both runs.
+    Where a `group` of processes calls this with the same arguments, each runs its part, and the counts of all are the same
+    as those of one. `progress` is called with (samples done, of how many), over both runs.
 
     Raises:
         DeployError: samples that do not fit the graph, or two graphs that do not fit each other.
@@ -113,13 +127,14 @@ def count(
     graphs = [graph] if quantized is None else [graph, quantized]
     counters, mixed = [ActivityCounter(g) for g in graphs], [MixedInputs(g) for g in graphs]
     right = np.zeros((len(graphs), graph.T), np.int64)
-    chunks = _chunks(len(x), graph)
-    drift = None if quantized is None or not chunks else _Drift(graph, quantized, chunks[0][1])
-    total = len(graphs) * len(x)
+    mine = slice(0, len(x)) if group is None else group.part(len(x))
+    chunks = _chunks(mine, graph)
+    drift = None if quantized is None else _Drift(graph, quantized, max((size for _, size in chunks), default=0))
+    total = len(graphs) * (mine.stop - mine.start)
     for start, size in chunks:
         part = slice(start, start + size)
         for index, (g, counter, inputs) in enumerate(zip(graphs, counters, mixed, strict=True)):
-            before = len(graphs) * start + index * size
+            before = len(graphs) * (start - mine.start) + index * size
 
             def observe(
                 node: str, values: torch.Tensor, counter: ActivityCounter = counter, inputs: MixedInputs = inputs,
@@ -139,6 +154,10 @@ def count(
                 right[index] += [round(size * outcome.accuracy(labels[part], t)) for t in range(1, g.T + 1)]
         if drift is not None:
             drift.forget()
+    if group is not None:
+        for one in (*counters, *mixed, *([] if drift is None else [drift])):
+            one.join(group.gather)
+        right = np.sum(group.gather(right), axis=0)
     accuracies = [[] if labels is None else (row / len(x)).tolist() for row in right]
     runs = _runs(graphs, counters, mixed, accuracies, None if drift is None else drift.per_sample(len(x)))
     return Student(name, runs[0], runs[1] if quantized is not None else None, role)
@@ -158,10 +177,10 @@ def _runs(
     ]
 
 
-def _chunks(samples: int, graph: SpikingGraph) -> list[tuple[int, int]]:
+def _chunks(samples: slice, graph: SpikingGraph) -> list[tuple[int, int]]:
     """Chunks (first, how many) are such that one and its spikes fit into memory."""
     size = samples_within(_RECORDED, graph)
-    return [(start, min(size, samples - start)) for start in range(0, samples, size)]
+    return [(start, min(size, samples.stop - start)) for start in range(samples.start, samples.stop, size)]
 
 
 class _Drift:
@@ -201,6 +220,10 @@ class _Drift:
         """The samples that follow are new ones."""
         for name in self._kept:
             self._kept[name] = self._compared[name] = 0
+
+    def join(self, gather: Callable[[Any], list[Any]]) -> None:
+        everyone = gather(self._differing)
+        self._differing = {name: sum(one[name] for one in everyone) for name in self._differing}
 
     def per_sample(self, samples: int) -> dict[str, float]:
         return {name: differing / samples for name, differing in self._differing.items()}

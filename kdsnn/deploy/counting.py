@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from kdsnn.deploy.faithful import proven_on
 from kdsnn.deploy.images import Pixels, chosen, require_trained_fit
+from kdsnn.deploy.processes import ranks
 from kdsnn.deploy.progress import Progress, silent
 from kdsnn.errors import KdsnnError, OptionError
 
@@ -57,6 +58,7 @@ def count(
         run=emulator.run,
         quantized=network.integer if both else None,
         role="twin" if twin else "student",
+        group=ranks(),
         progress=lambda done, total: progress(f"{title}count {name}", done, total),
     )
 

@@ -49,7 +49,11 @@ class Ranks:
     rank: int
     count: int
 
-    def gather(self, value: Any) -> list[Any]:
+    def part(self, samples: int) -> slice:
+        """Which of so many samples are this process's; those of all follow one another."""
+        return slice(self.rank * samples // self.count, (self.rank + 1) * samples // self.count)
+
+    def gather(self, value: Any, /) -> list[Any]:
         """The value of every process, in their order; all have to call this."""
         if self.count == 1:
             return [value]
@@ -58,7 +62,7 @@ class Ranks:
         from torch import distributed
 
         if not distributed.is_initialized():
-            # for as long as the slowest seed takes
+            # for as long as the slowest takes
             distributed.init_process_group("gloo", timeout=datetime.timedelta(days=100))
         values: list[Any] = [None] * self.count
         distributed.all_gather_object(values, value)

@@ -22,11 +22,11 @@ lowering pass turns them into synapses.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
-from typing import Literal, assert_never
+from typing import Any, Literal, assert_never
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -292,6 +292,11 @@ class ActivityCounter:
         counts = torch.cat([_products(torch.split(part, sizes, dim=1), blocks) for part in events])
         by_sample = counts.reshape(steps, samples, len(blocks[0])).transpose(0, 1).cpu().numpy()
         self._seen[name].append(np.broadcast_to(by_sample, (samples, self._graph.T, by_sample.shape[2])))
+
+    def join(self, gather: Callable[[Any], list[Any]]) -> None:
+        """Join what the counters of several processes have counted; `gather` gives everyone's value to everyone, in order."""
+        everyone = gather({name: np.concatenate(parts) for name, parts in self._seen.items() if parts})
+        self._seen = {name: [one[name] for one in everyone if name in one] for name in self._seen}
 
     def result(self) -> Activity:
         """The activity is everything counted so far.

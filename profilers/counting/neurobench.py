@@ -13,8 +13,9 @@ away), shown the input at every step. Its conventions differ from those of `prof
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -74,6 +75,12 @@ class MixedInputs:
             events = (total != 0).flatten(2).sum((0, 1)).double().cpu()  # of each element, over steps and samples
             repeats = self._graph.T // total.shape[0]
             self._found[layer] += repeats * round(float(events @ self._fan_out[layer].flatten()))
+
+    def join(self, gather: Callable[[Any], list[Any]]) -> None:
+        """Join what was counted in several processes, as `ActivityCounter.join` does."""
+        samples, found = zip(*gather((self._samples, self._found)), strict=True)
+        self._samples = sum(samples)
+        self._found = {layer: sum(one[layer] for one in found) for layer in self.layers}
 
     def result(self) -> dict[str, int]:
         """Operations on all samples, zero inputs and weights skipped, by layer.

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import profilers_example as example
@@ -10,6 +13,7 @@ import pytest
 
 from exporters.errors import DeployError
 from hardware import emulator
+from kdsnn.deploy.processes import Ranks
 from profilers import profiling, report
 from profilers.energy import models as energy_models
 from profilers.energy import operations
@@ -84,6 +88,48 @@ def test_chunks_and_batches_change_nothing(
     )  # fmt: skip
     assert again == student
     assert seen == sorted(seen) and seen[-1] == (2 * SAMPLES, 2 * SAMPLES)
+
+
+@dataclasses.dataclass(frozen=True)
+class OneOf:
+    """A thread in place of a process: number `rank` of so many, which meet where something is gathered."""
+
+    rank: int
+    values: list[Any]
+    meet: threading.Barrier
+
+    def part(self, samples: int) -> slice:
+        return Ranks(self.rank, len(self.values)).part(samples)
+
+    def gather(self, value: Any, /) -> list[Any]:
+        self.values[self.rank] = value
+        self.meet.wait(60)
+        found = list(self.values)
+        self.meet.wait(60)
+        return found
+
+
+@pytest.mark.parametrize("processes", [2, 3, SAMPLES + 2])
+def test_several_processes_count_what_one_counts(
+    processes: int, samples: tuple[np.ndarray, np.ndarray], student: report.Student
+) -> None:
+    x, labels = samples
+    values, meet = [None] * processes, threading.Barrier(processes)
+    ran = []
+
+    def run(graph, frames, **how):  # type: ignore[no-untyped-def]
+        ran.append(len(frames))
+        return emulator.run(graph, frames, **how)
+
+    def one(rank: int) -> report.Student:
+        return profiling.count(
+            "s", example.network(), x, labels, run=run, quantized=example.network(integer=True),
+            group=OneOf(rank, values, meet),
+        )  # fmt: skip
+
+    with ThreadPoolExecutor(processes) as pool:
+        assert all(found == student for found in pool.map(one, range(processes)))
+    assert sum(ran) == 2 * SAMPLES and max(ran) <= -(-SAMPLES // processes)
 
 
 def test_layers_share_out_the_energy(student: report.Student) -> None:

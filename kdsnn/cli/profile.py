@@ -83,6 +83,7 @@ def profile(
     import kdsnn
     from kdsnn.cli.console import command_line, draw, print_json, progress
     from kdsnn.deploy.places import writable_folder
+    from kdsnn.deploy.processes import is_first_process
     from kdsnn.deploy.profile import report_formats
     from kdsnn.errors import KdsnnError
 
@@ -98,7 +99,7 @@ def profile(
             density=density, simulate=simulate, command=command_line(), progress=told,
             **lowering_of(lowering),
         )  # fmt: skip
-    paths = report.write(out, formats)
+    paths = report.write(out, formats) if is_first_process() else {}
     if json:
         print_json({name: str(path) for name, path in paths.items()})
     else:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from kdsnn.deploy.evaluate import accuracies
 from kdsnn.deploy.faithful import proven_on
 from kdsnn.deploy.images import Pixels, chosen, require_trained_fit
 from kdsnn.deploy.processes import ranks
@@ -75,7 +76,6 @@ def count_ann(
     import torch
 
     from exporters.errors import DeployError
-    from kdsnn import train
     from kdsnn.train.learner import still
     from profilers import report
     from profilers.counting.flops import count_module
@@ -88,7 +88,7 @@ def count_ann(
         raise OptionError("{teacher}: this is a spiking network; give the checkpoint of an ANN", teacher=called)
     require_trained_fit(called, ann, images)
     counts = count_module(ann.module, info.input_shape)
-    accuracy = train.evaluate(ann.module, replace(images, x_test=x, y_test=labels))[0]
+    accuracy = accuracies(ann.module, replace(images, x_test=x, y_test=labels), None)[0]
     few = still(torch.from_numpy(Pixels(some(x), info.input_shape, images.graded)[:]))
     title = f"count {info.model}"
     progress(title, 0, 1)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdsnn.deploy.images import load_data, require_trained_fit
 from kdsnn.deploy.load import load
+from kdsnn.deploy.processes import ranks
 from kdsnn.deploy.tables import Result
 from kdsnn.deploy.trained import TrainedNetwork
 from kdsnn.errors import OptionError
@@ -17,6 +18,7 @@ from profilers.text_table import TextTable, table
 if TYPE_CHECKING:
     from torch import nn
 
+    from kdsnn.data import DataSet
     from kdsnn.deploy.images import ImageSize
 
 
@@ -90,20 +92,30 @@ def evaluate(
     Raises:
         KdsnnError: a damaged checkpoint, or a network and data that do not fit.
     """
-    from kdsnn import train
-
     # what is wrong with it is said before data is waited for
     network = _network(source, weights) if isinstance(source, str | Path) else source
     images = load_data(data, image_size=image_size, noise=noise, noise_kind=noise_kind, noise_on=noise_on)
     if not isinstance(network, TrainedNetwork):
         kind = type(network).__name__
-        found = train.evaluate(network, images, T=T)
+        found = accuracies(network, images, T)
         return Evaluation(kind.lower(), kind, images.name, len(images.y_test), T is not None, tuple(found))
     info = network.info
     name = str(source) if isinstance(source, str | Path) else info.model
     require_trained_fit(Path(name).name, network, images)
-    found = train.evaluate(network.module, images, T=info.T if info.spiking else None)
+    found = accuracies(network.module, images, info.T if info.spiking else None)
     return Evaluation(name, info.model, images.name, len(images.y_test), info.spiking, tuple(found))
+
+
+def accuracies(module: nn.Module, images: DataSet, T: int | None) -> tuple[float, ...]:
+    """What `kdsnn.train.evaluate` finds; of several processes of a launcher each takes a share of the test set."""
+    from kdsnn import train
+
+    group, samples = ranks(), len(images.y_test)
+    mine = group.part(samples)
+    size = mine.stop - mine.start
+    part = replace(images, x_test=images.x_test[mine], y_test=images.y_test[mine])
+    right = [round(size * share) for share in train.evaluate(module, part, T=T)] if size else []
+    return tuple(sum(counts) / samples for counts in zip(*filter(None, group.gather(right)), strict=True))
 
 
 def _network(source: str | Path, weights: str | Path | None) -> TrainedNetwork:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kdsnn.deploy.counting import some
+from kdsnn.deploy.evaluate import accuracies
 from kdsnn.deploy.images import Pixels, require_trained_fit
 from kdsnn.deploy.load import load
 from kdsnn.deploy.progress import Progress, silent
@@ -65,7 +66,6 @@ def count_few_bit(
     import torch
 
     from exporters.errors import DeployError
-    from kdsnn import train
     from kdsnn.models.quantized_activations import levels_read
     from kdsnn.train.learner import still
     from profilers import report
@@ -77,7 +77,7 @@ def count_few_bit(
     assert info.quantized is not None  # `named` refuses others
     require_trained_fit(name, ann, images)
     progress(f"count {name}", 0, 1)
-    accuracy = train.evaluate(ann.module, replace(images, x_test=x, y_test=labels))[0]
+    accuracy = accuracies(ann.module, replace(images, x_test=x, y_test=labels), None)[0]
     few = still(torch.from_numpy(Pixels(some(x), info.input_shape, images.graded)[:]))
     active, levels = active_macs(ann.module, few), levels_read(ann.module, few)
     if active.other:

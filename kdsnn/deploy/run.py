@@ -16,6 +16,7 @@ from kdsnn.deploy.images import Pixels, class_names_in, load_data, require_fit, 
 from kdsnn.deploy.lower import lower
 from kdsnn.deploy.lowered import Lowered, require_network_fit, told_labels
 from kdsnn.deploy.places import writable_file
+from kdsnn.deploy.processes import is_first_process, ranks
 from kdsnn.deploy.progress import Progress, silent
 from kdsnn.deploy.proof import Proof
 from kdsnn.deploy.sanafe import cost_table
@@ -148,7 +149,7 @@ def run(
         )
         result = RunResult(f"{network.name} on {called}", tuple(runs), tuple(found), labels, refused)
         frames = None if save is None else _input_of(network, x[:])
-    if save is not None and frames is not None:
+    if save is not None and frames is not None and is_first_process():
         save_spikes(Path(save), frames, result.runs)
     return result
 
@@ -176,8 +177,8 @@ def run_all(
 ) -> tuple[list[BackendRun], list[BackendComparison], tuple[RefusedBackend, ...]]:
     """Run on every back end (with torch also on the SpikingJelly module, if there is one) and compare.
 
-    Samples go through in parts of which memory holds every spike of every layer, on back ends that are started once;
-    `lava_samples`: only so many go through Lava. `title` goes before what progress is called. A back end that cannot run
+    Samples go through in parts of which memory holds every spike of every layer, on back ends that are started once; of
+    several processes of a launcher each takes a share, and all know the whole. `lava_samples`: only so many go through Lava. `title` goes before what progress is called. A back end that cannot run
     this network is left out, with the reason.
 
     Raises:
@@ -187,18 +188,19 @@ def run_all(
     if "torch" in names and network.module is not None:
         names.insert(0, "spikingjelly")
     how = replace(options or RunOptions(), layers=len(names) > 1)
-    most = {name: min(len(x), lava_samples or len(x)) if name == "lava" else len(x) for name in names}
-    size = _samples_at_once(network)
+    group = ranks()
+    mine, size = group.part(len(x)), _samples_at_once(network)
+    last = {name: min(mine.stop, lava_samples or len(x)) if name == "lava" else mine.stop for name in names}
     runs: dict[str, list[BackendRun]] = {name: [] for name in names}
     found: list[list[BackendComparison]] = []
-    called, done, whole = f"{title}run on {', '.join(names)}", 0, sum(most.values())
+    called, done, whole = f"{title}run on {', '.join(names)}", 0, sum(max(0, n - mine.start) for n in last.values())
     with ExitStack() as stack:
         ready, refused = _ready(stack, network, names, how)
         names = list(ready)
-        for start in range(0, len(x), size):
+        for start in range(mine.start, mine.stop, size):
             at_once: list[BackendRun] = []
             for name in names:
-                part = x[start : min(start + size, most[name])]
+                part = x[start : min(start + size, last[name])]
                 if len(part) == 0:
                     continue
 
@@ -210,10 +212,11 @@ def run_all(
                 runs[name].append(joined(at_once[-1:]))
             proofs = _proofs(network, at_once, x) if start == 0 else {}
             found.append(comparisons(at_once, start=start, proofs=proofs))
+    everyone = group.gather((runs, found))
     pairs: dict[tuple[str, str], list[BackendComparison]] = {}
-    for comparison in itertools.chain.from_iterable(found):
+    for comparison in itertools.chain.from_iterable(part for _, parts in everyone for part in parts):
         pairs.setdefault((comparison.backend, comparison.reference), []).append(comparison)
-    joint = [joined(parts) for name, parts in runs.items() if name in names]
+    joint = [joined([part for theirs, _ in everyone for part in theirs[name]]) for name in names]
     return joint, [joined_comparisons(parts) for parts in pairs.values()], refused
 
 

@@ -9,8 +9,9 @@ READY := .venv/.ready
 demo: lava
 	$(BIN)/kdsnn-deploy demo --out demo-output --overwrite
 
-test: lava lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+# with lint among the tests
+test: lava
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # apart from `test`, which it would make half as slow again
 coverage: lava

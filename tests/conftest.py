@@ -11,6 +11,17 @@ import pytest
 
 from hardware.lava import environment
 
+LONG = (
+    "test_lint.py", "test_docs_site.py", "test_whole_networks.py", "test_lava_client.py", "test_docs.py", "test_cli.py",
+    "test_onnx_students.py", "test_kills.py", "test_hostile_environment.py", "test_train_features.py", "test_seeds.py",
+    "test_random_forwards.py", "test_lava_equals_emulator.py", "test_memory.py", "test_benchmarks.py", "test_train.py",
+)  # fmt: skip
+"""Files that take longest begin first, so that no worker ends long after the other."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
+
 
 @pytest.fixture(scope="session")
 def lava_environment() -> Path:

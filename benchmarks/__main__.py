@@ -29,7 +29,7 @@ MEASUREMENTS = {
     )
 }  # fmt: skip
 SWEEPS = (
-    "check_students", "kdsnn_tables", "lava_in_time", "neurobench_metrics", "nir_peers", "onnx_students", "step_times", "zoo",
+    "check_students", "kdsnn_tables", "lava_parity", "neurobench_metrics", "nir_peers", "onnx_students", "step_times", "zoo",
 )  # fmt: skip
 RESULTS = Path("benchmark-results")
 LONGEST_WAIT = 120.0

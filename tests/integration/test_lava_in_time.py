@@ -17,7 +17,7 @@ from spikingjelly.activation_based import functional, layer, neuron
 from torch import nn
 
 import kdsnn
-from benchmarks.lava_in_time import compared
+from benchmarks.lava_parity import compared
 from exporters import netx
 from exporters.graph import IF, Delay, Input, Linear, Output, SpikingGraph
 from exporters.netx.dense import held
@@ -30,7 +30,7 @@ from tests.networks import random_dense_time, random_frames
 pytestmark = pytest.mark.usefixtures("lava_environment")
 
 NETWORKS = (0, 8, 13, 31, 39)
-"""Of the 48 that `python -m benchmarks lava_in_time` compares."""
+"""Of those that `python -m benchmarks lava_parity --kind time` compares."""
 
 DESCRIBED = 29
 """With delays and recurrence, read from its spikes."""
@@ -97,19 +97,19 @@ def test_weights_of_recurrent_layers_are_held_as_lava_holds_them(rules: dict[str
 
 
 @pytest.fixture(scope="module")
-def random_runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[int, Future[tuple[int, dict[str, int]]]]]:
+def random_runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[int, Future[dict[str, int]]]]:
     """Lava's runs of random networks, two at a time: most of one is the start of its processes."""
     folder = tmp_path_factory.mktemp("random")
     with ThreadPoolExecutor(2) as pool:
         paths = {seed: netx.write(to_chain(random_dense_time(seed)), folder / f"{seed}.net") for seed in NETWORKS}
-        yield {seed: pool.submit(compared, (seed, path)) for seed, path in paths.items()}
+        yield {seed: pool.submit(compared, "time", seed, path) for seed, path in paths.items()}
         pool.shutdown(cancel_futures=True)
 
 
 @pytest.mark.parametrize("seed", NETWORKS)
-def test_random_networks(random_runs: dict[int, Future[tuple[int, dict[str, int]]]], seed: int) -> None:
+def test_random_networks(random_runs: dict[int, Future[dict[str, int]]], seed: int) -> None:
     """Every layer of three samples, one behind the other; neurons with biases go on firing between them."""
-    _, found = random_runs[seed].result()
+    found = random_runs[seed].result()
     assert found["values that differ"] == 0
     assert found["layers with delays"] + found["recurrent layers"] > 0
     assert 0.01 * found["values compared"] < found["spikes"] < 0.99 * found["values compared"]

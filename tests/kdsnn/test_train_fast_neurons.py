@@ -37,7 +37,7 @@ def small_layers_too():
 def plain_python() -> Iterator[None]:
     """Kernels as plain Python, a thousand times slower, with nothing to compile."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("_jit", "_inline"):
+        for name in ("jit", "_inline"):
             patch.setattr(kernels, name, lambda function: function)
         for factory in FACTORIES:
             factory.cache_clear()
@@ -241,4 +241,4 @@ def test_where_nothing_can_be_kept_on_disk_kernels_are_compiled_each_time(monkey
     monkeypatch.setattr(caching.CacheImpl, "_locator_classes", [])
     with pytest.raises(RuntimeError, match="cannot cache"):
         numba.njit(cache=True)(lambda x: x + 1)
-    assert kernels._jit(lambda x: x + 1)(1) == 2
+    assert kernels.jit(lambda x: x + 1)(1) == 2

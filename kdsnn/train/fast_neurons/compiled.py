@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
@@ -14,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from exporters.compiled import spread
 from kdsnn.train.fast_neurons.dynamics import Dynamics
 
 SMALLEST = 2**20
@@ -111,7 +109,7 @@ class Layer(torch.autograd.Function):
         out = rows.array(spikes, plan.steps)
         left = rows.array(v, 1)[0] if plan.kept else _none(out)
         kernel = kernels().forward(plan.kind(x.dtype))  # type: ignore[union-attr]
-        spread(kernel, BLOCKS, BLOCKS, rows.array(rows.memory, len(x)), *_affine(rows, gamma, beta, plan),
+        spread(kernel, BLOCKS, torch.get_num_threads(), BLOCKS, rows.array(rows.memory, len(x)), *_affine(rows, gamma, beta, plan),
                *rows.constants(plan), *rows.size, out, left)  # fmt: skip
         return rows.restored(spikes), rows.restored(v[None])[0] if plan.kept else None
 
@@ -138,7 +136,7 @@ class Layer(torch.autograd.Function):
             else (rows.tiled(plan.batch.mean), rows.tiled(plan.batch.inverse))
         )
         kernel = kernels().backward(plan.kind(x.dtype))  # type: ignore[union-attr]
-        spread(kernel, BLOCKS, currents, *_affine(rows, gamma, beta, plan), *rows.constants(plan),
+        spread(kernel, BLOCKS, torch.get_num_threads(), currents, *_affine(rows, gamma, beta, plan), *rows.constants(plan),
                real(plan.dynamics.alpha), *rows.size, given, carried, mean, inverse, target, found)  # fmt: skip
         if plan.batch is None:
             return rows.restored(dx), None, None, None
@@ -154,30 +152,12 @@ def statistics(x: Tensor) -> tuple[np.ndarray, np.ndarray]:
     rows = _Rows.along_channels(x)
     values = rows.array(rows.memory, 1)[0]
     found = np.empty((BLOCKS, 2, rows.length))
-    spread(kernels().sums(_NUMBERS[x.dtype]), BLOCKS, values, found)  # type: ignore[union-attr]
+    spread(kernels().sums(_NUMBERS[x.dtype]), BLOCKS, torch.get_num_threads(), values, found)  # type: ignore[union-attr]
     shift = rows.memory.flatten()[: rows.length].double().numpy()
     total, squares = found.sum(0)
     means = (shift + total / len(values)).reshape(-1, rows.channels)
     variances = (squares - total * total / len(values)).reshape(-1, rows.channels) / len(values)
     return means.mean(0), (variances + np.square(means - means.mean(0))).mean(0).clip(0)
-
-
-def spread(kernel: Callable[..., None], blocks: int, *args: Any) -> None:
-    """Run `kernel(first, last, *args)` on as many threads as torch uses, each a share of the blocks."""
-    workers = min(torch.get_num_threads(), blocks)
-    bounds = [blocks * i // workers for i in range(workers + 1)]
-    waiting = [
-        _threads(os.getpid(), workers - 1).submit(kernel, bounds[i], bounds[i + 1], *args) for i in range(1, workers)
-    ]
-    kernel(bounds[0], bounds[1], *args)
-    for future in waiting:
-        future.result()
-
-
-@cache
-def _threads(process: int, count: int) -> ThreadPoolExecutor:
-    """Threads for one process: a fork has none of its parent's."""
-    return ThreadPoolExecutor(count, thread_name_prefix="neurons")
 
 
 @dataclass(frozen=True, eq=False)
@@ -266,7 +246,7 @@ def _normalize(
     r = -p * of_beta / count - q * batch.mean
     number = _NUMBERS[rows.memory.dtype]
     flat = (array.reshape(-1, rows.length) for array in (x, dx))
-    spread(kernels().normalized(number), BLOCKS, BLOCKS, *flat, *map(rows.tiled, (p, q, r)))  # type: ignore[union-attr]
+    spread(kernels().normalized(number), BLOCKS, torch.get_num_threads(), BLOCKS, *flat, *map(rows.tiled, (p, q, r)))  # type: ignore[union-attr]
 
 
 def _none(like: np.ndarray) -> np.ndarray:

@@ -25,6 +25,7 @@ import numba
 import numba.extending
 import numpy as np
 
+from exporters.compiled import jit
 from kdsnn.train.fast_neurons.dynamics import Charge, Slope
 
 Number = Literal["float32", "float64", "bfloat16"]
@@ -51,14 +52,6 @@ class Kind:
     detached: bool
     pooled: bool
     normed: bool
-
-
-def _jit(function: Callable[..., Any]) -> Any:
-    """Compile when first called, and keep the result on disk where that is allowed."""
-    try:
-        return numba.njit(nogil=True, cache=True, error_model="numpy")(function)
-    except RuntimeError:  # neither the folder of this file nor the user's cache can be written
-        return numba.njit(nogil=True, error_model="numpy")(function)
 
 
 def _load(number: Number) -> Any:
@@ -138,7 +131,7 @@ def sums(number: Number) -> Any:
                     total[c] += value
                     squares[c] += value * value
 
-    return _jit(kernel)
+    return jit(kernel)
 
 
 @cache
@@ -185,7 +178,7 @@ def forward(kind: Kind) -> Any:
                 for c in range(length):
                     membranes[output, c] = store(v[0, c])
 
-    return _jit(kernel)
+    return jit(kernel)
 
 
 def _corner(kind: Kind) -> Any:
@@ -256,7 +249,7 @@ def backward(kind: Kind) -> Any:
                         found[block, 1, c] += part[1, c]
                         part[1, c] = rest
 
-    return _jit(kernel)
+    return jit(kernel)
 
 
 # Inner loops touch few arrays each, because the compiler checks every pair before it runs one in vectors, and gives up
@@ -345,4 +338,4 @@ def normalized(number: Number) -> Any:
             for c in range(length):
                 target[c] = store(load(target[c]) * p[c] + (load(values[c]) * q[c] + r[c]))
 
-    return _jit(kernel)
+    return jit(kernel)

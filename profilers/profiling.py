@@ -155,7 +155,8 @@ def count(
         if drift is not None:
             drift.forget()
     if group is not None:
-        for one in (*counters, *mixed, *([] if drift is None else [drift])):
+        joined: list[ActivityCounter | MixedInputs | _Drift] = [*counters, *mixed, *([] if drift is None else [drift])]
+        for one in joined:
             one.join(group.gather)
         right = np.sum(group.gather(right), axis=0)
     accuracies = [[] if labels is None else (row / len(x)).tolist() for row in right]

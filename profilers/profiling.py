@@ -135,15 +135,7 @@ def count(
         part = slice(start, start + size)
         for index, (g, counter, inputs) in enumerate(zip(graphs, counters, mixed, strict=True)):
             before = len(graphs) * (start - mine.start) + index * size
-
-            def observe(
-                node: str, values: torch.Tensor, counter: ActivityCounter = counter, inputs: MixedInputs = inputs,
-                second: bool = index == 1,
-            ) -> None:  # fmt: skip
-                counter(node, values)
-                inputs(node, values)
-                if drift is not None:
-                    (drift.compare if second else drift.keep)(node, values)
+            observe = _all_of(counter, inputs, None if drift is None else drift.compare if index else drift.keep)
 
             def show(done: int, before: int = before) -> None:
                 if progress is not None:
@@ -154,14 +146,25 @@ def count(
                 right[index] += [round(size * outcome.accuracy(labels[part], t)) for t in range(1, g.T + 1)]
         if drift is not None:
             drift.forget()
+    everyone = [right]
     if group is not None:
         joined: list[ActivityCounter | MixedInputs | _Drift] = [*counters, *mixed, *([] if drift is None else [drift])]
         for one in joined:
             one.join(group.gather)
-        right = np.sum(group.gather(right), axis=0)
-    accuracies = [[] if labels is None else (row / len(x)).tolist() for row in right]
+        everyone = group.gather(right)
+    accuracies = [[] if labels is None else (row / len(x)).tolist() for row in np.sum(everyone, axis=0)]
     runs = _runs(graphs, counters, mixed, accuracies, None if drift is None else drift.per_sample(len(x)))
     return Student(name, runs[0], runs[1] if quantized is not None else None, role)
+
+
+def _all_of(*observers: Observer | None) -> Observer:
+    told = [one for one in observers if one is not None]
+
+    def observe(node: str, values: torch.Tensor) -> None:
+        for one in told:
+            one(node, values)
+
+    return observe
 
 
 def _runs(

@@ -7,7 +7,6 @@ first command that needs it.
 from __future__ import annotations
 
 import errno
-import gc
 import io
 import logging
 import os
@@ -15,7 +14,6 @@ import signal
 import sys
 import time
 import warnings
-import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -26,6 +24,7 @@ import typer
 from kdsnn.cli import check, demo, distill, evaluate, export, lava, listing, pretrain, profile, run
 from kdsnn.cli.console import say
 from kdsnn.cli.options import spelled
+from kdsnn.cli.stops import look_no_more, unwinding_when_stopped
 from kdsnn.deploy.processes import is_first_process
 from kdsnn.errors import Notice, OptionError, StoppedError, UnfaithfulError, UserError
 
@@ -53,12 +52,6 @@ app.command("list")(listing.list_)
 ALONE_AFTER = 3.0
 """Seconds that a process waits with its error, in which a launcher ends it if the first process had that error too."""
 
-SENT_AGAIN_AFTER = 0.01
-"""Seconds after which a stop is sent once more of which Python has told that it got lost."""
-
-LOOKED_AT_EVERY = 1.0
-"""Seconds after which it is looked at again whether a stop has got lost."""
-
 PIPE_CLOSED = 141
 """The exit code where nobody reads the output any more: 128 + SIGPIPE, as the shell has it."""
 
@@ -82,12 +75,12 @@ def main() -> None:
     if not is_first_process():
         sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - until the process ends
     _say_notices()
-    with _unwinding_when_stopped() as stopped:
+    with unwinding_when_stopped() as stopped:
         try:
             with _printed():
                 app()
         except BaseException as error:
-            _look_no_more()
+            look_no_more()
             # once stopped, any error may be what native code made of that, and an end without one the sign that it got lost
             if stopped:
                 how = "interrupted" if stopped[0] == signal.SIGINT else "terminated"
@@ -118,76 +111,6 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
     while found is not None:
         yield found
         found = found.__cause__ or found.__context__
-
-
-class _StopError(KeyboardInterrupt):
-    """Raised by a signal; of a class of its own, of which one can know whether it still exists."""
-
-
-def _look_no_more() -> None:
-    if hasattr(signal, "setitimer"):
-        signal.setitimer(signal.ITIMER_REAL, 0)
-
-
-@contextmanager
-def _unwinding_when_stopped() -> Iterator[list[int]]:
-    """Let a polite kill or a closed terminal unwind like Ctrl-C, so that temporary folders and processes go too.
-
-    What is raised inside a destructor or a callback of a library is dropped there, which Python tells and native code does
-    not. So it is looked at again and again whether it still is under way, and where it is not, the signal is sent once more.
-
-    Gives a list that is empty until a signal has come; `nohup` stays what it is, and all signals are in the end.
-    """
-    stopped: list[int] = []
-    raised: list[weakref.ref[_StopError]] = []
-    told = sys.unraisablehook
-    telling = lost = False
-
-    def look(after: float) -> None:
-        if hasattr(signal, "setitimer"):
-            signal.signal(signal.SIGALRM, again)
-            signal.setitimer(signal.ITIMER_REAL, after)
-
-    def stop(number: int, frame: object) -> None:
-        stopped.append(number)
-        error = _StopError()
-        raised[:] = [weakref.ref(error)]
-        look(LOOKED_AT_EVERY)
-        raise error
-
-    def dropped(what: sys.UnraisableHookArgs) -> None:
-        nonlocal telling, lost
-        telling = True
-        if isinstance(what.exc_value, _StopError):
-            lost = True
-            look(SENT_AGAIN_AFTER)  # not at once: here it would be dropped like the first
-        else:
-            told(what)
-        telling = False
-
-    def again(number: int, frame: object) -> None:
-        nonlocal lost
-        if not lost:
-            gc.collect()  # what has dropped it may hold it in a cycle
-        if telling or not (lost or raised[0]() is None):
-            look(SENT_AGAIN_AFTER if lost else LOOKED_AT_EVERY)
-        else:
-            lost = False
-            signal.raise_signal(stopped[0])  # once: another handler than `stop` takes a note of it
-
-    before: dict[int, Any] = {}
-    sys.unraisablehook = dropped
-    try:
-        for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # Windows has no terminals to hang up
-            taken = getattr(signal, name, signal.SIGTERM)
-            if signal.getsignal(taken) is not signal.SIG_IGN:
-                before[taken] = signal.signal(taken, stop)
-        yield stopped
-    finally:
-        _look_no_more()
-        sys.unraisablehook = told
-        for taken, handler in before.items():
-            signal.signal(taken, handler)
 
 
 @contextmanager

@@ -36,7 +36,7 @@ PIXELS, SPIKES, MEAN = "pixels/255", "spikes", "mean of frames"
 GRADED, GRADED_MEAN = "frames/255", "mean of frames/255"
 """What a network sees: uint8 pixels / 255, frame t of 0 and 1 at step t, or (an ANN) the mean of such frames; the last two
 are these of graded frames, of pixels / 255."""
-OPTIONAL = ("quantized", "class_names")
+OPTIONAL = ("quantized", "class_names", "reset")
 """Entries of the description that a file has only where they say something."""
 
 
@@ -53,7 +53,8 @@ class CheckpointInfo:
 
     * `model`, `options`: the arguments of `kdsnn.models.build`; `options` are plain JSON values, a
       sequence comes back as a tuple. Of any other module `model` is what `model_text` says, and `options` are empty.
-    * `T` (time steps): None for an ANN. `readout`, `neuron`: of a spiking network that `kdsnn.models.build` makes.
+    * `T` (time steps): None for an ANN. `readout`, `neuron`: of a spiking network that `kdsnn.models.build` makes;
+      `reset`: None for a hard one, and then left out of the file, or "soft".
     * `input_shape` (C, H, W) of an image or a frame, `classes`, `preprocessing` (`PIXELS`, `SPIKES`, `MEAN`, …).
     * `class_names`: of the data set, in the order of the labels, or empty and then left out of the file.
     * `data`: the spec of the data set; `metrics`: name → value, accuracies in 0…1; `training`: method
@@ -78,6 +79,7 @@ class CheckpointInfo:
     version: str = field(default_factory=_version)
     quantized: Mapping[str, Any] | None = None
     class_names: tuple[str, ...] = ()
+    reset: str | None = None
 
     @property
     def over_time(self) -> bool:
@@ -110,6 +112,7 @@ class CheckpointInfo:
 
         if self.model in MODELS:
             kinds: dict[str, Any] = {"readout": self.readout, "neuron": self.neuron} if self.spiking else {}
+            kinds |= {"reset": self.reset} if self.reset else {}
             kinds |= {"input_shape": self.input_shape, "classes": self.classes}
             network = build(self.model, spiking=self.spiking, **kinds, **self.options)
             if self.quantized is None or not self.spiking:
@@ -251,7 +254,7 @@ def _require_types(info: CheckpointInfo) -> None:
     expected: dict[str, type | tuple[type, ...]] = {
         "model": str, "spiking": bool, "classes": int, "data": str, "options": dict, "readout": optional_str,
         "neuron": optional_str, "T": optional_int, "preprocessing": str, "metrics": dict, "training": dict,
-        "version": str, "quantized": (dict, type(None)), "class_names": tuple,
+        "version": str, "quantized": (dict, type(None)), "class_names": tuple, "reset": optional_str,
     }  # fmt: skip
     for name, types in expected.items():
         if not isinstance(getattr(info, name), types):

@@ -25,6 +25,7 @@ from kdsnn.factory import is_factory
 if TYPE_CHECKING:
     from torch import nn
 
+    from exporters.graph.nodes import Reset
     from kdsnn.data import Augmentation, DataSet
     from kdsnn.deploy.images import ImageSize
     from kdsnn.models.kit import Neuron, Readout
@@ -55,6 +56,7 @@ def distill(
     T: int | None = None,
     readout: Readout | None = None,
     neuron: Neuron = "if",
+    reset: Reset = "hard",
     epochs: int | None = None,
     batch_size: int | None = None,
     lr: float | None = None,
@@ -97,6 +99,7 @@ def distill(
         readout: "rate" of output neurons, "voting" of eight for each class, or "membrane" of a layer without, by default the
             recipe's: "membrane", but "rate" on digits. Of architectures only.
         neuron: "if", or "lif" with a leak of one half per step; of architectures only.
+        reset: what a spike does to the membrane: "hard" sets it to 0, "soft" subtracts the threshold; of architectures only.
         epochs, batch_size, lr: the recipe's own where they are None.
         alpha: weight of the teacher in Eq. 5, 0 to 1; temperature: softening of the logits.
         quantize: train on with weights of so many bits, 2 to 8, from the trained student `start`.
@@ -129,7 +132,7 @@ def distill(
     job = Training(
         f"distill {named}", named, images, config, options, path, module, method=method,
         teacher=ann.module if isinstance(ann, TrainedNetwork) else ann,
-        taps=_pairs(taps), readout=readout or recipe_for(images).readout, neuron=neuron,
+        taps=_pairs(taps), readout=readout or recipe_for(images).readout, neuron=neuron, reset=reset,
         augmentation=augmentation_for(images, augmentation),
         tensorboard=None if tensorboard is None else Path(tensorboard),
         label="student" if method == "none" else "distilled",
@@ -231,7 +234,9 @@ def _on_grid(job: Training, began: TrainedNetwork, bits: int | None) -> Training
     info: Any = began.info
     require_trained_fit(str(began.path or info.model), began, job.data)
     start: Any = began.module
-    return replace(job, quantize=bits, start=start, readout=info.readout, neuron=info.neuron)
+    return replace(
+        job, quantize=bits, start=start, readout=info.readout, neuron=info.neuron, reset=info.reset or "hard"
+    )
 
 
 def _start(

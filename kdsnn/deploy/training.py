@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from exporters.graph import Encoding
+    from exporters.graph.nodes import Reset
     from kdsnn.checkpoint import CheckpointInfo
     from kdsnn.data import Augmentation, DataSet
     from kdsnn.models import Network
@@ -81,6 +82,7 @@ class Training:
     taps: tuple[tuple[str, str], ...] = ()
     readout: Readout = "rate"
     neuron: Neuron = "if"
+    reset: Reset = "hard"
     augmentation: Augmentation | None = None
     resume: bool = False
     tensorboard: Path | None = None
@@ -253,7 +255,9 @@ def _files(job: Training) -> RunFiles:
 
 def _kinds(job: Training) -> dict[str, Any]:
     """What only a student has."""
-    return {} if job.method is None else {"readout": job.readout, "neuron": job.neuron}
+    if job.method is None:
+        return {}
+    return {"readout": job.readout, "neuron": job.neuron, **({} if job.reset == "hard" else {"reset": job.reset})}
 
 
 def _run_digest(job: Training) -> str:
@@ -346,7 +350,8 @@ def _written(
             checkpoint.save(path, trained.cpu(), info)
         return TrainedNetwork(trained.cpu(), info, history, path)
     network = trained.deployed().eval()
-    info = replace(described(network), quantized={"bits": trained.bits, "layers": network.description()})
+    # its leaking neurons that reset by subtraction fire as deployed only while they are registers
+    info = replace(described(trained), quantized={"bits": trained.bits, "layers": network.description()})
     network = network.cpu()
     if path is not None:
         checkpoint.save(path, network, info)
@@ -369,7 +374,7 @@ def _described(job: Training, module: nn.Module) -> CheckpointInfo:
     if job.augmentation:
         training["augmentation"] = asdict(job.augmentation)
     over_time = (GRADED, GRADED_MEAN) if job.data.graded else (SPIKES, MEAN)
-    own = job.module is not None  # readout and neuron are a matter of architectures
+    own = job.module is not None  # readout, neuron and reset are a matter of architectures
     return CheckpointInfo(
         model=job.model,
         spiking=spiking,
@@ -379,6 +384,7 @@ def _described(job: Training, module: nn.Module) -> CheckpointInfo:
         options=dict(job.options),
         readout=job.readout if spiking and not own else None,
         neuron=job.neuron if spiking and not own else None,
+        reset="soft" if spiking and not own and job.reset == "soft" else None,
         T=job.config.T if spiking else None,
         preprocessing=PIXELS if job.data.T is None else over_time[0 if spiking else 1],
         class_names=job.data.class_names,

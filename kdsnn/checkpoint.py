@@ -25,17 +25,20 @@ from kdsnn.digest import digest_json as _digest_json
 from kdsnn.digest import digest_weights as _digest_weights
 from kdsnn.errors import KdsnnError, UserError
 from kdsnn.factory import is_factory
-from kdsnn.train.config import LARGEST_T
+from kdsnn.train.config import LARGEST_T, TeacherFrames
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+    from kdsnn.data import DataSet
 
 FORMAT = 1
 KEY = "kdsnn-deploy"
 PIXELS, SPIKES, MEAN = "pixels/255", "spikes", "mean of frames"
 GRADED, GRADED_MEAN = "frames/255", "mean of frames/255"
-"""What a network sees: uint8 pixels / 255, frame t of 0 and 1 at step t, or (an ANN) the mean of such frames; the last two
-are these of graded frames, of pixels / 255."""
+EACH, GRADED_EACH = "each frame", "each frame/255"
+"""What a network sees: uint8 pixels / 255, frame t of 0 and 1 at step t, or (an ANN) the mean of such frames or each of them
+by itself; those with / 255 are the same of graded frames, of pixels / 255."""
 OPTIONAL = ("quantized", "class_names", "reset")
 """Entries of the description that a file has only where they say something."""
 
@@ -83,13 +86,18 @@ class CheckpointInfo:
 
     @property
     def over_time(self) -> bool:
-        """Whether its samples are frames over time (T, C, H, W), of which an ANN sees the mean."""
+        """Whether its samples are frames over time (T, C, H, W)."""
         return self.preprocessing != PIXELS
 
     @property
     def graded(self) -> bool:
         """Whether its frames over time hold pixels, not 0 and 1."""
-        return self.preprocessing in (GRADED, GRADED_MEAN)
+        return self.preprocessing in (GRADED, GRADED_MEAN, GRADED_EACH)
+
+    @property
+    def frames(self) -> TeacherFrames:
+        """What an ANN sees of frames over time."""
+        return "each" if self.preprocessing in (EACH, GRADED_EACH) else "mean"
 
     @property
     def input_coding(self) -> Literal["pixels", "frames", "spikes"]:
@@ -140,6 +148,16 @@ class CheckpointInfo:
         from kdsnn.models.quantized_activations import quantize_activations
 
         return quantize_activations(module, self.quantized["activation_bits"])
+
+
+def preprocessing_of(data: DataSet, *, spiking: bool, frames: TeacherFrames) -> str:
+    """What `CheckpointInfo.preprocessing` says of a network that was trained on the data."""
+    if data.T is None:
+        return PIXELS
+    if spiking:
+        return GRADED if data.graded else SPIKES
+    by_itself = frames == "each"
+    return (GRADED_MEAN, GRADED_EACH)[by_itself] if data.graded else (MEAN, EACH)[by_itself]
 
 
 def model_text(module: nn.Module, factory: str | None = None) -> str:
@@ -261,7 +279,8 @@ def _require_types(info: CheckpointInfo) -> None:
             raise TypeError(f"'{name}' has the wrong type")
     if len(info.input_shape) != 3 or not all(isinstance(n, int) and n > 0 for n in (*info.input_shape, info.classes)):
         raise ValueError("input shape and classes must be positive whole numbers")
-    if info.preprocessing not in ((PIXELS, SPIKES, GRADED) if info.spiking else (PIXELS, MEAN, GRADED_MEAN)):
+    of_anns = (PIXELS, MEAN, GRADED_MEAN, EACH, GRADED_EACH)
+    if info.preprocessing not in ((PIXELS, SPIKES, GRADED) if info.spiking else of_anns):
         raise ValueError(f"preprocessing '{info.preprocessing}' is unknown for a network of this kind")
     if info.spiking and (info.T is None or info.T < 1):
         raise ValueError("a spiking network needs T")

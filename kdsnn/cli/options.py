@@ -163,6 +163,15 @@ TRAINING: dict[str, tuple[Any, Any]] = {
     "epochs": (Annotated[int | None, typer.Option(help="Passes over the training images.")], None),
     "batch_size": (Annotated[int | None, typer.Option(help="Images per step.")], None),
     "lr": (Annotated[float | None, typer.Option(help="Peak learning rate.")], None),
+    "teacher_frames": (
+        Annotated[
+            Literal["mean", "each"] | None,
+            typer.Option(
+                help="What an ANN sees of frames over time: their mean, or each, and its logits are averaged; a teacher as it was trained."
+            ),
+        ],
+        None,
+    ),
     "set_": (
         Annotated[
             list[str] | None,

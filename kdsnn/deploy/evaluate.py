@@ -102,7 +102,7 @@ def evaluate(
     info = network.info
     name = str(source) if isinstance(source, str | Path) else info.model
     require_trained_fit(Path(name).name, network, images)
-    found = train.evaluate(network.module, images, T=info.T if info.spiking else None)
+    found = train.evaluate(network.module, images, T=info.T if info.spiking else None, frames=info.frames)
     return Evaluation(name, info.model, images.name, len(images.y_test), info.spiking, tuple(found))
 
 

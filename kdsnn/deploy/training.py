@@ -366,14 +366,14 @@ def _written(
 
 def _described(job: Training, module: nn.Module) -> CheckpointInfo:
     from kdsnn import train
-    from kdsnn.checkpoint import GRADED, GRADED_MEAN, MEAN, PIXELS, SPIKES, CheckpointInfo
+    from kdsnn.checkpoint import CheckpointInfo, preprocessing_of
 
     spiking = job.method is not None
-    accuracies = train.evaluate(module, job.data, T=job.config.T if spiking else None)
+    frames = job.config.teacher_frames
+    accuracies = train.evaluate(module, job.data, T=job.config.T if spiking else None, frames=frames)
     training = {"method": job.method or "pretrain", **asdict(job.config)}
     if job.augmentation:
         training["augmentation"] = asdict(job.augmentation)
-    over_time = (GRADED, GRADED_MEAN) if job.data.graded else (SPIKES, MEAN)
     own = job.module is not None  # readout, neuron and reset are a matter of architectures
     return CheckpointInfo(
         model=job.model,
@@ -386,7 +386,7 @@ def _described(job: Training, module: nn.Module) -> CheckpointInfo:
         neuron=job.neuron if spiking and not own else None,
         reset="soft" if spiking and not own and job.reset == "soft" else None,
         T=job.config.T if spiking else None,
-        preprocessing=PIXELS if job.data.T is None else over_time[0 if spiking else 1],
+        preprocessing=preprocessing_of(job.data, spiking=spiking, frames=frames),
         class_names=job.data.class_names,
         metrics={"test_accuracy": accuracies[-1]},
         training=training,

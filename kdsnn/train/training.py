@@ -50,7 +50,8 @@ def pretrain(
     on_epoch: OnEpoch | None = None,
     on_step: OnStep | None = None,
 ) -> Trained:
-    """Train an ANN, (N, C, H, W) → logits (N, K), in place with cross entropy; of frames over time it sees the mean.
+    """Train an ANN, (N, C, H, W) → logits (N, K), in place with cross entropy; of frames over time it sees
+    what `config.teacher_frames` says.
 
     `augment` is applied to the uint8 images of every batch, after `config.shift`. `files` are written on the
     way, and the run goes on from `files.state` if asked to. `about`, plain JSON values, says what else makes
@@ -62,7 +63,7 @@ def pretrain(
     accelerator, files = accelerator or Accelerator(), files or RunFiles()
     config = settled(config, accelerator.device, files.state if files.resume else None)
     job = Job(data, config, described_run(data, config, "pretrain", about), augment, files, on_epoch, on_step)
-    return fit(Learner(module), labels_only(config), job, accelerator)
+    return fit(Learner(module, frames=config.teacher_frames), labels_only(config), job, accelerator)
 
 
 def distill(
@@ -84,7 +85,8 @@ def distill(
     frame t of data over time.
 
     `student`: a network of `kdsnn.models`, or any module of SpikingJelly's layers, which is called in the way that
-    `kdsnn.train.calling` finds out. `teacher`: any torch module, images (N, C, H, W) in 0…1 → logits (N, K).
+    `kdsnn.train.calling` finds out. `teacher`: any torch module, images (N, C, H, W) in 0…1 → logits (N, K);
+    of frames over time it sees what `config.teacher_frames` says.
 
     `method`: "response" is KDSNN Eq. 5 with the logits of `teacher`; "feature" is Eq. 7 with the features at the ends
     of the stages of this project's networks, or of any two modules at the layers that `taps` pairs, (student's,

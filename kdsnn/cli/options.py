@@ -227,6 +227,18 @@ TRAINING: dict[str, tuple[Any, Any]] = {
         ],
         None,
     ),
+    "mix": (
+        Annotated[
+            float | None,
+            typer.Option(
+                "--mix",
+                min=0,
+                max=1,
+                help="Augment frames over time: this share of samples has another's events in part, and its label.",
+            ),
+        ],
+        None,
+    ),
     "auto_augment": (
         Annotated[
             bool | None,

@@ -214,6 +214,7 @@ def _trained(job: Training, progress: Progress) -> Trained:
 
     rest: dict[str, Any] = {
         "augment": job.augmentation.apply if job.augmentation else None,
+        "mix": job.augmentation.mixes(job.data.classes) if job.augmentation else None,
         "files": _files(job),
         "about": _about(job),
         "on_epoch": on_epoch,
@@ -369,11 +370,9 @@ def _described(job: Training, module: nn.Module) -> CheckpointInfo:
     from kdsnn.checkpoint import CheckpointInfo, preprocessing_of
 
     spiking = job.method is not None
-    frames = job.config.teacher_frames
-    accuracies = train.evaluate(module, job.data, T=job.config.T if spiking else None, frames=frames)
-    training = {"method": job.method or "pretrain", **asdict(job.config)}
-    if job.augmentation:
-        training["augmentation"] = asdict(job.augmentation)
+    T, frames = job.config.T if spiking else None, job.config.teacher_frames
+    accuracies = train.evaluate(module, job.data, T=T, frames=frames)
+    changed = {"augmentation": asdict(job.augmentation)} if job.augmentation else {}
     own = job.module is not None  # readout, neuron and reset are a matter of architectures
     return CheckpointInfo(
         model=job.model,
@@ -385,11 +384,11 @@ def _described(job: Training, module: nn.Module) -> CheckpointInfo:
         readout=job.readout if spiking and not own else None,
         neuron=job.neuron if spiking and not own else None,
         reset="soft" if spiking and not own and job.reset == "soft" else None,
-        T=job.config.T if spiking else None,
+        T=T,
         preprocessing=preprocessing_of(job.data, spiking=spiking, frames=frames),
         class_names=job.data.class_names,
         metrics={"test_accuracy": accuracies[-1]},
-        training=training,
+        training={"method": job.method or "pretrain", **asdict(job.config), **changed},
     )
 
 

@@ -22,7 +22,7 @@ from kdsnn.train.learner import EVALUATION_BATCH, Learner, ann_logits, laid_out,
 @dataclass(frozen=True, eq=False)
 class Batch:
     """A batch is training samples on the device: float32 images (N, C, H, W) in 0…1, or frames (N, T, C, H, W) of 0 and 1,
-    labels (N,), indices in the data set (N,)."""
+    labels (N,), or of mixed samples (N, K), indices in the data set (N,)."""
 
     images: Tensor
     labels: Tensor

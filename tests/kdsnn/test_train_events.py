@@ -10,7 +10,7 @@ from torch import nn
 
 import kdsnn
 from kdsnn import checkpoint, models, train
-from kdsnn.data import DataSet
+from kdsnn.data import Augmentation, DataSet
 from kdsnn.deploy.counting import count_ann
 from kdsnn.errors import KdsnnError
 from kdsnn.train import losses
@@ -119,6 +119,29 @@ def test_a_teacher_is_trained_on_each_frame_and_its_student_asks_it_so(tmp_path)
         kdsnn.distill("cnn2", still, method="none", teacher_frames="each")
     with pytest.raises(KdsnnError, match="sees the mean of the frames; leave it out"):
         kdsnn.pretrain("cnn2", data, teacher_frames="each", quantize_activations=3)
+
+
+@pytest.mark.parametrize("method", ["response", "temporal"])
+def test_mixed_samples_are_trained_on_and_a_run_that_was_killed_mixes_the_same(method, tmp_path):
+    data, teacher = moving(32), ann()
+    augmentation = Augmentation(mix=0.7)
+
+    def run(**rest):
+        shown = {"augment": augmentation.apply, "mix": augmentation.mixes(data.classes)}
+        config = replace(QUICK, epochs=2)
+        found = train.distill(student(), data, config, method=method, teacher=teacher, **{**shown, **rest})
+        return {name: tensor.clone() for name, tensor in found.module.state_dict().items()}
+
+    def killed(done, total):
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(files=train.RunFiles(tmp_path / "state", every_seconds=0), on_step=killed)
+    resumed, whole = run(files=train.RunFiles(tmp_path / "state", every_seconds=0, resume=True)), run()
+    assert all(torch.equal(resumed[name], whole[name]) for name in whole)
+    unmixed = run(mix=None)
+    assert any(not torch.equal(unmixed[name], whole[name]) for name in whole)
 
 
 class Stepwise(nn.Module):

@@ -6,6 +6,8 @@ that saturate at 23. Tensors here hold them in units of the integer weights, exc
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -103,7 +105,9 @@ def _decayed(register: Tensor, leak: float) -> Tensor:
 
 
 def _leak(v: Tensor, leak: float, *, integer: bool) -> None:
-    if integer:
+    if integer and math.frexp(leak)[0] == 0.5:  # a power of two, as of τ = 2: exact in any float, in place
+        v.mul_(FRACTION * leak).trunc_().div_(FRACTION)
+    elif integer:
         v.copy_(_decayed(v.double() * FRACTION, leak).div_(FRACTION))
     else:
         v.mul_(leak)

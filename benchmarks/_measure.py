@@ -72,13 +72,27 @@ def compare(
     rounds: int,
     per: float | Mapping[str, float] = 1,
     notes: Mapping[str, str] | None = None,
+    processor: bool = False,
 ) -> Iterator[Measured]:
-    """Wall-clock seconds of the candidates, in turn; ratios to the first. `per`: what to divide the seconds by."""
+    """Wall-clock seconds of the candidates, in turn; ratios to the first. `per`: what to divide the seconds by.
+
+    `processor`: a note says how long processors were busy, all threads together, and the ratio of that: on a machine that
+    others use it tells work from waiting.
+    """
+    busy: dict[str, list[float]] = {name: [] for name in candidates}
     timed = {
-        name: _timed(function, per if isinstance(per, int | float) else per[name])
+        name: _timed(function, per if isinstance(per, int | float) else per[name], busy[name])
         for name, function in candidates.items()
     }
-    yield from relative(group, alternate(timed, rounds=rounds, warm_up=False), notes=notes)
+    found = alternate(timed, rounds=rounds, warm_up=False)
+    if processor:
+        first = next(iter(busy.values()))
+        ratios = {name: statistics.median(a / b for a, b in zip(one, first, strict=True)) for name, one in busy.items()}
+        notes = {
+            name: f"{1e3 * statistics.median(one):.3g} ms of a processor, {ratios[name]:.2f}"
+            for name, one in busy.items()
+        }
+    yield from relative(group, found, notes=notes)
 
 
 def relative(
@@ -94,17 +108,19 @@ def relative(
         yield Measured(group, name, found, unit, None if name == first else first, (notes or {}).get(name, ""))
 
 
-def _timed(function: Callable[[], object], per: float) -> Callable[[], float]:
-    """Seconds of one call; the warm-up, made here, tells how many calls one timing needs."""
+def _timed(function: Callable[[], object], per: float, busy: list[float]) -> Callable[[], float]:
+    """Seconds of one call, those of processors appended to `busy`; the warm-up, made here, tells how many calls one timing
+    needs."""
     function()
     started = time.perf_counter()
     function()
     calls = max(1, math.ceil(SHORTEST / (time.perf_counter() - started)))
 
     def measure() -> float:
-        started = time.perf_counter()
+        worked, started = time.process_time(), time.perf_counter()
         for _ in range(calls):
             function()
+        busy.append((time.process_time() - worked) / calls / per)
         return (time.perf_counter() - started) / calls / per
 
     return measure

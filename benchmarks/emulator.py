@@ -66,6 +66,7 @@ def in_time(quick: bool) -> Iterator[Measured]:
             },
             rounds=rounds(quick, 7),
             per=batch,
+            processor=True,
         )
 
 

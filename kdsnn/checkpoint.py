@@ -25,18 +25,21 @@ from kdsnn.digest import digest_json as _digest_json
 from kdsnn.digest import digest_weights as _digest_weights
 from kdsnn.errors import KdsnnError, UserError
 from kdsnn.factory import is_factory
-from kdsnn.train.config import LARGEST_T
+from kdsnn.train.config import LARGEST_T, TeacherFrames
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+    from kdsnn.data import DataSet
 
 FORMAT = 1
 KEY = "kdsnn-deploy"
 PIXELS, SPIKES, MEAN = "pixels/255", "spikes", "mean of frames"
 GRADED, GRADED_MEAN = "frames/255", "mean of frames/255"
-"""What a network sees: uint8 pixels / 255, frame t of 0 and 1 at step t, or (an ANN) the mean of such frames; the last two
-are these of graded frames, of pixels / 255."""
-OPTIONAL = ("quantized", "class_names")
+EACH, GRADED_EACH = "each frame", "each frame/255"
+"""What a network sees: uint8 pixels / 255, frame t of 0 and 1 at step t, or (an ANN) the mean of such frames or each of them
+by itself; those with / 255 are the same of graded frames, of pixels / 255."""
+OPTIONAL = ("quantized", "class_names", "reset")
 """Entries of the description that a file has only where they say something."""
 
 
@@ -53,7 +56,8 @@ class CheckpointInfo:
 
     * `model`, `options`: the arguments of `kdsnn.models.build`; `options` are plain JSON values, a
       sequence comes back as a tuple. Of any other module `model` is what `model_text` says, and `options` are empty.
-    * `T` (time steps): None for an ANN. `readout`, `neuron`: of a spiking network that `kdsnn.models.build` makes.
+    * `T` (time steps): None for an ANN. `readout`, `neuron`: of a spiking network that `kdsnn.models.build` makes;
+      `reset`: None for a hard one, and then left out of the file, or "soft".
     * `input_shape` (C, H, W) of an image or a frame, `classes`, `preprocessing` (`PIXELS`, `SPIKES`, `MEAN`, …).
     * `class_names`: of the data set, in the order of the labels, or empty and then left out of the file.
     * `data`: the spec of the data set; `metrics`: name → value, accuracies in 0…1; `training`: method
@@ -78,16 +82,22 @@ class CheckpointInfo:
     version: str = field(default_factory=_version)
     quantized: Mapping[str, Any] | None = None
     class_names: tuple[str, ...] = ()
+    reset: str | None = None
 
     @property
     def over_time(self) -> bool:
-        """Whether its samples are frames over time (T, C, H, W), of which an ANN sees the mean."""
+        """Whether its samples are frames over time (T, C, H, W)."""
         return self.preprocessing != PIXELS
 
     @property
     def graded(self) -> bool:
         """Whether its frames over time hold pixels, not 0 and 1."""
-        return self.preprocessing in (GRADED, GRADED_MEAN)
+        return self.preprocessing in (GRADED, GRADED_MEAN, GRADED_EACH)
+
+    @property
+    def frames(self) -> TeacherFrames:
+        """What an ANN sees of frames over time."""
+        return "each" if self.preprocessing in (EACH, GRADED_EACH) else "mean"
 
     @property
     def input_coding(self) -> Literal["pixels", "frames", "spikes"]:
@@ -110,6 +120,7 @@ class CheckpointInfo:
 
         if self.model in MODELS:
             kinds: dict[str, Any] = {"readout": self.readout, "neuron": self.neuron} if self.spiking else {}
+            kinds |= {"reset": self.reset} if self.reset else {}
             kinds |= {"input_shape": self.input_shape, "classes": self.classes}
             network = build(self.model, spiking=self.spiking, **kinds, **self.options)
             if self.quantized is None or not self.spiking:
@@ -137,6 +148,16 @@ class CheckpointInfo:
         from kdsnn.models.quantized_activations import quantize_activations
 
         return quantize_activations(module, self.quantized["activation_bits"])
+
+
+def preprocessing_of(data: DataSet, *, spiking: bool, frames: TeacherFrames) -> str:
+    """What `CheckpointInfo.preprocessing` says of a network that was trained on the data."""
+    if data.T is None:
+        return PIXELS
+    if spiking:
+        return GRADED if data.graded else SPIKES
+    by_itself = frames == "each"
+    return (GRADED_MEAN, GRADED_EACH)[by_itself] if data.graded else (MEAN, EACH)[by_itself]
 
 
 def model_text(module: nn.Module, factory: str | None = None) -> str:
@@ -251,14 +272,15 @@ def _require_types(info: CheckpointInfo) -> None:
     expected: dict[str, type | tuple[type, ...]] = {
         "model": str, "spiking": bool, "classes": int, "data": str, "options": dict, "readout": optional_str,
         "neuron": optional_str, "T": optional_int, "preprocessing": str, "metrics": dict, "training": dict,
-        "version": str, "quantized": (dict, type(None)), "class_names": tuple,
+        "version": str, "quantized": (dict, type(None)), "class_names": tuple, "reset": optional_str,
     }  # fmt: skip
     for name, types in expected.items():
         if not isinstance(getattr(info, name), types):
             raise TypeError(f"'{name}' has the wrong type")
     if len(info.input_shape) != 3 or not all(isinstance(n, int) and n > 0 for n in (*info.input_shape, info.classes)):
         raise ValueError("input shape and classes must be positive whole numbers")
-    if info.preprocessing not in ((PIXELS, SPIKES, GRADED) if info.spiking else (PIXELS, MEAN, GRADED_MEAN)):
+    of_anns = (PIXELS, MEAN, GRADED_MEAN, EACH, GRADED_EACH)
+    if info.preprocessing not in ((PIXELS, SPIKES, GRADED) if info.spiking else of_anns):
         raise ValueError(f"preprocessing '{info.preprocessing}' is unknown for a network of this kind")
     if info.spiking and (info.T is None or info.T < 1):
         raise ValueError("a spiking network needs T")

@@ -122,6 +122,10 @@ def test_times_are_of_one_call_per_unit(monkeypatch: pytest.MonkeyPatch) -> None
     long, short = compare("work", {"long": takes(8), "short": takes(0.001)}, rounds=3, per={"long": 4, "short": 0.5})
     assert long.values == pytest.approx((2.0,) * 3) and long.relative_to is None
     assert short.values == pytest.approx((0.002,) * 3) and short.relative_to == "long"
+    assert long.note == short.note == ""
+    monkeypatch.setattr(time, "process_time", lambda: now[0] / 4)  # the rest was waiting
+    long, short = compare("work", {"long": takes(8), "short": takes(1)}, rounds=3, processor=True)
+    assert (long.note, short.note) == ("2e+03 ms of a processor, 1.00", "250 ms of a processor, 0.12")
 
 
 def test_what_fails_is_named_and_the_others_run(

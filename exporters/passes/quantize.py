@@ -258,7 +258,7 @@ def _quantize_membrane(
             if isinstance(node, LIF):
                 leak, current_leak = register_leaks(node)
                 node = replace(node, leak=leak, current_leak=current_leak)
-            start = _integer_start(scale * node.start, threshold)
+            start = integer_start(scale * node.start, threshold)
             nodes[end] = replace(node, threshold=threshold, scale=scale, start=start)
         elif isinstance(node, Output):
             nodes[end] = replace(node, scale=scale, leak=register_leaks(node)[0])
@@ -345,7 +345,7 @@ def _integer_threshold(value: float) -> int:
     return nearest if math.isclose(value, nearest, rel_tol=1e-12) else math.ceil(value)
 
 
-def _integer_start(value: float, threshold: int) -> int:
+def integer_start(value: float, threshold: int) -> int:
     """The nearest integer, halves to the even one whichever way the product was rounded, that alone neither fires nor lies as
     deep below 0."""
     twice = 2 * value

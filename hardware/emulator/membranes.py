@@ -6,6 +6,7 @@ that saturate at 23. Tensors here hold them in units of the integer weights, exc
 
 from __future__ import annotations
 
+import math
 from functools import cache
 from types import ModuleType
 
@@ -175,7 +176,9 @@ def _factor(leak: float) -> float:
 
 
 def _leak(v: Tensor, leak: float, *, integer: bool) -> None:
-    if integer:
+    if integer and math.frexp(leak)[0] == 0.5:  # a power of two, as of τ = 2: exact in any float, in place
+        v.mul_(FRACTION * leak).trunc_().div_(FRACTION)
+    elif integer:
         v.copy_(_decayed(v.double() * FRACTION, leak).div_(FRACTION))
     else:
         v.mul_(leak)

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from exporters.graph import Array, Delay
+from exporters.graph import Array, Delay, Synapse
 from hardware.emulator.layers import State, arriving, compute
 from hardware.emulator.plan import EmulationPlan
+
+SMALL_STEP = 2**24
+"""Products in a step of a loop, of all samples, up to which threads would mostly wait for one another at its many small
+operations: these products alone are half a millisecond of one core, and where others keep the cores busy a wait costs
+several."""
 
 
 def run_loop(plan: EmulationPlan, loop: tuple[str, ...], values: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -22,10 +29,11 @@ def run_loop(plan: EmulationPlan, loop: tuple[str, ...], values: Mapping[str, Te
     arrived: dict[str, list[Tensor]] = {name: [] for name in lags}
     steps: dict[str, list[Tensor]] = {name: [] for name in loop}
     state, rest = State(), _rest(plan, lags, values)
-    for t in range(graph.T):
+
+    def step(t: int) -> None:
         now: dict[str, Tensor] = {}
 
-        def arrives(name: str, t: int = t, now: dict[str, Tensor] = now) -> Tensor:
+        def arrives(name: str) -> Tensor:
             before = {s: values[s][t : t + 1] if len(values[s]) > 1 else values[s] for s in outside[name]}
             return arriving(plan, name, {**before, **now})
 
@@ -40,7 +48,31 @@ def run_loop(plan: EmulationPlan, loop: tuple[str, ...], values: Mapping[str, Te
             arrived[name].append(arrives(name))
         for name, value in now.items():
             steps[name].append(value)
+
+    samples = next(iter(values.values())).shape[1]
+    with _one_thread(samples * sum(_products(plan, name) for name in loop) <= SMALL_STEP):
+        for t in range(graph.T):
+            step(t)
     return {name: torch.cat(found) for name, found in steps.items()}
+
+
+def _products(plan: EmulationPlan, name: str) -> int:
+    """Count the products that a node computes for a sample in a step."""
+    node = plan.graph.nodes[name]
+    return math.prod(plan.graph.shapes[name]) * node.weight[0].size if isinstance(node, Synapse) else 0
+
+
+@contextmanager
+def _one_thread(wanted: bool) -> Iterator[None]:
+    """Inside, torch computes with one thread, if that is wanted."""
+    before = torch.get_num_threads()
+    if wanted:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        if wanted:
+            torch.set_num_threads(before)
 
 
 Lags = list[tuple[int, Tensor]]

@@ -47,6 +47,10 @@ def distill(
         ),
     ] = None,
     neuron: Annotated[Literal["if", "lif"], typer.Option(help="Integrate-and-fire, or leaky.")] = "if",
+    reset: Annotated[
+        Literal["hard", "soft"],
+        typer.Option(help="What a spike does to the membrane: set it to 0, or subtract the threshold."),
+    ] = "hard",
     data: Data = "digits",
     timesteps: Annotated[int | None, typer.Option("--timesteps", help="T, time steps per image.")] = None,
     alpha: Annotated[float | None, typer.Option(help="Weight of the teacher in Eq. 5, 0 to 1.")] = None,
@@ -61,7 +65,9 @@ def distill(
     ] = None,
     start: Annotated[
         Path | None,
-        typer.Option(help="For --quantize: the trained student; model options, T, neuron and readout are its own."),
+        typer.Option(
+            help="For --quantize: the trained student; model options, T, neuron, reset and readout are its own."
+        ),
     ] = None,
     init: Annotated[
         str | None,
@@ -93,7 +99,7 @@ def distill(
     with progress(quiet=json) as told:
         trained = train(
             model, data, teacher=teacher, teacher_weights=teacher_weights, method=method, taps=taps,
-            twin=twin, out=out, readout=readout, neuron=neuron,
+            twin=twin, out=out, readout=readout, neuron=neuron, reset=reset,
             quantize=quantize, start=start, init=init, seed=seed, seeds=seeds, processes=processes, progress=told, **images_of(images), **training_of(training, T=timesteps, alpha=alpha, temperature=temperature),
         )  # fmt: skip
     if isinstance(trained, SeedRuns):

@@ -163,6 +163,15 @@ TRAINING: dict[str, tuple[Any, Any]] = {
     "epochs": (Annotated[int | None, typer.Option(help="Passes over the training images.")], None),
     "batch_size": (Annotated[int | None, typer.Option(help="Images per step.")], None),
     "lr": (Annotated[float | None, typer.Option(help="Peak learning rate.")], None),
+    "teacher_frames": (
+        Annotated[
+            Literal["mean", "each"] | None,
+            typer.Option(
+                help="What an ANN sees of frames over time: their mean, or each, and its logits are averaged; a teacher as it was trained."
+            ),
+        ],
+        None,
+    ),
     "set_": (
         Annotated[
             list[str] | None,
@@ -214,6 +223,18 @@ TRAINING: dict[str, tuple[Any, Any]] = {
                 min=0,
                 max=1,
                 help="Augment frames over time: drop up to this share of frames, area or spikes.",
+            ),
+        ],
+        None,
+    ),
+    "mix": (
+        Annotated[
+            float | None,
+            typer.Option(
+                "--mix",
+                min=0,
+                max=1,
+                help="Augment frames over time: this share of samples has another's events in part, and its label.",
             ),
         ],
         None,

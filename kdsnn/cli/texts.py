@@ -56,7 +56,7 @@ def training_of(given: Mapping[str, Any], **more: Any) -> dict[str, Any]:
         KdsnnError: a setting or an architecture's argument that does not read as one.
     """
     found = {**given, **more}
-    named = {"crop": "crop", "flip": "flip", "cutout": "cutout", "auto_augment": "auto", "roll": "roll", "drop": "drop"}
+    named = {name: name for name in ("crop", "flip", "cutout", "roll", "drop", "mix")} | {"auto_augment": "auto"}
     changed = {field: value for name, field in named.items() if (value := found.pop(name)) is not None}
     settings, options = settings_of(found.pop("set_")), model_options(found.pop("option"))
     chosen = {name: value for name, value in found.items() if value is not None}

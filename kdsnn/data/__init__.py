@@ -16,6 +16,7 @@ from types import MappingProxyType
 from kdsnn.data.augment import Augmentation
 from kdsnn.data.dataset import DataSet
 from kdsnn.data.digits import load_digits
+from kdsnn.data.events.public import PUBLIC
 from kdsnn.data.events.recordings import Reading, load_recordings, reading_of
 from kdsnn.data.folder import load_folder
 from kdsnn.data.given import as_data
@@ -47,6 +48,11 @@ DESCRIPTIONS: Mapping[str, str] = MappingProxyType(
         "npy:DIR": "the same arrays as .npy files, read batch by batch where they are large",
         "folder:DIR": "images in class sub-folders, in DIR/train and DIR/test or in DIR itself",
         "events:DIR": "recordings (.bin, .npy, .npz, .h5, .aedat, .aedat4) in class sub-folders, or DVS-Gesture, SHD, SSC",
+        "nmnist:DIR": "N-MNIST as it was unpacked, and nothing else: Train and Test, in each 0 to 9 with .bin files",
+        "cifar10-dvs:DIR": "CIFAR10-DVS: airplane to truck, with .aedat files; the test set is drawn",
+        "dvs-gesture:DIR": "DVS-Gesture: trials_to_train.txt, trials_to_test.txt, .aedat files and their _labels.csv",
+        "shd:DIR": "Spiking Heidelberg Digits: shd_train.h5 and shd_test.h5",
+        "ssc:DIR": "Spiking Speech Commands: ssc_train.h5 and ssc_test.h5",
         "events:DIR+frames16": "in 16 frames, not 8, of equal time; of equal number: …-by-number; of 5000 µs: …-of-5000",
         "events:DIR+frames8-counts": "in graded frames: k events of a pixel are k/15, or k/51 with -counts51",
         "events:DIR+denoise5000": "events without one in a pixel around theirs in the 5000 µs before are left out",
@@ -67,12 +73,18 @@ DESCRIPTIONS: Mapping[str, str] = MappingProxyType(
 )
 """The forms that `load` takes, and what they are."""
 
+
+def _public(name: str) -> Callable[[Path, int, Size | None, Reading], DataSet]:
+    return lambda path, seed, size, reading: load_recordings(path, seed, reading, name)
+
+
 FILES: Mapping[str, Callable[[Path, int, Size | None, Reading], DataSet]] = MappingProxyType(
     {
         "npz": lambda path, seed, size, reading: load_npz(path),
         "npy": lambda path, seed, size, reading: load_npy(path),
         "folder": lambda path, seed, size, reading: load_folder(path, seed, size),
         "events": lambda path, seed, size, reading: load_recordings(path, seed, reading),
+        **{name: _public(name) for name in PUBLIC},
     }
 )
 
@@ -96,7 +108,7 @@ def load(
     source = recognized(source)
     if image_size is not None:
         variants = ["{}x{}".format(*require_size(image_size)), *variants]
-    reading, later = reading_of(variants) if source.startswith("events:") else (Reading(), variants)
+    reading, later = reading_of(variants) if source.partition(":")[0] in ("events", *PUBLIC) else (Reading(), variants)
     data = _load(source, spec, seed, size_in(variants[0]) if variants else None, reading)
     for name in later:
         if variant := variant_of(name):

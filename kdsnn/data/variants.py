@@ -166,7 +166,7 @@ def seen_by_camera(data: DataSet, seed: int, T: int = FRAMES, counts: int = 0) -
 def not_cut(data: DataSet, seed: int) -> DataSet:
     """Raise KdsnnError: recordings are cleaned and cut where they are read, right behind their folder; here is too late."""
     raise KdsnnError(
-        f"{data.name}: +frames…, once, +denoise…, +down… and +crop… are for the recordings of events:DIR, and stand right "
+        f"{data.name}: +frames…, once, +denoise…, +down… and +crop… are for recordings, events:DIR or nmnist:DIR and the like, and stand right "
         "behind it."
     )
 

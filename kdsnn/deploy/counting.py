@@ -67,7 +67,7 @@ def count(
 def count_ann(
     ann: TrainedNetwork, images: DataSet, x: Array, labels: Array, *, progress: Progress = silent
 ) -> tuple[report.Teacher, tuple[str, ...]]:
-    """The ANN of a checkpoint: its sizes, its accuracy on x, test images of `images` with their labels, and how much of its
+    """The ANN of a checkpoint, of all frames where it sees each: its sizes, its accuracy on x, test images of `images` with their labels, and how much of its
     work a zero-skipping accelerator would do on some of them. Returns what could not be counted too.
 
     Raises:
@@ -88,7 +88,12 @@ def count_ann(
         raise OptionError("{teacher}: this is a spiking network; give the checkpoint of an ANN", teacher=called)
     require_trained_fit(called, ann, images)
     counts = count_module(ann.module, info.input_shape)
-    accuracy = accuracies(ann.module, replace(images, x_test=x, y_test=labels), None)[0]
+    accuracy = accuracies(ann.module, replace(images, x_test=x, y_test=labels), frames=info.frames)[-1]
+    if info.frames == "each" and images.T is not None:  # it runs once for every frame
+        counts = replace(counts, thop=images.T * counts.thop, macs=images.T * counts.macs)
+        return report.Teacher(info.model, accuracy, counts), (
+            f"{info.model} without zero-skipping: it sees each of the {images.T} frames by itself, and is counted {images.T} times",
+        )
     few = still(torch.from_numpy(Pixels(some(x), info.input_shape, images.graded)[:]))
     title = f"count {info.model}"
     progress(title, 0, 1)

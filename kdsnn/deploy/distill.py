@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from kdsnn.deploy.factory import module_of
-from kdsnn.deploy.images import Pixels, load_data, require_trained_fit, some_tests
+from kdsnn.deploy.images import Pixels, load_data, require_frames, require_trained_fit, some_tests
 from kdsnn.deploy.initial import TEACHER, source_of
 from kdsnn.deploy.load import load
 from kdsnn.deploy.precision import with_precision
@@ -25,10 +25,11 @@ from kdsnn.factory import is_factory
 if TYPE_CHECKING:
     from torch import nn
 
+    from exporters.graph.nodes import Reset
     from kdsnn.data import Augmentation, DataSet
     from kdsnn.deploy.images import ImageSize
     from kdsnn.models.kit import Neuron, Readout
-    from kdsnn.train import Method, TrainConfig
+    from kdsnn.train import Method, TeacherFrames, TrainConfig
 
 COUNTED = 200
 """Test images on which the cost of a student and its twin is counted, spread over the set."""
@@ -48,6 +49,7 @@ def distill(
     *,
     teacher: str | Path | TrainedNetwork | nn.Module | None = None,
     teacher_weights: str | Path | None = None,
+    teacher_frames: TeacherFrames | None = None,
     method: Method = "response",
     taps: str | Mapping[str, str] | None = None,
     twin: bool = False,
@@ -55,6 +57,7 @@ def distill(
     T: int | None = None,
     readout: Readout | None = None,
     neuron: Neuron = "if",
+    reset: Reset = "hard",
     epochs: int | None = None,
     batch_size: int | None = None,
     lr: float | None = None,
@@ -88,6 +91,8 @@ def distill(
         teacher: a checkpoint, what `pretrain` returned, `package.module:factory`, or any torch module, images (N, C, H, W)
             in 0…1 → logits (N, K). It is never changed.
         teacher_weights: a state dict for a teacher from a factory.
+        teacher_frames: what the teacher sees of frames over time: their "mean", or "each"; its logits are averaged then, and for
+            "temporal" and "selective" those of frame t teach step t. None: as it was trained, of a module the mean.
         method: "response" (Eq. 5), "feature" (Eq. 7), "temporal" and "selective" (every time step), or "none" (labels only).
         taps: for "feature" between networks that are not this project's: which layer of the student learns from which of the
             teacher, {"student.layer": "teacher.layer"} or "student.layer=teacher.layer,…".
@@ -97,6 +102,7 @@ def distill(
         readout: "rate" of output neurons, "voting" of eight for each class, or "membrane" of a layer without, by default the
             recipe's: "membrane", but "rate" on digits. Of architectures only.
         neuron: "if", or "lif" with a leak of one half per step; of architectures only.
+        reset: what a spike does to the membrane: "hard" sets it to 0, "soft" subtracts the threshold; of architectures only.
         epochs, batch_size, lr: the recipe's own where they are None.
         alpha: weight of the teacher in Eq. 5, 0 to 1; temperature: softening of the logits.
         quantize: train on with weights of so many bits, 2 to 8, from the trained student `start`.
@@ -124,12 +130,15 @@ def distill(
     config = configured(
         config, epochs=epochs, batch_size=batch_size, lr=lr, alpha=alpha, temperature=temperature, val=val, seed=seed
     )
-    config = with_precision(config, path, resume=resume)
+    if isinstance(ann, TrainedNetwork) and teacher_frames is None:
+        teacher_frames = ann.info.frames
+    config = with_precision(configured(config, teacher_frames=teacher_frames), path, resume=resume)
+    require_frames(images, config.teacher_frames)
     named, module = named_model(model, seed)
     job = Training(
         f"distill {named}", named, images, config, options, path, module, method=method,
         teacher=ann.module if isinstance(ann, TrainedNetwork) else ann,
-        taps=_pairs(taps), readout=readout or recipe_for(images).readout, neuron=neuron,
+        taps=_pairs(taps), readout=readout or recipe_for(images).readout, neuron=neuron, reset=reset,
         augmentation=augmentation_for(images, augmentation),
         tensorboard=None if tensorboard is None else Path(tensorboard),
         label="student" if method == "none" else "distilled",
@@ -231,7 +240,9 @@ def _on_grid(job: Training, began: TrainedNetwork, bits: int | None) -> Training
     info: Any = began.info
     require_trained_fit(str(began.path or info.model), began, job.data)
     start: Any = began.module
-    return replace(job, quantize=bits, start=start, readout=info.readout, neuron=info.neuron)
+    return replace(
+        job, quantize=bits, start=start, readout=info.readout, neuron=info.neuron, reset=info.reset or "hard"
+    )
 
 
 def _start(

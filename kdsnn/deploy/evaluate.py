@@ -97,24 +97,24 @@ def evaluate(
     images = load_data(data, image_size=image_size, noise=noise, noise_kind=noise_kind, noise_on=noise_on)
     if not isinstance(network, TrainedNetwork):
         kind = type(network).__name__
-        found = accuracies(network, images, T)
+        found = accuracies(network, images, T=T)
         return Evaluation(kind.lower(), kind, images.name, len(images.y_test), T is not None, tuple(found))
     info = network.info
     name = str(source) if isinstance(source, str | Path) else info.model
     require_trained_fit(Path(name).name, network, images)
-    found = accuracies(network.module, images, info.T if info.spiking else None)
+    found = accuracies(network.module, images, T=info.T if info.spiking else None, frames=info.frames)
     return Evaluation(name, info.model, images.name, len(images.y_test), info.spiking, tuple(found))
 
 
-def accuracies(module: nn.Module, images: DataSet, T: int | None) -> tuple[float, ...]:
-    """What `kdsnn.train.evaluate` finds; of several processes of a launcher each takes a share of the test set."""
+def accuracies(module: nn.Module, images: DataSet, **how: Any) -> tuple[float, ...]:
+    """What `kdsnn.train.evaluate` finds, `how` as there; of several processes of a launcher each takes a share of the test set."""
     from kdsnn import train
 
     group, samples = ranks(), len(images.y_test)
     mine = group.part(samples)
     size = mine.stop - mine.start
     part = replace(images, x_test=images.x_test[mine], y_test=images.y_test[mine])
-    right = [round(size * share) for share in train.evaluate(module, part, T=T)] if size else []
+    right = [round(size * share) for share in train.evaluate(module, part, **how)] if size else []
     return tuple(sum(counts) / samples for counts in zip(*filter(None, group.gather(right)), strict=True))
 
 

@@ -77,7 +77,7 @@ def count_few_bit(
     assert info.quantized is not None  # `named` refuses others
     require_trained_fit(name, ann, images)
     progress(f"count {name}", 0, 1)
-    accuracy = accuracies(ann.module, replace(images, x_test=x, y_test=labels), None)[0]
+    accuracy = accuracies(ann.module, replace(images, x_test=x, y_test=labels), frames=info.frames)[-1]
     few = still(torch.from_numpy(Pixels(some(x), info.input_shape, images.graded)[:]))
     active, levels = active_macs(ann.module, few), levels_read(ann.module, few)
     if active.other:

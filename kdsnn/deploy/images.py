@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdsnn.errors import KdsnnError, notice
+from kdsnn.errors import KdsnnError, OptionError, notice
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from exporters.graph import Array, SpikingGraph
     from kdsnn.data import DataSet
     from kdsnn.deploy.trained import TrainedNetwork
+    from kdsnn.train import TeacherFrames
 
     ImageSize = int | tuple[int, int] | None
 
@@ -170,6 +171,19 @@ def require_trained_fit(name: str, trained: TrainedNetwork, data: DataSet) -> No
         name, info.input_shape, data, classes=info.classes, class_names=info.class_names,
         T=info.T if info.over_time else None, over_time=info.over_time, graded=info.graded,
     )  # fmt: skip
+
+
+def require_frames(data: DataSet, frames: TeacherFrames) -> None:
+    """Make sure that there are frames where an ANN is to see each.
+
+    Raises:
+        OptionError: the data has none.
+    """
+    if frames == "each" and data.T is None:
+        raise OptionError(
+            f"{{teacher_frames}}: {data.name} are images, and only data over time has frames; leave it out",
+            teacher_frames=frames,
+        )
 
 
 def pixels(images: Array) -> Array:

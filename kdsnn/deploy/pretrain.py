@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from kdsnn.deploy.factory import module_of
-from kdsnn.deploy.images import load_data, require_trained_fit
+from kdsnn.deploy.images import load_data, require_frames, require_trained_fit
 from kdsnn.deploy.load import load
 from kdsnn.deploy.precision import with_precision
 from kdsnn.deploy.progress import Progress, silent
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from kdsnn.deploy.images import ImageSize
     from kdsnn.deploy.trained import TrainedNetwork
     from kdsnn.models import Network
+    from kdsnn.train import TeacherFrames
 
 WEIGHT_BITS, MOST_BITS = 8, 8
 
@@ -39,6 +40,7 @@ def pretrain(
     quantize_activations: int | None = None,
     quantize: int | None = None,
     start: str | Path | TrainedNetwork | None = None,
+    teacher_frames: TeacherFrames | None = None,
     seed: int = 0,
     options: Mapping[str, Any] | None = None,
     augmentation: Augmentation | Mapping[str, Any] | None = None,
@@ -67,6 +69,7 @@ def pretrain(
         quantize: bits of its weights, 2 to 8, as many as the student's; 8 where it is None.
         start: a trained ANN of the same architecture to fine-tune to those bits, a checkpoint or what `pretrain` returned, at a
             tenth of the learning rate and without warm-up unless said otherwise; None starts from random weights.
+        teacher_frames: what the ANN sees of frames over time: their "mean", by default, or "each", and its logits are averaged.
         seed: makes the run repeatable.
         options: of the architecture, e.g. {"widths": (8, 16, 32)}.
         augmentation: what happens to the training images in every epoch, see `kdsnn.data.Augmentation`; a mapping of some of
@@ -92,7 +95,13 @@ def pretrain(
     if began is not None:
         require_trained_fit(str(began.path or began.info.model), began, images)
         options, base = began.info.options, configured(base, lr=base.lr / 10, warmup_epochs=0.0)
-    base = configured(base, **settings)
+    if quantize_activations is not None and teacher_frames == "each":
+        raise OptionError(
+            "{teacher_frames}: an ANN of few bits sees the mean of the frames; leave it out",
+            teacher_frames=teacher_frames,
+        )
+    base = configured(base, **settings, teacher_frames=teacher_frames)
+    require_frames(images, base.teacher_frames)
     config = configured(base, epochs=epochs, batch_size=batch_size, lr=lr, val=val, seed=seed)
     config = with_precision(config, path, resume=resume)
     named, module = named_model(model, seed)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from exporters.graph import Encoding
+    from exporters.graph.nodes import Reset
     from kdsnn.checkpoint import CheckpointInfo
     from kdsnn.data import Augmentation, DataSet
     from kdsnn.models import Network
@@ -81,6 +82,7 @@ class Training:
     taps: tuple[tuple[str, str], ...] = ()
     readout: Readout = "rate"
     neuron: Neuron = "if"
+    reset: Reset = "hard"
     augmentation: Augmentation | None = None
     resume: bool = False
     tensorboard: Path | None = None
@@ -212,6 +214,7 @@ def _trained(job: Training, progress: Progress) -> Trained:
 
     rest: dict[str, Any] = {
         "augment": job.augmentation.apply if job.augmentation else None,
+        "mix": job.augmentation.mixes(job.data.classes) if job.augmentation else None,
         "files": _files(job),
         "about": _about(job),
         "on_epoch": on_epoch,
@@ -253,7 +256,9 @@ def _files(job: Training) -> RunFiles:
 
 def _kinds(job: Training) -> dict[str, Any]:
     """What only a student has."""
-    return {} if job.method is None else {"readout": job.readout, "neuron": job.neuron}
+    if job.method is None:
+        return {}
+    return {"readout": job.readout, "neuron": job.neuron, **({} if job.reset == "hard" else {"reset": job.reset})}
 
 
 def _run_digest(job: Training) -> str:
@@ -346,7 +351,8 @@ def _written(
             checkpoint.save(path, trained.cpu(), info)
         return TrainedNetwork(trained.cpu(), info, history, path)
     network = trained.deployed().eval()
-    info = replace(described(network), quantized={"bits": trained.bits, "layers": network.description()})
+    # its leaking neurons that reset by subtraction fire as deployed only while they are registers
+    info = replace(described(trained), quantized={"bits": trained.bits, "layers": network.description()})
     network = network.cpu()
     if path is not None:
         checkpoint.save(path, network, info)
@@ -361,15 +367,13 @@ def _written(
 
 def _described(job: Training, module: nn.Module) -> CheckpointInfo:
     from kdsnn import train
-    from kdsnn.checkpoint import GRADED, GRADED_MEAN, MEAN, PIXELS, SPIKES, CheckpointInfo
+    from kdsnn.checkpoint import CheckpointInfo, preprocessing_of
 
     spiking = job.method is not None
-    accuracies = train.evaluate(module, job.data, T=job.config.T if spiking else None)
-    training = {"method": job.method or "pretrain", **asdict(job.config)}
-    if job.augmentation:
-        training["augmentation"] = asdict(job.augmentation)
-    over_time = (GRADED, GRADED_MEAN) if job.data.graded else (SPIKES, MEAN)
-    own = job.module is not None  # readout and neuron are a matter of architectures
+    T, frames = job.config.T if spiking else None, job.config.teacher_frames
+    accuracies = train.evaluate(module, job.data, T=T, frames=frames)
+    changed = {"augmentation": asdict(job.augmentation)} if job.augmentation else {}
+    own = job.module is not None  # readout, neuron and reset are a matter of architectures
     return CheckpointInfo(
         model=job.model,
         spiking=spiking,
@@ -379,11 +383,12 @@ def _described(job: Training, module: nn.Module) -> CheckpointInfo:
         options=dict(job.options),
         readout=job.readout if spiking and not own else None,
         neuron=job.neuron if spiking and not own else None,
-        T=job.config.T if spiking else None,
-        preprocessing=PIXELS if job.data.T is None else over_time[0 if spiking else 1],
+        reset="soft" if spiking and not own and job.reset == "soft" else None,
+        T=T,
+        preprocessing=preprocessing_of(job.data, spiking=spiking, frames=frames),
         class_names=job.data.class_names,
         metrics={"test_accuracy": accuracies[-1]},
-        training=training,
+        training={"method": job.method or "pretrain", **asdict(job.config), **changed},
     )
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, get_args
 
+from exporters.graph.nodes import Reset
 from kdsnn.errors import KdsnnError
 from kdsnn.models.kit import Kit, Neuron, Readout
 from kdsnn.models.network import Network, StagedNetwork, Tap, stage_features, stage_taps
@@ -121,6 +122,7 @@ def build(
     classes: int,
     readout: Readout = "rate",
     neuron: Neuron = "if",
+    reset: Reset = "hard",
     **options: Any,
 ) -> Network:
     """Build the ANN or the SNN of an architecture, freshly initialized.
@@ -133,6 +135,7 @@ def build(
         readout: of the SNN: "rate" of output neurons, "voting" (the mean rate of eight of them for each class), or
             "membrane" of a layer that does not fire.
         neuron: of the SNN: "if", or "lif" with a leak of one half per step.
+        reset: of the SNN's membranes by a spike: "hard" to 0, or "soft", by subtraction of the threshold.
         **options: widths and depths in place of the architecture's own, see `MODELS`.
 
     Raises:
@@ -143,7 +146,8 @@ def build(
         hint = f"did you mean {' or '.join(near)}" if near else f"choose from {', '.join(MODELS)}"
         raise KdsnnError(f"there is no model {name!r}; {hint}")
     architecture = MODELS[name]
-    for what, value, choices in (("readout", readout, get_args(Readout)), ("neuron", neuron, get_args(Neuron))):
+    for what, value, kind in (("readout", readout, Readout), ("neuron", neuron, Neuron), ("reset", reset, Reset)):
+        choices = get_args(kind)
         if value not in choices:
             raise KdsnnError(f"{name}: the {what} is {value!r}; choose {', '.join(choices[:-1])} or {choices[-1]}")
     input_shape = _whole_numbers(f"{name}: the input shape (channels, height, width)", input_shape, like=(3, 32, 32))
@@ -158,7 +162,7 @@ def build(
         if option not in architecture.options:
             raise KdsnnError(f"{name} has no option {option!r}; it has {', '.join(architecture.options)}")
         options[option] = _whole_numbers(f"{name}: option {option}", value, like=architecture.options[option])
-    kit = Kit(spiking, readout, neuron)
+    kit = Kit(spiking, readout, neuron, reset)
     return architecture.builder(kit, input_shape, classes, **{**architecture.options, **options})
 
 

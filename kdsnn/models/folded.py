@@ -51,8 +51,7 @@ class FoldedNetwork(StagedNetwork):
         sources: node → the nodes whose outputs add up to its input.
 
     Raises:
-        KdsnnError: neurons that reset by subtraction, that do not start at 0, or whose current persists; a read-out that is no
-            plain sum.
+        KdsnnError: neurons whose current persists; delays; a read-out that is no plain sum.
         ValueError: two nodes whose names leave no room for both, such as "a" and "a.b" in this order.
     """
 
@@ -199,18 +198,13 @@ def _conv(node: Conv2d) -> nn.Module:
 
 
 def _neurons(name: str, node: IF | LIF) -> nn.Module:
-    if node.reset != "hard":
-        raise KdsnnError(
-            f"{name}: fine-tuning on a grid knows no reset by subtraction; train with hard reset, or quantize the student as it is"
-        )
-    if node.start:
-        raise KdsnnError(
-            f"{name}: its membrane starts at {node.start:g}; fine-tuning knows a start at 0 alone; quantize the student as it is"
-        )
     if isinstance(node, LIF) and node.current_leak:
         raise KdsnnError(f"{name}: its current persists; fine-tuning knows no such neurons")
-    made: Any = Kit(True, neuron="lif" if isinstance(node, LIF) else "if").act()
+    made: Any = Kit(True, neuron="lif" if isinstance(node, LIF) else "if", reset=node.reset).act()
     made.v_threshold = float(node.threshold)
+    if node.start:
+        made.set_reset_value("v", float(node.start))
+        made.v = float(node.start)
     if isinstance(node, LIF):
         made.tau = 1 / (1 - node.leak)
     return _module(made)

@@ -15,6 +15,8 @@ from spikingjelly.activation_based import neuron as neurons
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
+from exporters.graph.nodes import Reset
+
 Readout = Literal["rate", "voting", "membrane"]
 Neuron = Literal["if", "lif"]
 
@@ -33,13 +35,15 @@ class Kit:
         readout: "rate" ends the SNN in neurons, whose firing rate is the logit (KDSNN, section 3.1);
             "voting" in `VOTERS` neurons per class, whose mean rate it is (Fang et al., ICCV 2021): at T = 4 a logit
             has 33 levels in place of 5; "membrane" ends it in the currents of a layer that does not fire.
-        neuron: "if" integrates, "lif" leaks half of its membrane per step. Both fire at v ≥ 1, reset to 0
-            and train through the ATan surrogate, with the reset left out of the gradient.
+        neuron: "if" integrates, "lif" leaks half of its membrane per step. Both fire at v ≥ 1 and train through the
+            ATan surrogate, with the reset left out of the gradient.
+        reset: after a spike: "hard" to 0, "soft" by subtraction of the threshold.
     """
 
     spiking: bool
     readout: Readout = "rate"
     neuron: Neuron = "if"
+    reset: Reset = "hard"
 
     def conv(self, inputs: int, outputs: int, *, kernel: int = 3, stride: int = 1) -> nn.Module:
         """Make a convolution without bias that keeps the size at stride 1."""
@@ -55,7 +59,7 @@ class Kit:
             return nn.ReLU()
         common = {
             "v_threshold": 1.0,
-            "v_reset": 0.0,
+            "v_reset": 0.0 if self.reset == "hard" else None,
             "surrogate_function": surrogate.ATan(),
             "detach_reset": True,
             "step_mode": "m",

@@ -12,7 +12,7 @@ stand in the checkpoint beside it, under the same names.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, assert_never
+from typing import Any, assert_never, get_args
 
 import numpy as np
 
@@ -33,6 +33,7 @@ from exporters.graph import (
     Shape,
     SpikingGraph,
 )
+from exporters.graph.nodes import Reset
 
 INPUT = "input"
 """What a list calls the image, whatever the graph's input node is called."""
@@ -109,13 +110,18 @@ def _listed(node: Node) -> tuple[str, dict[str, Any]] | None:
         case Delay():
             raise TypeError("a network that is listed has no delays")
         case IF(threshold=threshold):
-            return "if", {"v_threshold": threshold}
+            return "if", {"v_threshold": threshold, **_unlike_most(node)}
         case LIF(threshold=threshold, leak=leak):
-            return "lif", {"v_threshold": threshold, "leak": leak}
+            return "lif", {"v_threshold": threshold, "leak": leak, **_unlike_most(node)}
         case Output():
             return "output", {}
         case _:
             assert_never(node)
+
+
+def _unlike_most(node: IF | LIF) -> dict[str, Any]:
+    """What is listed only of neurons that reset by subtraction, or do not start at 0."""
+    return ({} if node.reset == "hard" else {"reset": node.reset}) | ({"start": node.start} if node.start else {})
 
 
 def _read(
@@ -153,14 +159,27 @@ def _avg_pool(*, kernel_size: Pair, stride: Pair, padding: Pair, divisor_overrid
     return AvgPool2d(kernel_size, stride, padding, divisor_override)
 
 
-def _if(*, v_threshold: float) -> IF:
-    return IF(v_threshold)
+def _if(*, v_threshold: float, reset: Reset = "hard", start: float = 0.0) -> IF:
+    return IF(v_threshold, _known(reset), start=start)
 
 
-def _lif(*, v_threshold: float, leak: float | None = None, tau: float | None = None) -> LIF:
+def _lif(
+    *,
+    v_threshold: float,
+    leak: float | None = None,
+    tau: float | None = None,
+    reset: Reset = "hard",
+    start: float = 0.0,
+) -> LIF:
     if (leak is None) == (tau is None):
         raise TypeError("a leaky neuron has a leak, or a time constant tau as earlier files say")
-    return LIF(v_threshold, leak if tau is None else 1 - 1 / tau)  # type: ignore[arg-type]
+    return LIF(v_threshold, leak if tau is None else 1 - 1 / tau, _known(reset), start=start)  # type: ignore[arg-type]
+
+
+def _known(reset: Reset) -> Reset:
+    if reset not in get_args(Reset):
+        raise ValueError(f"the reset {reset!r} is unknown; there are {' and '.join(get_args(Reset))}")
+    return reset
 
 
 _KINDS: Mapping[str, Callable[..., Node]] = {

@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kdsnn.train.config import Method, TrainConfig
+    from kdsnn.train.config import Method, TeacherFrames, TrainConfig
     from kdsnn.train.history import EpochRecord, OnEpoch
     from kdsnn.train.learner import evaluate
     from kdsnn.train.loop import Augment, DivergedError, OnStep, Trained
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from kdsnn.train.training import Twins, distill, distill_with_twin, pretrain
 
 _HOMES = {
-    "config": ("Method", "TrainConfig"),
+    "config": ("Method", "TeacherFrames", "TrainConfig"),
     "history": ("EpochRecord", "OnEpoch"),
     "learner": ("evaluate",),
     "loop": ("Augment", "DivergedError", "OnStep", "Trained"),
@@ -28,7 +28,7 @@ _HOMES = {
 }
 
 __all__ = [
-    "RECIPES", "Augment", "DivergedError", "EpochRecord", "Method", "OnEpoch", "OnStep", "Recipe", "RunFiles", "TrainConfig",
+    "RECIPES", "Augment", "DivergedError", "EpochRecord", "Method", "OnEpoch", "OnStep", "Recipe", "RunFiles", "TeacherFrames", "TrainConfig",
     "Trained", "Twins", "distill", "distill_with_twin", "evaluate", "pretrain",
 ]  # fmt: skip
 

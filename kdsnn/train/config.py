@@ -17,6 +17,7 @@ EVERY_STEP: tuple[Method, ...] = ("temporal", "selective")
 Optimizer = Literal["sgd", "adamw"]
 Schedule = Literal["cosine", "step"]
 Precision = Literal["auto", "fp32", "bf16"]
+TeacherFrames = Literal["mean", "each"]
 
 LARGEST = 1e9
 """Of any rate, weight or number of epochs: squares and products of such numbers are still single-precision floats."""
@@ -44,6 +45,7 @@ class TrainConfig:
     * `val`: this fraction of the training images of every class is held out, drawn the same for every `seed`; the epoch
       that does best on them is kept beside the last one. 0: all are trained on.
     * `shift` moves every training image by up to that many pixels each way, anew in every epoch.
+    * `teacher_frames`: of frames over time an ANN sees their "mean", or "each" by itself: its logits are then averaged.
     * `T` is the student's number of time steps; a teacher has no use for it or for what follows.
     * `logit_scale` multiplies the firing rates of a student, 0…1, before every softmax; 0: a factor that is learned
       (`kdsnn.train.logits`), 1: the paper's raw rate. Currents (read-out "membrane") are logits as they are.
@@ -74,6 +76,7 @@ class TrainConfig:
     compile: bool = False
     val: float = 0.0
     shift: int = 0
+    teacher_frames: TeacherFrames = "mean"
     T: int = 4
     logit_scale: float = 0.0
     alpha: float = 0.5
@@ -115,6 +118,7 @@ class TrainConfig:
             "precision": among("precision", Precision),
             "val": (0 <= self.val < 1, "in 0…1"),
             "shift": (0 <= self.shift <= 256, "0 to 256 pixels"),
+            "teacher_frames": among("teacher_frames", TeacherFrames),
             "T": (1 <= self.T <= LARGEST_T, f"1 to {LARGEST_T:,} time steps"),
             "logit_scale": not_negative("logit_scale"),
             "alpha": (0 <= self.alpha <= 1, "in 0…1"),

@@ -12,6 +12,12 @@ rounding and no clipping (Bengio et al. 2013, arXiv 1308.3432, "straight-through
 
 A float membrane that holds integers / S never comes near a level between two of them, so the neurons here
 compare with a level half a unit below V / S: rounding errors of float32 then cannot change a spike.
+
+Neurons that reset by subtraction take V from the membrane, not the level, and membranes that do not start at 0 start at
+rint(S start); both train with the registers themselves (`kdsnn.models.register_neurons`). The network that is written,
+of floats, then has V / S as threshold, less the little that its rounding could add, and its IF neurons start a quarter
+of a unit higher, which deployment rounds away: they fire as those of training. Leaking ones, whose membranes have fractions,
+fire on the chip in the last unit below V too, as in training, but not in that network of floats.
 """
 
 from __future__ import annotations
@@ -41,17 +47,19 @@ from exporters.graph import (
     Output,
     SpikingGraph,
 )
-from exporters.passes.membranes import membranes_of
-from exporters.passes.quantize import quantize, require_bits
+from exporters.passes.membranes import membranes_of, register_leaks
+from exporters.passes.quantize import integer_start, quantize, require_bits
 from kdsnn.errors import KdsnnError
 from kdsnn.models import StagedNetwork, Tap
 from kdsnn.models.folded import FoldedNetwork, Weights
+from kdsnn.models.register_neurons import BELOW, RegisterNode
 from kdsnn.models.rounding import Rounded, best_clip
 
 PIXEL = 1 / 255
-LEAKY_LEVEL = 1 - 1 / 128
-"""How far below V a leaky neuron's level lies. A leak makes fractions, of 1/64 on the chip, which fires at
-v > V - 1."""
+FLOAT32 = 2**-22
+"""No less may a threshold lie below V / S, as a share of it, lest rounding S to float32 makes it V + 1."""
+SPARE = 0.25
+"""So many units above a whole number lie the membranes of a network of floats whose neurons reset by subtraction."""
 
 
 @dataclass(frozen=True)
@@ -70,11 +78,12 @@ class ClippedMembrane:
 @dataclass(frozen=True)
 class Integers:
     """A chip is given these integers, as training saw them: int64 weights and biases (None: there is none) by layer,
-    V by neurons."""
+    V and the start of the membrane by neurons."""
 
     weights: Mapping[str, Tensor]
     biases: Mapping[str, Tensor | None]
     thresholds: Mapping[str, int]
+    starts: Mapping[str, int]
 
 
 class QuantizedNetwork(FoldedNetwork):
@@ -101,6 +110,9 @@ class QuantizedNetwork(FoldedNetwork):
             ClippedMembrane(one.synapses, one.ends, self._best_clip(one.synapses)) for one in membranes_of(graph)
         )
         self.firing = {name: neurons.threshold for name, neurons in graph.neurons.items()}
+        for name, neurons in graph.neurons.items():
+            if neurons.reset == "soft" or neurons.start:
+                self.set_submodule(name, RegisterNode(register_leaks(neurons)[0], neurons.reset))
         for name in _votes(graph):
             self.get_submodule(name).requires_grad_(False)
         for name, parts in self._on_grid().items():
@@ -127,8 +139,9 @@ class QuantizedNetwork(FoldedNetwork):
                 arrays = {part: tensor.cpu().double().numpy() for part, tensor in grid[name].items()}
                 changed[name] = replace(node, weight=arrays["weight"], bias=arrays.get("bias"))
             elif isinstance(node, IF | LIF):
-                level: Any = self.get_submodule(name).v_threshold
-                changed[name] = replace(node, threshold=level)
+                module: Any = self.get_submodule(name)
+                threshold, start = _of_floats(module) if isinstance(module, RegisterNode) else (module.v_threshold, 0.0)
+                changed[name] = replace(node, threshold=threshold, start=start)
         made = FoldedNetwork(SpikingGraph({**self.nodes, **changed}, self._edges(), T=1), self.taps)
         return made.to(next(self.parameters()).device).train(self.training)
 
@@ -145,7 +158,9 @@ class QuantizedNetwork(FoldedNetwork):
                 bias = grid[name].get("bias")
                 biases[name] = None if bias is None else torch.round(bias.double() * scale).long().cpu()
             thresholds |= {end: _threshold(scale, self.firing[end]) for end in membrane.ends if end in self.firing}
-        return Integers(weights, biases, thresholds)
+        held = {end: self.get_submodule(end) for end in thresholds}
+        starts = {end: node.start if isinstance(node, RegisterNode) else 0 for end, node in held.items()}
+        return Integers(weights, biases, thresholds, starts)
 
     def _on_grid(self) -> Weights:
         """Compute the parameters on the grid; the neurons' levels are set on the way."""
@@ -158,10 +173,17 @@ class QuantizedNetwork(FoldedNetwork):
                     found[name]["bias"] = Rounded.apply(module.bias, scale, math.inf)  # type: ignore[no-untyped-call]
             for end in membrane.ends:
                 if end in self.firing:
-                    node: Any = self.get_submodule(end)
-                    below = LEAKY_LEVEL if hasattr(node, "tau") else 0.5
-                    node.v_threshold = (_threshold(scale, self.firing[end]) - below) / scale
+                    self._set_level(end, scale)
         return found
+
+    def _set_level(self, name: str, scale: float) -> None:
+        """Give neurons their threshold, and where they start."""
+        node: Any = self.get_submodule(name)
+        threshold = _threshold(scale, self.firing[name])
+        if isinstance(node, RegisterNode):
+            node.hold(scale, threshold, integer_start(scale * self.nodes[name].start, threshold))  # type: ignore[union-attr]
+        else:
+            node.v_threshold = (threshold - (BELOW if hasattr(node, "tau") else 0.5)) / scale
 
     @torch.no_grad()
     def _scales(self) -> list[float]:
@@ -224,7 +246,11 @@ def deviations(
         return np.array_equal(synapse.weight, weight) and np.array_equal(theirs, ours)
 
     differ = [name for name in graph.synapses if not same(name)]
-    differ += [name for name, node in graph.neurons.items() if node.threshold != seen.thresholds.get(name)]
+    differ += [
+        name
+        for name, node in graph.neurons.items()
+        if (node.threshold, node.start) != (seen.thresholds.get(name), seen.starts.get(name))
+    ]
     return tuple(differ)
 
 
@@ -238,6 +264,16 @@ def _votes(graph: SpikingGraph) -> list[str]:
             if (cast.sum(0) <= 1).all() and len(np.unique(node.weight[cast])) == 1:
                 found.append(name)
     return found
+
+
+def _of_floats(node: RegisterNode) -> tuple[float, float]:
+    """Compute the threshold and the start of the neurons of floats that stand for registers."""
+    spare = SPARE if node.leak == 1 and node.v_reset is None else 0.0
+    if node.v_reset is None:
+        threshold = node.threshold * (1 - FLOAT32)
+    else:
+        threshold = node.threshold - (0.5 if node.leak == 1 else BELOW)
+    return threshold / node.scale, (node.start + spare) / node.scale
 
 
 def _threshold(scale: float, threshold: float) -> int:

@@ -14,6 +14,7 @@ from kdsnn.data.device import Streamed, floats, pick, placed
 from kdsnn.errors import KdsnnError
 from kdsnn.models import StagedNetwork
 from kdsnn.train.calling import CallingConvention, convention_of, device_of
+from kdsnn.train.config import TeacherFrames
 from kdsnn.train.fast_neurons import fused
 from kdsnn.train.features import Guided, recorded
 from kdsnn.train.host import few_threads
@@ -25,7 +26,7 @@ class Learner(nn.Module):
     """A learner is a network and what learns beside it: images (N, C, H, W), or frames over time (N, T, C, H, W) → outputs
     (T, N, K) and features.
 
-    `T` None: an ANN, whose logits are a sequence of one step, and which sees the mean of frames. Otherwise a spiking
+    `T` None: an ANN, whose logits are what `ann_logits` says, of `frames`. Otherwise a spiking
     network, which sees the image at each of T steps (direct coding), or frame t at step t, and starts every batch from
     rest; `convention` says how it is called, and one that averages over time itself gives one step too. While training
     the outputs are what `logits` makes of the network's (`kdsnn.train.logits`). The features are the student's of
@@ -34,11 +35,11 @@ class Learner(nn.Module):
 
     def __init__(
         self, network: nn.Module, T: int | None = None, convention: CallingConvention | None = None, guided: Guided | None = None,
-        logits: nn.Module | None = None,
+        logits: nn.Module | None = None, frames: TeacherFrames = "mean",
     ) -> None:  # fmt: skip
         super().__init__()
         self.network: Any = network
-        self.T = T
+        self.T, self.frames = T, frames
         self.convention = convention or CallingConvention("static")
         self.logits = logits
         self.pairs = () if guided is None else guided.pairs
@@ -62,14 +63,23 @@ class Learner(nn.Module):
 
     def _run(self, images: Tensor) -> Tensor:
         if self.T is None:
-            logits: Tensor = self.network(still(images))
-            return logits.unsqueeze(0)
+            return ann_logits(self.network, images, self.frames)
         reset_net(self.network)
         return self.convention.run(self.network, images, self.T)
 
 
+def ann_logits(network: nn.Module, images: Tensor, frames: TeacherFrames) -> Tensor:
+    """The logits of an ANN as a sequence: one step (1, N, K) of images (N, C, H, W) or the mean of frames (N, T, C, H, W); of
+    "each" frame by itself (T, N, K)."""
+    if frames == "mean" or images.dim() != 5:
+        still_logits: Tensor = network(still(images))
+        return still_logits.unsqueeze(0)
+    logits: Tensor = network(images.flatten(0, 1))
+    return logits.unflatten(0, images.shape[:2]).transpose(0, 1)
+
+
 def still(images: Tensor) -> Tensor:
-    """What an ANN sees: images (N, C, H, W) as they are, and of frames (N, T, C, H, W) the mean."""
+    """What an ANN sees unless it sees each frame: images (N, C, H, W) as they are, and of frames (N, T, C, H, W) the mean."""
     return images.mean(1) if images.dim() == 5 else images
 
 
@@ -80,16 +90,18 @@ def require_steps(data: DataSet, T: int | None) -> None:
 
 
 @torch.no_grad()
-def evaluate(module: nn.Module, data: DataSet, *, T: int | None = None) -> tuple[float, ...]:
+def evaluate(
+    module: nn.Module, data: DataSet, *, T: int | None = None, frames: TeacherFrames = "mean"
+) -> tuple[float, ...]:
     """Measure accuracy on the test set, 0…1, on the device of `module`; the last value is that of the full run.
 
-    `T` None: an ANN, one value. Otherwise a spiking network of either readout: value t-1 reads the mean of
+    `T` None: an ANN, one value, or where it sees "each" of T `frames` as many as these. Otherwise a spiking network of either readout: value t-1 reads the mean of
     the output over the first t steps, t = 1…T; a module that averages over time itself has one value. Where classes
     tie, which is common with few spikes, the lowest class number wins. Any module that `distill` or `pretrain` takes
     will do. Raises KdsnnError when the network does not fit the data.
     """
     require_steps(data, T)
-    learner = Learner(module, T, None if T is None else convention_of(module, data.sample_shape, T))
+    learner = Learner(module, T, None if T is None else convention_of(module, data.sample_shape, T), frames=frames)
     device = device_of(module)
     images, labels = placed(data.x_test, device), torch.from_numpy(data.y_test).to(device)
     require_fit(learner, data, device)

@@ -22,6 +22,7 @@ from accelerate.utils import broadcast
 from torch import Tensor, nn
 
 from kdsnn.data import DataSet
+from kdsnn.data.augment import Mix
 from kdsnn.data.device import Streamed, floats, pick, placed, shifted
 from kdsnn.data.splits import held_out
 from kdsnn.errors import KdsnnError
@@ -77,6 +78,7 @@ class Job:
     config: TrainConfig
     run: Mapping[str, Any]
     augment: Augment | None
+    mix: Mix | None
     files: RunFiles
     on_epoch: OnEpoch | None
     on_step: OnStep | None
@@ -212,7 +214,10 @@ class _Loop:
         shown = shifted(pick(self.images, indices, host), config.shift, generator)
         if self.job.augment is not None:
             shown = self.job.augment(shown, generator)
-        batch = Batch(floats(shown, self.job.data.graded), self.labels[indices], indices)
+        labels = self.labels[indices]
+        if self.job.mix is not None:
+            shown, labels = self.job.mix(shown, labels, generator)
+        batch = Batch(floats(shown, self.job.data.graded), labels, indices)
         for group in self.optimizer.param_groups:
             group["lr"] = self._lr(epoch, step)
         self.optimizer.zero_grad()

@@ -1,5 +1,7 @@
 """Distillation losses: plain functions of (student, teacher, labels).
 
+Labels are classes, int64 (N,), or the shares that mixed samples have in them, float32 (N, K).
+
 The student's output is a sequence over time, (T, N, K): spikes of its output neurons or currents of
 a non-firing classifier. The teacher's are logits, (N, K). Every loss is a mean over the batch.
 Equation numbers are KDSNN's (Xu et al., CVPR 2023, arXiv 2304.05627); its temperature T is τ here,
@@ -24,11 +26,12 @@ def firing_rate(student: Tensor) -> Tensor:
 def hard(student: Tensor, labels: Tensor, *, label_smoothing: float = 0.0, every_step: bool = False) -> Tensor:
     """Compute the cross entropy of the student's firing rate with the labels: L = -Σ_k y_k log softmax(Z_S)_k.
 
-    `student` (T, N, K), `labels` int64 (N,), `label_smoothing` ε makes y = (1 - ε)·onehot + ε/K. `every_step`: the mean
-    over the steps t of the same with z_t in the place of their mean Z_S (TET, Deng et al., ICLR 2022).
+    `student` (T, N, K), `labels` int64 (N,) or float32 (N, K) of samples that are mixed, whose rows sum to 1;
+    `label_smoothing` ε makes y = (1 - ε)·onehot + ε/K. `every_step`: the mean over the steps t of the same with z_t in the
+    place of their mean Z_S (TET, Deng et al., ICLR 2022).
     """
     if every_step:
-        repeated = labels.expand(len(student), -1).flatten()
+        repeated = labels.expand(len(student), *labels.shape).flatten(0, 1)
         return cross_entropy(student.flatten(0, 1), repeated, label_smoothing=label_smoothing)
     return cross_entropy(firing_rate(student), labels, label_smoothing=label_smoothing)
 
@@ -174,7 +177,7 @@ def selective(
 def _without_mistakes(student: Tensor, teacher: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Compute z̃_t and z̃_ANN,t of `selective`, both (T, N, K). At a right step w = y, so that both stay as they
     are."""
-    right = labels.expand(len(student), -1).unsqueeze(-1)
+    right = _foremost(labels).expand(len(student), -1).unsqueeze(-1)
     chosen = student.argmax(-1, keepdim=True)
     teacher = teacher.detach().expand_as(student)
     lower = torch.minimum(teacher.gather(-1, right), teacher.gather(-1, chosen))
@@ -200,9 +203,14 @@ def correct_mean(student: Tensor, labels: Tensor) -> Tensor:
     """Average the steps whose largest logit is the label, (T, N, K) → (N, K) without gradient; 0 where there is
     none."""
     z = student.detach()
-    correct = (z.argmax(-1) == labels).to(z.dtype)
+    correct = (z.argmax(-1) == _foremost(labels)).to(z.dtype)
     total: Tensor = (z * correct.unsqueeze(-1)).sum(0)
     return total / correct.sum(0).clamp_min(1).unsqueeze(-1)
+
+
+def _foremost(labels: Tensor) -> Tensor:
+    """Which class a label says, int64 (N,); of a mixed sample, float32 (N, K), the one that most of it belongs to."""
+    return labels if labels.dim() == 1 else labels.argmax(-1)
 
 
 def _kl_at_every_step(student: Tensor, target: Tensor, temperature: float) -> Tensor:

@@ -15,14 +15,14 @@ from kdsnn.data.device import floats, pick, placed
 from kdsnn.errors import KdsnnError
 from kdsnn.train import features, losses
 from kdsnn.train.calling import neuron_layers
-from kdsnn.train.config import Method, TrainConfig
-from kdsnn.train.learner import EVALUATION_BATCH, Learner, laid_out, require_fit, still
+from kdsnn.train.config import Method, TeacherFrames, TrainConfig
+from kdsnn.train.learner import EVALUATION_BATCH, Learner, ann_logits, laid_out, require_fit
 
 
 @dataclass(frozen=True, eq=False)
 class Batch:
     """A batch is training samples on the device: float32 images (N, C, H, W) in 0…1, or frames (N, T, C, H, W) of 0 and 1,
-    labels (N,), indices in the data set (N,)."""
+    labels (N,), or of mixed samples (N, K), indices in the data set (N,)."""
 
     images: Tensor
     labels: Tensor
@@ -77,29 +77,29 @@ def objective_of(
         pairs = features.feature_pairs(teacher, student.network, taps, student.convention, data.sample_shape, config.T)
         regressors = features.regressors([(pair.teacher, pair.student) for pair in pairs], seed=config.seed)
         return _feature(teacher, pairs, config, device), features.Guided(pairs, regressors)
-    ask = teacher_logits(teacher, data, device, augmented=augmented)
+    ask = teacher_logits(teacher, data, device, augmented=augmented, frames=config.teacher_frames)
     shared: dict[str, Any] = {"temperature": config.temperature, "label_smoothing": config.label_smoothing}
 
     def response(output: Tensor, found: list[Tensor], batch: Batch) -> Tensor:
         return losses.response(
-            output, ask(batch), batch.labels, alpha=config.alpha, every_step=config.every_step, **shared
+            output, ask(batch).mean(0), batch.labels, alpha=config.alpha, every_step=config.every_step, **shared
         )
 
     def temporal(output: Tensor, found: list[Tensor], batch: Batch) -> Tensor:
         weights = {"teacher_weight": config.teacher_weight, "self_weight": config.self_weight}
-        return losses.temporal(output, ask(batch), batch.labels, **weights, **shared)
+        return losses.temporal(output, _for_steps(ask(batch), output), batch.labels, **weights, **shared)
 
     def selective(output: Tensor, found: list[Tensor], batch: Batch) -> Tensor:
         weights = {"teacher_weight": config.selective_teacher_weight, "self_weight": config.selective_self_weight}
-        return losses.selective(output, ask(batch), batch.labels, **weights, **shared)
+        return losses.selective(output, _for_steps(ask(batch), output), batch.labels, **weights, **shared)
 
     return {"response": response, "temporal": temporal, "selective": selective}[method], None
 
 
 def teacher_logits(
-    teacher: nn.Module, data: DataSet, device: torch.device, *, augmented: bool
+    teacher: nn.Module, data: DataSet, device: torch.device, *, augmented: bool, frames: TeacherFrames = "mean"
 ) -> Callable[[Batch], Tensor]:
-    """Make of the teacher a function of a batch, → float32 (N, K).
+    """Make of the teacher a function of a batch, → float32 (1, N, K), or of "each" of T `frames` (T, N, K).
 
     Its logits are computed once for all where every epoch shows the same images and the logits are fewer than
     `storage.IN_MEMORY` bytes.
@@ -107,15 +107,20 @@ def teacher_logits(
 
     @torch.no_grad()
     def ask(images: Tensor) -> Tensor:
-        logits: Tensor = teacher(still(images))
-        return logits.float()
+        return ann_logits(teacher, images, frames).float()
 
-    if augmented or 4 * len(data.x_train) * data.classes > storage.IN_MEMORY:
+    steps = 1 if frames == "mean" else data.T or 1
+    if augmented or 4 * len(data.x_train) * steps * data.classes > storage.IN_MEMORY:
         return lambda batch: ask(batch.images)
     images = placed(data.x_train, device)
     parts = torch.split(torch.arange(len(data.x_train), device=device), EVALUATION_BATCH)
-    cache = torch.cat([ask(floats(pick(images, part), data.graded)) for part in parts])
-    return lambda batch: cache[batch.indices]
+    cache = torch.cat([ask(floats(pick(images, part), data.graded)) for part in parts], dim=1)
+    return lambda batch: cache[:, batch.indices]
+
+
+def _for_steps(teacher: Tensor, student: Tensor) -> Tensor:
+    """A teacher of "each" frame tells a student that shows every step what it says at that step, any other its mean (1, N, K)."""
+    return teacher if len(teacher) == len(student) else teacher.mean(0, keepdim=True)
 
 
 def _feature(
@@ -129,9 +134,10 @@ def _feature(
     @torch.no_grad()
     def ask(images: Tensor) -> list[Tensor]:
         with features.recorded(teacher, reads, at_input=at_input) as found:
-            teacher(still(images))
+            ann_logits(teacher, images, config.teacher_frames)
+        # as a student's feature is its rate, the mean over steps
         return [
-            features.margin_relu(features.as_maps(outputs[0].float()), margin)
+            features.margin_relu(features.as_maps(outputs[0].float()), margin).unflatten(0, (len(images), -1)).mean(1)
             for outputs, margin in zip(found, margins, strict=True)
         ]
 

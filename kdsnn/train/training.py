@@ -18,6 +18,7 @@ from spikingjelly.activation_based.functional import reset_net
 from torch import nn
 
 from kdsnn.data import DataSet
+from kdsnn.data.augment import Mix
 from kdsnn.train.calling import convention_of
 from kdsnn.train.config import Method, TrainConfig
 from kdsnn.train.features import Taps
@@ -45,14 +46,16 @@ def pretrain(
     *,
     accelerator: Accelerator | None = None,
     augment: Augment | None = None,
+    mix: Mix | None = None,
     files: RunFiles | None = None,
     about: Mapping[str, Any] | None = None,
     on_epoch: OnEpoch | None = None,
     on_step: OnStep | None = None,
 ) -> Trained:
-    """Train an ANN, (N, C, H, W) → logits (N, K), in place with cross entropy; of frames over time it sees the mean.
+    """Train an ANN, (N, C, H, W) → logits (N, K), in place with cross entropy; of frames over time it sees
+    what `config.teacher_frames` says.
 
-    `augment` is applied to the uint8 images of every batch, after `config.shift`. `files` are written on the
+    `augment` is applied to the uint8 images of every batch, after `config.shift`, and `mix` to what that gives and its labels. `files` are written on the
     way, and the run goes on from `files.state` if asked to. `about`, plain JSON values, says what else makes
     this run what it is (architecture, augmentation): a state with other values is not resumed.
 
@@ -61,8 +64,8 @@ def pretrain(
     """
     accelerator, files = accelerator or Accelerator(), files or RunFiles()
     config = settled(config, accelerator.device, files.state if files.resume else None)
-    job = Job(data, config, described_run(data, config, "pretrain", about), augment, files, on_epoch, on_step)
-    return fit(Learner(module), labels_only(config), job, accelerator)
+    job = Job(data, config, described_run(data, config, "pretrain", about), augment, mix, files, on_epoch, on_step)
+    return fit(Learner(module, frames=config.teacher_frames), labels_only(config), job, accelerator)
 
 
 def distill(
@@ -75,6 +78,7 @@ def distill(
     taps: Taps = (),
     accelerator: Accelerator | None = None,
     augment: Augment | None = None,
+    mix: Mix | None = None,
     files: RunFiles | None = None,
     about: Mapping[str, Any] | None = None,
     on_epoch: OnEpoch | None = None,
@@ -84,7 +88,8 @@ def distill(
     frame t of data over time.
 
     `student`: a network of `kdsnn.models`, or any module of SpikingJelly's layers, which is called in the way that
-    `kdsnn.train.calling` finds out. `teacher`: any torch module, images (N, C, H, W) in 0…1 → logits (N, K).
+    `kdsnn.train.calling` finds out. `teacher`: any torch module, images (N, C, H, W) in 0…1 → logits (N, K);
+    of frames over time it sees what `config.teacher_frames` says.
 
     `method`: "response" is KDSNN Eq. 5 with the logits of `teacher`; "feature" is Eq. 7 with the features at the ends
     of the stages of this project's networks, or of any two modules at the layers that `taps` pairs, (student's,
@@ -97,7 +102,7 @@ def distill(
     """
     accelerator, files = accelerator or Accelerator(), files or RunFiles()
     config = settled(config, accelerator.device, files.state if files.resume else None)
-    augmented = config.shift > 0 or augment is not None
+    augmented = config.shift > 0 or augment is not None or mix is not None
     require_steps(data, config.T)
     convention = convention_of(student, data.sample_shape, config.T)
     learner = Learner(student, config.T, convention)
@@ -106,7 +111,7 @@ def distill(
     )
     named = {"taps": [list(pair) for pair in taps]} if taps else {}
     run = described_run(data, config, method, {**named, **(about or {})})
-    job = Job(data, config, run, augment, files, on_epoch, on_step)
+    job = Job(data, config, run, augment, mix, files, on_epoch, on_step)
     logits = logits_of(student, convention, data.sample_shape, method, config)
     try:
         return fit(Learner(student, config.T, convention, guided, logits), objective, job, accelerator)

@@ -112,6 +112,7 @@ def test_hostile_safetensors(made: Path, tmp_path: Path, content: bytes) -> None
         ({"options": {"channels": (10**30, 2), "hidden": 4}}, "cannot be built"),
         ({"model": "../../etc/passwd"}, "no architecture of this version"),
         ({"neuron": "os.system"}, "the neuron is"),
+        ({"reset": "os.system"}, "the reset is"),
     ],
 )
 def test_a_checkpoint_that_describes_what_cannot_be(

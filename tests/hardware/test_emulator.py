@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from exporters.errors import DeployError
 from exporters.graph import IF, LIF, AvgPool2d, Conv2d, Flatten, Input, Linear, MaxPool2d, Output, SpikingGraph, chain
-from hardware.emulator import Recorder, run
+from hardware.emulator import Recorder, membranes, run
 from hardware.emulator.byte_products import _multiplies_exactly
 from tests.networks import random_integer_chain
 
@@ -286,3 +286,14 @@ def test_products_of_bytes_are_those_of_floats(monkeypatch: pytest.MonkeyPatch, 
         found.append(recorder.spikes)
     for name, spikes in found[0].items():
         assert spikes.any() and (spikes == found[1][name]).all(), name
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("numerator", [1, 256, 2048, 2049, 4095, 0])
+def test_a_membrane_leaks_as_the_register_does_in_either_way(numerator: int, dtype: torch.dtype) -> None:
+    """Whole numbers of 23 bits times 12, cut off toward zero; the quick way is for powers of two."""
+    registers = np.random.default_rng(0).integers(-(2**23) + 1, 2**23, 4000)
+    expected = [int(abs(int(r)) * numerator // 4096) * (1 if r > 0 else -1) for r in registers]
+    v = (torch.from_numpy(registers) / 64).to(dtype)
+    membranes._leak(v, numerator / 4096, integer=True)
+    assert (v.double() * 64).tolist() == expected

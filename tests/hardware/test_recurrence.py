@@ -28,7 +28,7 @@ from exporters.graph import (
 from exporters.passes.integer_inputs import integer_inputs
 from exporters.passes.quantize import quantize
 from exporters.passes.split import split_encoder
-from hardware.emulator import Recorder, run
+from hardware.emulator import Recorder, layers, recurrence, run, running
 from hardware.emulator.calibration import calibrate
 from profilers.counting.activity import ActivityCounter
 from tests.networks import random_frames, random_recurrent
@@ -205,3 +205,28 @@ def test_a_recurrent_encoder_stays_on_the_chip() -> None:
     edges = [("in", "w"), ("w", "n"), ("n", "d"), ("d", "u"), ("u", "n"), ("n", "v"), ("v", "m"), ("m", "out")]
     with pytest.raises(DeployError, match="n: the first layer is recurrent"):
         split_encoder(SpikingGraph(nodes, tuple(edges), 2))
+
+
+def test_a_small_loop_runs_with_one_thread_and_leaves_the_number_as_it_was(monkeypatch):
+    graph = random_recurrent(3)
+    frames = random_frames(graph, 3, 4)
+    loop = {name for one in graph.loops for name in one}
+    seen: dict[bool, set[int]] = {}
+
+    def watched(plan, name, *rest):
+        seen.setdefault(name in loop, set()).add(torch.get_num_threads())
+        return layers.compute(plan, name, *rest)
+
+    monkeypatch.setattr(recurrence, "compute", watched)
+    monkeypatch.setattr(running, "compute", watched)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        found = run(graph, frames).output
+        assert seen == {True: {1}, False: {3}} and torch.get_num_threads() == 3
+        monkeypatch.setattr(recurrence, "SMALL_STEP", 0)
+        seen.clear()
+        np.testing.assert_array_equal(run(graph, frames).output, found)
+        assert seen == {True: {3}, False: {3}}
+    finally:
+        torch.set_num_threads(before)

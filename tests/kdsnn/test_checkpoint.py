@@ -56,7 +56,7 @@ def refused(path, pattern) -> None:
     "info",
     [
         INFO,
-        replace(INFO, readout="membrane", neuron="lif"),
+        replace(INFO, readout="membrane", neuron="lif", reset="soft"),
         replace(INFO, spiking=False, readout=None, neuron=None, T=None),
         replace(INFO, model="preresnet20", options={}, spiking=False, readout=None, neuron=None, T=None),
     ],

@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from kdsnn.data import Augmentation, DataSet, storage
 from kdsnn.data.device import Streamed, cut, dropped, floats, mirrored, pick, placed, rolled, shifted
+from kdsnn.data.mixing import mixed
 from kdsnn.data.policy import Operation, applied, trivial
 from kdsnn.errors import KdsnnError
 
@@ -66,9 +67,13 @@ def test_augmentation_knows_whether_it_does_anything():
     assert Augmentation(drop=0.1) and "without up to 10% of their frames" in str(Augmentation(drop=0.1))
     with pytest.raises(KdsnnError, match="drop leaves out frames and spikes, and images have none"):
         Augmentation(drop=0.1).apply(images(4), seeded())
+    assert Augmentation(mix=0.5) and "with others' events, 50% of them" in str(Augmentation(mix=0.5))
+    with pytest.raises(KdsnnError, match="mix joins the events of two samples, and images have none"):
+        Augmentation(mix=0.1).apply(images(4), seeded())
     for wrong in (-0.1, 1.1, float("nan")):
-        with pytest.raises(KdsnnError, match="it must be a share of 0 to 1"):
-            Augmentation(drop=wrong)
+        for name in ("drop", "mix"):
+            with pytest.raises(KdsnnError, match=f"{name} is {wrong}: it must be a share of 0 to 1"):
+                Augmentation(**{name: wrong})
     for wrong in ({"crop": -1}, {"cutout": -1}, {"roll": -1}):
         with pytest.raises(KdsnnError, match="0 or more pixels"):
             Augmentation(**wrong)
@@ -319,3 +324,49 @@ def test_a_data_set_larger_than_the_limit_takes_no_memory(tmp_path):
     assert source[torch.tensor([count - 1])].unique().tolist() == [7]
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     assert grown < 300 * 1024, f"{grown / 1024:.0f} MiB"
+
+
+def test_mixed_samples_have_both_labels_by_their_events():
+    """Sample i has the value i + 1 wherever it has an event, so that every event tells where it comes from."""
+    count, T, classes = 120, 4, 10
+    there = (
+        torch.rand(count, T, 2, 9, 7, generator=seeded()) < torch.linspace(0.1, 0.6, count)[:, None, None, None, None]
+    )
+    frames = there.to(torch.uint8) * torch.arange(1, count + 1, dtype=torch.uint8)[:, None, None, None, None]
+    labels = torch.arange(count) % classes
+    found, soft = mixed(frames, labels, classes, 0.8, seeded())
+    again = Augmentation(mix=0.8).mixes(classes)(frames, labels, seeded())
+    assert torch.equal(found, again[0]) and torch.equal(soft, again[1])
+    alone, shares = 0, []
+    for i in range(count):
+        others = set(found[i].unique().tolist()) - {0, i + 1}
+        if not others:
+            alone += 1
+            assert torch.equal(found[i], frames[i]) and soft[i].tolist() == np.eye(classes)[labels[i]].tolist()
+            continue
+        (partner,) = (value - 1 for value in others)
+        own = (found[i] == frames[i]).all(1, keepdim=True).expand_as(found[i])  # both polarities alike
+        assert torch.equal(found[i][~own], frames[partner][~own])
+        shares.append(float((found[i] == i + 1).sum() / (frames[i] > 0).sum()))
+        expected = torch.zeros(classes)
+        for k in (i, partner):
+            expected[labels[k]] += found[i][found[i] == k + 1].sum() / found[i].sum()
+        torch.testing.assert_close(soft[i], expected)
+    assert 0.1 * count < alone < 0.35 * count  # a fifth, and who is its own partner
+    assert 0.35 < np.mean(shares) < 0.65 and np.std(shares) > 0.15
+
+
+def test_the_label_of_a_mix_by_hand():
+    """Two samples of full frames: the weight is the share of places, and of places with events where one is emptier."""
+    frames = torch.zeros(2, 3, 2, 8, 8, dtype=torch.uint8)
+    frames[0], frames[1, :, 0] = 4, 1
+    for seed in range(8):
+        found, soft = mixed(frames, torch.tensor([2, 0]), 3, 1.0, seeded(seed))
+        for i in range(2):
+            events = {2: int(found[i][found[i] == 4].sum()), 0: int((found[i] == 1).sum())}
+            total = max(1, sum(events.values()))
+            assert soft[i].tolist() == pytest.approx([events[0] / total, 0, events[2] / total])
+    empty, soft = mixed(frames * 0, torch.tensor([2, 0]), 3, 1.0, seeded())
+    assert not empty.any() and soft.tolist() == [[0, 0, 1], [1, 0, 0]]
+    same, soft = mixed(frames, torch.tensor([2, 0]), 3, 0.0, seeded())
+    assert torch.equal(same, frames) and soft.tolist() == [[0, 0, 1], [1, 0, 0]]

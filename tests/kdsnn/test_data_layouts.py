@@ -7,8 +7,9 @@ import pytest
 import kdsnn
 from kdsnn.data import load
 from kdsnn.data.events.layouts import GESTURES
+from kdsnn.data.events.public import OBJECTS
 from kdsnn.errors import KdsnnError
-from tests.event_files import as_aedat, as_aedat_2, stream
+from tests.event_files import as_aedat, as_aedat_2, as_bin, stream
 
 
 def gestures(folder):
@@ -223,3 +224,64 @@ def test_frames_that_spikingjelly_cut(tmp_path):
         with pytest.raises(KdsnnError, match=message) as caught:
             load(f"events:{tmp_path / 'f'}")
         assert str(odd) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def nmnist(folder):
+    for part in ("Train", "Test"):
+        for digit in range(10):
+            (folder / part / str(digit)).mkdir(parents=True)
+            (folder / part / str(digit) / "00001.bin").write_bytes(as_bin(stream(digit, count=40, wide=20)))
+
+
+@pytest.mark.parametrize("inner", ["", "NMNIST", "extract"])
+def test_nmnist_by_its_name_has_the_size_of_its_sensor(tmp_path, inner):
+    nmnist(tmp_path / inner)
+    data = load(f"nmnist:{tmp_path}+frames4")
+    assert data.name == f"nmnist:{tmp_path}+frames4" and data.sample_shape == (4, 2, 34, 34)
+    assert data.class_names == tuple("0123456789") and data.y_test.tolist() == list(range(10))
+    by_layout = load(f"events:{tmp_path / inner}+frames4")
+    height, width = by_layout.sample_shape[-2:]
+    assert height <= 20 and np.array_equal(by_layout.x_train, data.x_train[..., :height, :width])
+
+
+def test_what_a_named_data_set_lacks_is_said(tmp_path):
+    nmnist(tmp_path)
+    (tmp_path / "Test" / "7" / "00001.bin").unlink()
+    (tmp_path / "Test" / "9" / "00001.bin").unlink()
+
+    def refused(spec):
+        with pytest.raises(KdsnnError) as caught:
+            load(spec)
+        assert "\n" not in str(caught.value)
+        return str(caught.value)
+
+    assert "it lacks Test/7/*.bin and 1 more: give the folder in which N-MNIST was unpacked" in refused(
+        f"nmnist:{tmp_path}"
+    )
+    for digit in (7, 9):
+        (tmp_path / "Test" / str(digit) / "00001.bin").write_bytes(as_bin(stream(0, wide=20)))
+    for part in ("Train", "Test"):
+        (tmp_path / part / "other").mkdir()
+        (tmp_path / part / "other" / "1.bin").write_bytes(as_bin(stream(0, wide=20)))
+    assert "N-MNIST has no class other" in refused(f"nmnist:{tmp_path}").replace("'", "")
+    assert "it lacks trials_to_train.txt" in refused(f"dvs-gesture:{tmp_path}")
+    assert "no such folder" in refused(f"shd:{tmp_path / 'nowhere'}")
+    assert "lacks airplane/*.aedat* and 9 more" in refused(f"cifar10-dvs:{tmp_path}")
+
+
+def test_the_other_named_data_sets(tmp_path):
+    gestures(tmp_path / "g" / "DvsGesture")
+    assert load(f"dvs-gesture:{tmp_path / 'g'}+frames2+down4").sample_shape == (2, 2, 32, 32)
+    # two in one folder, which events:DIR refuses
+    for name in ("shd", "ssc"):
+        for part, count in (("train", 6), ("test", 3)):
+            spoken(tmp_path / f"{name}_{part}.h5", count, 0)
+    with pytest.raises(KdsnnError, match="give each data set a folder of its own"):
+        load(f"events:{tmp_path}")
+    assert load(f"ssc:{tmp_path}+frames4").sample_shape == (4, 1, 1, 700)
+    for index, name in enumerate(OBJECTS):
+        (tmp_path / "c" / name).mkdir(parents=True)
+        for k in range(3):
+            (tmp_path / "c" / name / f"{k}.aedat").write_bytes(as_aedat_2(stream(3 * index + k, count=30, wide=60)))
+    data = load(f"cifar10-dvs:{tmp_path / 'c'}+frames2")
+    assert data.sample_shape == (2, 2, 128, 128) and data.class_names == OBJECTS

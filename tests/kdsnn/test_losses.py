@@ -251,3 +251,31 @@ def test_no_loss_teaches_the_teacher(case, stages):
     )
     total.backward()
     assert teacher.grad is None and all(f.grad is None for f in features)
+
+
+LOSSES = {
+    "hard": lambda z, t, y: losses.hard(z, y, label_smoothing=0.1),
+    "every step": lambda z, t, y: losses.hard(z, y, label_smoothing=0.1, every_step=True),
+    "response": lambda z, t, y: losses.response(z, t, y, alpha=0.3, temperature=2.0),
+    "feature": lambda z, t, y: losses.feature(z, y, [z[0, :, :, None, None]], [t[:, :, None, None]], weight=0.1),
+    "temporal": lambda z, t, y: losses.temporal(z, t, y, temperature=2.0, teacher_weight=0.2, self_weight=0.5),
+    "selective": lambda z, t, y: losses.selective(z, t, y, temperature=2.0, teacher_weight=0.6, self_weight=0.1),
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_labels_of_mixed_samples(case, name):
+    """A label of one class is that class; of two, the cross entropy is the mean weighted by their shares."""
+    student, teacher, labels = case
+    one = torch.nn.functional.one_hot(labels, K).double()
+    whole = LOSSES[name](student, teacher, labels).item()
+    assert LOSSES[name](student, teacher, one).item() == pytest.approx(whole, rel=1e-12)
+    other = (labels + 1) % K
+    mix = 0.7 * one + 0.3 * torch.nn.functional.one_hot(other, K).double()
+    told = [
+        losses.hard(student, y, every_step=name in ("every step", "temporal", "selective")) for y in (labels, other)
+    ]
+    smoothing = name in ("hard", "every step")
+    share = (0.9 if smoothing else 0.7 if name == "response" else 1.0) * 0.3
+    expected = whole + share * (told[1] - told[0]).item()
+    assert LOSSES[name](student, teacher, mix).item() == pytest.approx(expected, rel=1e-10)

@@ -116,6 +116,8 @@ def test_neurons() -> None:
     for node in nodes.values():
         assert (node.v_threshold, node.v_reset, node.detach_reset, node.step_mode) == (1.0, 0.0, True, "m")
     assert nodes["lif"](torch.full((3, 1), 0.6)).flatten().tolist() == [0, 0, 1]  # 0.6, 0.9, 1.05
+    soft = small("cnn2", spiking=True, reset="soft").get_submodule("body.stage1.act1")
+    assert soft(torch.full((5, 1), 0.6)).flatten().tolist() == [0, 1, 0, 1, 1]  # 0.6, 1.2, 0.8, 1.4, 1.0
 
 
 @every_model
@@ -238,6 +240,7 @@ def test_teacher_feature_is_the_output_of_its_batchnorm(name: str) -> None:
         ("cnn2", {"input_shape": (28, 28)}, "input shape"),
         ("cnn2", {"readout": "spikes"}, "choose rate, voting or membrane"),
         ("cnn2", {"neuron": "izhikevich"}, "choose if or lif"),
+        ("cnn2", {"reset": "half"}, "choose hard or soft"),
     ],
 )
 def test_errors_are_one_readable_sentence(name: str, arguments: dict[str, object], message: str) -> None:

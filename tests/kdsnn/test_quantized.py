@@ -13,6 +13,7 @@ import torch
 from spikingjelly.activation_based.functional import reset_net
 from torch import nn
 
+import kdsnn
 from exporters.errors import DeployError
 from exporters.from_torch import from_torch
 from exporters.graph import IF, LIF, AvgPool2d, Conv2d, Flatten, Input, Linear, MaxPool2d, Output, SpikingGraph, chain
@@ -20,11 +21,12 @@ from exporters.passes.quantize import quantize
 from hardware import emulator
 from kdsnn import checkpoint
 from kdsnn.checkpoint import CheckpointInfo
-from kdsnn.data import load
+from kdsnn.data import DataSet, load
 from kdsnn.errors import KdsnnError
 from kdsnn.models import Network, build
 from kdsnn.models.folded import FoldedNetwork, _module_of, described
 from kdsnn.models.layer_list import graph_of, layer_list
+from kdsnn.models.register_neurons import RegisterNode
 from kdsnn.models.rounding import Rounded
 from kdsnn.train import DivergedError, RunFiles, TrainConfig, distill
 from kdsnn.train.grid import QuantizedNetwork, deviations, quantized
@@ -186,7 +188,7 @@ def every_kind() -> SpikingGraph:
         "maximum": MaxPool2d((2, 1), (1, 1), (1, 0)),
         "flat": Flatten(),
         "fc": Linear(rng.normal(size=(5, 24)), rng.normal(size=5)),
-        "out": IF(0.3),
+        "out": IF(0.3, "soft", start=0.125),
         "output": Output("rate"),
     }
     edges = [
@@ -248,12 +250,12 @@ def test_a_bias_may_be_a_whole_map():
 
 def test_what_a_folded_network_cannot_be():
     graph = every_kind()
-    for node, message in (
-        (IF(1.0, "soft"), "reset by subtraction"),
-        (LIF(1.0, 0.5, current_leak=0.5), "current persists"),
-    ):
-        with pytest.raises(KdsnnError, match=f"out: .*{message}"):
-            FoldedNetwork(graph.with_nodes({"out": node}))
+    with pytest.raises(KdsnnError, match=r"out: .*current persists"):
+        FoldedNetwork(graph.with_nodes({"out": LIF(1.0, 0.5, current_leak=0.5)}))
+    layers = [dict(one) for one in layer_list(graph)]
+    layers[-2]["arguments"] = {"v_threshold": 0.3, "reset": "sometimes"}
+    with pytest.raises(ValueError, match="'sometimes' is unknown; there are hard and soft"):
+        graph_of(layers, (2, 8, 8), 4)
     nodes = [("image", Input((4,))), ("a.b", Linear(np.ones((4, 4)))), ("a", IF(1.0)), ("output", Output())]
     with pytest.raises(ValueError, match="layer a does not follow from those before it"):
         FoldedNetwork(chain(nodes, 1))
@@ -294,6 +296,104 @@ def test_the_chip_is_given_what_training_saw(name, kinds, tmp_path):
         assert 0.02 < np.mean([s.mean() for s in spikes.values()]) < 0.7
         for layer, expected in recorder.spikes.items():
             np.testing.assert_array_equal(spikes[layer], expected)
+
+
+def spikes_on(network: nn.Module, x: torch.Tensor, T: int, names: list[str]) -> dict[str, np.ndarray]:
+    kept: dict[str, np.ndarray] = {}
+
+    def keeper(name):
+        return lambda module, args, out: kept.__setitem__(name, out.movedim(0, 1).numpy())
+
+    hooks = [network.get_submodule(name).register_forward_hook(keeper(name)) for name in names]
+    with torch.no_grad():
+        network.forward_static(x, T)
+    reset_net(network)
+    for hook in hooks:
+        hook.remove()
+    return kept
+
+
+def randomly(rng: np.random.Generator, leak: float, reset: str, start: float) -> SpikingGraph:
+    """Random weights, every neuron with this leak and reset, thresholds and starts of their own."""
+
+    def neurons(threshold: float) -> IF | LIF:
+        if leak == 1:
+            return IF(threshold, reset, start=start * threshold)
+        return LIF(threshold, leak, reset, start=start * threshold)
+
+    nodes = {
+        "image": Input((2, 6, 6)),
+        "a": Conv2d(rng.normal(size=(5, 2, 3, 3)), rng.normal(size=5) / 4, padding=(1, 1)),
+        "fires": neurons(0.9),
+        "b": Conv2d(rng.normal(size=(5, 5, 3, 3)) / 2, rng.normal(size=5) / 9, padding=(1, 1)),
+        "same": Conv2d(rng.normal(size=(5, 1, 1, 1)), None, groups=5),
+        "again": neurons(1.3),
+        "average": AvgPool2d((2, 2), (2, 2), divisor=4),
+        "flat": Flatten(),
+        "fc": Linear(rng.normal(size=(7, 45)) / 2, rng.normal(size=7) / 9),
+        "out": neurons(0.4),
+        "output": Output("rate"),
+    }
+    edges = [*itertools.pairwise(["image", "a", "fires", "b", "again", "average", "flat", "fc", "out", "output"])]
+    return SpikingGraph(nodes, (*edges, ("fires", "same"), ("same", "again")), 12)
+
+
+@pytest.mark.parametrize("leak", [1.0, 0.5, 0.9])
+@pytest.mark.parametrize(("reset", "start"), [("soft", 0.0), ("soft", 0.45), ("hard", -0.3)])
+def test_reset_by_subtraction_and_starts_train_with_the_registers_of_the_chip(leak, reset, start):
+    """The grid's forward pass gives the spikes of the deployed network, whatever its bits and how long it runs."""
+    rng, T = np.random.default_rng(int(100 * leak)), 12
+    x = rng.integers(0, 256, (5, 2, 6, 6)) / 255
+    for bits in (2, 3, 6):
+        trained = QuantizedNetwork(randomly(rng, leak, reset, start), (), bits).eval()
+        with torch.no_grad():
+            for parameter in trained.parameters():
+                parameter.mul_(1 + 0.1 * torch.rand_like(parameter))
+        deployed = trained.deployed().eval()
+        assert deviations(trained, deployed, (2, 6, 6), T) == ()
+        layers = json.loads(json.dumps(deployed.description()))
+        again = described(checkpoint._tuples(layers), (), (2, 6, 6), 7)
+        again.load_state_dict(deployed.state_dict())
+        graph, _ = quantize(from_torch(again.eval(), (2, 6, 6), T), bits=bits)
+        recorder = emulator.Recorder(graph)
+        emulator.run(graph, graph.encode(x.astype(np.float32)), observe=recorder)
+        images, names = torch.from_numpy(x).float(), list(graph.neurons)
+        seen, floats = (spikes_on(network, images, T, names) for network in (trained, again))
+        for name, expected in recorder.spikes.items():
+            assert 0.02 < expected.mean() < 0.98
+            np.testing.assert_array_equal(seen[name], expected)
+            if leak == 1:  # a network of floats has no level apart from what it subtracts: whole membranes need none
+                np.testing.assert_array_equal(floats[name], expected)
+
+
+def test_registers_by_hand():
+    """S = 4, V = 6, leak 1/2: fires above 5, takes 6 away, and cuts off toward zero in 64ths."""
+    node = RegisterNode(0.5, "soft")
+    node.hold(4.0, 6, 3)
+    x = torch.tensor([1.1, 0.0, 0.9, 2.0, -3.0]).reshape(5, 1)  # 4, 0, 4, 8, -12 units
+    # 1.5 + 4 = 5.5 fires: -0.5; -0.25; -0.125 + 4 = 3.875; 1.9375 + 8 fires: 3.9375; 1.96875 → 126/64 - 12
+    assert node(x).flatten().tolist() == [1, 0, 0, 1, 0]
+    assert node.v.item() == 126 / 64 - 12
+    node.reset()
+    assert node(x[:1]).item() == 1 and node.v.item() == -0.5
+
+
+@pytest.mark.parametrize(("leak", "reset"), [(1.0, "soft"), (0.5, "soft"), (1.0, "hard")])
+def test_gradients_through_registers_are_those_of_spikingjelly(leak, reset):
+    """On a fine grid both are the same network."""
+    torch.manual_seed(0)
+    scale = 2.0**14
+    ours = RegisterNode(leak, reset)
+    ours.hold(scale, 2**14, 0)
+    theirs = _module_of("theirs", IF(1.0, reset) if leak == 1 else LIF(1.0, leak, reset))
+    weights, found = torch.randn(6, 50), []
+    for node in (ours, theirs):
+        x = torch.randn(6, 50, generator=torch.Generator().manual_seed(1)).add(0.3).requires_grad_()
+        spikes = node(x)
+        (spikes * weights).sum().backward()
+        found.append((spikes, x.grad))
+    assert 0.1 < found[0][0].mean() < 0.6 and torch.equal(found[0][0], found[1][0])
+    torch.testing.assert_close(found[0][1], found[1][1], rtol=2e-3, atol=2e-3)
 
 
 def test_a_register_that_sets_the_scale_is_named():
@@ -363,6 +463,25 @@ def test_training_goes_on_bit_identical_where_it_was_killed(digits, networks, tm
     assert [record.loss for record in history] == [record.loss for record in expected]
     start = quantized(copy.deepcopy(trained), (1, 8, 8), CONFIG.T, 3).deployed().state_dict()
     assert any(not torch.equal(start[name], whole[name]) for name in whole)
+
+
+def test_a_student_that_resets_by_subtraction_is_distilled_quantized_and_deployed(tmp_path):
+    """By the verbs: the reset is in the checkpoint, and the accuracy written there is that of the integers."""
+    rng = np.random.default_rng(0)
+    dots, labels = rng.integers(0, 256, (48, 1, 8, 8)).astype(np.uint8), np.arange(48) % 4
+    data = DataSet("dots", dots, labels, dots[:20], labels[:20], classes=4)
+    small = {"channels": (4, 4), "hidden": 16}
+    common = {"data": data, "method": "none", "epochs": 2, "batch_size": 12}
+    start = kdsnn.distill("cnn2", **common, T=3, options=small, reset="soft", neuron="lif")
+    assert start.info.reset == "soft" and start.module.get_submodule("body.stage1.act1").v_reset is None
+    found = kdsnn.distill("cnn2", **common, quantize=3, start=start)
+    checkpoint.save(tmp_path / "q.safetensors", found.module, found.info)
+    read, info = checkpoint.load(tmp_path / "q.safetensors")
+    assert info.reset == "soft" and info == found.info
+    kinds = {one["arguments"].get("reset", "hard") for one in info.quantized["layers"] if one["kind"] == "lif"}
+    assert kinds == {"soft"} and read.get_submodule("body.stage1.act1").v_reset is None
+    ran = kdsnn.run(tmp_path / "q.safetensors", data, on=["emulator"])
+    assert ran.to_dict()["runs"][0]["accuracy"] == pytest.approx(info.metrics["test_accuracy"])
 
 
 def test_weights_that_diverge_are_noticed(digits, networks):

@@ -44,7 +44,7 @@ def test_what_the_user_gives_goes_before_the_recipe() -> None:
     assert augmented(recipe, {"flip": False}) == Augmentation(crop=4, cutout=8)
     assert augmented(recipe, {"crop": 0, "flip": False, "cutout": 0, "auto": True}) == Augmentation(auto=True)
     assert augmented(recipe, Augmentation()) == Augmentation()
-    with pytest.raises(KdsnnError, match="no 'turn'; it has crop, flip, cutout, auto, roll, drop"):
+    with pytest.raises(KdsnnError, match="no 'turn'; it has crop, flip, cutout, auto, roll, drop, mix"):
         augmented(recipe, {"turn": 1})
 
 

@@ -1,5 +1,7 @@
 """Students and teachers of frames over time."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,10 +10,14 @@ from torch import nn
 
 import kdsnn
 from kdsnn import checkpoint, models, train
-from kdsnn.data import DataSet
+from kdsnn.data import Augmentation, DataSet
+from kdsnn.deploy.counting import count_ann
 from kdsnn.errors import KdsnnError
+from kdsnn.train import losses
 from kdsnn.train.calling import CallingConvention, convention_of
 from kdsnn.train.learner import Learner
+from kdsnn.train.objectives import Batch, objective_of, teacher_logits
+from profilers.counting.flops import count_module
 
 T, SHAPE = 3, (2, 8, 8)
 QUICK = train.TrainConfig(epochs=4, batch_size=16, lr=0.05, warmup_epochs=0, T=T)
@@ -60,6 +66,82 @@ def test_a_step_sees_its_frame_alone():
     functional.set_step_mode(network, "s")
     one_by_one = torch.stack([network(x[:, t]) for t in range(T)])
     assert torch.equal(output, one_by_one)
+
+
+def test_a_teacher_of_each_frame_answers_for_each_and_is_averaged_where_steps_are():
+    data, teacher = moving(8), ann().eval()
+    x, picked = torch.from_numpy(data.x_train).float(), torch.tensor([5, 0, 2])
+    batch = Batch(x[picked], torch.from_numpy(data.y_train)[picked], picked)
+    with torch.no_grad():
+        by_hand = torch.stack([teacher(x[picked, t]) for t in range(T)])
+        for augmented in (False, True):  # from the cache, and asked anew
+            found = teacher_logits(teacher, data, torch.device("cpu"), augmented=augmented, frames="each")(batch)
+            torch.testing.assert_close(found, by_hand)
+        assert not torch.allclose(by_hand.mean(0), teacher(x[picked].mean(1)), atol=1e-3)
+        output, _ = Learner(teacher, frames="each").eval()(x[picked])
+    torch.testing.assert_close(output, by_hand)
+    assert len(train.evaluate(teacher, data, frames="each")) == T
+    shared = {"temperature": 3.0, "label_smoothing": 0.0}
+    spikes = torch.randint(0, 2, (T, 3, 2), generator=torch.Generator().manual_seed(0)).float()
+    weights = {"teacher_weight": 0.2, "self_weight": 0.5}
+    expected = {
+        "response": losses.response(spikes, by_hand.mean(0), batch.labels, alpha=0.5, **shared),
+        "temporal": losses.temporal(spikes, by_hand, batch.labels, **weights, **shared),
+    }
+    for method, loss in expected.items():
+        config = replace(QUICK, teacher_frames="each", temperature=3.0)
+        learner = Learner(student(), T, CallingConvention("multi-step"))
+        objective, _ = objective_of(method, learner, teacher, data, config, torch.device("cpu"), augmented=False)
+        torch.testing.assert_close(objective(spikes, [], batch), loss)
+    # a student that shows no step by itself learns from the mean
+    config = replace(QUICK, teacher_frames="each", temperature=3.0)
+    objective, _ = objective_of("temporal", learner, teacher, data, config, torch.device("cpu"), augmented=False)
+    mean = spikes.mean(0, keepdim=True)
+    told = losses.temporal(mean, by_hand.mean(0), batch.labels, **weights, **shared)
+    torch.testing.assert_close(objective(mean, [], batch), told)
+
+
+def test_a_teacher_is_trained_on_each_frame_and_its_student_asks_it_so(tmp_path):
+    """A bar at the top and then at the bottom, or the other way round, has the same mean; the first frame tells them apart."""
+    data, rest = moving(32), {"epochs": 1, "batch_size": 16, "options": {"channels": (8, 8), "hidden": 16}}
+    teacher = kdsnn.pretrain("cnn2", data, teacher_frames="each", **rest)
+    checkpoint.save(tmp_path / "t.safetensors", teacher.module, teacher.info)
+    info = checkpoint.read_info(tmp_path / "t.safetensors")
+    assert (info.preprocessing, info.frames) == ("each frame", "each") and info == teacher.info
+    assert kdsnn.evaluate(tmp_path / "t.safetensors", data).accuracy == teacher.accuracy
+    for asked in (None, "mean"):
+        student = kdsnn.distill("cnn2", data, teacher=teacher, method="feature", teacher_frames=asked, **rest)
+        assert student.info.training["teacher_frames"] == (asked or "each")
+    counted = count_ann(teacher, data, data.x_test, data.y_test)[0].counts
+    assert counted.macs == T * count_module(teacher.module, SHAPE).macs
+    still = replace(data, name="stills", x_train=data.x_train[:, 0], x_test=data.x_test[:, 0])
+    with pytest.raises(KdsnnError, match="stills are images, and only data over time has frames"):
+        kdsnn.distill("cnn2", still, method="none", teacher_frames="each")
+    with pytest.raises(KdsnnError, match="sees the mean of the frames; leave it out"):
+        kdsnn.pretrain("cnn2", data, teacher_frames="each", quantize_activations=3)
+
+
+@pytest.mark.parametrize("method", ["response", "temporal"])
+def test_mixed_samples_are_trained_on_and_a_run_that_was_killed_mixes_the_same(method, tmp_path):
+    data, teacher = moving(32), ann()
+    augmentation = Augmentation(mix=0.7)
+
+    def run(**rest):
+        shown = {"augment": augmentation.apply, "mix": augmentation.mixes(data.classes)}
+        config = replace(QUICK, epochs=2)
+        found = train.distill(student(), data, config, method=method, teacher=teacher, **{**shown, **rest})
+        return {name: tensor.clone() for name, tensor in found.module.state_dict().items()}
+
+    def killed(done, total):
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(files=train.RunFiles(tmp_path / "state", every_seconds=0), on_step=killed)
+    resumed, whole = run(files=train.RunFiles(tmp_path / "state", every_seconds=0, resume=True)), run()
+    assert all(torch.equal(resumed[name], whole[name]) for name in whole)
+    unmixed = run(mix=None)
+    assert any(not torch.equal(unmixed[name], whole[name]) for name in whole)
 
 
 class Stepwise(nn.Module):

@@ -84,7 +84,7 @@ def layout_of(folder: Path, seed: int) -> Layout:
     except OSError:  # said by what looks for class folders
         pairs = []
     if len(pairs) == 1:
-        return _spikes(folder / pairs[0])
+        return spikes_of(folder / pairs[0])
     if pairs:
         raise KdsnnError(f"{folder} holds {' and '.join(pairs)}: give each data set a folder of its own.")
     found = class_files(folder, seed, RECORDINGS)
@@ -158,8 +158,8 @@ def _one_piece(pieces: Callable[[], list[list[Events]]], index: int) -> Iterator
     yield from pieces()[index]
 
 
-def _spikes(path: Path) -> Layout:
-    """Read SHD or SSC, of which `path` is the training part."""
+def spikes_of(path: Path) -> Layout:
+    """Read SHD or SSC, of which `path` is the training part. Raises KdsnnError naming a file that is damaged."""
     (train, y_train, names), (test, y_test, _) = (_spike_file(one) for one in (path, _other_part(path)))
     if not names:
         names = tuple(str(k) for k in range(int(max(y_train.max(), y_test.max())) + 1))

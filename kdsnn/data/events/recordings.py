@@ -16,6 +16,7 @@ from kdsnn.data.dataset import DataSet
 from kdsnn.data.events.cleaning import Cleaning, Size, cleaning_in
 from kdsnn.data.events.cutting import FrameCut, cut_in, extent
 from kdsnn.data.events.layouts import Layout, Recording, layout_of
+from kdsnn.data.events.public import public_layout
 from kdsnn.data.events.stored_frames import are_frames, load_frames
 from kdsnn.data.storage import empty
 from kdsnn.errors import KdsnnError
@@ -52,16 +53,16 @@ def reading_of(variants: Sequence[str]) -> tuple[Reading, list[str]]:
     return reading, []
 
 
-def load_recordings(folder: Path, seed: int, reading: Reading | None = None) -> DataSet:
+def load_recordings(folder: Path, seed: int, reading: Reading | None = None, public: str | None = None) -> DataSet:
     """Read the recordings below `folder` and cut each into frames.
 
     The sensor is as large as the events of all files take up, unless the layout says its size. `seed` draws the test set
-    where there is none.
+    where there is none. `public` insists on one of `kdsnn.data.events.public`.
 
     Raises KdsnnError naming the folder or file and the remedy.
     """
     reading = reading or Reading()
-    found = layout_of(folder, seed)
+    found = layout_of(folder, seed) if public is None else public_layout(public, folder, seed)
     if are_frames(found):
         if reading.cleaning:
             raise KdsnnError(f"{folder} holds frames, cut elsewhere, and{reading.changes} is for events: leave it out.")

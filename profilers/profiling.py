@@ -14,7 +14,7 @@ import torch
 from exporters.errors import DeployError
 from exporters.graph import Array, SpikingGraph
 from profilers import report
-from profilers.counting.activity import ActivityCounter
+from profilers.counting.activity import Activity, ActivityCounter
 from profilers.counting.neurobench import MixedInputs
 from profilers.counting.sizes import samples_within
 from profilers.energy.models import EnergyModel
@@ -142,6 +142,33 @@ def count(
     accuracies = [[] if labels is None else (row / len(x)).tolist() for row in right]
     runs = _runs(graphs, counters, mixed, accuracies, None if drift is None else drift.per_sample(len(x)))
     return Student(name, runs[0], runs[1] if quantized is not None else None, role)
+
+
+def activity(
+    graph: SpikingGraph,
+    x: Samples,
+    labels: Array,
+    *,
+    run: NetworkRunner,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[Activity, tuple[float, ...]]:
+    """Samples run through one network once: what it does, and its accuracy after the first 1, 2, … T steps; as `count`.
+
+    Raises:
+        DeployError: samples that do not fit the graph.
+    """
+    counter = ActivityCounter(graph)
+    right = np.zeros(graph.T, np.int64)
+    for start, size in _chunks(len(x), graph):
+        part = slice(start, start + size)
+
+        def show(done: int, start: int = start) -> None:
+            if progress is not None:
+                progress(start + done, len(x))
+
+        outcome = run(graph, graph.encode(x[part]), observe=counter, progress=show)
+        right += [round(size * outcome.accuracy(labels[part], t)) for t in range(1, graph.T + 1)]
+    return counter.result(), tuple((right / len(x)).tolist())
 
 
 def _runs(

@@ -84,8 +84,8 @@ def profile(
         list[str] | None,
         typer.Option(
             "--format",
-            help="html, json, csv, markdown, latex or neurobench, of a sweep html, json, csv or svg (repeatable); the first three "
-            "by default.",
+            help="html, json, csv, markdown, latex or neurobench (repeatable); the first three by default. Of a sweep html, json, "
+            "csv or svg; all by default.",
         ),
     ] = None,
     seconds_per_image: Annotated[
@@ -113,7 +113,7 @@ def profile(
 ) -> None:
     """Count parameters, FLOPs, spikes, SynOps and energy; write report.html, report.json and layers.csv.
 
-    Several SOURCEs, --bits or --timesteps are a sweep: sweep.html, sweep.json and sweep.csv.
+    Several SOURCEs, --bits or --timesteps are a sweep: sweep.html, .svg, .json and .csv.
     """
     import kdsnn
     from kdsnn.cli.console import command_line, draw, print_json, progress

@@ -77,7 +77,7 @@ def profile(
     """Count parameters, FLOPs, spikes, SynOps and energy; `.write(folder)` makes report.html, report.json and layers.csv of it.
 
     Several networks, bits or numbers of steps are a sweep: accuracy against every cost in one table and one picture, of
-    which `.write(folder)` makes sweep.html, sweep.json and sweep.csv.
+    which `.write(folder)` makes sweep.html, .svg, .json and .csv.
 
     Args:
         source: whatever `lower` takes, what it returned, or an ANN (which stands alone); several in a sequence are a sweep.
@@ -322,8 +322,9 @@ def report_formats(names: Sequence[str] | None, *, sweep: bool = False) -> Seque
         DeployError: one that there is not.
     """
     from profilers import report
-    from profilers.report.sweep_result import known_sweep_formats
+    from profilers.report import sweep_result
 
-    known = known_sweep_formats if sweep else report.known_formats
-    found: Sequence[str] = known(names or report.DEFAULT_FORMATS)
+    if sweep:
+        return sweep_result.known_sweep_formats(names or sweep_result.FORMATS)
+    found: Sequence[str] = report.known_formats(names or report.DEFAULT_FORMATS)
     return found

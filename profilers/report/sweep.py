@@ -138,8 +138,8 @@ def cost_axes(
         axis("memory", "Weight memory", "B", "weights"),
         axis("membranes", "Membrane memory", "B", "none"),
         *(axis(f"energy:{m.name}", f"Energy: {m.title}", "J", energy_dependence(m)) for m in priced),
-        *(axis(f"cores:{name}", f"{title} cores", "", "placement", shown=True) for name, title in chips.items()),
-        *(axis(f"chips:{name}", f"{title} chips", "", "placement") for name, title in chips.items()),
+        *(axis(f"cores:{name}", f"{title} cores", "", "weights", shown=True) for name, title in chips.items()),
+        *(axis(f"chips:{name}", f"{title} chips", "", "weights") for name, title in chips.items()),
         *(
             axis(f"latency:{m.name}", f"Latency: {m.title}", "s", time_dependence(m), at_least=m.at_least)
             for m in times

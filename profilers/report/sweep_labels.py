@@ -23,13 +23,16 @@ _Box = tuple[float, float, float, float]
 """Left, right, top, bottom in pixels."""
 
 
-def placed(labels: Sequence[Label], bounds: _Box) -> Iterator[tuple[Label, float, float, str]]:
+def placed(
+    labels: Sequence[Label], bounds: _Box, marks: Sequence[tuple[float, float]] = ()
+) -> Iterator[tuple[Label, float, float, str]]:
     """Each label with the place of its text (x in percent, y of its base line) and its anchor.
 
-    Of the places around a point, the first that is free within the bounds (left and right in percent); the least crowded
-    where none is.
+    Of the places around a point, the first that is free within the bounds (left and right in percent), of the other points
+    and of `marks` beside them; the least crowded where none is.
     """
-    points = [_around(label.x * NARROWEST / 100, label.y, 2 * _RADIUS, 2 * _RADIUS) for label in labels]
+    all_marks = [*((label.x, label.y) for label in labels), *marks]
+    points = [_around(x * NARROWEST / 100, y, 2 * _RADIUS) for x, y in all_marks]
     left, right = bounds[0] * NARROWEST / 100, bounds[1] * NARROWEST / 100
     taken: list[_Box] = []
     for label in labels:
@@ -47,17 +50,19 @@ def placed(labels: Sequence[Label], bounds: _Box) -> Iterator[tuple[Label, float
 
 
 def _places(label: Label) -> Iterator[tuple[float, float, str]]:
-    """Places of a text, the best first: right, left, above, below, then the corners, then farther away."""
+    """Places of a text, the best first: fronts go up and to the right of a point, lines of a series mostly too, so below it,
+    and then around it and farther away."""
     x, y = label.x * NARROWEST / 100, label.y
     for away in (1.0, 2.2, 3.4):
         side, up = 9 * away, 10 * away
-        yield x + side, y + 4, "start"
-        yield x - side, y + 4, "end"
-        yield x, y - up, "middle"
+        yield x + side * 0.7, y + up * 0.6 + 8, "start"
         yield x, y + up + 8, "middle"
-        for sideways, anchor in ((side * 0.8, "start"), (-side * 0.8, "end")):
-            yield x + sideways, y - up * 0.7, anchor
-            yield x + sideways, y + up * 0.7 + 8, anchor
+        yield x, y - up, "middle"
+        yield x - side * 0.8, y - up * 0.7, "end"
+        yield x - side, y + 4, "end"
+        yield x + side, y + 4, "start"
+        yield x - side * 0.8, y + up * 0.7 + 8, "end"
+        yield x + side * 0.8, y - up * 0.7, "start"
 
 
 def _box(place: tuple[float, float, str], width: float) -> _Box:
@@ -66,8 +71,8 @@ def _box(place: tuple[float, float, str], width: float) -> _Box:
     return left, left + width, y - _LINE + 2, y + 2
 
 
-def _around(x: float, y: float, width: float, height: float) -> _Box:
-    return x - width / 2, x + width / 2, y - height / 2, y + height / 2
+def _around(x: float, y: float, size: float) -> _Box:
+    return x - size / 2, x + size / 2, y - size / 2, y + size / 2
 
 
 def _shared(a: _Box, b: _Box) -> float:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from profilers.report import sweep_picture
 from profilers.report.html import environment
 from profilers.report.sweep import SweepData
-from profilers.report.sweep_picture import picture
 from profilers.report.sweep_tables import equal_page_table, page_table, remarks
 from profilers.report.sweep_words import DOMINANCE
 
@@ -16,7 +16,7 @@ def render(sweep: SweepData) -> str:
         .get_template("sweep.html.j2")
         .render(
             sweep=sweep,
-            picture=picture(sweep),
+            picture=sweep_picture,
             points=page_table(sweep),
             equal=equal_page_table(sweep),
             remarks=remarks(sweep),

@@ -1,8 +1,8 @@
-"""The picture of a sweep: accuracy against each cost, small multiples in one SVG.
+"""The picture of a sweep: accuracy against each cost, small multiples.
 
-Lengths across are percentages of the page and heights are pixels, as in `svg_charts`. Panels stand in two columns, and in
-one on a narrow page: then the picture's own style sheet moves them. Written alone (`standalone`), it has a fixed size and
-its colors are spelled out, so that other programs than browsers can show it.
+Lengths across are percentages and heights are pixels, as in `svg_charts`: on the page every panel is a chart of its own, in
+as many columns as there is room for; `standalone` puts them into one SVG of a fixed size with the colors spelled out, so
+that other programs than browsers can show it.
 """
 
 from __future__ import annotations
@@ -33,69 +33,102 @@ from profilers.report.sweep_words import (
 )
 
 _TEMPLATES = Path(__file__).parent / "templates"
-_WIDTH = 1000
+_WIDTH, _MARGIN = 1000, 20
 """Of the picture alone, in pixels."""
 _PANEL, _TOP, _PLOT, _GAP = 262, 50, 170, 18
 _LEFT, _RIGHT = 11.0, 96.0
-_LEGEND_ROW, _CAPTION = 22, 44
+_LINE = 22
 _LOGARITHMIC = 30
 """From this ratio of the largest cost to the smallest on, the axis is logarithmic."""
+_FAR_ERRORS = 4
+"""From this ratio of the largest error to the smallest on, accuracies are logarithmic in the error."""
 _SHAPES = ("M-5,0a5,5 0 1,0 10,0a5,5 0 1,0 -10,0z", "M-4.5,-4.5h9v9h-9z", "M0,-6.3L6.3,0L0,6.3L-6.3,0z", "M0,-6L5.8,4.5L-5.8,4.5z")  # fmt: skip
 COLORS = 8
 """Colors of series, `.c0` to `.c7` of the style sheet."""
 
 
 @dataclass(frozen=True)
-class _Scale:
-    """Values of a cost lie at a percentage of the panel's width; the ticks are values too."""
+class AxisScale:
+    """Where values lie on an axis; the ticks are values too."""
 
     at: Callable[[float], float]
     ticks: tuple[float, ...]
     logarithmic: bool
 
 
-def picture(sweep: SweepData) -> Markup:
-    """The picture for the page: it takes the page's width and colors."""
-    return _drawn(sweep, 'class="chart sweep" width="100%"', f"<style>{_rules(sweep)}</style>")
+def panels(sweep: SweepData) -> list[Markup]:
+    """One chart per cost, for the page."""
+    head = Markup('<svg class="chart" width="100%" height="{}" role="img" aria-label="Accuracy against {}">{}</svg>')
+    drawn = [(axis.title, _panel(sweep, axis)) for axis in shown(sweep)]
+    return [head.format(_PANEL, title, panel) for title, panel in drawn]
+
+
+def legend(sweep: SweepData) -> list[tuple[Markup, str]]:
+    """The mark and the name of every series."""
+    head = Markup('<svg class="chart key-mark" width="16" height="16">{}</svg>')
+    labels = [series_label(one[0], sweep.points) for one in by_series(sweep.points)]
+    return [(head.format(_marker(_color(i), _shape(i), 0, 8, "", shift=8)), label) for i, label in enumerate(labels)]
+
+
+def caption(sweep: SweepData) -> list[str]:
+    """How to read it, in short lines."""
+    steps = " Numbers are T." if varies(sweep.points, "T") else ""
+    errors = "; accuracy logarithmic in its error" if accuracy_scale(sweep).logarithmic else ""
+    return [
+        "Filled, on the dashed line: the Pareto front of accuracy and this cost.",
+        "Hollow: another point is at least as accurate and at most as expensive.",
+        f"Costs at nominal values{errors}.{steps}",
+    ]
 
 
 def standalone(sweep: SweepData) -> Markup:
     """The picture as a file of its own."""
-    height = _height(sweep, 2)
-    size = f'xmlns="http://www.w3.org/2000/svg" class="chart sweep" width="{_WIDTH}" height="{height}" viewBox="0 0 {_WIDTH} {height}"'
-    ground = '<rect class="page" width="100%" height="100%"/>'
-    return _drawn(sweep, size, f"<style>{_spelled_out()}</style>{ground}")
-
-
-def _drawn(sweep: SweepData, attributes: str, first: str) -> Markup:
-    series = by_series(sweep.points)
-    parts = [_legend(sweep, series), _caption(_legend_rows(series, 4) * _LEGEND_ROW)]
-    top = _above(series, 4)
-    for index, axis in enumerate(shown(sweep)):
+    found, names = panels(sweep), legend(sweep)
+    parts = []
+    for index, (mark, label) in enumerate(names):
+        row, column = divmod(index, 4)
+        place = Markup('<svg x="{}%" y="{}" width="24%" height="{}">').format(25 * column, row * _LINE, _LINE)
+        parts.append(place + mark + Markup('<text class="value" x="20" y="13">{}</text></svg>').format(label))
+    top = math.ceil(len(names) / 4) * _LINE
+    for line in caption(sweep):
+        top += 17
+        parts.append(_text("tick", 0, top, line, "start"))
+    top += _LINE
+    for index, panel in enumerate(found):
         row, column = divmod(index, 2)
-        place = Markup('class="p{}" x="{}%" y="{}" width="48%" height="{}"').format(
-            index, 52 * column, top + row * (_PANEL + _GAP), _PANEL
+        place = Markup('<svg x="{}%" y="{}" width="48%" height="{}">').format(
+            52 * column, top + row * (_PANEL + _GAP), _PANEL
         )
-        parts.append(Markup("<svg {}>{}</svg>").format(place, _panel(sweep, series, axis)))
-    head = Markup('<svg {} role="img" aria-label="Accuracy against each cost, one panel per cost">').format(
-        Markup(attributes)
+        parts.append(place + panel + Markup("</svg>"))
+    height = top + math.ceil(len(found) / 2) * (_PANEL + _GAP)
+    return Markup(
+        '<svg xmlns="http://www.w3.org/2000/svg" class="chart" width="{0}" height="{1}" viewBox="-{2} -{2} {0} {1}" role="img" '
+        'aria-label="Accuracy against each cost, one panel per cost"><style>{3}</style>'
+        '<rect class="page" x="-{2}" y="-{2}" width="{0}" height="{1}"/><svg width="{4}" height="{5}">{6}</svg></svg>\n'
+    ).format(
+        _WIDTH + 2 * _MARGIN,
+        height + 2 * _MARGIN,
+        _MARGIN,
+        Markup(_spelled_out()),
+        _WIDTH,
+        height,
+        Markup("").join(parts),
     )
-    return head + Markup(first) + Markup("").join(parts) + Markup("</svg>")
 
 
-def _panel(sweep: SweepData, series: Sequence[Sequence[SweepPoint]], axis: CostAxis) -> Markup:
-    known = [[p for p in one if axis.name in p.costs] for one in series]
-    scale, levels = _scale(sweep, axis), _levels(sweep)
+def _panel(sweep: SweepData, axis: CostAxis) -> Markup:
+    known = [[p for p in one if axis.name in p.costs] for one in by_series(sweep.points)]
+    scale, levels = _scale(sweep, axis), accuracy_scale(sweep)
 
     def height(accuracy: float) -> float:
-        return _TOP + _PLOT * (levels[-1] - accuracy) / (levels[-1] - levels[0])
+        return _TOP + _PLOT * (1 - levels.at(accuracy))
 
     def place(point: SweepPoint) -> tuple[float, float]:
         return scale.at(point.costs[axis.name].nominal), height(point.accuracy)
 
     front = pareto(sweep.points, axis.name)
     parts = [_heading(sweep, axis, scale)]
-    parts += [_level(height(level), f"{100 * level:.3g}{SPACE}%") for level in levels]
+    parts += [_level(height(level), f"{100 * level:.4g}{SPACE}%") for level in levels.ticks]
     parts += [_tick(scale.at(tick), nominal_text(axis, tick, digits=2, trim=True)) for tick in scale.ticks]
     parts += _references(sweep, axis, scale, height)
     parts += _staircase([place(p) for p in front])
@@ -111,15 +144,20 @@ def _panel(sweep: SweepData, series: Sequence[Sequence[SweepPoint]], axis: CostA
                 f"{axis.title} {cost_text(axis, point.costs[axis.name])}{', on the front' if point in front else ''}"
             )
             css = f"{_color(index)}{'' if point in front else ' off'}"
-            parts.append(_marker(css, _SHAPES[(index + index // COLORS) % len(_SHAPES)], x, y, title))
+            parts.append(_marker(css, _shape(index), x, y, title))
             short = f"{point.T}" if varies(sweep.points, "T") else series_label(point, sweep.points)
             labels.append(Label(x, y, short))
+    marks = [
+        (scale.at(ann.costs[axis.name].nominal), height(ann.accuracy))
+        for ann in sweep.references
+        if axis.name in ann.costs
+    ]
     bounds = (_LEFT - 5, 100.0, float(_TOP - 8), float(_TOP + _PLOT + 4))
-    parts += [_text("name", x, y, label.text, anchor) for label, x, y, anchor in placed(labels, bounds)]
+    parts += [_text("name", x, y, label.text, anchor) for label, x, y, anchor in placed(labels, bounds, marks)]
     return Markup("").join(parts)
 
 
-def _heading(sweep: SweepData, axis: CostAxis, scale: _Scale) -> Markup:
+def _heading(sweep: SweepData, axis: CostAxis, scale: AxisScale) -> Markup:
     said = [BY_BITS[axis.bits]] if varies(sweep.points, "bits") else []
     said += ["lower bounds"] if axis.at_least else []
     said += ["logarithmic"] if scale.logarithmic else []
@@ -131,20 +169,23 @@ def _heading(sweep: SweepData, axis: CostAxis, scale: _Scale) -> Markup:
     ).format(axis.title, axis.title, small)
 
 
-def _references(sweep: SweepData, axis: CostAxis, scale: _Scale, height: Callable[[float], float]) -> list[Markup]:
+def _references(sweep: SweepData, axis: CostAxis, scale: AxisScale, height: Callable[[float], float]) -> list[Markup]:
     """A line at the accuracy of each ANN, with its name, and a mark where its cost is known."""
     parts = []
     for ann in sweep.references:
         y = height(ann.accuracy)
         parts.append(_line("reference", (_LEFT, y), (100, y)))
-        parts.append(_text("reference-text", 100, y - 4, f"{ann.name} {percent(ann.accuracy)}", "end"))
-        if axis.name in ann.costs:
+        known = axis.name in ann.costs
+        aside = known and scale.at(ann.costs[axis.name].nominal) > (_LEFT + 100) / 2
+        where, anchor = (_LEFT, "start") if aside else (100, "end")
+        parts.append(_text("reference-text", where, y - 5, f"{ann.name} {percent(ann.accuracy)}", anchor))
+        if known:
             title = f"{ann.name} ({ann.kind}): {percent(ann.accuracy)}, {cost_text(axis, ann.costs[axis.name])}"
             parts.append(_marker("reference", "M-5,-5L5,5M-5,5L5,-5", scale.at(ann.costs[axis.name].nominal), y, title))
     return parts
 
 
-def _scale(sweep: SweepData, axis: CostAxis) -> _Scale:
+def _scale(sweep: SweepData, axis: CostAxis) -> AxisScale:
     """From 0, or logarithmic where costs lie far apart; ANNs that stand beside the points are in it."""
     values = [one.costs[axis.name].nominal for one in (*sweep.points, *sweep.references) if axis.name in one.costs]
     low, high = min(values), max(values)
@@ -162,12 +203,26 @@ def _scale(sweep: SweepData, axis: CostAxis) -> _Scale:
         return _LEFT + (_RIGHT - _LEFT) * (where - first) / (last - first)
 
     kept = tuple(tick for tick in ticks if _LEFT - 0.01 <= at(tick) <= 100)
-    return _Scale(at, kept, low > 0 and high / low >= _LOGARITHMIC)
+    return AxisScale(at, kept, low > 0 and high / low >= _LOGARITHMIC)
 
 
-def _levels(sweep: SweepData) -> list[float]:
-    accuracies = [one.accuracy for one in (*sweep.points, *sweep.references)]
-    return axis_ticks(min(accuracies), max(accuracies), 4)
+def accuracy_scale(sweep: SweepData) -> AxisScale:
+    """Accuracy from bottom to top, 0 to 1; logarithmic in the error where errors lie far apart, since what matters of a sweep
+    is where they are small."""
+    least = 0.5 / max(point.samples for point in sweep.points)
+    found = [one.accuracy for one in (*sweep.points, *sweep.references)]
+    low, high = min(found), max(found)
+    if (1 - low) / max(1 - high, least) < _FAR_ERRORS:
+        ticks = axis_ticks(low, high, 4)
+        return AxisScale(lambda accuracy: (accuracy - ticks[0]) / (ticks[-1] - ticks[0]), tuple(ticks), False)
+
+    def depth(accuracy: float) -> float:
+        return -math.log10(max(1 - accuracy, least))
+
+    first, last = depth(low) - 0.05, depth(high) + 0.05
+    nines = [1 - error * 10.0**-decade for decade in range(6) for error in (1.0, 0.5, 0.2)]
+    ticks = [tick for tick in nines if tick < 1 - least / 2 and first <= depth(tick) <= last]
+    return AxisScale(lambda accuracy: (depth(accuracy) - first) / (last - first), tuple(ticks), True)
 
 
 def _staircase(front: Sequence[tuple[float, float]]) -> list[Markup]:
@@ -176,58 +231,6 @@ def _staircase(front: Sequence[tuple[float, float]]) -> list[Markup]:
     for (x1, y1), (x2, y2) in pairwise([*front, (100.0, front[-1][1])] if front else []):
         parts += [_line("front", (x1, y1), (x2, y1)), _line("front", (x2, y1), (x2, y2))]
     return parts
-
-
-# -- the page around the panels ----------------------------------------------------------------------
-
-
-def _legend(sweep: SweepData, series: Sequence[Sequence[SweepPoint]]) -> Markup:
-    parts = []
-    for index, one in enumerate(series):
-        row, column = divmod(index, 4)
-        mark = _marker(_color(index), _SHAPES[(index + index // COLORS) % len(_SHAPES)], 0, 10, "", shift=7)
-        label = series_label(one[0], sweep.points)
-        parts.append(
-            Markup(
-                '<svg class="l{}" x="{}%" y="{}" width="24%" height="{}">{}<text class="value" x="18" y="14"><title>{}</title>{}</text></svg>'
-            ).format(index, 25 * column, row * _LEGEND_ROW, _LEGEND_ROW, mark, label, label)
-        )
-    return Markup("").join(parts)
-
-
-def _caption(y: float) -> Markup:
-    lines = (
-        "Filled, on the dashed line: the Pareto front. Hollow: another point is at",
-        "least as accurate and at most as expensive. Costs at nominal values. Numbers are T.",
-    )
-    texts = [_text("tick", 0, 16 + 17 * i, line, "start") for i, line in enumerate(lines)]
-    return Markup('<svg class="caption" y="{}" width="100%" height="{}">{}</svg>').format(
-        y, _CAPTION, Markup("").join(texts)
-    )
-
-
-def _legend_rows(series: Sequence[Sequence[SweepPoint]], columns: int) -> int:
-    return math.ceil(len(series) / columns)
-
-
-def _above(series: Sequence[Sequence[SweepPoint]], columns: int) -> int:
-    return _legend_rows(series, columns) * _LEGEND_ROW + _CAPTION
-
-
-def _height(sweep: SweepData, columns: int) -> int:
-    rows = math.ceil(len(shown(sweep)) / columns)
-    return _above(by_series(sweep.points), 2 * columns) + rows * (_PANEL + _GAP)
-
-
-def _rules(sweep: SweepData) -> Markup:
-    """Where everything lies on a narrow page: x, y and width are properties that a style sheet may set."""
-    series = by_series(sweep.points)
-    top = _above(series, 2)
-    rules = [f".sweep{{height:{_height(sweep, 1)}px}}", f".sweep .caption{{y:{top - _CAPTION}px}}"]
-    rules += [f".sweep .l{i}{{x:{50 * (i % 2)}%;y:{i // 2 * _LEGEND_ROW}px;width:48%}}" for i in range(len(series))]
-    rules += [f".sweep .p{i}{{x:0;y:{top + i * (_PANEL + _GAP)}px;width:100%}}" for i in range(len(shown(sweep)))]
-    wide = f".sweep{{height:{_height(sweep, 2)}px}}"
-    return Markup(f"{wide}@media (max-width:680px){{{''.join(rules)}}}")
 
 
 def _spelled_out() -> str:
@@ -252,6 +255,10 @@ def _spelled_out() -> str:
 
 def _color(index: int) -> str:
     return f"c{index % COLORS}"
+
+
+def _shape(index: int) -> str:
+    return _SHAPES[(index + index // COLORS) % len(_SHAPES)]
 
 
 def _line(css: str, a: tuple[float, float], b: tuple[float, float]) -> Markup:

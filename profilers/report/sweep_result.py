@@ -15,7 +15,6 @@ from exporters.errors import DeployError
 from exporters.files import atomic_paths
 from profilers.report import sweep_page, sweep_picture, sweep_tables
 from profilers.report.sweep import SweepData
-from profilers.report.writing import DEFAULT_FORMATS
 from profilers.text_table import TextTable
 
 FORMATS: Mapping[str, str] = MappingProxyType(
@@ -58,7 +57,7 @@ class Sweep(SweepData):
         """The JSON text has every number of the sweep."""
         return json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
-    def write(self, folder: Path | str, formats: Iterable[str] = DEFAULT_FORMATS) -> dict[str, Path]:
+    def write(self, folder: Path | str, formats: Iterable[str] = tuple(FORMATS)) -> dict[str, Path]:
         """The sweep is written into a folder, as html, json, csv or svg, all or none; returns the paths by file name.
 
         Raises:

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
+from profilers.energy.models import Range
 from profilers.report.cells import Cell, Row, Table
-from profilers.report.numbers import SPACE, percent
+from profilers.report.numbers import SPACE, percent, spread
 from profilers.report.sweep import CostAtAccuracy, CostAxis, SweepData, SweepPoint, pareto
 from profilers.report.sweep_words import (
     BY_BITS,
@@ -20,7 +21,9 @@ from profilers.report.sweep_words import (
 )
 from profilers.text_table import TextTable, table
 
-STAR = f"{SPACE}*"
+STAR = "*"
+FOLLOWS_SYNOPS = "energy:horowitz-45nm-int8"
+"""A cost that a terminal does without: it goes with SynOps."""
 
 
 def fronts(sweep: SweepData) -> dict[str, set[int]]:
@@ -30,15 +33,21 @@ def fronts(sweep: SweepData) -> dict[str, set[int]]:
 
 
 def shown(sweep: SweepData) -> list[CostAxis]:
-    """The costs that tables and picture have, as far as any point has them."""
-    return [axis for axis in sweep.axes if axis.shown and any(axis.name in point.costs for point in sweep.points)]
+    """The costs that tables and picture have: those in which points differ."""
+    return [axis for axis in sweep.axes if axis.shown and len(_values(sweep, axis)) > 1]
+
+
+def alike(sweep: SweepData) -> str:
+    """The costs that all points share, as a sentence; nothing where there is none."""
+    found = [axis for axis in sweep.axes if axis.shown and len(_values(sweep, axis)) == 1]
+    texts = (f"{axis.title} {cost_text(axis, sweep.points[0].costs[axis.name])}" for axis in found)
+    return f"The same for all points: {', '.join(texts)}." if found else ""
 
 
 def point_table(sweep: SweepData) -> TextTable:
-    """One row per point, and one per ANN beside them; for a terminal."""
-    axes, front = shown(sweep), fronts(sweep)
+    """One row per point, and one per ANN beside them; for a terminal, so narrow that 80 columns break no number."""
+    axes, front = [axis for axis in shown(sweep) if axis.name != FOLLOWS_SYNOPS], fronts(sweep)
     fields = _fields(sweep.points)
-    heads = [_HEADS[name] for name in fields]
     rows = [
         [
             *(_field(point, name) for name in fields),
@@ -47,13 +56,18 @@ def point_table(sweep: SweepData) -> TextTable:
         ]
         for index, point in enumerate(sweep.points)
     ]
-    for ann in sweep.references:
-        first = [f"{ann.name} ({ann.kind})", *["–"] * (len(fields) - 1)]
+    names = [f"ANN{i if len(sweep.references) > 1 else ''}" for i in range(1, len(sweep.references) + 1)]
+    for name, ann in zip(names, sweep.references, strict=True):
         costs = [cost_text(axis, ann.costs.get(axis.name)) for axis in axes]
-        rows.append([*first, accuracy_text(ann.accuracy, ann.low, ann.high), *costs])
-    star = f"* on the Pareto front of accuracy and that cost: {DOMINANCE}."
-    title = "\n".join([f"{sweep.title}, per sample", star, *remarks(sweep)])
-    return table(title, [*heads, "accuracy (95 % CI)", *(axis.title for axis in axes)], rows)
+        dashes = ["–"] * (len(fields) - 1)
+        rows.append([name, *dashes, accuracy_text(ann.accuracy, ann.low, ann.high), *costs])
+    title = [
+        f"{sweep.title}, per sample",
+        *(f"{name}: {ann.name}, {ann.kind}" for name, ann in zip(names, sweep.references, strict=True)),
+        f"* on the Pareto front of accuracy and that cost: {DOMINANCE}.",
+        *remarks(sweep),
+    ]
+    return table("\n".join(title), [*fields, "accuracy, 95 % CI", *(axis.title for axis in axes)], rows)
 
 
 def page_table(sweep: SweepData) -> Table:
@@ -79,17 +93,16 @@ def page_table(sweep: SweepData) -> Table:
 
 def equal_text_table(sweep: SweepData) -> TextTable | None:
     """What the points cost at the accuracy of each trained quantized ANN, for a terminal; None without one."""
-    rows = [[row.reference, percent(row.accuracy, 2), *_compared(sweep, row)] for row in _of_shown(sweep)]
-    heads = ["quantized ANN", "its accuracy", "cost", "these networks", "the ANN", "ratio"]
+    heads = ["quantized ANN", "accuracy", "cost", "these networks", "the ANN", "ratio"]
+    rows = [list(row) for row in _compared(sweep)]
     return table("at equal accuracy, interpolated along the front of each cost", heads, rows) if rows else None
 
 
 def equal_page_table(sweep: SweepData) -> Table | None:
     """The same for the page."""
-    rows = []
-    for row in _of_shown(sweep):
-        title, *cells = _compared(sweep, row)
-        rows.append(Row(title, tuple(map(Cell, cells)), f"{row.reference}, {percent(row.accuracy, 2)}"))
+    rows = [
+        Row(title, tuple(map(Cell, rest)), f"{who}, {accuracy}") for who, accuracy, title, *rest in _compared(sweep)
+    ]
     columns = tuple(map(Cell, ("Cost", "These networks", "The quantized ANN", "Ratio")))
     return Table("equal", "At equal accuracy", columns, tuple(rows)) if rows else None
 
@@ -100,7 +113,8 @@ def remarks(sweep: SweepData) -> list[str]:
     if varies(sweep.points, "bits"):
         for kind, axes in _by_bits(shown(sweep)).items():
             found.append(f"{_BITS_SENTENCE[kind]}: {'; '.join(axis.title for axis in axes)}.")
-    return [*found, *sweep.notes]
+    same = alike(sweep)
+    return [*found, *([same] if same else []), *sweep.notes]
 
 
 def frame(sweep: SweepData) -> pd.DataFrame:
@@ -131,16 +145,20 @@ def frame(sweep: SweepData) -> pd.DataFrame:
 
 # -- inside ------------------------------------------------------------------------------------------
 
-_HEADS = {"network": "network", "bits": "bits", "T": "T"}
+_FIELDS = ("network", "bits", "T")
 _BITS_SENTENCE = {
     "weights": "Count the bits of the weights",
-    "placement": "Depend on the bits by cores and spikes only, an operation costs the same at any",
+    "placement": "An operation costs the same at any bits, which count by placement, zeros and spikes only",
     "none": "Do not depend on the bits, an operation costs the same at any and only the spikes differ",
 }
 
 
+def _values(sweep: SweepData, axis: CostAxis) -> set[Range | None]:
+    return {point.costs.get(axis.name) for point in sweep.points}
+
+
 def _fields(points: Sequence[SweepPoint]) -> list[str]:
-    return [name for name in _HEADS if varies(points, name)] or ["network"]
+    return [name for name in _FIELDS if varies(points, name)] or ["network"]
 
 
 def _field(point: SweepPoint, name: str) -> str:
@@ -153,20 +171,29 @@ def _starred(text: str, on_front: bool) -> str:
     return f"{text}{STAR}" if on_front else text
 
 
-def _of_shown(sweep: SweepData) -> list[CostAtAccuracy]:
-    names = {axis.name for axis in shown(sweep)}
-    return [row for row in sweep.equal if row.cost in names]
+def _compared(sweep: SweepData) -> list[tuple[str, ...]]:
+    """ANN, its accuracy, the cost, what the points and the ANN take of it, and the ratio; one row for an ANN that no point
+    can be compared with."""
+    axes = {axis.name: axis for axis in sweep.axes if axis.shown}
+    found = []
+    for reference in sweep.references:
+        rows = [row for row in sweep.equal if row.reference == reference.name and row.cost in axes]
+        if rows and all(row.refusal == rows[0].refusal != "" for row in rows):
+            found.append((reference.name, percent(reference.accuracy, 2), "all", rows[0].refusal, "–", "–"))
+            continue
+        for row in rows:
+            axis = axes[row.cost]
+            points = row.refusal or cost_text(axis, row.points)
+            cells = (axis.title, points, cost_text(axis, row.ann), _ratio(row))
+            found.append((reference.name, percent(reference.accuracy, 2), *cells))
+    return found
 
 
-def _compared(sweep: SweepData, row: CostAtAccuracy) -> list[str]:
-    axis = next(axis for axis in sweep.axes if axis.name == row.cost)
-    if row.points is None:
-        return [axis.title, row.refusal, cost_text(axis, row.ann), "–"]
-    ratio = "–"
-    if row.ann is not None:
-        ratios = sorted(getattr(row.points, b) / getattr(row.ann, b) for b in ("low", "nominal", "high"))
-        ratio = f"{ratios[0]:.3g}–{ratios[-1]:.3g}{SPACE}×" if ratios[0] != ratios[-1] else f"{ratios[0]:.3g}{SPACE}×"
-    return [axis.title, cost_text(axis, row.points), cost_text(axis, row.ann), ratio]
+def _ratio(row: CostAtAccuracy) -> str:
+    if row.points is None or row.ann is None:
+        return "–"
+    ratios = sorted(getattr(row.points, bound) / getattr(row.ann, bound) for bound in ("low", "nominal", "high"))
+    return f"{spread(Range(ratios[0], ratios[1], ratios[-1]))}{SPACE}×"
 
 
 def _by_bits(axes: Sequence[CostAxis]) -> Mapping[str, list[CostAxis]]:

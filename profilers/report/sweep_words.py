@@ -13,7 +13,7 @@ DOMINANCE = "no other point is at least as accurate and at most as expensive, an
 
 BY_BITS = {
     "weights": "counts the bits of the weights",
-    "placement": "bits change it by cores and spikes only",
+    "placement": "bits change it by placement and zeros only",
     "none": "does not depend on the bits; spikes differ",
 }
 """How a cost hangs on the bits, as `bit_dependence` tells it."""

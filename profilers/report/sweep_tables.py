@@ -9,11 +9,10 @@ import pandas as pd
 from profilers.energy.models import Range
 from profilers.report.cells import Cell, Row, Table
 from profilers.report.numbers import SPACE, percent, spread
-from profilers.report.sweep import CostAtAccuracy, CostAxis, SweepData, SweepPoint, pareto
+from profilers.report.sweep import CostAtAccuracy, CostAxis, SweepData, SweepPoint, SweepReference, pareto
 from profilers.report.sweep_words import (
     BY_BITS,
     DOMINANCE,
-    accuracy_text,
     bits_text,
     cost_text,
     point_label,
@@ -51,7 +50,7 @@ def point_table(sweep: SweepData) -> TextTable:
     rows = [
         [
             *(_field(point, name) for name in fields),
-            accuracy_text(point.accuracy, point.low, point.high),
+            _accuracy(point),
             *(_starred(cost_text(axis, point.costs.get(axis.name)), index in front[axis.name]) for axis in axes),
         ]
         for index, point in enumerate(sweep.points)
@@ -60,7 +59,7 @@ def point_table(sweep: SweepData) -> TextTable:
     for name, ann in zip(names, sweep.references, strict=True):
         costs = [cost_text(axis, ann.costs.get(axis.name)) for axis in axes]
         dashes = ["–"] * (len(fields) - 1)
-        rows.append([name, *dashes, accuracy_text(ann.accuracy, ann.low, ann.high), *costs])
+        rows.append([name, *dashes, _accuracy(ann), *costs])
     title = [
         f"{sweep.title}, per sample",
         *(f"{name}: {ann.name}, {ann.kind}" for name, ann in zip(names, sweep.references, strict=True)),
@@ -159,6 +158,10 @@ def _values(sweep: SweepData, axis: CostAxis) -> set[Range | None]:
 
 def _fields(points: Sequence[SweepPoint]) -> list[str]:
     return [name for name in _FIELDS if varies(points, name)] or ["network"]
+
+
+def _accuracy(one: SweepPoint | SweepReference) -> str:
+    return f"{percent(one.accuracy)} {100 * one.low:.1f}–{100 * one.high:.1f}"
 
 
 def _field(point: SweepPoint, name: str) -> str:

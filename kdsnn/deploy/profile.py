@@ -110,6 +110,8 @@ def profile(
     sources = list(source) if isinstance(source, Sequence) and not isinstance(source, str) else [source]
     steps = lowering.pop("T", None) if timesteps is None else timesteps
     wanted = chosen_points(len(sources), bits, steps, compare=compare)
+    if wanted.several:
+        require_no_more(twin=twin, density=density, simulate=simulate)
     chips, time = chosen_chips(target, simulate=simulate), busy_time(seconds_per_image, seconds_per_step)
     pricing = Pricing(energy_models(energy_model, chips), time_models(time_model, chips), time)
     ann, few_bit = None if teacher is None else _trained(teacher), named(qann)
@@ -128,7 +130,6 @@ def profile(
     )
     if not wanted.several:
         return _report(asked, twin, density, simulate=simulate)
-    require_no_more(twin=twin, density=density, simulate=simulate)
     return _sweep(asked, wanted, written, {*energy_models(()), *time_models(())})
 
 

@@ -81,7 +81,7 @@ def caption(sweep: SweepData) -> list[str]:
     ]
 
 
-def standalone(sweep: SweepData) -> Markup:
+def standalone(sweep: SweepData) -> str:
     """The picture as a file of its own."""
     found, names = panels(sweep), legend(sweep)
     parts = []
@@ -101,7 +101,7 @@ def standalone(sweep: SweepData) -> Markup:
         )
         parts.append(place + panel + Markup("</svg>"))
     height = top + math.ceil(len(found) / 2) * (_PANEL + _GAP)
-    return Markup(
+    whole = Markup(
         '<svg xmlns="http://www.w3.org/2000/svg" class="chart" width="{0}" height="{1}" viewBox="-{2} -{2} {0} {1}" role="img" '
         'aria-label="Accuracy against each cost, one panel per cost"><style>{3}</style>'
         '<rect class="page" x="-{2}" y="-{2}" width="{0}" height="{1}"/><svg width="{4}" height="{5}">{6}</svg></svg>\n'
@@ -114,6 +114,7 @@ def standalone(sweep: SweepData) -> Markup:
         height,
         Markup("").join(parts),
     )
+    return str(whole)  # a plain text, to which more may be added
 
 
 def _panel(sweep: SweepData, axis: CostAxis) -> Markup:

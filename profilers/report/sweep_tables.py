@@ -33,14 +33,15 @@ def fronts(sweep: SweepData) -> dict[str, set[int]]:
 
 def shown(sweep: SweepData) -> list[CostAxis]:
     """The costs that tables and picture have: those in which points differ."""
-    return [axis for axis in sweep.axes if axis.shown and len(_values(sweep, axis)) > 1]
+    least = 1 if len(sweep.points) == 1 else 2
+    return [axis for axis in sweep.axes if axis.shown and len(_values(sweep, axis) - {None}) >= least]
 
 
 def alike(sweep: SweepData) -> str:
     """The costs that all points share, as a sentence; nothing where there is none."""
-    found = [axis for axis in sweep.axes if axis.shown and len(_values(sweep, axis)) == 1]
-    texts = (f"{axis.title} {cost_text(axis, sweep.points[0].costs[axis.name])}" for axis in found)
-    return f"The same for all points: {', '.join(texts)}." if found else ""
+    found = [(axis, _values(sweep, axis) - {None}) for axis in sweep.axes if axis.shown and len(sweep.points) > 1]
+    texts = [f"{axis.title} {cost_text(axis, values.pop())}" for axis, values in found if len(values) == 1]
+    return f"The same for all points that have it: {', '.join(texts)}." if texts else ""
 
 
 def point_table(sweep: SweepData) -> TextTable:

@@ -215,6 +215,9 @@ def _sweep(
     plan = SweepPlan(
         networks, wanted.bits, wanted.steps, quantization_of(asked.lowering, progress), asked.chips, pricing, tuple(own)
     )
+    if len(wanted.steps) > 1:
+        longest = wanted.steps[-1]
+        notes = (*notes, f"Every network runs once with T = {longest}, and is read after fewer steps of that run.")
     return swept(
         plan, x, labels, title=f"{', '.join(networks)} on {called}", command=asked.command, data=_data_text(x, called),
         references=references, notes=notes, written=written, progress=progress,

@@ -28,10 +28,10 @@ def several(option: str, given: Several, low: int, high: int) -> tuple[int, ...]
         return ()
     found = _parts(given)
     if not found or any(not low <= first <= last <= high for first, last in found):
-        shown = given if isinstance(given, str | int) else ",".join(map(str, given))
+        shown = ",".join(map(str, given)) if isinstance(given, Sequence) and not isinstance(given, str) else str(given)
         raise OptionError(
             f"{{{option}}}: it must be whole numbers from {low} to {high:,}, such as {low}, {low},{low + 2} or {low}-{low + 3}",
-            **{option: f"{shown}"[:100]},
+            **{option: shown[:100]},
         )
     if (count := sum(last - first + 1 for first, last in found)) > MOST:
         raise OptionError(

@@ -152,6 +152,8 @@ def swept(
         tuple(plan.pricing.energy.values()), {c.name: c.title for c in plan.chips},
         [t for t in plan.pricing.times.values() if t.target in {c.name for c in plan.chips}], plan.own,
     )  # fmt: skip
+    for network in plan.networks.values():
+        proven_on(network, network.samples(x))
     runs = [(name, bits) for name in plan.networks for bits in plan.bits or (None,)]
     empty = Sweep(title, command, datetime.now(UTC).isoformat(timespec="seconds"), data, axes, ())
     found = replace(empty, references=tuple(references), notes=tuple(notes))
@@ -192,8 +194,6 @@ def _points(
         network = requantized(network, replace(plan.how, bits=bits))
     graph, samples = network.integer, network.samples(x)
     called = _called(name, network.bits)
-    if bits in (None, *plan.bits[:1]):
-        proven_on(network, samples)
     activity, accuracies = profiling.activity(
         graph, samples, labels, run=emulator.run, progress=lambda done, total: progress(f"count {called}", done, total)
     )
@@ -229,6 +229,7 @@ def _stopped(so_far: Sweep | None) -> Iterator[None]:
     except KeyboardInterrupt:
         if so_far is None or not so_far.points:
             raise
-        raise StoppedError(
-            f"the sweep as far as it came is written, {len(so_far.points)} points", resumes=False
-        ) from None
+        from profilers.report.cells import plural
+
+        many = plural(len(so_far.points), "point").replace("\u00a0", " ")
+        raise StoppedError(f"the sweep as far as it came is written, {many}", resumes=False) from None

@@ -39,19 +39,20 @@ def _in_python(name: str, value: Any) -> str:
 
 
 class StoppedError(KeyboardInterrupt):
-    """Somebody stopped a training that can be gone on with.
+    """Somebody stopped work of which a part is done.
 
     Args:
         what: what was done and where it lies, in words.
+        resumes: whether the rest can be gone on with.
     """
 
-    def __init__(self, what: str) -> None:
-        self.what = what
+    def __init__(self, what: str, *, resumes: bool = True) -> None:
+        self.what, self.resumes = what, resumes
         super().__init__(self.worded(_in_python))
 
     def worded(self, spell: Callable[[str, Any], str]) -> str:
         """What was done and how to go on, with the option as `spell(name, value)` writes it."""
-        return f"{self.what}; continue with {spell('resume', None)}"
+        return f"{self.what}; continue with {spell('resume', None)}" if self.resumes else self.what
 
 
 class UnfaithfulError(UserError):

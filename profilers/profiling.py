@@ -14,7 +14,7 @@ import torch
 from exporters.errors import DeployError
 from exporters.graph import Array, SpikingGraph
 from profilers import report
-from profilers.counting.activity import ActivityCounter
+from profilers.counting.activity import Activity, ActivityCounter
 from profilers.counting.neurobench import MixedInputs
 from profilers.counting.sizes import samples_within
 from profilers.energy.models import EnergyModel
@@ -165,6 +165,38 @@ def _all_of(*observers: Observer | None) -> Observer:
             one(node, values)
 
     return observe
+
+
+def activity(
+    graph: SpikingGraph,
+    x: Samples,
+    labels: Array,
+    *,
+    run: NetworkRunner,
+    group: Group | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[Activity, tuple[float, ...]]:
+    """Samples run through one network once: what it does, and its accuracy after the first 1, 2, … T steps; as `count`.
+
+    Raises:
+        DeployError: samples that do not fit the graph.
+    """
+    counter = ActivityCounter(graph)
+    right = np.zeros(graph.T, np.int64)
+    mine = slice(0, len(x)) if group is None else group.part(len(x))
+    for start, size in _chunks(mine, graph):
+        part = slice(start, start + size)
+
+        def show(done: int, before: int = start - mine.start) -> None:
+            if progress is not None:
+                progress(before + done, mine.stop - mine.start)
+
+        outcome = run(graph, graph.encode(x[part]), observe=counter, progress=show)
+        right += [round(size * outcome.accuracy(labels[part], t)) for t in range(1, graph.T + 1)]
+    if group is not None:
+        counter.join(group.gather)
+        right = np.sum(group.gather(right), axis=0)
+    return counter.result(), tuple((right / len(x)).tolist())
 
 
 def _runs(

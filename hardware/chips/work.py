@@ -8,7 +8,7 @@ network's own: where a chip pipelines layers, the cores of the next layer do the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -50,6 +50,11 @@ class LayerWork:
     spikes: Array
     messages_in: Array
     messages_out: Array
+
+    def first_steps(self, t: int) -> LayerWork:
+        """What the cores did in the first t time steps."""
+        counted = ("synops", "spikes", "messages_in", "messages_out")
+        return replace(self, **{name: getattr(self, name)[:, :t] for name in counted})
 
 
 class CoreCounter:

@@ -92,7 +92,11 @@ LOWERING: dict[str, tuple[Any, Any]] = {
     "timesteps": (
         Annotated[
             int | None,
-            typer.Option("--timesteps", help="T, where the source does not say (package.module:factory, bare .net)."),
+            typer.Option(
+                "--timesteps",
+                help="T, where the source does not say (package.module:factory, bare .net), or others than a checkpoint was "
+                "trained with.",
+            ),
         ],
         None,
     ),

@@ -10,14 +10,41 @@ import typer
 from kdsnn.cli.options import LOWERING, Data, Json, OutDir, Resized, takes
 from kdsnn.cli.texts import lowering_of, size_of
 
+SWEPT: dict[str, tuple[Any, Any]] = {
+    **LOWERING,
+    "bits": (
+        Annotated[
+            str | None,
+            typer.Option(
+                "--bits",
+                help="Weight bits, 2 to 8; several make a sweep: 2,4,8 or 2-8. By default 8, or what it was trained for.",
+            ),
+        ],
+        None,
+    ),
+    "timesteps": (
+        Annotated[
+            str | None,
+            typer.Option(
+                "--timesteps",
+                help="T, where the source does not say, or another than it was trained with; several make a sweep, of one run "
+                "that is read after each: 1-4 or 1,2,4.",
+            ),
+        ],
+        None,
+    ),
+}
+"""The options of `kdsnn.lower`, of which two may be several numbers here."""
 
-@takes(lowering=LOWERING)
+
+@takes(lowering=SWEPT)
 def profile(
     sources: Annotated[
         list[str],
         typer.Argument(
             metavar="SOURCE…",
-            help="A checkpoint (.safetensors; of an ANN too), a .net or .nir file, or package.module:factory.",
+            help="A checkpoint (.safetensors; of an ANN too), a .net or .nir file, or package.module:factory; several are a "
+            "sweep: accuracy against every cost in one table and one picture.",
         ),
     ],
     out: OutDir,
@@ -28,12 +55,15 @@ def profile(
         list[Path] | None,
         typer.Option(
             help="Checkpoint of a trained ANN of few bits (pretrain --quantize-activations) to set beside it, data movement "
-            "included; several, and --compare, are compared at equal accuracy (repeatable)."
+            "included; where there are several networks, they are compared at equal accuracy (repeatable)."
         ),
     ] = None,
     compare: Annotated[
         bool,
-        typer.Option("--compare", help="Several SOURCEs in one report: A --compare B C. The verdict is about A."),
+        typer.Option(
+            "--compare",
+            help="One full report of several SOURCEs, not a sweep: A --compare B C. The verdict is about A.",
+        ),
     ] = False,
     data: Data = "digits",
     image_size: Resized = None,
@@ -53,7 +83,9 @@ def profile(
     format_: Annotated[
         list[str] | None,
         typer.Option(
-            "--format", help="html, json, csv, markdown, latex or neurobench (repeatable); the first three by default."
+            "--format",
+            help="html, json, csv, markdown, latex or neurobench (repeatable); the first three by default. Of a sweep html, json, "
+            "csv or svg; all by default.",
         ),
     ] = None,
     seconds_per_image: Annotated[
@@ -79,32 +111,38 @@ def profile(
     ] = False,
     json: Json = False,
 ) -> None:
-    """Count parameters, FLOPs, spikes, SynOps and energy; write report.html, report.json and layers.csv."""
+    """Count parameters, FLOPs, spikes, SynOps and energy; write report.html, report.json and layers.csv.
+
+    Several SOURCEs, --bits or --timesteps are a sweep: sweep.html, .svg, .json and .csv.
+    """
     import kdsnn
     from kdsnn.cli.console import command_line, draw, print_json, progress
     from kdsnn.deploy.places import writable_folder
     from kdsnn.deploy.processes import is_first_process
     from kdsnn.deploy.profile import report_formats
-    from kdsnn.errors import KdsnnError
+    from kdsnn.deploy.sweep import chosen_points
 
-    if len(sources) > 1 and not compare:
-        raise KdsnnError(f"{len(sources)} sources; to set several beside each other add --compare")
-    formats = report_formats(format_)
+    wanted = chosen_points(len(sources), lowering["bits"], lowering["timesteps"], compare=compare)
+    formats = report_formats(format_, sweep=wanted.several)
     writable_folder(out)
+
+    def written(found: Any) -> dict[str, Path]:
+        paths: dict[str, Path] = found.write(out, formats) if is_first_process() else {}
+        return paths
+
     with progress(quiet=json) as told:
-        report = kdsnn.profile(
+        found = kdsnn.profile(
             sources, data, teacher=teacher, twin=None if twin is None else str(twin), qann=qann or None,
             samples=samples, image_size=size_of(image_size), target=target or [], energy_model=energy_model or [],
             time_model=time_model or [], seconds_per_image=seconds_per_image, seconds_per_step=seconds_per_step,
-            density=density, simulate=simulate, command=command_line(), progress=told,
-            **lowering_of(lowering),
+            density=density, simulate=simulate, compare=compare, command=command_line(),
+            written=written, progress=told, **lowering_of(lowering),
         )  # fmt: skip
-    paths = report.write(out, formats) if is_first_process() else {}
+    paths = written(found)
     if json:
         print_json({name: str(path) for name, path in paths.items()})
-    else:
-        draw(report.closing_table())
-        if (times := report.time_table()) is not None:
-            draw(times)
-        for path in paths.values():
-            print(path)
+        return
+    for table in found.tables():
+        draw(table)
+    for path in paths.values():
+        print(path)

@@ -70,6 +70,13 @@ class Format:
     problems: Callable[[Path], list[str]]
 
 
+def integer_name(network: Lowered, *, always: bool = False) -> str:
+    """What a file of the quantized network is called: it carries the bits where they are not 8, or `always`."""
+    mark = f".int{network.bits or 8}"
+    told = network.name.endswith(mark) or (mark == ".int8" and not always)
+    return network.name if told else f"{network.name}{mark}"
+
+
 def _write_onnx(network: Lowered, wanted: Wanted, out: Path) -> WrittenFile:
     from exporters import onnx
 
@@ -77,7 +84,7 @@ def _write_onnx(network: Lowered, wanted: Wanted, out: Path) -> WrittenFile:
     if graph is None:
         raise KdsnnError(f"{network.name}: a netx file holds the quantized network only; export the checkpoint to ONNX")
     form = [] if wanted.form == "sequence" else [wanted.form]
-    parts = [network.name, *(["int8"] if wanted.integer else []), *form, "onnx"]
+    parts = [integer_name(network, always=True) if wanted.integer else network.name, *form, "onnx"]
     path = onnx.write(graph, out / ".".join(parts), wanted.form)
     rounds = graph is network.graph and not graph.is_integer
     arithmetic = "integer" if wanted.integer else "float32" if rounds else "exact float32"
@@ -95,7 +102,7 @@ def _write_netx(network: Lowered, wanted: Wanted, out: Path) -> WrittenFile:
     from exporters.passes.chain import chain_layers, member_spikes, to_chain
 
     chain = to_chain(network.integer)
-    path = netx.write(chain, out / f"{network.name}.net")
+    path = netx.write(chain, out / f"{integer_name(network)}.net")
     contents = f"{len(chain_layers(chain))} layers, T={chain.T}, integer"
 
     def again(x: Array) -> Mapping[str, Array]:
@@ -126,7 +133,7 @@ def _write_sanafe(network: Lowered, wanted: Wanted, out: Path) -> WrittenFile:
 
     ready = described(network)
     found = ready.description
-    path = out / f"{network.name}.sanafe.yaml"
+    path = out / f"{integer_name(network)}.sanafe.yaml"
     with atomic_path(path) as temporary:
         temporary.write_text(found.text, encoding="utf-8")
     contents = (

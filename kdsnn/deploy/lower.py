@@ -60,7 +60,8 @@ def lower(
             made of SpikingJelly's layers, what `distill` returned, or a `SpikingGraph`.
         bits: of a weight, 2 to 8; by default 8, or what a student was trained for.
         input_bits: of a pixel on the chip, 1 to 8.
-        T: time steps, where the source does not say (a module, a factory, a bare `.net`).
+        T: time steps, where the source does not say (a module, a factory, a bare `.net`), or others than a checkpoint was
+            trained with.
         input_shape: (C, H, W), (C, L) or (F,) of one sample, for a module or a factory.
         weights: for a factory, a state dict (`.safetensors` or `.pt`), or a checkpoint that `distill` wrote, which also says
             `input_shape` and `T`.
@@ -136,7 +137,7 @@ def _lower(
     is_graph = isinstance(source, SpikingGraph)
     require_sayable(source, said, is_module=not (is_ours or is_graph) and (not is_text or is_factory(str(source))))
     if isinstance(source, TrainedNetwork):
-        return _trained(name or source.info.model, source, how, bits, {})
+        return _trained(name or source.info.model, source, how, bits, T, {})
     if isinstance(source, SpikingGraph):
         return _with_chip(name or "network", None, source, how)
     if not isinstance(source, str | Path):
@@ -144,7 +145,7 @@ def _lower(
     path, text = Path(source), str(source)
     if is_factory(text):
         if weights is not None and is_ours:
-            return _trained(name or Path(weights).stem, load(weights, module=text), how, bits, {"factory": text})
+            return _trained(name or Path(weights).stem, load(weights, module=text), how, bits, T, {"factory": text})
         if input_shape is None or T is None:
             raise OptionError(
                 f"{text}: a network from a factory needs {{input_shape}} (such as 3,32,32) and {{T}}", input_shape=None, T=None
@@ -168,7 +169,7 @@ def _lower(
         return _with_chip(name or path.stem, None, read, how)
     if path.suffix == ".safetensors":
         trained = load(path)
-        return _trained(name or path.stem, trained, how, bits, {"checkpoint": path.name})
+        return _trained(name or path.stem, trained, how, bits, T, {"checkpoint": path.name})
     if path.suffix == ".onnx":
         raise KdsnnError(
             f"{text}: an ONNX model is finished, and only `run` takes one; give the checkpoint, .net or .nir file"
@@ -191,12 +192,18 @@ def _netx(path: Path, how: Quantization, T: int | None, coding: InputCoding | No
 
 
 def _trained(
-    name: str, trained: TrainedNetwork, how: Quantization, bits: int | None, metadata: dict[str, Any]
+    name: str, trained: TrainedNetwork, how: Quantization, bits: int | None, T: int | None, metadata: dict[str, Any]
 ) -> Lowered:
     info = trained.info
     called = trained.path or name
     if not info.spiking or info.T is None:
         raise KdsnnError(f"{called}: this is an ANN ({info.model}); give a spiking student, which distill writes")
+    if T not in (None, info.T):
+        if info.over_time:
+            raise OptionError(
+                f"{{T}}: {called} reads {info.T} frames; give data cut into as many, and leave it out", T=T
+            )
+        notice(f"{called} was trained with T = {info.T}, not {T}")
     if info.quantized is not None:  # trained on a grid, it is quantized to that grid unless other bits were asked for
         trained_for = info.quantized["bits"]
         if how.data is not None:
@@ -210,7 +217,7 @@ def _trained(
     metadata |= {"model": info.model, "data": info.data, "metrics": dict(info.metrics)}
     metadata |= {"class_names": list(info.class_names)} if info.class_names else {}
     return _module(
-        name, trained.module, info.input_shape, info.T, how, Brought(input_coding=info.input_coding), metadata
+        name, trained.module, info.input_shape, T or info.T, how, Brought(input_coding=info.input_coding), metadata
     )
 
 
@@ -247,3 +254,23 @@ def _with_chip(
         return Lowered(name, module, graph, *quantized(name, graph, how, seen))
     except DeployError as error:
         return Lowered(name, module, graph, error)
+
+
+def requantized(network: Lowered, how: Quantization) -> Lowered:
+    """The same network with its weights in other bits.
+
+    Raises:
+        OptionError: it was quantized on images that are not given again.
+    """
+    assert network.graph is not None  # the caller knows what can be quantized
+    if how.data is None and network.calibrated and how.bits != network.bits:
+        raise OptionError(
+            f"{{bits}}: {network.name} was calibrated when it was lowered; add {{calibrate}}",
+            bits=how.bits,
+            calibrate=None,
+        )
+    try:
+        chip, scales, drifts = quantized(network.name, network.graph, how)
+    except DeployError as error:
+        return replace(network, chip=error, layer_scales=(), layer_drifts=())
+    return replace(network, chip=chip, layer_scales=scales, layer_drifts=drifts)

@@ -180,43 +180,22 @@ def place_all(
     its chip, and what it cannot run is a note.
     """
     from exporters.errors import DeployError
-    from exporters.passes.chain import chain_layers, to_chain
-    from hardware import emulator
-    from hardware.chips import fit
-    from hardware.chips.work import CoreCounter
-    from profilers.counting.activity import ActivityCounter
 
     chips = chosen_chips(()) if chips is None else chips
     pricing = Pricing(energy_models(()), time_models(())) if pricing is None else pricing
     found, placements, notes = [], [], []
     for index, (student, network) in enumerate(zip(students, networks, strict=True)):
+        few = network.samples(some(x))[:]
         try:
-            chain = to_chain(network.integer)
+            ran = run_chain(network, few, chips)
         except DeployError as error:
             notes.append(f"{student.name} has no placement: {error}")
             found.append(student)
             continue
-        fits = [fit.check(chain, chip, scales=network.layer_scales) for chip in chips]
-        in_time = [step.name for step in chain_layers(chain) if step.time is not None]
-        cores = [None if f.placement is None or in_time else CoreCounter(f.placement, chain) for f in fits]
-        if in_time:
-            notes.append(
-                f"{student.name} is not timed: what delayed and recurrent spikes take ({in_time[0]}) no model here counts"
-            )
-        counter = ActivityCounter(chain)
-
-        def observe(
-            name: str, values: torch.Tensor, all_of: Sequence[ActivityCounter | CoreCounter | None] = (counter, *cores)
-        ) -> None:
-            for one in all_of:
-                if one is not None:
-                    one(name, values)
-
-        few = network.samples(some(x))[:]
-        emulator.run(chain, chain.encode(few), observe=observe)
-        activity, deployments = counter.result(), []
-        for fitted, each in zip(fits, cores, strict=True):
-            on = on_chip(chain, fitted, () if each is None else each.result(), activity, pricing)
+        notes += [f"{student.name} {note}" for note in ran.notes]
+        deployments = []
+        for fitted, work in zip(ran.fits, ran.work, strict=True):
+            on = on_chip(ran.chain, fitted, work, ran.activity, pricing)
             if on.deployment is not None:
                 deployments.append(on.deployment)
                 if simulate and fitted.target.name == sanafe.TARGET:
@@ -228,3 +207,51 @@ def place_all(
         found.append(replace(student, deployments=tuple(deployments)))
         progress("place on chips", index + 1, len(students))
     return found, placements, notes
+
+
+@dataclass(frozen=True, eq=False)
+class ChainRun:
+    """The chain of a network that chips run, as it lies on some of them, and what it did with some samples.
+
+    Attributes:
+        chain: the integer graph.
+        fits: one per chip.
+        work: what the cores of each chip did; of nothing where nothing is placed, or no model could time it.
+        activity: what the chain did.
+        notes: what no model times, in words.
+    """
+
+    chain: SpikingGraph
+    fits: tuple[Fit, ...]
+    work: tuple[tuple[LayerWork, ...], ...]
+    activity: Activity
+    notes: tuple[str, ...] = ()
+
+
+def run_chain(network: Lowered, few: Array, chips: Sequence[Target]) -> ChainRun:
+    """Place a network on chips and run it once, on samples as it takes them; what its cores do is counted for all chips.
+
+    Raises:
+        DeployError: there is no such chain.
+    """
+    from exporters.passes.chain import chain_layers, to_chain
+    from hardware import emulator
+    from hardware.chips import fit
+    from hardware.chips.work import CoreCounter
+    from profilers.counting.activity import ActivityCounter
+
+    chain = to_chain(network.integer)
+    fits = tuple(fit.check(chain, chip, scales=network.layer_scales) for chip in chips)
+    in_time = [step.name for step in chain_layers(chain) if step.time is not None]
+    cores = [None if f.placement is None or in_time else CoreCounter(f.placement, chain) for f in fits]
+    counter = ActivityCounter(chain)
+
+    def observe(name: str, values: torch.Tensor) -> None:
+        for one in (counter, *cores):
+            if one is not None:
+                one(name, values)
+
+    emulator.run(chain, chain.encode(few), observe=observe)
+    notes = [f"is not timed: what delayed and recurrent spikes take ({name}) no model here counts" for name in in_time]
+    work = tuple(() if each is None else each.result() for each in cores)
+    return ChainRun(chain, fits, work, counter.result(), tuple(notes[:1]))

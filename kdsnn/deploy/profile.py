@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,17 @@ from kdsnn.deploy.lowered import Lowered, require_network_fit, told_labels
 from kdsnn.deploy.on_chip import Pricing, place_all
 from kdsnn.deploy.progress import Progress, silent
 from kdsnn.deploy.report_options import busy_time, chosen_chips, distinct, energy_models, time_models
+from kdsnn.deploy.several import Several
 from kdsnn.deploy.spike_input import frames_of_data, is_bare
+from kdsnn.deploy.sweep import (
+    ChosenPoints,
+    SweepPlan,
+    chosen_points,
+    quantization_of,
+    require_no_more,
+    require_sweepable,
+    swept,
+)
 from kdsnn.deploy.trained import TrainedNetwork
 from kdsnn.errors import KdsnnError, OptionError
 
@@ -29,12 +40,14 @@ TRAINED = (".safetensors",)
 
 if TYPE_CHECKING:
     from exporters.graph import Array
+    from hardware.chips.limits import Target
     from kdsnn.data import DataSet
     from kdsnn.deploy.images import ImageSize
     from kdsnn.deploy.lower import NetworkSource
     from kdsnn.deploy.report_options import Seconds
     from profilers import report
     from profilers.report import Report
+    from profilers.report.sweep_result import Sweep
 
 
 def profile(
@@ -53,20 +66,26 @@ def profile(
     seconds_per_step: Seconds = None,
     density: bool | None = None,
     simulate: bool = False,
+    bits: Several = None,
+    timesteps: Several = None,
+    compare: bool = False,
     command: str = "kdsnn.profile",
+    written: Callable[[Sweep], object] | None = None,
     progress: Progress = silent,
     **lowering: Any,
-) -> Report:
+) -> Report | Sweep:
     """Count parameters, FLOPs, spikes, SynOps and energy; `.write(folder)` makes report.html, report.json and layers.csv of it.
 
+    Several networks, bits or numbers of steps are a sweep: accuracy against every cost in one table and one picture, of
+    which `.write(folder)` makes sweep.html, .svg, .json and .csv.
+
     Args:
-        source: whatever `lower` takes, what it returned, or an ANN (which stands alone); several in one sequence are set
-            beside each other, and the verdict is about the first.
+        source: whatever `lower` takes, what it returned, or an ANN (which stands alone); several in a sequence are a sweep.
         data: whatever `load_data` takes; the test images are counted on.
         teacher: the ANN to set beside them.
-        twin: the same student trained without a teacher.
+        twin: the same student trained without a teacher; in a sweep, it is one more source.
         qann: trained ANNs of few bits to set beside them, with their data movement: what `pretrain` makes with
-            `quantize_activations`. Where several networks are given on either side, they are compared at equal accuracy.
+            `quantize_activations`. Where there are several networks or points, they are compared at equal accuracy.
         samples: how many test images, spread over the set; all by default.
         image_size: as in `load_data`.
         target: the chips to place them on, by name or as .json files; all that are built in by default.
@@ -77,46 +96,136 @@ def profile(
         density: whether the first network runs again with its input of events thinned to 3/4, 1/2, 1/4 and 1/8; by default it
             does where frames of spikes come in.
         simulate: whether SANA-FE, where it is installed, runs some samples on Loihi 1: energy and time with contention.
+        bits: of a weight, one number or several: (2, 4, 8), "2,4,8" or "2-8".
+        timesteps: T, or several: a network is run once, with the largest, and read after each.
+        compare: whether several sources make one full report instead, side by side; its verdict is about the first.
         command: how the report came about, printed in it.
+        written: given a sweep as far as it is, after every run: what it writes is there if somebody stops the rest.
         progress: told how far it is.
         **lowering: of `lower`, for sources that are not lowered yet.
 
     Raises:
         KdsnnError, DeployError: networks and data that do not fit, files that are damaged; one line each.
     """
-    from profilers import report
-
     sources = list(source) if isinstance(source, Sequence) and not isinstance(source, str) else [source]
+    steps = lowering.pop("T", None) if timesteps is None else timesteps
+    wanted = chosen_points(len(sources), bits, steps, compare=compare)
+    if wanted.several:
+        require_no_more(twin=twin, density=density, simulate=simulate)
     chips, time = chosen_chips(target, simulate=simulate), busy_time(seconds_per_image, seconds_per_step)
     pricing = Pricing(energy_models(energy_model, chips), time_models(time_model, chips), time)
     ann, few_bit = None if teacher is None else _trained(teacher), named(qann)
+    asked = _Asked(
+        sources,
+        data,
+        samples,
+        image_size,
+        ann,
+        few_bit,
+        chips,
+        pricing,
+        command,
+        progress,
+        {**lowering, **wanted.first},
+    )
+    if not wanted.several:
+        return _report(asked, twin, density, simulate=simulate)
+    return _sweep(asked, wanted, written, {*energy_models(()), *time_models(())})
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What a report and a sweep are both made of."""
+
+    sources: list[Any]
+    data: Any
+    samples: int | None
+    image_size: ImageSize
+    teacher: TrainedNetwork | None
+    few_bit: Mapping[str, TrainedNetwork]
+    chips: Sequence[Target]
+    pricing: Pricing
+    command: str
+    progress: Progress
+    lowering: dict[str, Any]
+
+
+def _report(asked: _Asked, twin: NetworkSource | None, density: bool | None, *, simulate: bool) -> Report:
+    from profilers import report
+
+    sources, ann, few_bit, pricing, progress = (
+        asked.sources,
+        asked.teacher,
+        asked.few_bit,
+        asked.pricing,
+        asked.progress,
+    )
     if (alone := ann_of(sources[0])) is not None:
-        others = len(sources) > 1 or teacher is not None or twin is not None or bool(few_bit)
-        _require_alone(sources[0], with_others=others, with_time=bool(time))
+        others = len(sources) > 1 or ann is not None or twin is not None or bool(few_bit)
+        _require_alone(sources[0], with_others=others, with_time=bool(pricing.busy))
         ann, sources = alone, []
     given = [*sources, *([] if twin is None else [twin])]
-    networks = [_lowered(one, lowering, progress, alone=len(given) == 1) for one in given]
+    networks = [_lowered(one, asked.lowering, progress, alone=len(given) == 1) for one in given]
     names = _names(given, networks, len(sources))
     with_density = wants_density(names, networks, density)
-    images, x, labels, called = _tests(names, networks, data, samples, image_size, bare=ann is None and not few_bit)
+    bare = ann is None and not few_bit
+    images, x, labels, called = _tests(names, networks, asked.data, asked.samples, asked.image_size, bare=bare)
     counted, notes, twins = _counted_anns(ann, few_bit, images, x, labels, progress)
     students = _counted(names, networks, x, labels, len(sources), progress)
     students, placements, misfits = place_all(
-        students, networks, x, chips=chips, pricing=pricing, simulate=simulate, progress=progress
+        students, networks, x, chips=asked.chips, pricing=pricing, simulate=simulate, progress=progress
     )
-    thinned = thin(students[0], networks[0], x, labels, time=time, progress=progress) if with_density else None
+    thinned = thin(students[0], networks[0], x, labels, time=pricing.busy, progress=progress) if with_density else None
     return report.build(
         f"{', '.join(names[: len(sources)]) or (counted.name if counted else '')} on {called}",
-        command,
+        asked.command,
         students,
         teacher=counted,
         models=pricing.energy,
         placements=placements,
         few_bit=twins,
         thinned=thinned,
-        data=f"{len(x):,} test {'sample' if x.ndim != 4 else 'image'}{'s' if len(x) != 1 else ''} of {called}",
+        data=_data_text(x, called),
         notes=[*notes, *misfits],
     )
+
+
+def _sweep(
+    asked: _Asked, wanted: ChosenPoints, written: Callable[[Sweep], object] | None, built_in: Container[str]
+) -> Sweep:
+    from profilers.report.sweep import few_bit_reference, teacher_reference
+
+    for source in asked.sources:
+        if ann_of(source) is not None:
+            raise OptionError(
+                f"{source}: this is an ANN; give spiking students, and the ANN as {{teacher}}, or as {{qann}} where it has few bits",
+                teacher=None, qann=None,
+            )  # fmt: skip
+    alone, pricing, progress = len(asked.sources) == 1, asked.pricing, asked.progress
+    lowered = [_lowered(one, asked.lowering, progress, alone=alone) for one in asked.sources]
+    networks = dict(zip(_names(asked.sources, lowered, len(lowered)), lowered, strict=True))
+    require_sweepable(networks, wanted.bits, wanted.steps)
+    images, x, labels, called = _tests(
+        list(networks), lowered, asked.data, asked.samples, asked.image_size, bare=not (asked.teacher or asked.few_bit)
+    )
+    teacher, notes, anns = _counted_anns(asked.teacher, asked.few_bit, images, x, labels, progress)
+    references = [few_bit_reference(ann, len(x), tuple(pricing.energy.values())) for ann in anns]
+    references += [] if teacher is None or teacher.accuracy is None else [teacher_reference(teacher, len(x))]
+    own = [name for name in (*pricing.energy, *pricing.times) if name not in built_in]
+    plan = SweepPlan(
+        networks, wanted.bits, wanted.steps, quantization_of(asked.lowering, progress), asked.chips, pricing, tuple(own)
+    )
+    if len(wanted.steps) > 1:
+        longest = wanted.steps[-1]
+        notes = (*notes, f"Every network runs once with T = {longest}, and is read after fewer steps of that run.")
+    return swept(
+        plan, x, labels, title=f"{', '.join(networks)} on {called}", command=asked.command, data=_data_text(x, called),
+        references=references, notes=notes, written=written, progress=progress,
+    )  # fmt: skip
+
+
+def _data_text(x: Array, called: str) -> str:
+    return f"{len(x):,} test {'sample' if x.ndim != 4 else 'image'}{'s' if len(x) != 1 else ''} of {called}"
 
 
 def _counted(
@@ -210,13 +319,16 @@ def _trained(teacher: str | Path | TrainedNetwork) -> TrainedNetwork:
     return teacher if isinstance(teacher, TrainedNetwork) else load(teacher)
 
 
-def report_formats(names: Sequence[str] | None) -> Sequence[str]:
-    """The formats of a report that were asked for, or the usual ones.
+def report_formats(names: Sequence[str] | None, *, sweep: bool = False) -> Sequence[str]:
+    """The formats of a report, or of a sweep, that were asked for, or the usual ones.
 
     Raises:
         DeployError: one that there is not.
     """
     from profilers import report
+    from profilers.report import sweep_result
 
+    if sweep:
+        return sweep_result.known_sweep_formats(names or sweep_result.FORMATS)
     found: Sequence[str] = report.known_formats(names or report.DEFAULT_FORMATS)
     return found

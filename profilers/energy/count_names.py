@@ -85,3 +85,6 @@ PER_SPIKE = frozenset(
 
 FROM_PLACEMENT = frozenset({"hops_ew", "hops_ns", "messages", "chip_seconds"})
 """Counts that only a placement on a chip gives; chip_seconds takes the seconds per sample besides."""
+
+OF_WEIGHT_BITS = frozenset({"weight_bits", "spike_weight_bits"})
+"""Counts of which a network with weights of fewer bits has fewer, spike for spike."""

@@ -19,29 +19,38 @@ _TEMPLATES = Path(__file__).parent / "templates"
 _OTHERS = 2  # students named beside the first one in the verdict
 
 
-def render(report: ReportData) -> str:
-    """The report becomes the page's HTML text."""
-    environment = Environment(
+def environment() -> Environment:
+    """All pages are made of templates that know how numbers are written."""
+    found = Environment(
         loader=FileSystemLoader(_TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["unbroken"] = _unbroken
-    environment.globals.update(number=number, percent=percent, quantity=quantity, spread=spread)
-    return environment.get_template("report.html.j2").render(
-        report=report,
-        head=report.head,
-        lead=_student_lead(report.head) if report.head else _teacher_lead(report),
-        tiles=_student_tiles(report, report.head) if report.head else _teacher_tiles(report),
-        tables=tables,
-        energy_tables=energy_tables,
-        few_bit_tables=few_bit_tables,
-        time_tables=time_tables,
-        figures=figures,
-        glossary=GLOSSARY,
-        sources=sources(report),
+    found.filters["unbroken"] = _unbroken
+    found.globals.update(number=number, percent=percent, quantity=quantity, spread=spread)
+    return found
+
+
+def render(report: ReportData) -> str:
+    """The report becomes the page's HTML text."""
+    return (
+        environment()
+        .get_template("report.html.j2")
+        .render(
+            report=report,
+            head=report.head,
+            lead=_student_lead(report.head) if report.head else _teacher_lead(report),
+            tiles=_student_tiles(report, report.head) if report.head else _teacher_tiles(report),
+            tables=tables,
+            energy_tables=energy_tables,
+            few_bit_tables=few_bit_tables,
+            time_tables=time_tables,
+            figures=figures,
+            glossary=GLOSSARY,
+            sources=sources(report),
+        )
     )
 
 

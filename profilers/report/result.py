@@ -30,6 +30,11 @@ class Report(ReportData):
         """Latency, throughput, energy and energy-delay product on chips; None where nothing was placed."""
         return time_table(self)
 
+    def tables(self) -> tuple[TextTable, ...]:
+        """What the command prints."""
+        times = self.time_table()
+        return (self.closing_table(), *([] if times is None else [times]))
+
     def __str__(self) -> str:
         return str(self.closing_table())
 

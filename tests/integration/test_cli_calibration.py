@@ -50,11 +50,11 @@ def test_export_calibrates_on_training_images(student: Path, tmp_path: Path) -> 
     assert all(0 < r["register_used"] < 1 for r in rows)
 
     # the file holds that network, and says how it was made
-    written = netx.read(tmp_path / "tiny.net")
+    written = netx.read(tmp_path / "tiny.int4.net")
     for name, synapse in integer.synapses.items():
         if isinstance(written.nodes.get(name), type(synapse)) and synapse.bias is not None:
             np.testing.assert_array_equal(written.synapses[name].bias, synapse.bias)
-    sidecar = json.loads((tmp_path / "tiny.net.json").read_text())
+    sidecar = json.loads((tmp_path / "tiny.int4.net.json").read_text())
     expected = {"bits": 4, "input_bits": 8, "calibration": {"data": "digits", "part": "train", "samples": 60}}
     assert sidecar["metadata"]["quantization"] == expected
 

@@ -179,6 +179,24 @@ def _room(plan: Levels, member: str) -> Room:
 # -- synapses ----------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, eq=False)
+class WeightBlock:
+    """A block is weights (rows, columns) between two levels, and where they stand.
+
+    Attributes:
+        offset: (y, x) around each position of the level below.
+        row, column: the first channel of the upper level, and of the lower one.
+        weight: before any factor.
+        target: the neuron layer whose factor it is.
+    """
+
+    offset: Pair
+    row: int
+    column: int
+    weight: Array
+    target: str
+
+
 def _synapse_into(plan: Levels, d: int, factors: Mapping[str, int], threshold: int) -> AnySynapse:
     """One synapse layer leads from level d − 1 to level d."""
     level, below = plan.levels[d], plan.levels[d - 1]
@@ -187,8 +205,7 @@ def _synapse_into(plan: Levels, d: int, factors: Mapping[str, int], threshold: i
         return into[0].synapse  # nothing to merge: keep groups and dilation as they are
     if len(plan.shape(d)) == 1:
         return Linear(_dense(plan, d, into, factors, threshold), _bias(plan, d, into, factors))
-    taps = _merged_taps(plan, d, into, factors, threshold)
-    return _convolution(plan, d, taps, _bias(plan, d, into, factors))
+    return _convolution(plan, d, _blocks(plan, d, into), factors, threshold, _bias(plan, d, into, factors))
 
 
 def _bias(plan: Levels, d: int, into: Sequence[Link], factors: Mapping[str, int]) -> Array | None:
@@ -204,34 +221,20 @@ def _bias(plan: Levels, d: int, into: Sequence[Link], factors: Mapping[str, int]
     return total.astype(np.int32) if total.any() else None
 
 
-def _merged_taps(
-    plan: Levels, d: int, into: Sequence[Link], factors: Mapping[str, int], threshold: int
-) -> dict[Pair, Array]:
-    """Each tap offset has weights (channels of level d, channels of level d − 1) of all connections and relays."""
-    level, below = plan.levels[d], plan.levels[d - 1]
-    starts_in, starts_out = _starts(plan, below.slots), _starts(plan, level.slots)
-    width_out, width_in = sum(map(plan.width, level.slots)), sum(map(plan.width, below.slots))
-    merged: dict[Pair, Array] = {}
-
-    def matrix(offset: Pair) -> Array:
-        if offset not in merged:
-            merged[offset] = np.zeros((width_out, width_in), np.int32)
-        return merged[offset]
-
+def _blocks(plan: Levels, d: int, into: Sequence[Link]) -> list[WeightBlock]:
+    """The weights of all connections into level d stand at these places, as they are: nothing is copied yet."""
+    starts_in, starts_out = _starts(plan, plan.levels[d - 1].slots), _starts(plan, plan.levels[d].slots)
+    found = []
     for link in into:
-        out = starts_out[link.target, 0, 0]
+        row = starts_out[link.target, 0, 0]
         for tap in plan.taps(link, d):
-            weight = _times(tap.weight, factors[link.target])
-            per_out, per_in = len(weight) // tap.groups, weight.shape[1]
-            for g in range(tap.groups):
-                rows = slice(out + g * per_out, out + (g + 1) * per_out)
-                columns = slice(starts_in[tap.slot] + g * per_in, starts_in[tap.slot] + (g + 1) * per_in)
-                matrix(tap.offset)[rows, columns] += weight[g * per_out : (g + 1) * per_out]
-    for slot in level.relays:
-        source, offset = plan.relay_source(slot, d)
-        index = np.arange(plan.width(slot))
-        matrix(offset)[starts_out[slot] + index, starts_in[source] + index] = threshold
-    return merged
+            per_out, per_in = len(tap.weight) // tap.groups, tap.weight.shape[1]
+            column = starts_in[tap.slot]
+            found += [
+                WeightBlock(tap.offset, row + g * per_out, column + g * per_in, weight, link.target)
+                for g, weight in enumerate(np.split(tap.weight, tap.groups))
+            ]
+    return found
 
 
 def _dense(plan: Levels, d: int, into: Sequence[Link], factors: Mapping[str, int], threshold: int) -> Array:
@@ -264,19 +267,32 @@ def _times(weight: Array, factor: int) -> Array:
     return weight.astype(np.int32, copy=False) if factor == 1 else weight.astype(np.int32) * np.int32(factor)
 
 
-def _convolution(plan: Levels, d: int, taps: dict[Pair, Array], bias: Array | None) -> Conv2d:
-    """Taps at offsets around each position become one kernel, whose padding and size give the level's shape.
+def _convolution(
+    plan: Levels, d: int, blocks: Sequence[WeightBlock], factors: Mapping[str, int], threshold: int, bias: Array | None
+) -> Conv2d:
+    """Weights at offsets around each position, and those of relays, become one kernel, whose padding and size give the
+    level's shape.
 
-    The taps are used up, each freed when it is in place: those of a deep network's level are hundreds of megabytes.
+    A deep network's kernel has hundreds of millions of weights, nearly all of them 0: only the others are written, so that the
+    system gives memory to few of its pages but those of the tap at which relays read.
     """
-    height, width = (_axis(plan, d, axis, [offset[axis] for offset in taps]) for axis in (0, 1))
+    level, below = plan.levels[d], plan.levels[d - 1]
+    starts_in, starts_out = _starts(plan, below.slots), _starts(plan, level.slots)
+    relays = [(slot, *plan.relay_source(slot, d)) for slot in level.relays]
+    offsets = {block.offset for block in blocks} | {offset for _, _, offset in relays}
+    height, width = (_axis(plan, d, axis, [offset[axis] for offset in offsets]) for axis in (0, 1))
     kernel, padding = (height[0], width[0]), (height[1], width[1])
-    size = next(iter(taps.values())).shape
     # whole matrices side by side in memory, where single numbers nine apart would take ten times as long
-    by_tap: Array = np.zeros((*kernel, *size), np.int32)
-    for y, x in list(taps):
-        by_tap[y + padding[0], x + padding[1]] = taps.pop((y, x))
-    return Conv2d(by_tap.transpose(2, 3, 0, 1), bias, plan.levels[d].stride, padding)
+    by_tap: Array = np.zeros((*kernel, *(sum(map(plan.width, one.slots)) for one in (level, below))), np.int32)
+    for block in blocks:
+        rows, columns = block.weight.shape
+        tap = by_tap[block.offset[0] + padding[0], block.offset[1] + padding[1]]
+        part = tap[block.row : block.row + rows, block.column : block.column + columns]
+        part += _times(block.weight, factors[block.target])
+    for slot, source, (y, x) in relays:
+        index = np.arange(plan.width(slot))
+        by_tap[y + padding[0], x + padding[1], starts_out[slot] + index, starts_in[source] + index] = threshold
+    return Conv2d(by_tap.transpose(2, 3, 0, 1), bias, level.stride, padding)
 
 
 def _axis(plan: Levels, d: int, axis: int, offsets: Sequence[int]) -> Pair:

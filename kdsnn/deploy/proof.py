@@ -271,25 +271,21 @@ class _Forced:
 
     def _bound(self, name: str, threshold: float, shape: torch.Size) -> Tensor:
         """How far rounding can move the membranes of a layer, (T, N, *shape)."""
-        magnitudes, terms = self._magnitudes()
-        arriving = self._arriving(name, magnitudes).expand(shape)
+        before = [self._magnitude(source) for source in self.graph.sources(name)]
+        arriving = sum((values for values, _ in before[1:]), before[0][0]).expand(shape)
         steps = torch.arange(1, shape[0] + 1, dtype=torch.float64).view(-1, *[1] * (len(shape) - 1))
-        count = max(terms[source] for source in self.graph.sources(name)) + len(self.graph.sources(name))
+        count = max(terms for _, terms in before) + len(before)
         return SLACK * (count + steps) * self.roundoff * (arriving.cumsum(0) + threshold)
 
-    def _magnitudes(self) -> tuple[dict[str, Tensor], dict[str, int]]:
-        """Σ |w·s| + |b| at every node that is no neuron, and how many terms its longest sum has. Only needed where spikes differ."""
-        values = {name: value.abs() for name, value in self.values.items()}
-        terms = dict.fromkeys(self.graph.nodes, 1)
-        for name, node in self.graph.nodes.items():
-            match node:
-                case Conv2d() | Linear() | MaxPool2d() | AvgPool2d() | Flatten() if name in self.values:
-                    values[name] = _computed(_absolute(node), self._arriving(name, values))
-                    before = max(terms[source] for source in self.graph.sources(name))
-                    terms[name] = before + _terms(node)
-                case _:
-                    pass
-        return values, terms
+    def _magnitude(self, name: str) -> tuple[Tensor, int]:
+        """Σ |w·s| + |b| at a node, and how many terms its longest sum has: only needed where spikes differ, and only back to
+        the spikes that a layer reads."""
+        node = self.graph.nodes[name]
+        if not isinstance(node, Conv2d | Linear | MaxPool2d | AvgPool2d | Flatten):
+            return self.values[name].abs(), 1
+        before = [self._magnitude(source) for source in self.graph.sources(name)]
+        arriving = sum((values for values, _ in before[1:]), before[0][0])
+        return _computed(_absolute(node), arriving), max(terms for _, terms in before) + _terms(node)
 
 
 def _membranes(node: Neuron, current: Tensor, bias: Tensor, own: Tensor | None, T: int) -> Tensor:

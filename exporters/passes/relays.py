@@ -43,6 +43,7 @@ from exporters.graph import (
 from exporters.graph.bounds import signed_bounds
 from exporters.graph.editing import over_positions
 from exporters.graph.registers import BIAS_LIMIT, CURRENT_LIMIT, DENSE_WEIGHTS, THRESHOLD_LIMIT
+from exporters.memory import available
 from exporters.passes.levels import Level, Levels, Link, Slot, depths_of, leaks, links_of
 from exporters.passes.membranes import resets_by_subtraction
 
@@ -70,6 +71,7 @@ def _is_chain(graph: SpikingGraph) -> bool:
 
 
 def _chained(plan: Levels) -> SpikingGraph:
+    _require_room(plan, available())
     graph = plan.graph
     nodes: list[tuple[str, Node]] = [(graph.input_name, graph.input)]
     members: dict[str, list[Any]] = {}
@@ -112,6 +114,46 @@ def _starts(plan: Levels, slots: Sequence[Slot]) -> dict[Slot, int]:
     """Each slot starts at this channel."""
     ends = itertools.accumulate(map(plan.width, slots), initial=0)
     return dict(zip(slots, ends, strict=False))
+
+
+# -- memory ------------------------------------------------------------------------------------------
+
+WEIGHTS = np.int32
+"""The type of the weights of merged layers."""
+ROOM = 1.5
+"""So many times the bytes of its weights a chain takes while it is written and read back."""
+
+
+def _require_room(plan: Levels, room: int | None) -> None:
+    """A chain that this machine cannot hold is refused before anything of it is made.
+
+    Relays make layers wide: one that carries C channels past others has C more inputs and outputs, with weights from each to each.
+
+    Raises:
+        DeployError: it would take more than `room` bytes; names the layers that take most, and what works all the same.
+    """
+    merged = {plan.levels[d].members[0]: _bytes(plan, d) for d in range(1, plan.top + 1)}
+    needed = round(ROOM * sum(merged.values()))
+    if room is None or needed <= room:
+        return
+    largest = sorted(merged, key=merged.__getitem__, reverse=True)[:3]
+    listed = ", ".join(f"{name} ({merged[name] / 1e6:,.0f} MB)" for name in largest)
+    raise DeployError(
+        f"{largest[0]}: the layers of a chain relay what skips them, and all of this network's take {needed / 1e6:,.0f} MB, of which "
+        f"{room / 1e6:,.0f} MB are free, the widest those beside {listed}; ONNX and NIR need no chain, or use a machine with more memory"
+    )
+
+
+def _bytes(plan: Levels, d: int) -> int:
+    """The weights from level d − 1 to level d, merged, take so many bytes; none where there is nothing to merge."""
+    into = _into(plan, d)
+    if _is_single(plan, d, into):
+        return 0
+    if len(plan.shape(d)) == 1:
+        taps = math.prod(plan.shape(d - 1)[1:])
+    else:
+        taps = math.prod(_kernel(plan, d, _blocks(plan, d, into))[0])
+    return taps * _width(plan, d) * _width(plan, d - 1) * np.dtype(WEIGHTS).itemsize
 
 
 # -- thresholds --------------------------------------------------------------------------------------
@@ -199,13 +241,20 @@ class WeightBlock:
 
 def _synapse_into(plan: Levels, d: int, factors: Mapping[str, int], threshold: int) -> AnySynapse:
     """One synapse layer leads from level d − 1 to level d."""
-    level, below = plan.levels[d], plan.levels[d - 1]
-    into = [link for link in plan.links if plan.depth[link.target] == d]
-    if len(level.slots) == len(below.slots) == len(into) == 1:
+    into = _into(plan, d)
+    if _is_single(plan, d, into):
         return into[0].synapse  # nothing to merge: keep groups and dilation as they are
     if len(plan.shape(d)) == 1:
         return Linear(_dense(plan, d, into, factors, threshold), _bias(plan, d, into, factors))
     return _convolution(plan, d, _blocks(plan, d, into), factors, threshold, _bias(plan, d, into, factors))
+
+
+def _into(plan: Levels, d: int) -> list[Link]:
+    return [link for link in plan.links if plan.depth[link.target] == d]
+
+
+def _is_single(plan: Levels, d: int, into: Sequence[Link]) -> bool:
+    return len(plan.levels[d].slots) == len(plan.levels[d - 1].slots) == len(into) == 1
 
 
 def _bias(plan: Levels, d: int, into: Sequence[Link], factors: Mapping[str, int]) -> Array | None:
@@ -279,11 +328,9 @@ def _convolution(
     level, below = plan.levels[d], plan.levels[d - 1]
     starts_in, starts_out = _starts(plan, below.slots), _starts(plan, level.slots)
     relays = [(slot, *plan.relay_source(slot, d)) for slot in level.relays]
-    offsets = {block.offset for block in blocks} | {offset for _, _, offset in relays}
-    height, width = (_axis(plan, d, axis, [offset[axis] for offset in offsets]) for axis in (0, 1))
-    kernel, padding = (height[0], width[0]), (height[1], width[1])
+    kernel, padding = _kernel(plan, d, blocks)
     # whole matrices side by side in memory, where single numbers nine apart would take ten times as long
-    by_tap: Array = np.zeros((*kernel, *(sum(map(plan.width, one.slots)) for one in (level, below))), np.int32)
+    by_tap: Array = np.zeros((*kernel, _width(plan, d), _width(plan, d - 1)), WEIGHTS)
     for block in blocks:
         rows, columns = block.weight.shape
         tap = by_tap[block.offset[0] + padding[0], block.offset[1] + padding[1]]
@@ -293,6 +340,18 @@ def _convolution(
         index = np.arange(plan.width(slot))
         by_tap[y + padding[0], x + padding[1], starts_out[slot] + index, starts_in[source] + index] = threshold
     return Conv2d(by_tap.transpose(2, 3, 0, 1), bias, level.stride, padding)
+
+
+def _kernel(plan: Levels, d: int, blocks: Sequence[WeightBlock]) -> tuple[Pair, Pair]:
+    """The kernel into level d has this size and padding."""
+    offsets = {block.offset for block in blocks} | {plan.relay_source(slot, d)[1] for slot in plan.levels[d].relays}
+    height, width = (_axis(plan, d, axis, [offset[axis] for offset in offsets]) for axis in (0, 1))
+    return (height[0], width[0]), (height[1], width[1])
+
+
+def _width(plan: Levels, d: int) -> int:
+    """All channels of a level, side by side."""
+    return sum(map(plan.width, plan.levels[d].slots))
 
 
 def _axis(plan: Levels, d: int, axis: int, offsets: Sequence[int]) -> Pair:

@@ -52,6 +52,12 @@ from profilers.text_table import TextTable, table
 SLACK = 16.0
 """S: how much wider than the bound of one sum a tie may be."""
 
+FLOAT32 = 2.0**-24
+"""ε of float32."""
+
+STATELESS = Conv2d | Linear | MaxPool2d | AvgPool2d | Flatten
+"""Nodes that compute nothing but their input."""
+
 
 @dataclass(frozen=True)
 class LayerProof:
@@ -142,11 +148,18 @@ def prove(
 
 
 class _Forced:
-    """The graph on the module's own spikes, in float64."""
+    """The graph on the module's own spikes, in float64.
+
+    Spikes of a module that computed in float32 are first held against float32 membranes, which are as far from those of float64
+    as the bound allows at most: a layer that fires as they say has no difference in float64 either. Any other layer is computed in
+    float64 again.
+    """
 
     def __init__(self, graph: SpikingGraph, x: Array, spikes: Mapping[str, Array], roundoff: float) -> None:
         self.graph, self.roundoff = graph, roundoff
-        frames = torch.from_numpy(np.asarray(x, np.float64))
+        coarse = roundoff >= FLOAT32 and graph.neurons.keys() <= spikes.keys()
+        self.dtype = torch.float32 if coarse else torch.float64
+        frames = torch.from_numpy(np.asarray(x)).to(self.dtype)
         # time first; one step stands for all where nothing changes
         self.x = frames.movedim(1, 0) if graph.input.over_time else frames.unsqueeze(0)
         self.spikes = {name: torch.from_numpy(np.asarray(s)).movedim(1, 0) for name, s in spikes.items()}
@@ -163,9 +176,11 @@ class _Forced:
             match node:
                 case IF() | LIF() if name in self.spikes:
                     own = self.spikes[name]
-                    membranes = self._membranes(name, node)
+                    membranes = self._membranes(name, node, self._arriving(name, self.values))
+                    if self.dtype == torch.float32 and not torch.equal(membranes >= node.threshold, own.bool()):
+                        membranes = self._membranes(name, node, self._exactly_arriving(name))
                     found.append(self._compared(name, node, membranes, membranes >= node.threshold, own.bool()))
-                    self.values[name] = own.double()
+                    self.values[name] = own.to(self.dtype)
                 case Output():
                     found.append(self._read_out(name, output, factor))
                 case _:
@@ -178,7 +193,8 @@ class _Forced:
             case Input():
                 return self.x
             case IF() | LIF():
-                return (self._membranes(name, node) >= node.threshold).double()
+                current = self._arriving(name, self.values)
+                return (self._membranes(name, node, current) >= node.threshold).to(self.dtype)
             case Delay():
                 return self._delayed(name, node)
             case Conv2d() | Linear() | MaxPool2d() | AvgPool2d() | Flatten():
@@ -188,14 +204,14 @@ class _Forced:
             case _:
                 assert_never(node)
 
-    def _membranes(self, name: str, node: Neuron) -> Tensor:
-        current = self._arriving(name, self.values)
-        return _membranes(node, current, self._late_bias(name, node), self.spikes.get(name), self.graph.T)
+    def _membranes(self, name: str, node: Neuron, current: Tensor) -> Tensor:
+        bias = self._late_bias(name, node).to(current.dtype)
+        return _membranes(node, current, bias, self.spikes.get(name), self.graph.T)
 
     def _delayed(self, name: str, node: Delay) -> Tensor:
         """What a delay gives out; where it closes a loop, of spikes that come behind it here, and are known all the same."""
         known = {**self.spikes, **self.guessed} if self.graph.closes_loop(name) else self.values
-        arrived = self._arriving(name, known).double()
+        arrived = self._arriving(name, known).to(self.dtype)
         return delayed(arrived.expand(self.graph.T, *arrived.shape[1:]), node.steps)
 
     def _find_spikes(self, loop: Sequence[str]) -> None:
@@ -226,6 +242,18 @@ class _Forced:
         first, *others = (values[source] for source in self.graph.sources(name))
         return sum(others, first)
 
+    def _exactly_arriving(self, name: str) -> Tensor:
+        """What arrives at a node, in float64."""
+        first, *others = (self._exactly(source) for source in self.graph.sources(name))
+        return sum(others, first)
+
+    def _exactly(self, name: str) -> Tensor:
+        """What a node gives, in float64: its own values, or computed again from the spikes that it reads."""
+        node = self.graph.nodes[name]
+        if self.dtype == torch.float64 or not isinstance(node, STATELESS):
+            return self.values[name].double()
+        return _computed(node, self._exactly_arriving(name))
+
     def _compared(self, name: str, node: Neuron, membranes: Tensor, fired: Tensor, own: Tensor) -> LayerProof:
         differ = fired != own
         if not differ.any():
@@ -247,7 +275,7 @@ class _Forced:
     def _read_out(self, name: str, output: Array, factor: float) -> LayerProof:
         """What comes out, step by step, or as its mean where the module returns no more; spikes of a rate are known already."""
         theirs = torch.from_numpy(np.asarray(output, np.float64)).movedim(1, 0)
-        ours = self._arriving(name, self.values)
+        ours = self._exactly_arriving(name)
         ours = factor * ours.expand(self.graph.T, *ours.shape[1:])
         whole, node = ours.shape, self.graph.output
         if not node.sums:
@@ -281,8 +309,8 @@ class _Forced:
         """Σ |w·s| + |b| at a node, and how many terms its longest sum has: only needed where spikes differ, and only back to
         the spikes that a layer reads."""
         node = self.graph.nodes[name]
-        if not isinstance(node, Conv2d | Linear | MaxPool2d | AvgPool2d | Flatten):
-            return self.values[name].abs(), 1
+        if not isinstance(node, STATELESS):
+            return self.values[name].abs().double(), 1
         before = [self._magnitude(source) for source in self.graph.sources(name)]
         arriving = sum((values for values, _ in before[1:]), before[0][0])
         return _computed(_absolute(node), arriving), max(terms for _, terms in before) + _terms(node)
@@ -293,9 +321,9 @@ def _membranes(node: Neuron, current: Tensor, bias: Tensor, own: Tensor | None, 
 
     `bias` is that part of the current which does not persist where the rest does.
     """
-    v = torch.full(current.shape[1:], node.start, dtype=torch.float64)
+    v = torch.full(current.shape[1:], node.start, dtype=current.dtype)
     u = torch.zeros_like(v)
-    found = torch.empty((T, *current.shape[1:]), dtype=torch.float64)
+    found = torch.empty((T, *current.shape[1:]), dtype=current.dtype)
     for t in range(T):
         u = node.current_leak * u + (current[min(t, len(current) - 1)] - bias)
         v = node.leak * v + (u + bias)
@@ -320,9 +348,11 @@ def _computed(node: Synapse | MaxPool2d | AvgPool2d | Flatten, x: Tensor) -> Ten
     flat = x.flatten(0, 1)
     match node:
         case Conv2d():
-            made = F.conv2d(flat, _tensor(node.weight), None, node.stride, node.padding, node.dilation, node.groups)
+            made = F.conv2d(
+                flat, _tensor(node.weight).to(x.dtype), None, node.stride, node.padding, node.dilation, node.groups
+            )
         case Linear():
-            made = F.linear(flat, _tensor(node.weight))
+            made = F.linear(flat, _tensor(node.weight).to(x.dtype))
         case MaxPool2d():
             made = F.max_pool2d(flat, node.kernel, node.stride, node.padding)
         case AvgPool2d():
@@ -332,7 +362,7 @@ def _computed(node: Synapse | MaxPool2d | AvgPool2d | Flatten, x: Tensor) -> Ten
         case _:
             raise TypeError(f"{type(node).__name__} has state")
     if isinstance(node, Synapse) and node.bias is not None:
-        made = made + _tensor(over_positions(node.bias, tuple(made.shape[1:])))
+        made += _tensor(over_positions(node.bias, tuple(made.shape[1:]))).to(x.dtype)
     return made.view(*x.shape[:2], *made.shape[1:])
 
 

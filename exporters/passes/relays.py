@@ -118,10 +118,10 @@ def _starts(plan: Levels, slots: Sequence[Slot]) -> dict[Slot, int]:
 
 # -- memory ------------------------------------------------------------------------------------------
 
-WEIGHTS = np.int32
-"""The type of the weights of merged layers."""
-ROOM = 1.5
-"""So many times the bytes of its weights a chain takes while it is written and read back."""
+WEIGHT = 4
+"""Bytes of a weight of a chain where it is read back from a file; while it is made, two mostly suffice."""
+ROOM = 1.25
+"""So many times the bytes of all its weights a chain takes, with what a layer is made of and held against."""
 
 
 def _require_room(plan: Levels, room: int | None) -> None:
@@ -153,7 +153,7 @@ def _bytes(plan: Levels, d: int) -> int:
         taps = math.prod(plan.shape(d - 1)[1:])
     else:
         taps = math.prod(_kernel(plan, d, _blocks(plan, d, into))[0])
-    return taps * _width(plan, d) * _width(plan, d - 1) * np.dtype(WEIGHTS).itemsize
+    return taps * _width(plan, d) * _width(plan, d - 1) * WEIGHT
 
 
 # -- thresholds --------------------------------------------------------------------------------------
@@ -246,7 +246,7 @@ def _synapse_into(plan: Levels, d: int, factors: Mapping[str, int], threshold: i
         return into[0].synapse  # nothing to merge: keep groups and dilation as they are
     if len(plan.shape(d)) == 1:
         return Linear(_dense(plan, d, into, factors, threshold), _bias(plan, d, into, factors))
-    return _convolution(plan, d, _blocks(plan, d, into), factors, threshold, _bias(plan, d, into, factors))
+    return _convolution(plan, d, into, factors, threshold)
 
 
 def _into(plan: Levels, d: int) -> list[Link]:
@@ -316,9 +316,7 @@ def _times(weight: Array, factor: int) -> Array:
     return weight.astype(np.int32, copy=False) if factor == 1 else weight.astype(np.int32) * np.int32(factor)
 
 
-def _convolution(
-    plan: Levels, d: int, blocks: Sequence[WeightBlock], factors: Mapping[str, int], threshold: int, bias: Array | None
-) -> Conv2d:
+def _convolution(plan: Levels, d: int, into: Sequence[Link], factors: Mapping[str, int], threshold: int) -> Conv2d:
     """Weights at offsets around each position, and those of relays, become one kernel, whose padding and size give the
     level's shape.
 
@@ -328,18 +326,22 @@ def _convolution(
     level, below = plan.levels[d], plan.levels[d - 1]
     starts_in, starts_out = _starts(plan, below.slots), _starts(plan, level.slots)
     relays = [(slot, *plan.relay_source(slot, d)) for slot in level.relays]
+    blocks = _blocks(plan, d, into)
     kernel, padding = _kernel(plan, d, blocks)
+    # several connections may add up at one place
+    amounts = [len(into) * factors[b.target] * max(int(b.weight.max()), -int(b.weight.min())) for b in blocks]
+    kind = np.int16 if max([threshold, *amounts]) < 2**15 else np.int32
     # whole matrices side by side in memory, where single numbers nine apart would take ten times as long
-    by_tap: Array = np.zeros((*kernel, _width(plan, d), _width(plan, d - 1)), WEIGHTS)
+    by_tap: Array = np.zeros((*kernel, _width(plan, d), _width(plan, d - 1)), kind)
     for block in blocks:
         rows, columns = block.weight.shape
         tap = by_tap[block.offset[0] + padding[0], block.offset[1] + padding[1]]
         part = tap[block.row : block.row + rows, block.column : block.column + columns]
-        part += _times(block.weight, factors[block.target])
+        part += _times(block.weight, factors[block.target]).astype(kind)
     for slot, source, (y, x) in relays:
         index = np.arange(plan.width(slot))
         by_tap[y + padding[0], x + padding[1], starts_out[slot] + index, starts_in[source] + index] = threshold
-    return Conv2d(by_tap.transpose(2, 3, 0, 1), bias, level.stride, padding)
+    return Conv2d(by_tap.transpose(2, 3, 0, 1), _bias(plan, d, into, factors), level.stride, padding)
 
 
 def _kernel(plan: Levels, d: int, blocks: Sequence[WeightBlock]) -> tuple[Pair, Pair]:

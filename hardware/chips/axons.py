@@ -212,7 +212,14 @@ class FanOut:
         """Each core of the next layer listens to so many of a block's neurons: (cores,)."""
         listeners = self.bits[self._numbers[block.slices].ravel()]
         each = np.unpackbits(listeners, axis=1, count=self.cores, bitorder="little")
-        return np.asarray(each.sum(axis=0, dtype=np.int64))
+        return each.sum(axis=0, dtype=np.uint16 if len(each) < 2**16 else np.int64).astype(
+            np.int64
+        )  # 16 bits add up faster
+
+    def listeners(self, block: Block) -> Array:
+        """Which cores of the next layer listen to any of a block's neurons: (cores,) bool."""
+        anyone = np.bitwise_or.reduce(self.bits[self._numbers[block.slices].ravel()], axis=0)
+        return np.unpackbits(anyone, count=self.cores, bitorder="little").astype(bool)
 
     @cached_property
     def _numbers(self) -> Array:

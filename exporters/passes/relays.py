@@ -120,7 +120,7 @@ def _starts(plan: Levels, slots: Sequence[Slot]) -> dict[Slot, int]:
 
 WEIGHT = 4
 """Bytes of a weight of a chain where it is read back from a file; while it is made, two mostly suffice."""
-ROOM = 1.25
+ROOM = 1.4
 """So many times the bytes of all its weights a chain takes, with what a layer is made of and held against."""
 
 

@@ -24,8 +24,6 @@ from hardware.chips.placement import PlacedLayer, Placement, position, source_of
 from hardware.emulator import exact_arithmetic
 
 _EXACT_IN_FLOAT32 = 2**24
-_SENDERS = 4096
-"""So many neurons' listeners are unpacked at a time."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,9 +129,8 @@ def farthest(placement: Placement) -> tuple[int, int] | None:
         there = np.array([position(placement.target, receiving.first_core + i) for i in range(receiving.cores)])
         for core, block in enumerate(sending.blocks, sending.first_core):
             away = np.abs(there - np.array(position(placement.target, core)))[sending.outgoing.listeners(block)]
-            for east, north in away.tolist():
-                if east + north > sum(longest):
-                    longest = (east, north)
+            if len(away) and (most := away[away.sum(axis=1).argmax()]).sum() > sum(longest):
+                longest = (int(most[0]), int(most[1]))
     return longest
 
 
@@ -189,10 +186,10 @@ def _block_sums(grid: torch.Tensor, blocks: Sequence[Block]) -> torch.Tensor:
 
 def _listeners(fan_out: FanOut, events: torch.Tensor) -> torch.Tensor:
     """Events (B, sources) are messages to each core: (B, cores)."""
-    total = torch.zeros((len(events), fan_out.cores), dtype=torch.float64, device=events.device)
+    kind, listens = fan_out.alike
+    # float32 adds up as many events as it has neurons exactly
+    dtype = events.dtype if events.shape[1] < _EXACT_IN_FLOAT32 else torch.float64
+    of_kind = torch.zeros((len(events), len(listens)), dtype=dtype, device=events.device)
+    of_kind.index_add_(1, torch.from_numpy(kind).to(events.device), events.to(dtype))
     with exact_arithmetic():
-        for start in range(0, events.shape[1], _SENDERS):  # so few that float32 holds their sums
-            part = slice(start, start + _SENDERS)
-            listens = np.unpackbits(fan_out.bits[part], axis=1, count=fan_out.cores, bitorder="little")
-            total += events[:, part] @ torch.from_numpy(listens).to(events)
-    return total
+        return (of_kind @ torch.from_numpy(listens).to(of_kind)).to(torch.float64)

@@ -176,10 +176,9 @@ class _Forced:
             match node:
                 case IF() | LIF() if name in self.spikes:
                     own = self.spikes[name]
-                    membranes = self._membranes(name, node, self._arriving(name, self.values))
-                    if self.dtype == torch.float32 and not torch.equal(membranes >= node.threshold, own.bool()):
-                        membranes = self._membranes(name, node, self._exactly_arriving(name))
-                    found.append(self._compared(name, node, membranes, membranes >= node.threshold, own.bool()))
+                    membranes = self._membranes(name, node, self._arriving(name, self.values), own)
+                    samples = ((membranes >= node.threshold) != own.bool()).flatten(2).any(2).any(0).nonzero()[:, 0]
+                    found.append(self._compared(name, node, samples))
                     self.values[name] = own.to(self.dtype)
                 case Output():
                     found.append(self._read_out(name, output, factor))
@@ -194,7 +193,7 @@ class _Forced:
                 return self.x
             case IF() | LIF():
                 current = self._arriving(name, self.values)
-                return (self._membranes(name, node, current) >= node.threshold).to(self.dtype)
+                return (self._membranes(name, node, current, None) >= node.threshold).to(self.dtype)
             case Delay():
                 return self._delayed(name, node)
             case Conv2d() | Linear() | MaxPool2d() | AvgPool2d() | Flatten():
@@ -204,9 +203,8 @@ class _Forced:
             case _:
                 assert_never(node)
 
-    def _membranes(self, name: str, node: Neuron, current: Tensor) -> Tensor:
-        bias = self._late_bias(name, node).to(current.dtype)
-        return _membranes(node, current, bias, self.spikes.get(name), self.graph.T)
+    def _membranes(self, name: str, node: Neuron, current: Tensor, own: Tensor | None) -> Tensor:
+        return _membranes(node, current, self._late_bias(name, node).to(current.dtype), own, self.graph.T)
 
     def _delayed(self, name: str, node: Delay) -> Tensor:
         """What a delay gives out; where it closes a loop, of spikes that come behind it here, and are known all the same."""
@@ -242,40 +240,45 @@ class _Forced:
         first, *others = (values[source] for source in self.graph.sources(name))
         return sum(others, first)
 
-    def _exactly_arriving(self, name: str) -> Tensor:
-        """What arrives at a node, in float64."""
-        first, *others = (self._exactly(source) for source in self.graph.sources(name))
+    def _exactly_arriving(self, name: str, samples: Tensor) -> Tensor:
+        """What arrives at a node for some samples, in float64."""
+        first, *others = (self._exactly(source, samples) for source in self.graph.sources(name))
         return sum(others, first)
 
-    def _exactly(self, name: str) -> Tensor:
-        """What a node gives, in float64: its own values, or computed again from the spikes that it reads."""
+    def _exactly(self, name: str, samples: Tensor) -> Tensor:
+        """What a node gives for some samples, in float64: its own values, or computed again from the spikes that it reads."""
         node = self.graph.nodes[name]
         if self.dtype == torch.float64 or not isinstance(node, STATELESS):
-            return self.values[name].double()
-        return _computed(node, self._exactly_arriving(name))
+            return self.values[name][:, samples].double()
+        return _computed(node, self._exactly_arriving(name, samples))
 
-    def _compared(self, name: str, node: Neuron, membranes: Tensor, fired: Tensor, own: Tensor) -> LayerProof:
-        differ = fired != own
-        if not differ.any():
-            return LayerProof(name, own.numel(), 0, 0)
-        bound = self._bound(name, node.threshold + abs(node.start), membranes.shape)
+    def _compared(self, name: str, node: Neuron, samples: Tensor) -> LayerProof:
+        """What a layer does on those samples on which it differs."""
+        compared = self.spikes[name].numel()
+        if not len(samples):
+            return LayerProof(name, compared, 0, 0)
+        own = self.spikes[name][:, samples].bool()
+        membranes = self._membranes(name, node, self._exactly_arriving(name, samples), own)
+        differ = (membranes >= node.threshold) != own
+        bound = self._bound(name, node.threshold + abs(node.start), membranes.shape, samples)
         wrong = differ & ((membranes - node.threshold).abs() > bound)
         ties, count = int((differ & ~wrong).sum()), int(wrong.sum())
         if not count:
-            return LayerProof(name, own.numel(), ties, 0)
+            return LayerProof(name, compared, ties, 0)
         t, n, *where = wrong.nonzero()[0].tolist()
         at = (t, n, *where)
         verb = "fires" if own[at] else "is silent"
         first = (
-            f"sample {n}, step {t + 1}, neuron {tuple(where)}: the module's {verb}, the graph's membrane is "
+            f"sample {int(samples[n])}, step {t + 1}, neuron {tuple(where)}: the module's {verb}, the graph's membrane is "
             f"{float(membranes[at]):.6g} at threshold {node.threshold:g}"
         )
-        return LayerProof(name, own.numel(), ties, count, first)
+        return LayerProof(name, compared, ties, count, first)
 
     def _read_out(self, name: str, output: Array, factor: float) -> LayerProof:
         """What comes out, step by step, or as its mean where the module returns no more; spikes of a rate are known already."""
         theirs = torch.from_numpy(np.asarray(output, np.float64)).movedim(1, 0)
-        ours = self._exactly_arriving(name)
+        samples = torch.arange(self.x.shape[1])
+        ours = self._exactly_arriving(name, samples)
         ours = factor * ours.expand(self.graph.T, *ours.shape[1:])
         whole, node = ours.shape, self.graph.output
         if not node.sums:
@@ -288,7 +291,7 @@ class _Forced:
         # a mean or a scale is rounded once more
         wrong = (ours - theirs).abs() > SLACK * self.roundoff * (1 + theirs.abs())
         if wrong.any():  # what the sums before it are rounded by is worth finding out
-            bound = abs(factor) * self._bound(name, 0.0, whole)[-len(theirs) :]
+            bound = abs(factor) * self._bound(name, 0.0, whole, samples)[-len(theirs) :]
             wrong = (ours - theirs).abs() > bound + SLACK * self.roundoff * (1 + theirs.abs())
         first = ""
         if wrong.any():
@@ -297,21 +300,21 @@ class _Forced:
             first = f"sample {n}, step {t + 1}, output {tuple(where)}: {float(theirs[at]):.6g}, the graph's {float(ours[at]):.6g}"
         return LayerProof(name, theirs.numel(), 0, int(wrong.sum()), first)
 
-    def _bound(self, name: str, threshold: float, shape: torch.Size) -> Tensor:
-        """How far rounding can move the membranes of a layer, (T, N, *shape)."""
-        before = [self._magnitude(source) for source in self.graph.sources(name)]
+    def _bound(self, name: str, threshold: float, shape: torch.Size, samples: Tensor) -> Tensor:
+        """How far rounding can move the membranes of a layer on some samples, (T, N, *shape)."""
+        before = [self._magnitude(source, samples) for source in self.graph.sources(name)]
         arriving = sum((values for values, _ in before[1:]), before[0][0]).expand(shape)
         steps = torch.arange(1, shape[0] + 1, dtype=torch.float64).view(-1, *[1] * (len(shape) - 1))
         count = max(terms for _, terms in before) + len(before)
         return SLACK * (count + steps) * self.roundoff * (arriving.cumsum(0) + threshold)
 
-    def _magnitude(self, name: str) -> tuple[Tensor, int]:
+    def _magnitude(self, name: str, samples: Tensor) -> tuple[Tensor, int]:
         """Σ |w·s| + |b| at a node, and how many terms its longest sum has: only needed where spikes differ, and only back to
         the spikes that a layer reads."""
         node = self.graph.nodes[name]
         if not isinstance(node, STATELESS):
-            return self.values[name].abs().double(), 1
-        before = [self._magnitude(source) for source in self.graph.sources(name)]
+            return self.values[name][:, samples].abs().double(), 1
+        before = [self._magnitude(source, samples) for source in self.graph.sources(name)]
         arriving = sum((values for values, _ in before[1:]), before[0][0])
         return _computed(_absolute(node), arriving), max(terms for _, terms in before) + _terms(node)
 

@@ -45,16 +45,18 @@ def store(group: h5py.Group, key: str, values: Array, dtype: type[np.generic]) -
 
 
 def numbers(dataset: h5py.Dataset) -> Array:
-    """The numbers of a dataset: in int32 if it is stored in chunks and all of them are whole and fit, else as they are."""
+    """The numbers of a dataset: in int16 or int32 if it is stored in chunks and all of them are whole and fit, else as they are."""
     if dataset.chunks is None or not _is_usual(dataset):
         return np.asarray(dataset[()])
-    found: Array = np.zeros(dataset.shape, np.int32)
+    found: Array = np.zeros(dataset.shape, np.int16)
     for where in _filled(dataset):
         part = dataset[where]
         with np.errstate(invalid="ignore"):  # NaN, infinities and what is too large
             whole = part.astype(np.int32)
         if not np.array_equal(whole, part):
             return np.asarray(dataset[()])
+        if found.dtype == np.int16 and whole.size and max(int(whole.max()), ~int(whole.min())) >= 2**15:
+            found = found.astype(np.int32)
         found[where] = whole
     return found
 

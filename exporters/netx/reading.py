@@ -113,7 +113,9 @@ def _to_graph(file: h5py.File, T: int, extra: dict[str, Any], weights: Weights) 
             nodes.append((f"flatten{index}", Flatten()))
         else:
             synapse, neuron, unit = names[k] if k < len(names) else (f"layer{index}", f"layer{index}.neuron", 1.0)
-            weight = weights(kind, group).astype(np.int32, copy=False)
+            weight = weights(kind, group)
+            if kind != "conv" or weight.dtype != np.int16:  # the wide layers of residual networks stay in 16 bits
+                weight = weight.astype(np.int32, copy=False)
             bias = np.asarray(group["bias"][()]).T.astype(np.int32) if "bias" in group else None  # a map is (W, H, C)
             node: Node = Linear(weight, bias)
             if kind == "conv":

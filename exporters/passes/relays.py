@@ -118,8 +118,6 @@ def _starts(plan: Levels, slots: Sequence[Slot]) -> dict[Slot, int]:
 
 # -- memory ------------------------------------------------------------------------------------------
 
-WEIGHT = 4
-"""Bytes of a weight of a chain where it is read back from a file; while it is made, two mostly suffice."""
 ROOM = 1.4
 """So many times the bytes of all its weights a chain takes, with what a layer is made of and held against."""
 
@@ -146,14 +144,14 @@ def _require_room(plan: Levels, room: int | None) -> None:
 
 def _bytes(plan: Levels, d: int) -> int:
     """The weights from level d − 1 to level d, merged, take so many bytes; none where there is nothing to merge."""
-    into = _into(plan, d)
+    into, widths = _into(plan, d), _width(plan, d) * _width(plan, d - 1)
     if _is_single(plan, d, into):
         return 0
     if len(plan.shape(d)) == 1:
-        taps = math.prod(plan.shape(d - 1)[1:])
-    else:
-        taps = math.prod(_kernel(plan, d, _blocks(plan, d, into))[0])
-    return taps * _width(plan, d) * _width(plan, d - 1) * WEIGHT
+        return widths * math.prod(plan.shape(d - 1)[1:]) * np.dtype(np.int32).itemsize
+    blocks = _blocks(plan, d, into)
+    kind = _kind(blocks, len(into), *_common_threshold(plan, plan.levels[d]))
+    return widths * math.prod(_kernel(plan, d, blocks)[0]) * np.dtype(kind).itemsize
 
 
 # -- thresholds --------------------------------------------------------------------------------------
@@ -328,9 +326,7 @@ def _convolution(plan: Levels, d: int, into: Sequence[Link], factors: Mapping[st
     relays = [(slot, *plan.relay_source(slot, d)) for slot in level.relays]
     blocks = _blocks(plan, d, into)
     kernel, padding = _kernel(plan, d, blocks)
-    # several connections may add up at one place
-    amounts = [len(into) * factors[b.target] * max(int(b.weight.max()), -int(b.weight.min())) for b in blocks]
-    kind = np.int16 if max([threshold, *amounts]) < 2**15 else np.int32
+    kind = _kind(blocks, len(into), factors, threshold)
     # whole matrices side by side in memory, where single numbers nine apart would take ten times as long
     by_tap: Array = np.zeros((*kernel, _width(plan, d), _width(plan, d - 1)), kind)
     for block in blocks:
@@ -349,6 +345,14 @@ def _kernel(plan: Levels, d: int, blocks: Sequence[WeightBlock]) -> tuple[Pair, 
     offsets = {block.offset for block in blocks} | {plan.relay_source(slot, d)[1] for slot in plan.levels[d].relays}
     height, width = (_axis(plan, d, axis, [offset[axis] for offset in offsets]) for axis in (0, 1))
     return (height[0], width[0]), (height[1], width[1])
+
+
+def _kind(
+    blocks: Sequence[WeightBlock], connections: int, factors: Mapping[str, int], threshold: int
+) -> type[np.int16 | np.int32]:
+    """The weights of a merged convolution have this type: 16 bits where they suffice, also where connections add up."""
+    amounts = [factors[b.target] * max(int(b.weight.max()), -int(b.weight.min())) for b in blocks]
+    return np.int16 if max(threshold, connections * max(amounts, default=0)) < 2**15 else np.int32
 
 
 def _width(plan: Levels, d: int) -> int:

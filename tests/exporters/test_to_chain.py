@@ -304,7 +304,7 @@ def test_a_chain_that_memory_does_not_hold_is_refused_before_it_is_made(monkeypa
     graph = skip_to_dense(1, 1)
     graph = graph.with_nodes({"s3": IF(200)})
     merged = [step.synapse.weight for step in chain_layers(to_chain(graph))][1:]  # before them nothing is relayed
-    needed = round(relays.ROOM * sum(weight.size * 4 for weight in merged))
+    needed = round(relays.ROOM * sum(weight.nbytes for weight in merged))
     monkeypatch.setattr(relays, "available", lambda: needed)
     to_chain(graph)
     monkeypatch.setattr(relays, "available", lambda: needed - 1)

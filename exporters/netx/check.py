@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import h5py
 import numpy as np
@@ -17,10 +17,10 @@ from exporters.hdf5 import flaw
 from exporters.netx.arrays import numbers
 from exporters.netx.dense import DENSE, time_problems
 
-Layer = h5py.Group | Mapping[str, Any]
-"""A layer is a group of datasets, or a mapping of arrays and of such mappings that is to become one."""
+Layer: TypeAlias = Mapping[str, Any]
+"""A layer is a group of a file, which maps names to datasets and groups, or what is to become one: arrays and such mappings."""
 
-Weights = Callable[[str, Layer], Array]
+Weights: TypeAlias = Callable[[str, Layer], Array]
 """What gives the weights of a layer, of a type and in a group."""
 
 

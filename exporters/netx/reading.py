@@ -27,7 +27,7 @@ from exporters.graph import (
     chain,
 )
 from exporters.graph.registers import SILENT, leak_of
-from exporters.netx.check import Layer, NetxError, Weights, layer_groups, opened, problems, says_shape, text, weight_of
+from exporters.netx.check import NetxError, Weights, layer_groups, opened, problems, says_shape, text, weight_of
 from exporters.netx.dense import DENSE, time_of
 from exporters.netx.sidecar import digest, read_sidecar, sidecar_path
 from exporters.passes.dense_time import DenseTime, put_back
@@ -54,7 +54,7 @@ def read(path: Path, *, T: int | None = None, encoding: Encoding = "direct") -> 
     """
     weights: dict[str, Array] = {}
 
-    def once(kind: str, group: Layer) -> Array:
+    def once(kind: str, group: Any) -> Array:
         """Each layer's weights are unpacked once, when they are looked through, and then become the graph's."""
         if group.name not in weights:
             weights[group.name] = weight_of(kind, group)

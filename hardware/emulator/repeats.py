@@ -92,23 +92,21 @@ def _split(synapse: AnySynapse) -> Repeats | None:
     weight = synapse.weight.reshape(*synapse.weight.shape, *[1] * (4 - synapse.weight.ndim))
     outputs, inputs, *kernel = weight.shape
     reads: Array = np.zeros(inputs, bool)
-    rows, columns, taps, others = [], [], [], []
+    found: list[tuple[Array, ...]] = []
     step = max(1, AT_ONCE // weight[0].size)
     for start in range(0, outputs, step):
         exists = weight[start : start + step] != 0
         single = np.count_nonzero(exists, axis=(1, 2, 3)) == 1
-        found, column, *tap = np.nonzero(exists[single])
-        rows.append(start + np.flatnonzero(single)[found])
-        columns.append(column)
-        taps.append(np.ravel_multi_index(tap, kernel))
-        others.append(start + np.flatnonzero(~single))
+        row, column, *at = np.nonzero(exists[single])
         reads |= exists[~single].any(axis=(0, 2, 3))
-    row, column, tap, other = map(np.concatenate, (rows, columns, taps, others))
+        rows, others = (start + np.flatnonzero(of) for of in (single, ~single))
+        found.append((rows[row], column, np.ravel_multi_index(tuple(at), kernel), others))
+    row, column, tap, other = map(np.concatenate, zip(*found, strict=True))
     if len(row) < LEAST_SHARE * outputs:
         return None
     order = np.argsort(tap, kind="stable")
     row, column, tap = row[order], column[order], tap[order]
-    at = [(int(y), int(x)) for y, x in zip(*np.unravel_index(np.unique(tap), kernel), strict=True)]
+    where = [(int(y), int(x)) for y, x in zip(*np.unravel_index(np.unique(tap), kernel), strict=True)]
     ends = [*np.flatnonzero(np.diff(tap, prepend=-1)).tolist(), len(tap)]
     read = np.flatnonzero(reads)
     layer = (
@@ -122,4 +120,4 @@ def _split(synapse: AnySynapse) -> Repeats | None:
         for one in (row, column, weight[row, column, y, x].astype(np.float32), other, read)
     )
     out, into, weights, rest, read_by = tensors
-    return Repeats(out, into, dict(zip(at, map(slice, ends, ends[1:]), strict=True)), weights, rest, read_by, layer)
+    return Repeats(out, into, dict(zip(where, map(slice, ends, ends[1:]), strict=True)), weights, rest, read_by, layer)

@@ -8,11 +8,12 @@ what memory holds twice. Whatever this program writes, it reads: a network that 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from typing import Any
 
 import h5py
+
+from exporters.memory import installed
 
 ALWAYS_READ = 2**30
 """Bytes of numbers that are read however little of the file they take."""
@@ -39,17 +40,9 @@ def flaw(file: h5py.File) -> str | None:
             total += declared
             if total > ALWAYS_READ and declared > DEFLATE * (stored := item.id.get_storage_size()):
                 return f"{name}: its numbers would take more than {declared >> 20:,} MB, and {stored:,} bytes of them are in the file"
-            if total > (room := max(ALWAYS_READ, _memory() // 2)):
+            if total > (room := max(ALWAYS_READ, installed(ALWAYS_READ) // 2)):
                 return f"{name}: its numbers would take more than the {room >> 20:,} MB that this machine has for them"
     return None
-
-
-def _memory() -> int:
-    """The machine has so many bytes of memory; as few as are always read where the system does not say."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):  # Windows has no sysconf
-        return ALWAYS_READ
 
 
 def _walk(group: h5py.Group, depth: int) -> Iterator[tuple[str, int, Any]]:

@@ -17,6 +17,9 @@ from exporters.graph.spiking_graph import SpikingGraph
 EXACT_IN_FLOAT32 = 2**24
 """Whole numbers up to here are float32 numbers, so sums that stay below are exact in any order of addition."""
 
+AT_ONCE = 2**18
+"""So many weights are added up at a time."""
+
 _sums: WeakKeyDictionary[Synapse, tuple[Array, Array]] = WeakKeyDictionary()
 """The sums of positive and of negative weights per output channel are kept: they are a pass over millions of weights,
 asked for many times."""
@@ -59,13 +62,24 @@ def signed_bounds(synapse: Synapse, arriving: float, *, bias: bool = True) -> tu
     """The bounds are, per output channel, the largest sum and the negative of the smallest, of inputs from 0 to
     `arriving`: two of float64 (Cout,), neither below 0."""
     if synapse not in _sums:
-        weight = synapse.weight.reshape(len(synapse.weight), -1)
-        parts = (np.maximum(weight, 0), np.minimum(weight, 0))
-        _sums[synapse] = (parts[0].sum(axis=1, dtype=np.float64), -parts[1].sum(axis=1, dtype=np.float64))
+        _sums[synapse] = _signed_sums(synapse.weight)
     positive, negative = (total * arriving for total in _sums[synapse])
     if bias and synapse.bias is not None:  # of a whole map, the extremes of each channel
         b = synapse.bias.astype(np.float64).reshape(len(synapse.bias), -1)
         positive, negative = positive + np.maximum(b.max(axis=1), 0), negative + np.maximum(-b.min(axis=1), 0)
+    return positive, negative
+
+
+def _signed_sums(weight: Array) -> tuple[Array, Array]:
+    """The positive weights of each output channel add up to one, the negative ones to the negative of the other: float64
+    (Cout,). A few channels at a time stay in the caches, and need no second copy of all weights."""
+    step = max(1, AT_ONCE // max(1, weight[0].size))
+    positive, negative = np.zeros(len(weight)), np.zeros(len(weight))
+    for start in range(0, len(weight), step):
+        rows = slice(start, start + step)
+        part = weight[rows].reshape(len(weight[rows]), -1)
+        positive[rows] = np.maximum(part, 0).sum(axis=1, dtype=np.float64)
+        negative[rows] = -np.minimum(part, 0).sum(axis=1, dtype=np.float64)
     return positive, negative
 
 

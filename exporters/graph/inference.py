@@ -181,7 +181,8 @@ def _check_numbers(name: str, what: str, array: Array | None) -> None:
         return
     require(array.dtype.kind in "fi", name, f"{what} has type {array.dtype}; it must be float or integer")
     require(array.size > 0, name, f"{what} is empty")
-    require(bool(np.isfinite(array).all()), name, f"{what} contains NaN or infinite values; retrain or repair it")
+    finite = array.dtype.kind == "i" or bool(np.isfinite(array).all())
+    require(finite, name, f"{what} contains NaN or infinite values; retrain or repair it")
 
 
 def _check_window(name: str, *, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair = (1, 1)) -> None:

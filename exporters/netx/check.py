@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import h5py
 import numpy as np
@@ -14,7 +14,14 @@ from exporters.errors import DeployError
 from exporters.graph import Array
 from exporters.graph.registers import BIAS_LIMIT, DECAY_ONE, DENSE_WEIGHTS, MAX_GROUPS, MAX_STEP, THRESHOLD_LIMIT
 from exporters.hdf5 import flaw
+from exporters.netx.arrays import numbers
 from exporters.netx.dense import DENSE, time_problems
+
+Layer: TypeAlias = Mapping[str, Any]
+"""A layer is a group of a file, which maps names to datasets and groups, or what is to become one: arrays and such mappings."""
+
+Weights: TypeAlias = Callable[[str, Layer], Array]
+"""What gives the weights of a layer, of a type and in a group."""
 
 
 class NetxError(DeployError):
@@ -55,20 +62,21 @@ def text(dataset: Any) -> str:
     return value.decode("ascii") if isinstance(value, bytes) else str(value)
 
 
-def weight_of(kind: str, group: h5py.Group) -> Array:
+def weight_of(kind: str, group: Layer) -> Array:
     """The weights of a layer are (Cout, Cin/groups, kH, kW) or (N, F), whichever way the file has them.
 
     As netx does, a dense layer's flat weights are folded by its shape, and a convolution's last axis of length 1, which
     slayer keeps for time, is left off. Any other array comes as it is.
     """
-    weight = np.asarray(group["weight"][()])
+    weight = group["weight"]
+    weight = numbers(weight) if isinstance(weight, h5py.Dataset) else np.asarray(weight)
     neurons = math.prod(np.asarray(group["shape"][()]).reshape(-1).tolist())
     if kind in DENSE and weight.ndim == 1 and neurons > 0 and weight.size % neurons == 0:
         return weight.reshape(neurons, -1)
     return weight[..., 0] if kind == "conv" and weight.ndim == 5 and weight.shape[-1] == 1 else weight
 
 
-def says_shape(group: h5py.Group) -> bool:
+def says_shape(group: Layer) -> bool:
     """A group says the shape of the network's input if it is an input layer and has one; netx takes both to be optional."""
     return text(group["type"]) == "input" and "shape" in group
 
@@ -84,7 +92,7 @@ def validate(path: Path) -> list[str]:
         return list(problems(file))
 
 
-def problems(file: h5py.File) -> Iterator[str]:
+def problems(file: h5py.File, weights: Weights = weight_of) -> Iterator[str]:
     """The findings come one by one; a file damaged inside raises from h5py at any point, which is one more finding."""
     try:
         if (what := flaw(file)) is not None:
@@ -97,34 +105,35 @@ def problems(file: h5py.File) -> Iterator[str]:
         if names != sorted(str(i) for i in range(len(names))):
             yield f"its layers are named {', '.join(names[:6])}; they must be 0, 1, 2, … without a gap"
             return
-        seen_neurons = False
-        groups = layer_groups(file)
-        for index, group in enumerate(groups):
-            kind = text(group["type"]) if "type" in group else "missing"
-            where = f"layer {index} ({kind})"
-            if kind in ("conv", *DENSE):
-                seen_neurons = True
-                last = index == len(groups) - 1
-                yield from (f"{where}: {problem}" for problem in _layer_problems(kind, group, last=last))
-            elif kind == "input":
-                yield from (f"{where}: {problem}" for problem in _input_problems(group))
-                if index > 0:
-                    yield f"{where}: only the first layer can be the input"
-            elif kind != "flatten":
-                yield f"{where}: Lava skips or refuses layers of this type; supported are input, conv, dense, dense_rec, flatten"
-        if not seen_neurons:
-            yield "it has no conv or dense layer"
-        elif (
-            not says_shape(groups[0])
-            and next(k for g in groups if (k := text(g["type"])) in ("conv", *DENSE)) == "conv"
-        ):
-            yield "no input layer says the shape of what its first convolution reads; add one"
+        yield from layer_problems(layer_groups(file), weights)
     except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         yield f"it is damaged inside ({reason[:120]})"
 
 
-def _input_problems(group: h5py.Group) -> Iterator[str]:
+def layer_problems(layers: Sequence[Layer], weights: Weights = weight_of) -> Iterator[str]:
+    """The findings about the layers of a file, or about those that are to be written: groups, or mappings that are like them."""
+    seen_neurons = False
+    for index, group in enumerate(layers):
+        kind = text(group["type"]) if "type" in group else "missing"
+        where = f"layer {index} ({kind})"
+        if kind in ("conv", *DENSE):
+            seen_neurons = True
+            last = index == len(layers) - 1
+            yield from (f"{where}: {problem}" for problem in _layer_problems(kind, group, weights, last=last))
+        elif kind == "input":
+            yield from (f"{where}: {problem}" for problem in _input_problems(group))
+            if index > 0:
+                yield f"{where}: only the first layer can be the input"
+        elif kind != "flatten":
+            yield f"{where}: Lava skips or refuses layers of this type; supported are input, conv, dense, dense_rec, flatten"
+    if not seen_neurons:
+        yield "it has no conv or dense layer"
+    elif not says_shape(layers[0]) and next(k for g in layers if (k := text(g["type"])) in ("conv", *DENSE)) == "conv":
+        yield "no input layer says the shape of what its first convolution reads; add one"
+
+
+def _input_problems(group: Layer) -> Iterator[str]:
     if "neuron" not in group:
         return
     if "shape" not in group:
@@ -140,7 +149,7 @@ def _input_problems(group: h5py.Group) -> Iterator[str]:
     yield from _neuron_problems(group["neuron"], last=False)
 
 
-def _layer_problems(kind: str, group: h5py.Group, *, last: bool) -> Iterator[str]:
+def _layer_problems(kind: str, group: Layer, weights: Weights, *, last: bool) -> Iterator[str]:
     required: tuple[str, ...] = ("shape", "weight")
     required += ("neuron", "stride", "padding", "dilation", "groups") if kind == "conv" else ()
     if not last and "neuron" not in required:
@@ -149,7 +158,7 @@ def _layer_problems(kind: str, group: h5py.Group, *, last: bool) -> Iterator[str
     if missing:
         yield f"{', '.join(missing)} missing"
         return
-    weight = weight_of(kind, group)
+    weight = weights(kind, group)
     if weight.ndim != (4 if kind == "conv" else 2) or weight.size == 0:
         yield f"the weight has shape {weight.shape}"
         return
@@ -188,7 +197,7 @@ def _layer_problems(kind: str, group: h5py.Group, *, last: bool) -> Iterator[str
         yield "it has a bias but no neurons, which Lava would add once and not at every step; give it neurons"
 
 
-def _neuron_problems(neuron: h5py.Group, *, last: bool) -> Iterator[str]:
+def _neuron_problems(neuron: Layer, *, last: bool) -> Iterator[str]:
     missing = [key for key in ("type", "iDecay", "vDecay", "vThMant") if key not in neuron]
     if missing:
         yield f"neuron: {', '.join(missing)} missing"
@@ -218,7 +227,9 @@ def _neuron_problems(neuron: h5py.Group, *, last: bool) -> Iterator[str]:
 
 
 def _number_problems(what: str, values: Array) -> Iterator[str]:
-    if values.dtype.kind not in "fiu" or not np.isfinite(values).all():
+    if values.dtype.kind in "iu":
+        return
+    if values.dtype.kind != "f" or not np.isfinite(values).all():
         yield f"the {what} holds NaN, infinite or non-numeric values"
     elif (values != np.trunc(values)).any():
         yield f"the {what} holds fractions, which Lava cuts off; quantize the network first"

@@ -13,6 +13,7 @@ from exporters.graph import (
     IF,
     LIF,
     AnyNeuron,
+    Array,
     Conv2d,
     Encoding,
     Flatten,
@@ -26,7 +27,7 @@ from exporters.graph import (
     chain,
 )
 from exporters.graph.registers import SILENT, leak_of
-from exporters.netx.check import NetxError, layer_groups, opened, problems, says_shape, text, weight_of
+from exporters.netx.check import NetxError, Weights, layer_groups, opened, problems, says_shape, text, weight_of
 from exporters.netx.dense import DENSE, time_of
 from exporters.netx.sidecar import digest, read_sidecar, sidecar_path
 from exporters.passes.dense_time import DenseTime, put_back
@@ -51,8 +52,16 @@ def read(path: Path, *, T: int | None = None, encoding: Encoding = "direct") -> 
     Raises:
         NetxError: unreadable, truncated, changed since it was written, or not sound (the first finding of `validate`).
     """
+    weights: dict[str, Array] = {}
+
+    def once(kind: str, group: Any) -> Array:
+        """Each layer's weights are unpacked once, when they are looked through, and then become the graph's."""
+        if group.name not in weights:
+            weights[group.name] = weight_of(kind, group)
+        return weights[group.name]
+
     with opened(path) as file:
-        found = list(problems(file))
+        found = list(problems(file, once))
         if found:
             raise NetxError(f"{path.name}: {found[0]}")
         extra = read_sidecar(path)
@@ -67,7 +76,7 @@ def read(path: Path, *, T: int | None = None, encoding: Encoding = "direct") -> 
                 f"{path.name}: no {sidecar_path(path).name} beside it says how many time steps to run; pass T"
             )
         try:
-            return _to_graph(file, int(steps), {"input": {"encoding": encoding}} | extra)
+            return _to_graph(file, int(steps), {"input": {"encoding": encoding}} | extra, once)
         except (KeyError, TypeError, ValueError, IndexError, OSError, RuntimeError) as error:
             raise NetxError(f"{path.name}: it cannot be understood ({error}); write it again") from error
 
@@ -77,7 +86,7 @@ def _pair(dataset: Any) -> Pair:
     return (int(values[0]), int(values[-1]))
 
 
-def _to_graph(file: h5py.File, T: int, extra: dict[str, Any]) -> SpikingGraph:
+def _to_graph(file: h5py.File, T: int, extra: dict[str, Any], weights: Weights) -> SpikingGraph:
     described = extra.get("input", {})
     encoding = described.get("encoding", "direct")
     scale = None if encoding == "spikes" else described.get("scale", 255)
@@ -88,7 +97,7 @@ def _to_graph(file: h5py.File, T: int, extra: dict[str, Any]) -> SpikingGraph:
     groups = layer_groups(file)
     if not says_shape(groups[0]):
         first = next(group for group in groups if text(group["type"]) in DENSE)
-        nodes.append(("input", Input((weight_of("dense", first).shape[1],), encoding, scale)))
+        nodes.append(("input", Input((weights(text(first["type"]), first).shape[1],), encoding, scale)))
     for index, group in enumerate(groups):
         kind = text(group["type"])
         if kind == "input":
@@ -104,7 +113,9 @@ def _to_graph(file: h5py.File, T: int, extra: dict[str, Any]) -> SpikingGraph:
             nodes.append((f"flatten{index}", Flatten()))
         else:
             synapse, neuron, unit = names[k] if k < len(names) else (f"layer{index}", f"layer{index}.neuron", 1.0)
-            weight = weight_of(kind, group).astype(np.int32)
+            weight = weights(kind, group)
+            if kind != "conv" or weight.dtype != np.int16:  # the wide layers of residual networks stay in 16 bits
+                weight = weight.astype(np.int32, copy=False)
             bias = np.asarray(group["bias"][()]).T.astype(np.int32) if "bias" in group else None  # a map is (W, H, C)
             node: Node = Linear(weight, bias)
             if kind == "conv":

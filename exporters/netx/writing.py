@@ -12,9 +12,11 @@ import h5py
 import numpy as np
 
 from exporters.files import atomic_paths
-from exporters.graph import AnySynapse, Conv2d, Flatten, Linear, SpikingGraph
+from exporters.graph import AnySynapse, Array, Conv2d, Flatten, Linear, SpikingGraph
 from exporters.graph.registers import LONGEST_DELAY
-from exporters.netx.check import NetxError, validate
+from exporters.hdf5 import flaw
+from exporters.netx.arrays import store
+from exporters.netx.check import NetxError, layer_problems, opened
 from exporters.netx.sidecar import describe, digest, sidecar_path
 from exporters.passes.chain import ChainLayer, chain_layers
 from exporters.passes.dense_time import set_aside
@@ -32,8 +34,8 @@ ONLY_FROM_ZERO = (
 )
 """Why a neuron whose membrane starts elsewhere is not written."""
 
-COMPRESSED = 2**16
-"""Bytes from which on an array is stored compressed; any HDF5 library reads it."""
+IN_FLOATS = ("weight", "weight_rec", "bias")
+"""Datasets that slayer stores as float32 even when they are integers; netx casts them to int."""
 
 
 def write(graph: SpikingGraph, path: Path) -> Path:
@@ -44,8 +46,10 @@ def write(graph: SpikingGraph, path: Path) -> Path:
         DeployError: the graph is not a chain.
         OSError: the files cannot be written; then those that were there are still there, both.
     """
-    described = _layers(graph)
+    described = list(_layers(graph))
     beside = describe(graph)
+    for problem in layer_problems(described):  # of the numbers in memory: what is read is looked through again
+        raise NetxError(f"{path.name}: {problem}")
     image = io.BytesIO()  # HDF5 that meets a full disk brings the process down
     with h5py.File(image, "w") as file:
         group = file.create_group("layer")
@@ -53,9 +57,9 @@ def write(graph: SpikingGraph, path: Path) -> Path:
             _write_layer(group.create_group(str(index)), layer)
     with atomic_paths(path, sidecar_path(path)) as (net, sidecar):
         net.write_bytes(image.getbuffer())
-        found = validate(net)
-        if found:
-            raise NetxError(f"{path.name}: {found[0]}")
+        with opened(net) as written:
+            if (what := flaw(written)) is not None:
+                raise NetxError(f"{path.name}: {what}")
         beside["digest"] = digest(net, beside)
         sidecar.write_text(json.dumps(beside, indent=2) + "\n", encoding="utf-8")
     return path
@@ -65,20 +69,20 @@ def _layers(graph: SpikingGraph) -> Iterator[dict[str, Any]]:
     """The layers are nested dictionaries of datasets."""
     for name in starting(graph):
         raise NetxError(f"{name}: {ONLY_FROM_ZERO}")
-    yield {"type": "input", "shape": np.array(graph.input.shape, np.int64)}
+    yield {"type": _text("input"), "shape": np.array(graph.input.shape, np.int64)}
     plain, _ = set_aside(graph)
     for step in chain_layers(graph):
         if resets_by_subtraction(graph.nodes[step.neuron_name]):
             raise NetxError(f"{step.neuron_name}: {ONLY_TO_ZERO}")
         name = step.name
         if len(graph.in_shape(name)) == 1 and any(isinstance(plain.nodes[s], Flatten) for s in plain.sources(name)):
-            yield {"type": "flatten", "shape": np.array(graph.in_shape(name), np.int64)}
+            yield {"type": _text("flatten"), "shape": np.array(graph.in_shape(name), np.int64)}
         yield {
             "shape": np.array(graph.shapes[step.neuron_name], np.int64),
             **_synapses(step.synapse),
             **_time(step),
             "neuron": {
-                "type": "CUBA",
+                "type": _text("CUBA"),
                 "iDecay": np.int64(step.current_decay),
                 "vDecay": np.int64(step.decay),
                 "vThMant": np.int64(step.threshold - 1),
@@ -89,12 +93,11 @@ def _layers(graph: SpikingGraph) -> Iterator[dict[str, Any]]:
 
 
 def _synapses(synapse: AnySynapse) -> dict[str, Any]:
-    # slayer stores weights and biases as float32 even when they are integers; netx casts them to int
-    found: dict[str, Any] = {"weight": synapse.weight.astype(np.float32)}
+    found: dict[str, Any] = {"weight": synapse.weight}
     match synapse:
         case Conv2d():
             found |= {
-                "type": "conv",
+                "type": _text("conv"),
                 "groups": np.int64(synapse.groups),
                 "stride": np.array(synapse.stride, np.int64),
                 "padding": np.array(synapse.padding, np.int64),
@@ -105,13 +108,11 @@ def _synapses(synapse: AnySynapse) -> dict[str, Any]:
             }
         case Linear():
             outputs, inputs = synapse.weight.shape
-            found |= {"type": "dense", "inFeatures": np.int64(inputs), "outFeatures": np.int64(outputs)}
+            found |= {"type": _text("dense"), "inFeatures": np.int64(inputs), "outFeatures": np.int64(outputs)}
         case _:
             assert_never(synapse)
     if synapse.bias is not None:
-        found["bias"] = synapse.bias.T.astype(
-            np.float32
-        )  # a whole map in Lava's order (W, H, C), which netx leaves as it is
+        found["bias"] = synapse.bias.T  # a whole map in Lava's order (W, H, C), which netx leaves as it is
     return found
 
 
@@ -132,17 +133,16 @@ def _time(step: ChainLayer) -> dict[str, Any]:
             f"{step.name}: it is recurrent and has delays, which netx cannot say: its own spikes come back after one step, and what "
             "it reads, numbers or several layers, must come at once; train without these delays, or use ONNX and the emulator"
         )
-    return {"type": "dense_rec", "weight_rec": step.time.recurrent.astype(np.float32)}
+    return {"type": _text("dense_rec"), "weight_rec": step.time.recurrent}
+
+
+def _text(value: str) -> Array:
+    return np.array([value.encode("ascii")], "S10")
 
 
 def _write_layer(group: h5py.Group, layer: dict[str, Any]) -> None:
     for key, value in layer.items():
         if isinstance(value, dict):
             _write_layer(group.create_group(key), value)
-        elif isinstance(value, str):
-            group.create_dataset(key, data=np.array([value.encode("ascii")], "S10"))
-        elif value.nbytes > COMPRESSED:
-            # chains of residual networks are mostly zeros
-            group.create_dataset(key, data=value, compression="gzip", compression_opts=1, shuffle=True)
         else:
-            group.create_dataset(key, data=value)
+            store(group, key, np.asarray(value), np.float32 if key in IN_FLOATS else value.dtype.type)

@@ -50,7 +50,8 @@ def integer_inputs(graph: SpikingGraph, input_scale: int) -> SpikingGraph:
                 copies: list[Part] = []
                 for unit, read in by_unit.items():
                     bias = None if copies else node.bias  # once, however many signals the layer reads
-                    copies.append((draft.add(name, replace(node, weight=node.weight * unit, bias=bias), read), 1.0))
+                    weight = node.weight if unit == 1 else node.weight * unit
+                    copies.append((draft.add(name, replace(node, weight=weight, bias=bias), read), 1.0))
                 parts[name] = copies
             case Neuron() | Output():
                 parts[name] = [(draft.add(name, node, [p for read in by_unit.values() for p in read]), 1.0)]

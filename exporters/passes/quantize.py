@@ -19,8 +19,8 @@ the shift of the mean current. The scale with the least expected squared error o
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -125,12 +125,16 @@ def quantize(
 
 @dataclass(frozen=True, eq=False)
 class _Setting:
-    """Every decision below rests on these: `largest` is the largest integer weight, `arriving` are `input_bounds`."""
+    """Every decision below rests on these: `largest` is the largest integer weight, `arriving` are `input_bounds`.
+
+    `latest` keeps what was rounded last, without moments, by the first of a membrane's layers: what fits is mostly what is taken.
+    """
 
     graph: SpikingGraph
     largest: int
     arriving: Mapping[str, float]
     moments: Mapping[str, InputMoments] | None
+    latest: dict[str, tuple[float, dict[str, AnySynapse]]] = field(default_factory=dict)
 
 
 Chosen = tuple[float, str]
@@ -215,7 +219,7 @@ def _thresholds(graph: SpikingGraph, membrane: Membrane) -> list[float]:
 def _threshold_limit(graph: SpikingGraph, membrane: Membrane) -> int:
     """The largest threshold that a chip's register holds behind these weights."""
     weights = [graph.synapses[name].weight for name in membrane.synapses]
-    is_mixed = any((w < 0).any() for w in weights) and any((w > 0).any() for w in weights)
+    is_mixed = min(float(w.min()) for w in weights) < 0 < max(float(w.max()) for w in weights)
     return MIXED_THRESHOLD_LIMIT if is_mixed else THRESHOLD_LIMIT - 1
 
 
@@ -272,9 +276,8 @@ def _quantize_membrane(
         if not rounded.weight.any():
             raise DeployError(f"{name}: all its weights round to zero beside those it is summed with; use more bits")
         nodes[name] = rounded
-        error = _rms(rounded.weight / scale - synapse.weight) / _rms(synapse.weight)
-        clipped = float(np.mean(np.abs(np.rint(synapse.weight * scale)) > setting.largest))
-        largest = int(np.abs(rounded.weight).max())
+        error, clipped = _loss(synapse.weight, rounded.weight, scale, setting.largest)
+        largest = max(int(rounded.weight.max()), -int(rounded.weight.min()))
         rows.append(LayerScale(name, scale, threshold, largest, limited_by, error, clipped))
     return nodes, rows
 
@@ -283,7 +286,8 @@ def _largest_scale(setting: _Setting, membrane: Membrane) -> Chosen:
     """The choice is the largest scale at which weights, thresholds, biases and the worst possible current fit, and
     which of them set it."""
     where = membrane.synapses[0]
-    top = max(float(np.abs(setting.graph.synapses[name].weight).max()) for name in membrane.synapses)
+    weights = [setting.graph.synapses[name].weight for name in membrane.synapses]
+    top = max(max(float(weight.max()), -float(weight.min())) for weight in weights)
     if top == 0:
         raise DeployError(f"{where}: all its weights are zero; a dead layer cannot be deployed (retrain or remove it)")
     limits = {"weights": setting.largest / top}
@@ -312,6 +316,9 @@ def _integers_at(setting: _Setting, membrane: Membrane, scale: float) -> tuple[d
     The error is in units of the membrane's (lowest) threshold if it has one, and 0 without calibration. A
     bias that rounds to nothing is dropped.
     """
+    known = setting.latest.get(membrane.synapses[0])
+    if known is not None and known[0] == scale:
+        return known[1], 0.0
     rounded: dict[str, AnySynapse] = {}
     error = 0.0
     remaining = np.zeros((1, 1))  # shift of the membrane's mean current, (output channel, position)
@@ -319,8 +326,7 @@ def _integers_at(setting: _Setting, membrane: Membrane, scale: float) -> tuple[d
     corrects = not any(_current_leaks(setting.graph, membrane))
     for name in membrane.synapses:
         synapse = setting.graph.synapses[name]
-        whole = np.rint(synapse.weight * np.float64(scale))
-        np.clip(whole, -setting.largest, setting.largest, out=whole)
+        whole = _rounded(synapse.weight, scale, setting.largest)
         # (output channel, position); one position stands for all where the bias is the same at each
         wanted = np.zeros((len(whole), 1)) if synapse.bias is None else synapse.bias.astype(np.float64)
         wanted = wanted.reshape(len(whole), -1)
@@ -334,7 +340,9 @@ def _integers_at(setting: _Setting, membrane: Membrane, scale: float) -> tuple[d
             remaining = remaining + shift + bias / scale - wanted
         shape = len(whole) if synapse.bias is None else synapse.bias.shape
         integers = bias.astype(np.int32).reshape(shape) if bias.any() else None
-        rounded[name] = replace(synapse, weight=whole.astype(np.int32), bias=integers)
+        rounded[name] = replace(synapse, weight=whole, bias=integers)
+    if setting.moments is None:
+        setting.latest[membrane.synapses[0]] = scale, rounded
     return rounded, (error + float((remaining**2).mean(axis=1).sum())) / _unit(setting.graph, membrane) ** 2
 
 
@@ -354,5 +362,31 @@ def integer_start(value: float, threshold: int) -> int:
     return max(1 - threshold, min(start, threshold - 1))
 
 
-def _rms(values: Array) -> float:
-    return float(np.sqrt(np.mean(np.square(values, dtype=np.float64))))
+AT_ONCE = 2**17
+"""So many weights are worked on at a time: what is made of them on the way stays in the caches."""
+
+
+def _parts(weight: Array) -> Iterator[slice]:
+    """A few output channels at a time."""
+    step = max(1, AT_ONCE // max(1, weight[0].size))
+    return (slice(start, start + step) for start in range(0, len(weight), step))
+
+
+def _rounded(weight: Array, scale: float, largest: int) -> Array:
+    """The weights at a scale are whole numbers up to `largest` in amount, int32."""
+    found: Array = np.empty(weight.shape, np.int32)
+    for rows in _parts(weight):
+        found[rows] = np.clip(np.rint(weight[rows] * np.float64(scale)), -largest, largest)
+    return found
+
+
+def _loss(weight: Array, rounded: Array, scale: float, largest: int) -> tuple[float, float]:
+    """The root mean square of what rounding changes, relative to that of the weights, and the share of them that was cut."""
+    changed, squares, cut = 0.0, 0.0, 0
+    for rows in _parts(weight):
+        part, now = weight[rows], rounded[rows]
+        changed += float(np.square(now / scale - part, dtype=np.float64).sum())
+        squares += float(np.square(part, dtype=np.float64).sum())
+        at_end = np.abs(now) == largest
+        cut += int(np.count_nonzero(np.abs(np.rint(part[at_end] * np.float64(scale))) > largest))
+    return math.sqrt(changed / squares), cut / weight.size

@@ -43,6 +43,7 @@ from exporters.graph import (
 from exporters.graph.bounds import signed_bounds
 from exporters.graph.editing import over_positions
 from exporters.graph.registers import BIAS_LIMIT, CURRENT_LIMIT, DENSE_WEIGHTS, THRESHOLD_LIMIT
+from exporters.memory import available
 from exporters.passes.levels import Level, Levels, Link, Slot, depths_of, leaks, links_of
 from exporters.passes.membranes import resets_by_subtraction
 
@@ -70,6 +71,7 @@ def _is_chain(graph: SpikingGraph) -> bool:
 
 
 def _chained(plan: Levels) -> SpikingGraph:
+    _require_room(plan, available())
     graph = plan.graph
     nodes: list[tuple[str, Node]] = [(graph.input_name, graph.input)]
     members: dict[str, list[Any]] = {}
@@ -112,6 +114,44 @@ def _starts(plan: Levels, slots: Sequence[Slot]) -> dict[Slot, int]:
     """Each slot starts at this channel."""
     ends = itertools.accumulate(map(plan.width, slots), initial=0)
     return dict(zip(slots, ends, strict=False))
+
+
+# -- memory ------------------------------------------------------------------------------------------
+
+ROOM = 1.4
+"""So many times the bytes of all its weights a chain takes, with what a layer is made of and held against."""
+
+
+def _require_room(plan: Levels, room: int | None) -> None:
+    """A chain that this machine cannot hold is refused before anything of it is made.
+
+    Relays make layers wide: one that carries C channels past others has C more inputs and outputs, with weights from each to each.
+
+    Raises:
+        DeployError: it would take more than `room` bytes; names the layers that take most, and what works all the same.
+    """
+    merged = {plan.levels[d].members[0]: _bytes(plan, d) for d in range(1, plan.top + 1)}
+    needed = round(ROOM * sum(merged.values()))
+    if room is None or needed <= room:
+        return
+    largest = sorted(merged, key=merged.__getitem__, reverse=True)[:3]
+    listed = ", ".join(f"{name} ({merged[name] / 1e6:,.0f} MB)" for name in largest)
+    raise DeployError(
+        f"{largest[0]}: the layers of a chain relay what skips them, and all of this network's take {needed / 1e6:,.0f} MB, of which "
+        f"{room / 1e6:,.0f} MB are free, the widest those beside {listed}; ONNX and NIR need no chain, or use a machine with more memory"
+    )
+
+
+def _bytes(plan: Levels, d: int) -> int:
+    """The weights from level d − 1 to level d, merged, take so many bytes; none where there is nothing to merge."""
+    into, widths = _into(plan, d), _width(plan, d) * _width(plan, d - 1)
+    if _is_single(plan, d, into):
+        return 0
+    if len(plan.shape(d)) == 1:
+        return widths * math.prod(plan.shape(d - 1)[1:]) * np.dtype(np.int32).itemsize
+    blocks = _blocks(plan, d, into)
+    kind = _kind(blocks, len(into), *_common_threshold(plan, plan.levels[d]))
+    return widths * math.prod(_kernel(plan, d, blocks)[0]) * np.dtype(kind).itemsize
 
 
 # -- thresholds --------------------------------------------------------------------------------------
@@ -179,16 +219,40 @@ def _room(plan: Levels, member: str) -> Room:
 # -- synapses ----------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, eq=False)
+class WeightBlock:
+    """A block is weights (rows, columns) between two levels, and where they stand.
+
+    Attributes:
+        offset: (y, x) around each position of the level below.
+        row, column: the first channel of the upper level, and of the lower one.
+        weight: before any factor.
+        target: the neuron layer whose factor it is.
+    """
+
+    offset: Pair
+    row: int
+    column: int
+    weight: Array
+    target: str
+
+
 def _synapse_into(plan: Levels, d: int, factors: Mapping[str, int], threshold: int) -> AnySynapse:
     """One synapse layer leads from level d − 1 to level d."""
-    level, below = plan.levels[d], plan.levels[d - 1]
-    into = [link for link in plan.links if plan.depth[link.target] == d]
-    if len(level.slots) == len(below.slots) == len(into) == 1:
+    into = _into(plan, d)
+    if _is_single(plan, d, into):
         return into[0].synapse  # nothing to merge: keep groups and dilation as they are
     if len(plan.shape(d)) == 1:
         return Linear(_dense(plan, d, into, factors, threshold), _bias(plan, d, into, factors))
-    taps = _merged_taps(plan, d, into, factors, threshold)
-    return _convolution(plan, d, taps, _bias(plan, d, into, factors))
+    return _convolution(plan, d, into, factors, threshold)
+
+
+def _into(plan: Levels, d: int) -> list[Link]:
+    return [link for link in plan.links if plan.depth[link.target] == d]
+
+
+def _is_single(plan: Levels, d: int, into: Sequence[Link]) -> bool:
+    return len(plan.levels[d].slots) == len(plan.levels[d - 1].slots) == len(into) == 1
 
 
 def _bias(plan: Levels, d: int, into: Sequence[Link], factors: Mapping[str, int]) -> Array | None:
@@ -204,34 +268,20 @@ def _bias(plan: Levels, d: int, into: Sequence[Link], factors: Mapping[str, int]
     return total.astype(np.int32) if total.any() else None
 
 
-def _merged_taps(
-    plan: Levels, d: int, into: Sequence[Link], factors: Mapping[str, int], threshold: int
-) -> dict[Pair, Array]:
-    """Each tap offset has weights (channels of level d, channels of level d − 1) of all connections and relays."""
-    level, below = plan.levels[d], plan.levels[d - 1]
-    starts_in, starts_out = _starts(plan, below.slots), _starts(plan, level.slots)
-    width_out, width_in = sum(map(plan.width, level.slots)), sum(map(plan.width, below.slots))
-    merged: dict[Pair, Array] = {}
-
-    def matrix(offset: Pair) -> Array:
-        if offset not in merged:
-            merged[offset] = np.zeros((width_out, width_in), np.int32)
-        return merged[offset]
-
+def _blocks(plan: Levels, d: int, into: Sequence[Link]) -> list[WeightBlock]:
+    """The weights of all connections into level d stand at these places, as they are: nothing is copied yet."""
+    starts_in, starts_out = _starts(plan, plan.levels[d - 1].slots), _starts(plan, plan.levels[d].slots)
+    found = []
     for link in into:
-        out = starts_out[link.target, 0, 0]
+        row = starts_out[link.target, 0, 0]
         for tap in plan.taps(link, d):
-            weight = _times(tap.weight, factors[link.target])
-            per_out, per_in = len(weight) // tap.groups, weight.shape[1]
-            for g in range(tap.groups):
-                rows = slice(out + g * per_out, out + (g + 1) * per_out)
-                columns = slice(starts_in[tap.slot] + g * per_in, starts_in[tap.slot] + (g + 1) * per_in)
-                matrix(tap.offset)[rows, columns] += weight[g * per_out : (g + 1) * per_out]
-    for slot in level.relays:
-        source, offset = plan.relay_source(slot, d)
-        index = np.arange(plan.width(slot))
-        matrix(offset)[starts_out[slot] + index, starts_in[source] + index] = threshold
-    return merged
+            per_out, per_in = len(tap.weight) // tap.groups, tap.weight.shape[1]
+            column = starts_in[tap.slot]
+            found += [
+                WeightBlock(tap.offset, row + g * per_out, column + g * per_in, weight, link.target)
+                for g, weight in enumerate(np.split(tap.weight, tap.groups))
+            ]
+    return found
 
 
 def _dense(plan: Levels, d: int, into: Sequence[Link], factors: Mapping[str, int], threshold: int) -> Array:
@@ -264,19 +314,50 @@ def _times(weight: Array, factor: int) -> Array:
     return weight.astype(np.int32, copy=False) if factor == 1 else weight.astype(np.int32) * np.int32(factor)
 
 
-def _convolution(plan: Levels, d: int, taps: dict[Pair, Array], bias: Array | None) -> Conv2d:
-    """Taps at offsets around each position become one kernel, whose padding and size give the level's shape.
+def _convolution(plan: Levels, d: int, into: Sequence[Link], factors: Mapping[str, int], threshold: int) -> Conv2d:
+    """Weights at offsets around each position, and those of relays, become one kernel, whose padding and size give the
+    level's shape.
 
-    The taps are used up, each freed when it is in place: those of a deep network's level are hundreds of megabytes.
+    A deep network's kernel has hundreds of millions of weights, nearly all of them 0: only the others are written, so that the
+    system gives memory to few of its pages but those of the tap at which relays read.
     """
-    height, width = (_axis(plan, d, axis, [offset[axis] for offset in taps]) for axis in (0, 1))
-    kernel, padding = (height[0], width[0]), (height[1], width[1])
-    size = next(iter(taps.values())).shape
+    level, below = plan.levels[d], plan.levels[d - 1]
+    starts_in, starts_out = _starts(plan, below.slots), _starts(plan, level.slots)
+    relays = [(slot, *plan.relay_source(slot, d)) for slot in level.relays]
+    blocks = _blocks(plan, d, into)
+    kernel, padding = _kernel(plan, d, blocks)
+    kind = _kind(blocks, len(into), factors, threshold)
     # whole matrices side by side in memory, where single numbers nine apart would take ten times as long
-    by_tap: Array = np.zeros((*kernel, *size), np.int32)
-    for y, x in list(taps):
-        by_tap[y + padding[0], x + padding[1]] = taps.pop((y, x))
-    return Conv2d(by_tap.transpose(2, 3, 0, 1), bias, plan.levels[d].stride, padding)
+    by_tap: Array = np.zeros((*kernel, _width(plan, d), _width(plan, d - 1)), kind)
+    for block in blocks:
+        rows, columns = block.weight.shape
+        tap = by_tap[block.offset[0] + padding[0], block.offset[1] + padding[1]]
+        part = tap[block.row : block.row + rows, block.column : block.column + columns]
+        part += _times(block.weight, factors[block.target]).astype(kind)
+    for slot, source, (y, x) in relays:
+        index = np.arange(plan.width(slot))
+        by_tap[y + padding[0], x + padding[1], starts_out[slot] + index, starts_in[source] + index] = threshold
+    return Conv2d(by_tap.transpose(2, 3, 0, 1), _bias(plan, d, into, factors), level.stride, padding)
+
+
+def _kernel(plan: Levels, d: int, blocks: Sequence[WeightBlock]) -> tuple[Pair, Pair]:
+    """The kernel into level d has this size and padding."""
+    offsets = {block.offset for block in blocks} | {plan.relay_source(slot, d)[1] for slot in plan.levels[d].relays}
+    height, width = (_axis(plan, d, axis, [offset[axis] for offset in offsets]) for axis in (0, 1))
+    return (height[0], width[0]), (height[1], width[1])
+
+
+def _kind(
+    blocks: Sequence[WeightBlock], connections: int, factors: Mapping[str, int], threshold: int
+) -> type[np.int16 | np.int32]:
+    """The weights of a merged convolution have this type: 16 bits where they suffice, also where connections add up."""
+    amounts = [factors[b.target] * max(int(b.weight.max()), -int(b.weight.min())) for b in blocks]
+    return np.int16 if max(threshold, connections * max(amounts, default=0)) < 2**15 else np.int32
+
+
+def _width(plan: Levels, d: int) -> int:
+    """All channels of a level, side by side."""
+    return sum(map(plan.width, plan.levels[d].slots))
 
 
 def _axis(plan: Levels, d: int, axis: int, offsets: Sequence[int]) -> Pair:

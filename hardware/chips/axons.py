@@ -210,9 +210,29 @@ class FanOut:
 
     def messages(self, block: Block) -> Array:
         """Each core of the next layer listens to so many of a block's neurons: (cores,)."""
-        listeners = self.bits[self._numbers[block.slices].ravel()]
-        each = np.unpackbits(listeners, axis=1, count=self.cores, bitorder="little")
-        return np.asarray(each.sum(axis=0, dtype=np.int64))
+        alike, listens = self.alike
+        count = np.bincount(alike[self._numbers[block.slices].ravel()])
+        present = np.flatnonzero(count)
+        return np.asarray(count[present] @ listens[present].astype(np.int64))
+
+    def listeners(self, block: Block) -> Array:
+        """Which cores of the next layer listen to any of a block's neurons: (cores,) bool."""
+        alike, listens = self.alike
+        return np.asarray(listens[np.unique(alike[self._numbers[block.slices].ravel()])].any(axis=0))
+
+    @cached_property
+    def alike(self) -> tuple[Array, Array]:
+        """Neurons that feed the same cores are alike, and of most layers few differ: (neurons,) the kind of each, and (kinds, cores)
+        bool, who listens to a kind."""
+        if not self.cores:
+            return np.zeros(len(self.bits), np.int64), np.zeros((1, 0), bool)
+        words = self.bits.view(np.uint64)
+        factors = np.random.default_rng(0).integers(1, 2**63, words.shape[1], np.uint64) * np.uint64(2) + np.uint64(1)
+        _, first, kind = np.unique(words @ factors, return_index=True, return_inverse=True)
+        if not np.array_equal(self.bits[first][kind], self.bits):  # two kinds have the same sum
+            _, first, kind = np.unique(self.bits, axis=0, return_index=True, return_inverse=True)
+        listens = np.unpackbits(self.bits[first], axis=1, count=self.cores, bitorder="little").astype(bool)
+        return kind.ravel(), listens
 
     @cached_property
     def _numbers(self) -> Array:

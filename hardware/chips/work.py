@@ -24,8 +24,6 @@ from hardware.chips.placement import PlacedLayer, Placement, position, source_of
 from hardware.emulator import exact_arithmetic
 
 _EXACT_IN_FLOAT32 = 2**24
-_SENDERS = 4096
-"""So many neurons' listeners are unpacked at a time."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,8 +110,8 @@ class CoreCounter:
 
     @staticmethod
     def _events(values: torch.Tensor) -> torch.Tensor:
-        """Non-zero values, flat, as float64: (T·N, F)."""
-        return (values.detach() != 0).reshape(values.shape[0] * values.shape[1], -1).to(torch.float64)
+        """Non-zero values, flat, as float32, which holds them and what they are multiplied with: (T·N, F)."""
+        return (values.detach() != 0).reshape(values.shape[0] * values.shape[1], -1).to(torch.float32)
 
     def _by_sample(self, first: torch.Tensor, second: torch.Tensor, values: torch.Tensor) -> tuple[Array, Array]:
         """Counts (T·N, cores) by sample and step, (N, T, cores); what is constant over time is repeated."""
@@ -135,10 +133,9 @@ def farthest(placement: Placement) -> tuple[int, int] | None:
     for sending, receiving in zip(placement.layers, placement.layers[1:], strict=False):
         there = np.array([position(placement.target, receiving.first_core + i) for i in range(receiving.cores)])
         for core, block in enumerate(sending.blocks, sending.first_core):
-            away = np.abs(there - np.array(position(placement.target, core)))[sending.outgoing.messages(block) > 0]
-            for east, north in away.tolist():
-                if east + north > sum(longest):
-                    longest = (east, north)
+            away = np.abs(there - np.array(position(placement.target, core)))[sending.outgoing.listeners(block)]
+            if len(away) and (most := away[away.sum(axis=1).argmax()]).sum() > sum(longest):
+                longest = (int(most[0]), int(most[1]))
     return longest
 
 
@@ -183,19 +180,21 @@ class _Reach:
                 conv = self._conv
                 x = x.reshape(-1, *self._shape)
                 grid = F.conv2d(x, kernel, None, conv.stride, conv.padding, conv.dilation)
-        return _block_sums(grid.to(torch.float64), self._blocks)
+        return _block_sums(grid, self._blocks)
 
 
 def _block_sums(grid: torch.Tensor, blocks: Sequence[Block]) -> torch.Tensor:
-    """Values (B, C, H, W) add up over each block: (B, blocks)."""
-    return torch.stack([grid[(slice(None), *block.slices)].sum(dim=(1, 2, 3)) for block in blocks], dim=1)
+    """Values (B, C, H, W) add up over each block: (B, blocks), float64."""
+    sums = (grid[(slice(None), *block.slices)].sum(dim=(1, 2, 3), dtype=torch.float64) for block in blocks)
+    return torch.stack(list(sums), dim=1)
 
 
 def _listeners(fan_out: FanOut, events: torch.Tensor) -> torch.Tensor:
     """Events (B, sources) are messages to each core: (B, cores)."""
-    total = torch.zeros((len(events), fan_out.cores), dtype=torch.float64, device=events.device)
-    for start in range(0, events.shape[1], _SENDERS):
-        part = slice(start, start + _SENDERS)
-        listens = np.unpackbits(fan_out.bits[part], axis=1, count=fan_out.cores, bitorder="little")
-        total += events[:, part] @ torch.from_numpy(listens).to(events)
-    return total
+    kind, listens = fan_out.alike
+    # float32 adds up as many events as it has neurons exactly
+    dtype = events.dtype if events.shape[1] < _EXACT_IN_FLOAT32 else torch.float64
+    of_kind = torch.zeros((len(events), len(listens)), dtype=dtype, device=events.device)
+    of_kind.index_add_(1, torch.from_numpy(kind).to(events.device), events.to(dtype))
+    with exact_arithmetic():
+        return (of_kind @ torch.from_numpy(listens).to(of_kind)).to(torch.float64)

@@ -101,6 +101,19 @@ def synaptic_current(plan: EmulationPlan, name: str, node: AnySynapse, x: Tensor
 
 def _products(plan: EmulationPlan, name: str, node: AnySynapse, x: Tensor, bias: Tensor | None) -> Tensor:
     """Weights times values add up, with a bias per output channel if there is one."""
+    repeats = plan.repeats.get(name)
+    if repeats is None:
+        return _multiplied(plan, name, node, x, bias)
+
+    def multiply(y: Tensor, share: Tensor | None) -> Tensor:
+        return _multiplied(plan, name, node, y.unsqueeze(0), share)[0]
+
+    shape = plan.graph.shapes[name]
+    return _per_frame(x, lambda y: repeats.apply(node, y, bias, shape, plan.dtype, multiply))
+
+
+def _multiplied(plan: EmulationPlan, name: str, node: AnySynapse, x: Tensor, bias: Tensor | None) -> Tensor:
+    """What of a layer is multiplied."""
     product = plan.products.get(name)
     if product is not None and x.dtype == torch.uint8 and product.is_exact(x.shape[0] * x.shape[1]):
         return _per_frame(x, lambda y: product.multiply(y, bias))

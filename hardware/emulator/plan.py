@@ -15,6 +15,7 @@ from exporters.graph.bounds import EXACT_IN_FLOAT32, input_bounds, is_signed, su
 from exporters.graph.registers import CURRENT_LIMIT
 from hardware.emulator.byte_products import ByteProduct, byte_product
 from hardware.emulator.membranes import MEMBRANE_MAX
+from hardware.emulator.repeats import repeats_of
 
 
 class EmulationPlan:
@@ -32,7 +33,9 @@ class EmulationPlan:
         late: synapse layers whose bias the neurons add: Lava adds it behind the register that wraps and decays.
         saturating: neuron layers whose membrane can reach the end of its register.
         biases: synapse layer → bias, on the device.
-        products: synapse layer → its multiplication of bytes, where there is one.
+        repeats: synapse layer → its outputs that repeat one input each, where these are many.
+        multiplied: synapse layer → what is multiplied of it: all of it, or what remains beside the repeats.
+        products: synapse layer → the multiplication of bytes of that, where there is one.
     """
 
     def __init__(self, graph: SpikingGraph, device: torch.device, dtype: torch.dtype | None) -> None:
@@ -61,15 +64,31 @@ class EmulationPlan:
             and (n in self.persists or abs(node.start) + graph.T * _current(graph, n, bounds) > MEMBRANE_MAX)
         }
         self.biases = {n: None if s.bias is None else self._tensor(s.bias, device) for n, s in graph.synapses.items()}
+        # float graphs are left as they are: in them, sums are rounded
+        found = {n: repeats_of(s) for n, s in graph.synapses.items()} if self.integer and device.type == "cpu" else {}
+        self.repeats = {n: repeats for n, repeats in found.items() if repeats is not None}
+        self.multiplied = graph.synapses | {n: r.layer for n, r in self.repeats.items() if r.layer is not None}
         bytes_possible = self.integer and device.type == "cpu" and self.dtype == torch.float32
-        self.products = _byte_products(graph, bounds) if bytes_possible else {}
+        self.products = self._byte_products() if bytes_possible else {}
         self._device, self._weights = device, dict[str, Tensor]()
 
     def weight(self, name: str) -> Tensor:
         """A synapse layer's weights multiply floats in this form; most layers of an integer graph never ask."""
         if name not in self._weights:
-            self._weights[name] = self._tensor(self.graph.synapses[name].weight, self._device)
+            self._weights[name] = self._tensor(self.multiplied[name].weight, self._device)
         return self._weights[name]
+
+    def _byte_products(self) -> dict[str, ByteProduct]:
+        found = {}
+        for name, synapse in self.multiplied.items():
+            repeats, shape = self.repeats.get(name), self.graph.in_shape(name)
+            if is_signed(self.graph, name) or (repeats is not None and repeats.layer is None):
+                continue
+            shape = shape if repeats is None else (len(repeats.read), *shape[1:])
+            product = byte_product(synapse, shape, self.bounds[name])
+            if product is not None:
+                found[name] = product
+        return found
 
     def late_bias(self, name: str) -> Tensor | None:
         """The biases of all synapses that feed a neuron layer are shaped to broadcast over (N, *shape)."""
@@ -94,15 +113,6 @@ def _exact_type(graph: SpikingGraph, bounds: Mapping[str, float]) -> torch.dtype
         return torch.float32
     largest = [sum_bound(s, bounds[n], signed=is_signed(graph, n)) for n, s in graph.synapses.items()]
     return torch.float32 if all(bound < EXACT_IN_FLOAT32 for bound in largest) else torch.float64
-
-
-def _byte_products(graph: SpikingGraph, bounds: Mapping[str, float]) -> dict[str, ByteProduct]:
-    found = {
-        name: byte_product(synapse, graph.in_shape(name), bounds[name])
-        for name, synapse in graph.synapses.items()
-        if not is_signed(graph, name)
-    }
-    return {name: product for name, product in found.items() if product is not None}
 
 
 def _current(graph: SpikingGraph, name: str, bounds: Mapping[str, float], *, bias: bool = True) -> float:

@@ -52,6 +52,12 @@ from profilers.text_table import TextTable, table
 SLACK = 16.0
 """S: how much wider than the bound of one sum a tie may be."""
 
+FLOAT32 = 2.0**-24
+"""ε of float32."""
+
+STATELESS = Conv2d | Linear | MaxPool2d | AvgPool2d | Flatten
+"""Nodes that compute nothing but their input."""
+
 
 @dataclass(frozen=True)
 class LayerProof:
@@ -142,11 +148,18 @@ def prove(
 
 
 class _Forced:
-    """The graph on the module's own spikes, in float64."""
+    """The graph on the module's own spikes, in float64.
+
+    Spikes of a module that computed in float32 are first held against float32 membranes, which are as far from those of float64
+    as the bound allows at most: a layer that fires as they say has no difference in float64 either. Any other layer is computed in
+    float64 again.
+    """
 
     def __init__(self, graph: SpikingGraph, x: Array, spikes: Mapping[str, Array], roundoff: float) -> None:
         self.graph, self.roundoff = graph, roundoff
-        frames = torch.from_numpy(np.asarray(x, np.float64))
+        coarse = roundoff >= FLOAT32 and graph.neurons.keys() <= spikes.keys()
+        self.dtype = torch.float32 if coarse else torch.float64
+        frames = torch.from_numpy(np.asarray(x)).to(self.dtype)
         # time first; one step stands for all where nothing changes
         self.x = frames.movedim(1, 0) if graph.input.over_time else frames.unsqueeze(0)
         self.spikes = {name: torch.from_numpy(np.asarray(s)).movedim(1, 0) for name, s in spikes.items()}
@@ -163,9 +176,10 @@ class _Forced:
             match node:
                 case IF() | LIF() if name in self.spikes:
                     own = self.spikes[name]
-                    membranes = self._membranes(name, node)
-                    found.append(self._compared(name, node, membranes, membranes >= node.threshold, own.bool()))
-                    self.values[name] = own.double()
+                    membranes = self._membranes(name, node, self._arriving(name, self.values), own)
+                    samples = ((membranes >= node.threshold) != own.bool()).flatten(2).any(2).any(0).nonzero()[:, 0]
+                    found.append(self._compared(name, node, samples))
+                    self.values[name] = own.to(self.dtype)
                 case Output():
                     found.append(self._read_out(name, output, factor))
                 case _:
@@ -178,7 +192,8 @@ class _Forced:
             case Input():
                 return self.x
             case IF() | LIF():
-                return (self._membranes(name, node) >= node.threshold).double()
+                current = self._arriving(name, self.values)
+                return (self._membranes(name, node, current, None) >= node.threshold).to(self.dtype)
             case Delay():
                 return self._delayed(name, node)
             case Conv2d() | Linear() | MaxPool2d() | AvgPool2d() | Flatten():
@@ -188,14 +203,13 @@ class _Forced:
             case _:
                 assert_never(node)
 
-    def _membranes(self, name: str, node: Neuron) -> Tensor:
-        current = self._arriving(name, self.values)
-        return _membranes(node, current, self._late_bias(name, node), self.spikes.get(name), self.graph.T)
+    def _membranes(self, name: str, node: Neuron, current: Tensor, own: Tensor | None) -> Tensor:
+        return _membranes(node, current, self._late_bias(name, node).to(current.dtype), own, self.graph.T)
 
     def _delayed(self, name: str, node: Delay) -> Tensor:
         """What a delay gives out; where it closes a loop, of spikes that come behind it here, and are known all the same."""
         known = {**self.spikes, **self.guessed} if self.graph.closes_loop(name) else self.values
-        arrived = self._arriving(name, known).double()
+        arrived = self._arriving(name, known).to(self.dtype)
         return delayed(arrived.expand(self.graph.T, *arrived.shape[1:]), node.steps)
 
     def _find_spikes(self, loop: Sequence[str]) -> None:
@@ -226,28 +240,45 @@ class _Forced:
         first, *others = (values[source] for source in self.graph.sources(name))
         return sum(others, first)
 
-    def _compared(self, name: str, node: Neuron, membranes: Tensor, fired: Tensor, own: Tensor) -> LayerProof:
-        differ = fired != own
-        if not differ.any():
-            return LayerProof(name, own.numel(), 0, 0)
-        bound = self._bound(name, node.threshold + abs(node.start), membranes.shape)
+    def _exactly_arriving(self, name: str, samples: Tensor) -> Tensor:
+        """What arrives at a node for some samples, in float64."""
+        first, *others = (self._exactly(source, samples) for source in self.graph.sources(name))
+        return sum(others, first)
+
+    def _exactly(self, name: str, samples: Tensor) -> Tensor:
+        """What a node gives for some samples, in float64: its own values, or computed again from the spikes that it reads."""
+        node = self.graph.nodes[name]
+        if self.dtype == torch.float64 or not isinstance(node, STATELESS):
+            return self.values[name][:, samples].double()
+        return _computed(node, self._exactly_arriving(name, samples))
+
+    def _compared(self, name: str, node: Neuron, samples: Tensor) -> LayerProof:
+        """What a layer does on those samples on which it differs."""
+        compared = self.spikes[name].numel()
+        if not len(samples):
+            return LayerProof(name, compared, 0, 0)
+        own = self.spikes[name][:, samples].bool()
+        membranes = self._membranes(name, node, self._exactly_arriving(name, samples), own)
+        differ = (membranes >= node.threshold) != own
+        bound = self._bound(name, node.threshold + abs(node.start), membranes.shape, samples)
         wrong = differ & ((membranes - node.threshold).abs() > bound)
         ties, count = int((differ & ~wrong).sum()), int(wrong.sum())
         if not count:
-            return LayerProof(name, own.numel(), ties, 0)
+            return LayerProof(name, compared, ties, 0)
         t, n, *where = wrong.nonzero()[0].tolist()
         at = (t, n, *where)
         verb = "fires" if own[at] else "is silent"
         first = (
-            f"sample {n}, step {t + 1}, neuron {tuple(where)}: the module's {verb}, the graph's membrane is "
+            f"sample {int(samples[n])}, step {t + 1}, neuron {tuple(where)}: the module's {verb}, the graph's membrane is "
             f"{float(membranes[at]):.6g} at threshold {node.threshold:g}"
         )
-        return LayerProof(name, own.numel(), ties, count, first)
+        return LayerProof(name, compared, ties, count, first)
 
     def _read_out(self, name: str, output: Array, factor: float) -> LayerProof:
         """What comes out, step by step, or as its mean where the module returns no more; spikes of a rate are known already."""
         theirs = torch.from_numpy(np.asarray(output, np.float64)).movedim(1, 0)
-        ours = self._arriving(name, self.values)
+        samples = torch.arange(self.x.shape[1])
+        ours = self._exactly_arriving(name, samples)
         ours = factor * ours.expand(self.graph.T, *ours.shape[1:])
         whole, node = ours.shape, self.graph.output
         if not node.sums:
@@ -260,7 +291,7 @@ class _Forced:
         # a mean or a scale is rounded once more
         wrong = (ours - theirs).abs() > SLACK * self.roundoff * (1 + theirs.abs())
         if wrong.any():  # what the sums before it are rounded by is worth finding out
-            bound = abs(factor) * self._bound(name, 0.0, whole)[-len(theirs) :]
+            bound = abs(factor) * self._bound(name, 0.0, whole, samples)[-len(theirs) :]
             wrong = (ours - theirs).abs() > bound + SLACK * self.roundoff * (1 + theirs.abs())
         first = ""
         if wrong.any():
@@ -269,27 +300,23 @@ class _Forced:
             first = f"sample {n}, step {t + 1}, output {tuple(where)}: {float(theirs[at]):.6g}, the graph's {float(ours[at]):.6g}"
         return LayerProof(name, theirs.numel(), 0, int(wrong.sum()), first)
 
-    def _bound(self, name: str, threshold: float, shape: torch.Size) -> Tensor:
-        """How far rounding can move the membranes of a layer, (T, N, *shape)."""
-        magnitudes, terms = self._magnitudes()
-        arriving = self._arriving(name, magnitudes).expand(shape)
+    def _bound(self, name: str, threshold: float, shape: torch.Size, samples: Tensor) -> Tensor:
+        """How far rounding can move the membranes of a layer on some samples, (T, N, *shape)."""
+        before = [self._magnitude(source, samples) for source in self.graph.sources(name)]
+        arriving = sum((values for values, _ in before[1:]), before[0][0]).expand(shape)
         steps = torch.arange(1, shape[0] + 1, dtype=torch.float64).view(-1, *[1] * (len(shape) - 1))
-        count = max(terms[source] for source in self.graph.sources(name)) + len(self.graph.sources(name))
+        count = max(terms for _, terms in before) + len(before)
         return SLACK * (count + steps) * self.roundoff * (arriving.cumsum(0) + threshold)
 
-    def _magnitudes(self) -> tuple[dict[str, Tensor], dict[str, int]]:
-        """Σ |w·s| + |b| at every node that is no neuron, and how many terms its longest sum has. Only needed where spikes differ."""
-        values = {name: value.abs() for name, value in self.values.items()}
-        terms = dict.fromkeys(self.graph.nodes, 1)
-        for name, node in self.graph.nodes.items():
-            match node:
-                case Conv2d() | Linear() | MaxPool2d() | AvgPool2d() | Flatten() if name in self.values:
-                    values[name] = _computed(_absolute(node), self._arriving(name, values))
-                    before = max(terms[source] for source in self.graph.sources(name))
-                    terms[name] = before + _terms(node)
-                case _:
-                    pass
-        return values, terms
+    def _magnitude(self, name: str, samples: Tensor) -> tuple[Tensor, int]:
+        """Σ |w·s| + |b| at a node, and how many terms its longest sum has: only needed where spikes differ, and only back to
+        the spikes that a layer reads."""
+        node = self.graph.nodes[name]
+        if not isinstance(node, STATELESS):
+            return self.values[name][:, samples].abs().double(), 1
+        before = [self._magnitude(source, samples) for source in self.graph.sources(name)]
+        arriving = sum((values for values, _ in before[1:]), before[0][0])
+        return _computed(_absolute(node), arriving), max(terms for _, terms in before) + _terms(node)
 
 
 def _membranes(node: Neuron, current: Tensor, bias: Tensor, own: Tensor | None, T: int) -> Tensor:
@@ -297,9 +324,9 @@ def _membranes(node: Neuron, current: Tensor, bias: Tensor, own: Tensor | None, 
 
     `bias` is that part of the current which does not persist where the rest does.
     """
-    v = torch.full(current.shape[1:], node.start, dtype=torch.float64)
+    v = torch.full(current.shape[1:], node.start, dtype=current.dtype)
     u = torch.zeros_like(v)
-    found = torch.empty((T, *current.shape[1:]), dtype=torch.float64)
+    found = torch.empty((T, *current.shape[1:]), dtype=current.dtype)
     for t in range(T):
         u = node.current_leak * u + (current[min(t, len(current) - 1)] - bias)
         v = node.leak * v + (u + bias)
@@ -324,9 +351,11 @@ def _computed(node: Synapse | MaxPool2d | AvgPool2d | Flatten, x: Tensor) -> Ten
     flat = x.flatten(0, 1)
     match node:
         case Conv2d():
-            made = F.conv2d(flat, _tensor(node.weight), None, node.stride, node.padding, node.dilation, node.groups)
+            made = F.conv2d(
+                flat, _tensor(node.weight).to(x.dtype), None, node.stride, node.padding, node.dilation, node.groups
+            )
         case Linear():
-            made = F.linear(flat, _tensor(node.weight))
+            made = F.linear(flat, _tensor(node.weight).to(x.dtype))
         case MaxPool2d():
             made = F.max_pool2d(flat, node.kernel, node.stride, node.padding)
         case AvgPool2d():
@@ -336,7 +365,7 @@ def _computed(node: Synapse | MaxPool2d | AvgPool2d | Flatten, x: Tensor) -> Ten
         case _:
             raise TypeError(f"{type(node).__name__} has state")
     if isinstance(node, Synapse) and node.bias is not None:
-        made = made + _tensor(over_positions(node.bias, tuple(made.shape[1:])))
+        made += _tensor(over_positions(node.bias, tuple(made.shape[1:]))).to(x.dtype)
     return made.view(*x.shape[:2], *made.shape[1:])
 
 

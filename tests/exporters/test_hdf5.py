@@ -34,7 +34,7 @@ def compressible(path: Path, size: int, *, filters: int = 1) -> Path:
 
 
 def test_a_file_just_over_a_gigabyte_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hdf5, "_memory", lambda: 2**36)
+    monkeypatch.setattr(hdf5, "installed", lambda _: 2**36)
     path = compressible(tmp_path / "w.h5", ALWAYS_READ + 2**24)
     assert path.stat().st_size < 4 << 20
     with h5py.File(path) as file:
@@ -43,13 +43,13 @@ def test_a_file_just_over_a_gigabyte_is_read(tmp_path: Path, monkeypatch: pytest
 
 
 def test_what_memory_does_not_hold_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hdf5, "_memory", lambda: 2 * ALWAYS_READ)
+    monkeypatch.setattr(hdf5, "installed", lambda _: 2 * ALWAYS_READ)
     with h5py.File(compressible(tmp_path / "w.h5", ALWAYS_READ + 2**24)) as file:
         assert "more than the 1,024 MB that this machine has" in str(flaw(file))
 
 
 def test_bombs_are_refused_whatever_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hdf5, "_memory", lambda: 2**50)
+    monkeypatch.setattr(hdf5, "installed", lambda _: 2**50)
     with h5py.File(compressible(tmp_path / "twice.h5", 2**31, filters=2)) as file:
         assert "/weight: its numbers would take more than 2,048 MB, and" in str(flaw(file))
     with h5py.File(tmp_path / "never.h5", "w") as file:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 
 from exporters.errors import DeployError
 from exporters.graph import IF, LIF, AvgPool2d, Conv2d, Flatten, Input, Linear, MaxPool2d, Node, Output, SpikingGraph
+from exporters.passes import relays
 from exporters.passes.chain import chain_layers, member_spikes, to_chain
 from hardware.emulator import Recorder, run
 from tests.networks import random_integer_network
@@ -291,3 +294,33 @@ def test_spikes_skip_a_dense_layer() -> None:
              [("a", dense(5, 4)), ("sa", IF(12)), ("skip", dense(3, 5)), LAST]]  # fmt: skip
     chained = assert_same(joined(paths, (4,)), 1)
     assert chain_layers(chained)[1].synapse.weight.shape == (4 + 5, 5)
+
+
+# -- memory ------------------------------------------------------------------------------------------
+
+
+def test_a_chain_that_memory_does_not_hold_is_refused_before_it_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The estimate is the bytes of the merged layers, to the byte."""
+    graph = skip_to_dense(1, 1)
+    graph = graph.with_nodes({"s3": IF(200)})
+    merged = [step.synapse.weight for step in chain_layers(to_chain(graph))][1:]  # before them nothing is relayed
+    needed = round(relays.ROOM * sum(weight.nbytes for weight in merged))
+    monkeypatch.setattr(relays, "available", lambda: needed)
+    to_chain(graph)
+    monkeypatch.setattr(relays, "available", lambda: needed - 1)
+    with pytest.raises(
+        DeployError, match=r"^s3: the layers of a chain relay .* s3 \(0 MB\), s2 .*; ONNX and NIR need no chain"
+    ):
+        to_chain(graph)
+    monkeypatch.setattr(relays, "available", lambda: None)  # a system that does not say
+    to_chain(graph)
+
+
+def test_a_limit_of_the_process_is_known() -> None:
+    code = (
+        "import resource; from exporters.memory import available; before = available(); "
+        "resource.setrlimit(resource.RLIMIT_AS, (2**30, 2**30)); print(before, available())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    before, limited = map(int, done.stdout.split())
+    assert 0 < limited < 2**30 and limited <= before

@@ -13,6 +13,8 @@ from torch.nn import functional as F
 
 from exporters.graph import IF, Conv2d, Flatten, Input, Linear, Output, chain
 from hardware.chips import limits
+from hardware.chips.axons import FanOut
+from hardware.chips.blocks import Block
 from hardware.chips.placement import PlacedLayer, messages, place
 
 rng = np.random.default_rng(4)
@@ -67,3 +69,29 @@ def test_a_spike_is_one_message_to_every_core_it_feeds(tmp_path: Path, name: str
     assert messages(placement, spikes | {"c.if": 1e6}) == pytest.approx(expected)  # nobody but the host reads it
     by_synapse = {layer.name: spikes[layer.neurons_name] for layer in placement.layers}
     assert messages(placement, by_synapse) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("cores", [0, 1, 9, 130])
+@pytest.mark.parametrize("collide", [False, True])
+def test_neurons_that_feed_the_same_cores_are_alike(cores: int, collide: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the sums by which they are told apart are equal: with factors of 1, core 0 of one word is as core 64, of the next."""
+    rng = np.random.default_rng(cores)
+    listens = rng.integers(0, 2, (6, cores)).astype(bool)
+    if cores > 64:
+        listens[:2] = np.eye(cores, dtype=bool)[[0, 64]]
+    listens = listens[rng.integers(0, 6, 40)]
+    width = 8 * -(-cores // 64)
+    bits = np.zeros((40, width), np.uint8)
+    bits[:, : -(-cores // 8)] = np.packbits(listens, axis=1, bitorder="little")
+    nothing = np.zeros((5, 4, 2), np.int64)
+    if collide:
+        ones = type("Ones", (), {"integers": lambda self, low, high, size, dtype: np.zeros(size, dtype)})
+        monkeypatch.setattr(np.random, "default_rng", lambda _: ones())
+    found = FanOut(bits, cores, nothing, nothing, "discrete")
+    kind, of_kind = found.alike
+    np.testing.assert_array_equal(of_kind[kind], listens)
+    assert len(of_kind) == max(1, len(np.unique(listens, axis=0)) if cores else 1)
+    block = Block((1, 3), (0, 3), (1, 2))
+    own = listens.reshape(5, 4, 2, cores)[block.slices].reshape(6, cores)
+    np.testing.assert_array_equal(found.messages(block), own.sum(axis=0))
+    np.testing.assert_array_equal(found.listeners(block), own.any(axis=0))

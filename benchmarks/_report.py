@@ -33,7 +33,8 @@ Times are wall-clock, memory is the peak of resident memory of a whole process: 
 smallest and the largest in brackets. In each round the candidates of a group run one after the other, so that what
 disturbs the machine disturbs them alike; a ratio is the median of the ratios taken round by round, with its smallest and
 largest, to the row whose ratio is 1. Every benchmark has a process of its own. `cnn2` is the paper's 2conv; weights are random,
-with BatchNorm statistics that fit them."""
+with BatchNorm statistics that fit them. Where a note says how long processors were busy, its ratio tells work from waiting:
+with several threads on a machine that others use, either side may mostly wait."""
 
 
 @dataclass

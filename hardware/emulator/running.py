@@ -89,8 +89,9 @@ def run(
         )
     plan = EmulationPlan(graph, torch.device(device), dtype)
     if batch_size is None:
-        # about 16 MB for the largest layer: larger batches gain nothing and fall out of the caches
-        batch_size = max(1, 2**22 // (graph.T * largest))
+        # about 32 MB for the largest layer: larger batches gain nothing and fall out of the caches, in smaller ones threads
+        # meet more often, and wait for one another where others keep the cores busy
+        batch_size = max(1, 2**23 // (graph.T * largest))
     outputs = []
     with torch.inference_mode(), exact_arithmetic():
         for start in range(0, len(frames), batch_size):

@@ -91,8 +91,8 @@ def distill(
         teacher: a checkpoint, what `pretrain` returned, `package.module:factory`, or any torch module, images (N, C, H, W)
             in 0…1 → logits (N, K). It is never changed.
         teacher_weights: a state dict for a teacher from a factory.
-        teacher_frames: what the teacher sees of frames over time: their "mean", or "each"; its logits are averaged then, and for
-            "temporal" and "selective" those of frame t teach step t. None: as it was trained, of a module the mean.
+        teacher_frames: the teacher sees of frames over time their "mean", or "each" (to teach step t in "temporal" and
+            "selective", or averaged). None: as it was trained, of a module the mean.
         method: "response" (Eq. 5), "feature" (Eq. 7), "temporal" and "selective" (every time step), or "none" (labels only).
         taps: for "feature" between networks that are not this project's: which layer of the student learns from which of the
             teacher, {"student.layer": "teacher.layer"} or "student.layer=teacher.layer,…".
@@ -124,16 +124,11 @@ def distill(
     ann = _teacher(teacher, teacher_weights, method) if method != "none" or init == TEACHER else None
     source = None if init is None else source_of(init, ann, model, quantize)
     images = load_data(data, image_size=image_size, noise=noise, noise_kind=noise_kind, noise_on=noise_on)
-    if isinstance(ann, TrainedNetwork):
-        require_trained_fit(str(ann.path or ann.info.model), ann, images)
+    seen = _seen(ann, images, teacher_frames)
     options, config = _settled(model, images, method, began, source, options or {}, _steps(images, T), settings)
-    config = configured(
-        config, epochs=epochs, batch_size=batch_size, lr=lr, alpha=alpha, temperature=temperature, val=val, seed=seed
-    )
-    if isinstance(ann, TrainedNetwork) and teacher_frames is None:
-        teacher_frames = ann.info.frames
-    config = with_precision(configured(config, teacher_frames=teacher_frames), path, resume=resume)
-    require_frames(images, config.teacher_frames)
+    config = configured(config, epochs=epochs, batch_size=batch_size, lr=lr, alpha=alpha, temperature=temperature, val=val,
+                        seed=seed, teacher_frames=seen)  # fmt: skip
+    config = with_precision(config, path, resume=resume)
     named, module = named_model(model, seed)
     job = Training(
         f"distill {named}", named, images, config, options, path, module, method=method,
@@ -145,8 +140,7 @@ def distill(
         init=source.module if isinstance(source, TrainedNetwork) else source,
         others={"teacher": ann.path.with_suffix(".csv")} if isinstance(ann, TrainedNetwork) and ann.path else {},
     )  # fmt: skip
-    if began is not None:
-        job = _on_grid(job, began, quantize)
+    job = job if began is None else _on_grid(job, began, quantize)
     return _trained(job, progress, twin=twin, resume=resume, overwrite=overwrite)
 
 
@@ -200,6 +194,19 @@ def _teacher(
         called = found.path or found.info.model
         raise OptionError("{teacher}: this is a spiking network; give the checkpoint of an ANN", teacher=called)
     return found
+
+
+def _seen(ann: nn.Module | TrainedNetwork | None, data: DataSet, frames: TeacherFrames | None) -> TeacherFrames | None:
+    """What of frames over time the teacher is shown: as the user says, or as it was trained.
+
+    Raises:
+        KdsnnError: the teacher does not fit the data, or is to see each frame of images.
+    """
+    if isinstance(ann, TrainedNetwork):
+        require_trained_fit(str(ann.path or ann.info.model), ann, data)
+        frames = frames or ann.info.frames
+    require_frames(data, frames or "mean")
+    return frames
 
 
 def _settled(

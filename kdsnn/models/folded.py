@@ -213,9 +213,10 @@ def _neurons(name: str, node: IF | LIF) -> nn.Module:
 def _filled(module: Any, node: Conv2d | Linear) -> nn.Module:
     """Give the module the node's weights."""
     with torch.no_grad():
-        module.weight.copy_(torch.from_numpy(np.ascontiguousarray(node.weight)))
+        # copied, because torch warns of arrays that cannot be written to, as a graph's are
+        module.weight.copy_(torch.from_numpy(np.array(node.weight)))
         if node.bias is not None:
-            module.bias.copy_(torch.from_numpy(np.ascontiguousarray(node.bias)))
+            module.bias.copy_(torch.from_numpy(np.array(node.bias)))
     return _module(module)
 
 

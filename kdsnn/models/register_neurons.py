@@ -43,6 +43,8 @@ class RegisterNode(neuron.BaseNode):  # type: ignore[misc]
         scale, threshold, start: S, V, and the membrane before the first step; `hold` sets them before a run.
     """
 
+    v: Any  # a number before the first step of all
+
     def __init__(self, leak: float, reset: Reset) -> None:
         soft = reset == "soft"
         super().__init__(1.0, None if soft else 0.0, surrogate.ATan(), detach_reset=True, step_mode="m")

@@ -75,7 +75,7 @@ def ann_logits(network: nn.Module, images: Tensor, frames: TeacherFrames) -> Ten
         still_logits: Tensor = network(still(images))
         return still_logits.unsqueeze(0)
     logits: Tensor = network(images.flatten(0, 1))
-    return logits.unflatten(0, images.shape[:2]).transpose(0, 1)
+    return logits.reshape(*images.shape[:2], -1).transpose(0, 1)
 
 
 def still(images: Tensor) -> Tensor:

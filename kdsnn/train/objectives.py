@@ -135,11 +135,12 @@ def _feature(
     def ask(images: Tensor) -> list[Tensor]:
         with features.recorded(teacher, reads, at_input=at_input) as found:
             ann_logits(teacher, images, config.teacher_frames)
-        # as a student's feature is its rate, the mean over steps
-        return [
-            features.margin_relu(features.as_maps(outputs[0].float()), margin).unflatten(0, (len(images), -1)).mean(1)
+        maps = [
+            features.margin_relu(features.as_maps(outputs[0].float()), margin)
             for outputs, margin in zip(found, margins, strict=True)
         ]
+        # as a student's feature is its rate, the mean over what was seen of a sample
+        return [one.reshape(len(images), -1, *one.shape[1:]).mean(1) for one in maps]
 
     def objective(output: Tensor, found: list[Tensor], batch: Batch) -> Tensor:
         matched = [features.same_size(s, t) for s, t in zip(found, ask(batch.images), strict=True)]

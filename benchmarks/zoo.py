@@ -201,7 +201,7 @@ random weights under which its neurons fire. `python -m benchmarks zoo` writes t
 * **check**: the verdict for Loihi 1 and Loihi 2. The ImageNet networks get 64 × 64 pixels, the VGGs 32 × 32.
 * **the numbers**: processor seconds, on one thread, of one forward of one image, of lowering with its proof, and of the commands `check` (the slower
   chip), `export` (ONNX and netx) and `profile` (16 images), each with imports and lowering; peak memory of all of them in
-  one process. On a machine that does other work, as this one did, caches are shared and the same work takes up to twice as many.
+  one process. On a machine that does other work, as this one did, caches are shared, and the same work takes more.
   A row is measured again when something that it uses was made faster; the line below is of the run that was made last.
 
 What `lower` takes beside a forward, on spiking_resnet18 (29 November 2026, best of two on one thread, 0.89 s; one forward of the one

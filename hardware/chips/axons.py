@@ -200,13 +200,18 @@ class FanOut:
         senders, block_of = senders[shared], block_of[shared]
         if not len(senders):
             return discrete
-        # the neurons of one line in one block share their populations
-        population = block_of * (int(self.lines.max()) + 1) + self.lines.ravel()[senders]
-        order = np.argsort(population, kind="stable")
-        starts = np.flatnonzero(np.diff(population[order], prepend=-1))
-        together = np.bitwise_or.reduceat(self.bits.view(np.uint64)[senders[order]], starts, axis=0)
+        # the neurons of one line in one block share their populations; those that are alike add nothing to one another
+        lines = int(self.lines.max()) + 1
+        kind, first = self._kinds
+        population, of_kind = np.divmod(
+            np.unique((block_of * lines + self.lines.ravel()[senders]) * len(first) + kind[senders]), len(first)
+        )
+        starts = np.flatnonzero(np.diff(population, prepend=-1))
+        together = np.bitwise_or.reduceat(self.bits.view(np.uint64)[first[of_kind]], starts, axis=0)
         pairs = np.bitwise_count(together).sum(axis=1, dtype=np.int64)
-        return np.asarray(discrete + target["population_entries"] * _sums(block_of[order][starts], pairs, len(parts)))
+        return np.asarray(
+            discrete + target["population_entries"] * _sums(population[starts] // lines, pairs, len(parts))
+        )
 
     def messages(self, block: Block) -> Array:
         """Each core of the next layer listens to so many of a block's neurons: (cores,)."""
@@ -224,15 +229,21 @@ class FanOut:
     def alike(self) -> tuple[Array, Array]:
         """Neurons that feed the same cores are alike, and of most layers few differ: (neurons,) the kind of each, and (kinds, cores)
         bool, who listens to a kind."""
+        kind, first = self._kinds
+        listens = np.unpackbits(self.bits[first], axis=1, count=self.cores, bitorder="little").astype(bool)
+        return kind, listens
+
+    @cached_property
+    def _kinds(self) -> tuple[Array, Array]:
+        """(neurons,) the kind of each, and (kinds,) the first neuron of each."""
         if not self.cores:
-            return np.zeros(len(self.bits), np.int64), np.zeros((1, 0), bool)
+            return np.zeros(len(self.bits), np.int64), np.zeros(1, np.int64)
         words = self.bits.view(np.uint64)
         factors = np.random.default_rng(0).integers(1, 2**63, words.shape[1], np.uint64) * np.uint64(2) + np.uint64(1)
         _, first, kind = np.unique(words @ factors, return_index=True, return_inverse=True)
         if not np.array_equal(self.bits[first][kind], self.bits):  # two kinds have the same sum
             _, first, kind = np.unique(self.bits, axis=0, return_index=True, return_inverse=True)
-        listens = np.unpackbits(self.bits[first], axis=1, count=self.cores, bitorder="little").astype(bool)
-        return kind.ravel(), listens
+        return kind.ravel(), first
 
     @cached_property
     def _numbers(self) -> Array:

@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 
 from hardware.lava import environment
+from tests.browser import pytest_terminal_summary
+
+__all__ = ["pytest_terminal_summary"]  # a hook
 
 
 @pytest.fixture(scope="session")

@@ -131,8 +131,7 @@ def _check_structure(proto: onnx.ModelProto, T: int) -> None:
 
 
 def _opset(proto: onnx.ModelProto) -> int:
-    found = {entry.domain: entry.version for entry in proto.opset_import}
-    opset = found.get("")
+    opset = next((entry.version for entry in proto.opset_import if not entry.domain), 0)
     if opset not in OPSETS:
         raise OnnxError(f"its opset is {opset}; this program writes {OPSETS[0]} to {OPSETS[-1]}")
     return opset

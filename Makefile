@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test lint docs coverage bench lava clean
+.PHONY: demo test lint docs coverage bench wheel lava clean
 
 demo: lava
 	$(BIN)/kdsnn-deploy demo --out demo-output --overwrite
@@ -28,6 +28,19 @@ docs: $(READY)
 bench: $(READY)
 	$(BIN)/python -m benchmarks
 
+# what a user installs: the source distribution, the wheel made from it, and the demo's chain run from the wheel in a fresh
+# environment, without constraints and elsewhere; some GB, most of them torch
+wheel:
+	rm -rf dist build/wheel
+	mkdir -p build/wheel/elsewhere
+	$(PYTHON) -m venv build/wheel/env
+	build/wheel/env/bin/python -m pip install --quiet build
+	build/wheel/env/bin/python -m build --outdir dist
+	build/wheel/env/bin/python -m pip install --quiet dist/*.whl
+	cd build/wheel/elsewhere && env -u PYTHONPATH ../env/bin/kdsnn-deploy lava setup
+	cd build/wheel/elsewhere && env -u PYTHONPATH ../env/bin/kdsnn-deploy demo --out demo-output
+	du -sh build/wheel/env
+
 lava: $(READY)
 	$(BIN)/kdsnn-deploy lava setup
 
@@ -38,4 +51,4 @@ $(READY): pyproject.toml constraints.txt
 	touch $(READY)
 
 clean:
-	rm -rf .venv demo-output build docs/_build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv demo-output build dist docs/_build .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -20,6 +20,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from kdsnn.siblings import require_siblings
+
 if TYPE_CHECKING:
     from kdsnn.deploy.check import CheckResult, check
     from kdsnn.deploy.demo import DemoResult, demo
@@ -37,7 +39,10 @@ if TYPE_CHECKING:
     from kdsnn.deploy.trained import TrainedNetwork
     from kdsnn.errors import KdsnnError, UserError
 
+require_siblings()  # here, since their absence would show anywhere, as a module that has no such attribute
+
 _HOMES = {
+    "__version__": "version",
     "check": "deploy.check",
     "CheckResult": "deploy.check",
     "demo": "deploy.demo",

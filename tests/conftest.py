@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 
 from hardware.lava import environment
+from tests.browser import pytest_terminal_summary
+
+__all__ = ["pytest_terminal_summary"]  # a hook
 
 LONG = (
     "test_lint.py", "test_docs_site.py", "test_whole_networks.py", "test_lava_client.py", "test_docs.py", "test_cli.py",

@@ -7,8 +7,10 @@ import shlex
 import shutil
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,11 +22,13 @@ from kdsnn import checkpoint, models
 from kdsnn.checkpoint import CheckpointInfo
 from kdsnn.cli.app import app, main
 from kdsnn.data import load
+from tests import notebooks
 
 ROOT = Path(__file__).parent.parent
 RECORDS = ROOT / "docs" / "results"
 """What was once run, for hours: there the commands must exist, and are not run again."""
 README = ROOT / "README.md"
+NOTEBOOKS = sorted((ROOT / "docs").glob("*.ipynb"))
 FROM_PYTHON = ROOT / "docs" / "from-python.md"
 WRITTEN = [page for page in sorted((ROOT / "docs").rglob("*.md")) if "_build" not in page.parts]
 PAGES = [README, ROOT / "CONTRIBUTING.md", *WRITTEN]
@@ -32,7 +36,7 @@ QUICK = {verb: ["--epochs", "1", "--overwrite"] for verb in ("pretrain", "distil
 """What a command gets besides, so that it ends soon, where a page's files lie already. From Python a page's own number of epochs counts, if it says one."""
 NARROW = {"channels": (4, 4), "hidden": 16}
 """A cnn2 that a page trains at full width is trained so narrow: its commands are what is tried, not its millions of weights."""
-NOT_RUN = {"make", "pip", "python", "accelerate"}
+NOT_RUN = {"make", "pip", "uv", "python", "accelerate"}
 """Programs whose lines are not run: the suite itself runs inside of `make test`, benchmarks have checks of their own."""
 MAY_FAIL = {"check": {0, 1}}
 """`check` exits with 1 when a network does not fit."""
@@ -171,6 +175,32 @@ def test_python_runs(
         exec(compile(text, page.name, "exec"), names)
 
 
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+def test_notebooks_run(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All cells in one process, on few images; and what is stored was shown by the same cells, is whole and small."""
+    tiny = load("digits")
+    tiny = replace(
+        tiny, x_train=tiny.x_train[:64], y_train=tiny.y_train[:64], x_test=tiny.x_test[:8], y_test=tiny.y_test[:8]
+    )
+    monkeypatch.setattr(kdsnn, "load_data", lambda name: tiny)
+    for verb in QUICK:
+        monkeypatch.setattr(kdsnn, verb, partial(getattr(kdsnn, verb), epochs=1))
+    monkeypatch.chdir(tmp_path)
+    stored, found = notebooks.read(path), notebooks.read(path)
+    assert (stored["nbformat"], path.stat().st_size < 60_000) == (4, True)
+    notebooks.run(found, {"__name__": "__main__"})
+    for then, now in zip(notebooks.code_cells(stored), notebooks.code_cells(found), strict=True):
+        assert then["execution_count"] == now["execution_count"]
+        assert [shape_of(o) for o in then["outputs"]] == [shape_of(o) for o in now["outputs"]]
+    assert {path.suffix for path in Path("exported").iterdir()} >= {".onnx", ".net", ".nir"}
+    assert Path("report/report.html").exists()
+
+
+def shape_of(output: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
+    """What kind of output it is, and in what forms it is shown."""
+    return output["output_type"], tuple(output.get("data", ()))
+
+
 @pytest.mark.parametrize("page", with_code(""), ids=lambda page: str(page.relative_to(ROOT)))
 def test_commands_run(
     page: Path, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lava_python: Path
@@ -201,7 +231,14 @@ def test_commands_run(
     assert ran
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_readme_fits_the_width_of_its_page() -> None:
+    """Where repositories are looked at, lines of code beyond 96 columns scroll, and so do tables of many columns."""
+    assert [line for _, text in blocks(README) for line in text.splitlines() if len(line) > 96] == []
+    rows = [line for line in README.read_text(encoding="utf-8").splitlines() if line.startswith("|")]
+    assert rows and max(row.count("|") - 1 for row in rows) <= 6 and max(map(len, rows)) <= 96
+
+
+@pytest.mark.parametrize("page", [*PAGES, *NOTEBOOKS], ids=lambda page: page.name)
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
         if "://" not in target:

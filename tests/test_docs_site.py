@@ -28,7 +28,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_page_is_there(site: Path) -> None:
-    pages = [page.relative_to(DOCS) for page in DOCS.rglob("*.md") if "_build" not in page.parts]
+    found = (*DOCS.rglob("*.md"), *DOCS.glob("*.ipynb"))
+    pages = [page.relative_to(DOCS) for page in found if "_build" not in page.parts]
     assert len(pages) > 20
     assert all((site / page.with_suffix(".html")).exists() for page in pages)
 

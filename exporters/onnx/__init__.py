@@ -23,11 +23,11 @@ from exporters.onnx.ann import write_ann
 from exporters.onnx.build_model import build
 from exporters.onnx.check import load
 from exporters.onnx.facts import FORMS, Form, OnnxError, membrane_of, spikes_of
-from exporters.onnx.operators import DOMAIN, IR_VERSION, OPSET
+from exporters.onnx.operators import DOMAIN, OPSET, OPSETS
 from exporters.onnx.runner import OnnxModel, node_count, prepare, run, verify
 from exporters.onnx.writing import write
 
 __all__ = [
-    "DOMAIN", "FORMS", "IR_VERSION", "OPSET", "Form", "OnnxError", "OnnxModel", "build", "load", "membrane_of",
+    "DOMAIN", "FORMS", "OPSET", "OPSETS", "Form", "OnnxError", "OnnxModel", "build", "load", "membrane_of",
     "node_count", "prepare", "run", "spikes_of", "verify", "write", "write_ann",
 ]  # fmt: skip

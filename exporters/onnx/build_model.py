@@ -14,6 +14,7 @@ A float graph becomes float32 arithmetic, an integer graph integers with Lava's 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import assert_never
 
 import onnx
@@ -39,17 +40,23 @@ from exporters.onnx.facts import FORMS, Form, OnnxError, metadata, spikes_of
 from exporters.onnx.loop_operators import add_loop
 from exporters.onnx.model_builder import ModelBuilder, ModelTensor
 from exporters.onnx.neuron_calls import add_neurons
-from exporters.onnx.operators import DOMAIN, IR_VERSION, OPSET
+from exporters.onnx.operators import OPSET, producer, require_opset
 from exporters.onnx.readout_operators import add_read_out
 from exporters.onnx.synapse_operators import add_average_pool, add_flatten, add_input, add_max_pool, add_synapses
+from exporters.onnx.tensor_shapes import FOLDED, SAMPLES, STEPS, with_shapes
+
+FRONT: Mapping[Form, str] = {"sequence": FOLDED, "loop": STEPS, "step": SAMPLES}
+"""What stands in front in each form where it is not known how many."""
 
 
-def build(graph: SpikingGraph, form: Form = "sequence") -> onnx.ModelProto:
-    """The graph's model is built in memory.
+def build(graph: SpikingGraph, form: Form = "sequence", *, opset: int = OPSET) -> onnx.ModelProto:
+    """The graph's model is built in memory, with types and shapes of all its tensors.
 
     Raises:
-        OnnxError: an unknown form, or an integer graph with something that integers do not express.
+        OnnxError: an unknown form or opset, or an integer graph with something that integers do not express.
+        ValueError: the model is larger than the 2 GB that ONNX allows.
     """
+    require_opset(opset)
     if form not in FORMS:
         raise OnnxError(f"the form is {form!r}; choose {', '.join(FORMS)}")
     model = ModelBuilder(graph, form)
@@ -64,13 +71,11 @@ def build(graph: SpikingGraph, form: Form = "sequence") -> onnx.ModelProto:
     proto = helper.make_model(
         helper.make_graph(model.outer, "spiking_network", model.inputs, model.outputs, model.initializers),
         # a function comes behind those that it calls
-        functions=[functions.make(name) for name in sorted(used, key=lambda n: (n not in functions.STEPS, n))],
-        opset_imports=[helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, 1)],
-        ir_version=IR_VERSION,
-        producer_name="kdsnn-deploy",
+        functions=[functions.make(name, opset) for name in sorted(used, key=lambda n: (n not in functions.STEPS, n))],
+        **producer(opset),
     )
     helper.set_model_props(proto, {key: json.dumps(value) for key, value in metadata(graph, form).items()})
-    return proto
+    return with_shapes(proto, FRONT[form], model.ends)
 
 
 def _add(model: ModelBuilder, name: str, node: Node) -> ModelTensor:

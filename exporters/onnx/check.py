@@ -21,7 +21,7 @@ from onnx import TensorProto, helper, numpy_helper, shape_inference
 
 from exporters.onnx import functions
 from exporters.onnx.facts import OnnxError, first_line, parse
-from exporters.onnx.operators import DOMAIN, IR_VERSION, OPSET
+from exporters.onnx.operators import DOMAIN, OPSETS, producer
 from exporters.onnx.outline import LOOPS, MAX_ELEMENTS, Outline, outline
 
 MAX_BYTES = 2**31
@@ -77,6 +77,8 @@ def load(path: Path) -> CheckedModel:
         raise OnnxError(f"{path.name}: not a readable ONNX model; it is truncated or of another kind") from error
     try:
         facts = parse(proto)
+        for part in _graphs(proto.graph):
+            del part.value_info[:]  # for viewers; a stranger's claims about shapes are not believed
         _check_structure(proto, facts["T"])
         return CheckedModel(path, proto, facts, _largest_tensor(proto, facts))
     except OnnxError as error:
@@ -109,7 +111,7 @@ def _check_structure(proto: onnx.ModelProto, T: int) -> None:
     bodies = list(_graphs(graph))
     if sum(len(g.node) for g in bodies) > MAX_NODES:
         raise OnnxError(f"more than {MAX_NODES} operators")
-    known = _check_functions(proto)
+    known = _check_functions(proto, _opset(proto))
     made = Counter(name for part in bodies for name in _names(part))
     twice = next((name for name, times in made.items() if times > 1), None)
     if twice is not None:
@@ -128,11 +130,18 @@ def _check_structure(proto: onnx.ModelProto, T: int) -> None:
             raise OnnxError(f"T is {steps.tolist()}, but its metadata say {T}")
 
 
-def _check_functions(proto: onnx.ModelProto) -> set[str]:
+def _opset(proto: onnx.ModelProto) -> int:
+    opset = next((entry.version for entry in proto.opset_import if not entry.domain), 0)
+    if opset not in OPSETS:
+        raise OnnxError(f"its opset is {opset}; this program writes {OPSETS[0]} to {OPSETS[-1]}")
+    return opset
+
+
+def _check_functions(proto: onnx.ModelProto, opset: int) -> set[str]:
     known = set()
     for function in proto.functions:
         try:
-            expected = functions.make(function.name)
+            expected = functions.make(function.name, opset)
         except KeyError:
             raise OnnxError(f"the local function {function.name[:60]!r} is not of this program") from None
         if function.domain != DOMAIN or function.SerializeToString() != expected.SerializeToString():
@@ -175,7 +184,7 @@ def _check_tensor(tensor: onnx.TensorProto) -> None:
 def _largest_tensor(proto: onnx.ModelProto, facts: dict[str, Any]) -> int:
     """The elements of the largest tensor are counted for one sample, from shapes that onnx works out."""
     drawn = outline(proto.graph, facts)
-    model = helper.make_model(drawn.graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
+    model = helper.make_model(drawn.graph, **producer(_opset(proto)))
     inferred = shape_inference.infer_shapes(model, strict_mode=True, data_prop=True).graph
     largest = max((math.prod(t.dims) for t in proto.graph.initializer), default=0)
     infos = {v.name: v.type.tensor_type.shape for v in (*inferred.input, *inferred.value_info, *inferred.output)}

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 
 from exporters.errors import DeployError
-from exporters.graph import LIF, Delay, SpikingGraph
+from exporters.graph import LIF, Delay, Shape, SpikingGraph
 from exporters.graph.registers import FRACTION, MEMBRANE_REGISTER
 from exporters.passes.membranes import neuron_depths
 
@@ -87,10 +87,30 @@ def metadata(graph: SpikingGraph, form: Form) -> Mapping[str, Any]:
         "score": graph.output.score,
         "latency_steps": neuron_depths(graph)[graph.output_name],
         "neurons": neurons,
-        "source": dict(graph.metadata),
+        **_told(dict(graph.metadata)),
         **({"starts": starts} if starts else {}),
         **({"delays": delays} if delays else {}),
     }
+
+
+def ann_metadata(input_shape: Shape, source: Mapping[str, Any]) -> Mapping[str, Any]:
+    """These facts travel in the file of an ANN: those of `metadata` that it has, under the same keys.
+
+    It computes once, so T is 1. `source` is what the caller knows of it, `class_names` among it where the classes have names.
+    """
+    return {
+        "arithmetic": "float32",
+        "T": 1,
+        "input_encoding": "direct",
+        "input_shape": input_shape,
+        **_told(dict(source)),
+    }
+
+
+def _told(source: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a model says of where it comes from. Its license is its author's to choose, and none is claimed here."""
+    names = source.get("class_names")
+    return {"source": source, "license": "none", **({"classes": list(names)} if names else {})}
 
 
 def parse(proto: onnx.ModelProto) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """The local functions of an exported model are known by name: the neurons, and what else deserves a name in a viewer.
 
-Every function is made of standard operators of opset 20; runtimes inline them.
+Every function is made of standard operators that mean the same in all opsets from 18 on; runtimes inline them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from exporters.graph.registers import CONVOLUTION_BITS, CURRENT_REGISTER, DENSE_
 from exporters.onnx import delay_functions
 from exporters.onnx.neuron_functions import all_steps, one_step, turned
 from exporters.onnx.neuron_kinds import KINDS, NeuronKind
-from exporters.onnx.operators import attribute_value, constant, function, node
+from exporters.onnx.operators import OPSET, attribute_value, constant, function, node
 
 ALL_STEPS: Mapping[str, NeuronKind] = {kind.name: kind for kind in KINDS}
 """These functions run neurons for T steps."""
@@ -32,13 +32,15 @@ RESTS: Mapping[str, type[np.generic]] = {"AtRest": np.float32, "LoihiAtRest": np
 """These functions give the state before the first step, in this type: of membranes, or of what a delay remembers."""
 
 
-def make(name: str) -> onnx.FunctionProto:
-    """A name of the tables above stands for one local function.
+def make(name: str, opset: int = OPSET) -> onnx.FunctionProto:
+    """A name of the tables above stands for one local function, here of operators of this opset.
 
     Raises:
         KeyError: there is none.
     """
-    return _MAKERS[name]()
+    made = _MAKERS[name]()
+    made.opset_import[0].version = opset
+    return made
 
 
 def needs(name: str) -> tuple[str, ...]:

@@ -42,7 +42,7 @@ def add_loop(model: ModelBuilder, loop: tuple[str, ...], add: Add) -> None:
         states = dict(model.states)
     model.values |= {s: entering[s] for s in now}
     results = [f"{name}/all_steps" for name in leaving]
-    starts, ends = model.add_starts(states), [f"{tensor}_end" for tensor in states]
+    starts, ends = model.add_starts(states), model.add_ends(states)
     model.outer.append(
         operator("Scan", [*starts, *steps.values()], [*ends, *results], body=graph_of_step, num_scan_inputs=len(steps))
     )

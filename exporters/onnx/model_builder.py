@@ -55,6 +55,7 @@ class ModelBuilder:
         persistent: layers of neurons whose synaptic current persists from step to step.
         late: synapse layers whose bias the neurons add, because it must not pass through a persistent current.
         functions: names of the local functions that are called.
+        ends: what the states are like when a loop leaves them.
     """
 
     def __init__(self, graph: SpikingGraph, form: Form) -> None:
@@ -72,6 +73,7 @@ class ModelBuilder:
         self.persistent = {name for name, layer in graph.neurons.items() if layer.current_leak}
         self.late = {name for name in graph.synapses if not self.persistent.isdisjoint(graph.targets(name))}
         self.functions: set[str] = set()
+        self.ends: list[onnx.ValueInfoProto] = []
         self._written: set[str] = set()
 
     # -- parts ---------------------------------------------------------------------------------
@@ -167,6 +169,13 @@ class ModelBuilder:
                 level = self.constant(f"{tensor}_start_at", np.array(state.start, state.kind))
                 self.op("Add", [zeros, level], f"{tensor}_start", static=True)
         return [f"{tensor}_start" for tensor in states]
+
+    def add_ends(self, states: Mapping[str, CarriedState]) -> list[str]:
+        """A loop leaves these states as they came in, of the same type and shape; the tensors of their ends are returned."""
+        for tensor, state in states.items():
+            end = helper.make_tensor_value_info(f"{tensor}_end", TENSOR_TYPES[state.kind], ["N", *state.shape])
+            self.ends.append(end)
+        return [f"{tensor}_end" for tensor in states]
 
     @contextmanager
     def one_step(self) -> Iterator[list[onnx.NodeProto]]:

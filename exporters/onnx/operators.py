@@ -9,9 +9,38 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from exporters.onnx.facts import OnnxError
+from exporters.version import VERSION
+
+OPSETS = range(18, 24)
+"""Opsets in which a model can be written; what it is made of means the same in all of them."""
 OPSET = 20
-IR_VERSION = 10
+"""The opset in which it is written if nothing else is asked for."""
+PRODUCER = "kdsnn-deploy"
 DOMAIN = "kdsnn.deploy"
+
+
+def require_opset(opset: int) -> None:
+    """An opset must be one of `OPSETS`.
+
+    Raises:
+        OnnxError: it is another.
+    """
+    if opset not in OPSETS:
+        raise OnnxError(
+            f"opset {opset}: models can be written in opset {OPSETS[0]} to {OPSETS[-1]}; choose one of these"
+        )
+
+
+def producer(opset: int) -> dict[str, Any]:
+    """What `onnx.helper.make_model` is told besides a graph and its functions: who wrote the model, and for which runtimes."""
+    imports = [helper.make_opsetid("", opset), helper.make_opsetid(DOMAIN, 1)]
+    return {
+        "producer_name": PRODUCER,
+        "producer_version": VERSION,
+        "opset_imports": imports,
+        "ir_version": helper.find_min_ir_version_for(imports[:1]),  # the oldest, which most runtimes read
+    }
 
 
 def node(kind: str, inputs: Sequence[str], outputs: Sequence[str], **attributes: Any) -> onnx.NodeProto:

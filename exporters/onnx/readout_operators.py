@@ -83,5 +83,5 @@ def _close_loop(model: ModelBuilder, x: ModelTensor, steps: str) -> None:
             info(result, TENSOR_TYPES[x.kind], ["N", *features]),
         ],
     )
-    starts, ends = model.add_starts(model.states), [f"{tensor}_end" for tensor in model.states]
+    starts, ends = model.add_starts(model.states), model.add_ends(model.states)
     model.outer.append(operator("Loop", ["T", "", *starts], [*ends, steps], body=body))

@@ -31,6 +31,9 @@ def export(
     quantized: Annotated[
         bool, typer.Option("--quantized", help="ONNX: the integer network too, bit-identical to the emulator and Lava.")
     ] = False,
+    opset: Annotated[
+        int | None, typer.Option("--opset", help="ONNX: the version of its operators, 18 to 23 (20 by default).")
+    ] = None,
     encoder: Encoder = "chip",
     verify: Annotated[bool, typer.Option(help="Run what was written against the network it came from.")] = True,
     seed: Seed = 0,
@@ -47,7 +50,7 @@ def export(
     with progress(quiet=json) as told:
         result = kdsnn.export(
             source, out, to=listed(to, "onnx,netx"), form=listed(form, "sequence"), quantized=quantized,  # type: ignore[arg-type]
-            encoder=encoder, verify=verify, seed=seed, progress=told, **lowering_of(lowering),
+            opset=opset, encoder=encoder, verify=verify, seed=seed, progress=told, **lowering_of(lowering),
         )  # fmt: skip
     show(result, json=json)
     if not result.ok:

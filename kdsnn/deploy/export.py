@@ -131,6 +131,7 @@ def export(
     to: Sequence[FormatName] = ("onnx", "netx"),
     form: Sequence[Form] = ("sequence",),
     quantized: bool = False,
+    opset: int | None = None,
     encoder: Literal["chip", "host"] = "chip",
     verify: bool = True,
     seed: int = 0,
@@ -147,6 +148,7 @@ def export(
         to: the formats.
         form: of ONNX models: "sequence" (T fixed), "loop" (T an input), "step" (states explicit).
         quantized: of ONNX, the integer network too, bit-identical to the emulator and Lava.
+        opset: of ONNX models, 18 to 23; None for 20.
         encoder: "host" keeps the first layer off the chip: netx without it, and an ONNX encoder beside it.
         verify: run what was written against the network it came from.
         seed: of the random samples that it is verified on.
@@ -167,6 +169,8 @@ def export(
     for shape in form:
         if shape not in FORMS:
             raise OptionError(f"{{form}}: no such form; choose from {', '.join(FORMS)}", form=shape)
+    if opset is not None:
+        _require_opset(opset, to)
     if encoder == "host" and "netx" not in to:
         raise OptionError("{encoder}: it divides the network for the chip; add {to}", encoder="host", to="netx")
     writable_folder(out)
@@ -180,7 +184,7 @@ def export(
             )
         stem = Path(ann.path).stem if ann.path else ann.info.model
         with sole_writer(out / stem):
-            return ExportResult(str(source), (_write_teacher(ann, out / f"{stem}.onnx"),))
+            return ExportResult(str(source), (_write_teacher(ann, out / f"{stem}.onnx", opset),))
     if calibrate is not None and not holds_integers:
         raise OptionError(
             "{calibrate}: no file holds the quantized network; add {to}, or {quantized} for ONNX",
@@ -189,22 +193,35 @@ def export(
     network = lower(source, progress=progress, **lowering)
     called = str(source) if isinstance(source, str | Path) else network.name
     split = lower(network, encoder=encoder)
-    files, unwritten = _write_all(network, split, _wanted(to, form, quantized), out, verify, seed)
+    files, unwritten = _write_all(network, split, _wanted(to, form, quantized, opset), out, verify, seed)
     if not holds_integers:
         return ExportResult(called, files, unwritten=unwritten)
     scales = split.layer_scales if set(to) == {"netx"} else network.layer_scales
     return ExportResult(called, files, tuple(drift_rows(scales, network.layer_drifts)), network.bits, unwritten)
 
 
-def _wanted(to: Sequence[FormatName], form: Sequence[Form], quantized: bool) -> list[Wanted]:
+def _require_opset(opset: int, to: Sequence[FormatName]) -> None:
+    from exporters.onnx import OPSETS
+
+    if opset not in OPSETS:
+        raise OptionError(
+            f"{{opset}}: models are written in opset {OPSETS[0]} to {OPSETS[-1]}; choose one of these", opset=opset
+        )
+    if "onnx" not in to:
+        raise OptionError("{opset}: no ONNX model is asked for; add {to}", opset=opset, to="onnx")
+
+
+def _wanted(to: Sequence[FormatName], form: Sequence[Form], quantized: bool, opset: int | None) -> list[Wanted]:
     """The files to write, netx first, which expresses the least."""
     found = []
     for name in sorted(to, key=lambda name: name != "netx"):
         if name != "onnx":
-            found.append(Wanted(name))
+            found.append(Wanted(name, opset=opset))
             continue
         found += [
-            Wanted(name, shape, integer) for shape in form for integer in ([False, True] if quantized else [False])
+            Wanted(name, shape, integer, opset)
+            for shape in form
+            for integer in ([False, True] if quantized else [False])
         ]
     return found
 
@@ -231,7 +248,7 @@ def _write_all(
             raise refusals[0][1]
         if split.encoder is not None and split.encoder.graph is not None and written[0].format == "netx":
             host = replace(network, name=f"{network.name}.encoder", exact=split.encoder.graph)
-            written.append(write(host, Wanted("onnx"), out, verify=verify, seed=seed))
+            written.append(write(host, Wanted("onnx", opset=wanted[0].opset), out, verify=verify, seed=seed))
     unwritten = (
         UnwrittenFile(one.format, " ".join(str(error).split()), "the quantized model" if one.integer else one.format)
         for one, error in refusals
@@ -310,9 +327,15 @@ def _differing(file: ExportedFile) -> str:
     return f"{file.mismatches}, {plural(file.ties, 'tie')}" if file.ties else str(file.mismatches)
 
 
-def _write_teacher(ann: TrainedNetwork, path: Path) -> ExportedFile:
+def _write_teacher(ann: TrainedNetwork, path: Path, opset: int | None) -> ExportedFile:
     """An ANN as ONNX, verified against torch by its logits."""
-    from exporters.onnx import write_ann
+    from exporters.onnx import OPSET, write_ann
 
-    error = write_ann(ann.module, ann.info.input_shape, path)
+    info = ann.info
+    source = {
+        "source": str(ann.path or info.model), "model": info.model, "data": info.data, "preprocessing": info.preprocessing,
+        "metrics": dict(info.metrics),
+    }  # fmt: skip
+    source |= {"class_names": list(info.class_names)} if info.class_names else {}
+    error = write_ann(ann.module, info.input_shape, path, opset=opset or OPSET, source=source)
     return ExportedFile("onnx", str(path), path.stat().st_size, f"ANN, largest logit error {error:.1e}")

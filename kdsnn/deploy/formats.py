@@ -24,11 +24,13 @@ FORMS = ("sequence", "loop", "step")
 
 @dataclass(frozen=True)
 class Wanted:
-    """One file to write: its format, an ONNX model's form, and whether that holds the integer network."""
+    """One file to write: its format; of an ONNX model its form, whether it holds the integer network, and its opset (None: that
+    of `exporters.onnx`)."""
 
     format: FormatName
     form: Form = "sequence"
     integer: bool = False
+    opset: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +87,7 @@ def _write_onnx(network: Lowered, wanted: Wanted, out: Path) -> WrittenFile:
         raise KdsnnError(f"{network.name}: a netx file holds the quantized network only; export the checkpoint to ONNX")
     form = [] if wanted.form == "sequence" else [wanted.form]
     parts = [integer_name(network, always=True) if wanted.integer else network.name, *form, "onnx"]
-    path = onnx.write(graph, out / ".".join(parts), wanted.form)
+    path = onnx.write(graph, out / ".".join(parts), wanted.form, opset=wanted.opset or onnx.OPSET)
     rounds = graph is network.graph and not graph.is_integer
     arithmetic = "integer" if wanted.integer else "float32" if rounds else "exact float32"
     contents = f"{wanted.form}, {onnx.node_count(path)} nodes, T={graph.T}, {arithmetic}"

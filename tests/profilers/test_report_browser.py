@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -13,11 +12,10 @@ import profilers_example as example
 import pytest
 
 from profilers import report
+from tests import browser
 
-BROWSER = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome-headless-shell"))), None
-)
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="no chromium or google-chrome on this machine")
+BROWSER = browser.find()
+pytestmark = pytest.mark.skipif(BROWSER is None, reason=browser.MISSING)
 
 # What the page looks like is asked from inside it. The report itself holds no script and forbids all of them, so
 # a frame shows it in a harness page, which listens for errors there and writes what it finds into the DOM.

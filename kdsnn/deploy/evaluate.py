@@ -17,7 +17,9 @@ from profilers.text_table import TextTable, table
 if TYPE_CHECKING:
     from torch import nn
 
+    from kdsnn.data import DataSet
     from kdsnn.deploy.images import ImageSize
+    from profilers.counting.confusion import Confusion
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -31,6 +33,7 @@ class Evaluation(Result):
         samples: test images.
         spiking: whether the network has time steps.
         accuracies: 0…1; of a spiking network after each of its T steps, of an ANN one value.
+        confusion: which classes were taken for which, after the last step.
     """
 
     name: str
@@ -39,6 +42,7 @@ class Evaluation(Result):
     samples: int
     spiking: bool
     accuracies: tuple[float, ...]
+    confusion: Confusion
 
     @property
     def accuracy(self) -> float:
@@ -55,6 +59,25 @@ class Evaluation(Result):
         rows = [[str(t + 1), percent(a, 2)] for t, a in enumerate(self.accuracies)]
         return (table(title, ["time steps", "accuracy"], rows),)
 
+    def confusion_table(self) -> TextTable:
+        """The confusion matrix, rows the labels; of more than ten classes a line for each, with what it is most often taken
+        for."""
+        from profilers.report.class_tables import MOST_IN_A_MATRIX, class_lines, matrix_lines
+
+        if self.confusion.classes <= MOST_IN_A_MATRIX:
+            return table("rows are the labels, columns what they are taken for", *matrix_lines(self.confusion))
+        return table("class by class", *class_lines(self.confusion))
+
+    def classes(self) -> list[dict[str, Any]]:
+        """One row per class: its name, samples, the share of them that was recognized, and the share of what was taken for
+        it that is of it; None where there is no such share."""
+        found = self.confusion
+        columns = zip(found.samples, found.recall, found.precision, strict=True)
+        return [
+            {"class": label, "name": found.name(label), "samples": samples, "recall": recall, "precision": precision}
+            for label, (samples, recall, precision) in enumerate(columns)
+        ]
+
     def rows(self) -> list[dict[str, Any]]:
         """One row per time step."""
         if not self.spiking:
@@ -62,9 +85,10 @@ class Evaluation(Result):
         return [{"time_steps": t + 1, "accuracy": a} for t, a in enumerate(self.accuracies)]
 
     def to_dict(self) -> dict[str, Any]:
-        """The network, the data, and the accuracies."""
+        """The network, the data, the accuracies, those of every class, and the confusion matrix, rows the labels."""
         return {
             "checkpoint": self.name, "data": self.data, "samples": self.samples, "accuracy": list(self.accuracies),
+            "classes": self.classes(), "confusion": self.confusion.matrix.tolist(),
         }  # fmt: skip
 
 
@@ -90,20 +114,27 @@ def evaluate(
     Raises:
         KdsnnError: a damaged checkpoint, or a network and data that do not fit.
     """
-    from kdsnn import train
-
     # what is wrong with it is said before data is waited for
     network = _network(source, weights) if isinstance(source, str | Path) else source
     images = load_data(data, image_size=image_size, noise=noise, noise_kind=noise_kind, noise_on=noise_on)
     if not isinstance(network, TrainedNetwork):
         kind = type(network).__name__
-        found = train.evaluate(network, images, T=T)
-        return Evaluation(kind.lower(), kind, images.name, len(images.y_test), T is not None, tuple(found))
+        return _evaluated(network, kind.lower(), kind, images, T)
     info = network.info
     name = str(source) if isinstance(source, str | Path) else info.model
     require_trained_fit(Path(name).name, network, images)
-    found = train.evaluate(network.module, images, T=info.T if info.spiking else None)
-    return Evaluation(name, info.model, images.name, len(images.y_test), info.spiking, tuple(found))
+    return _evaluated(network.module, name, info.model, images, info.T if info.spiking else None)
+
+
+def _evaluated(module: nn.Module, name: str, model: str, images: DataSet, T: int | None) -> Evaluation:
+    from kdsnn.train import decisions
+    from profilers.counting.confusion import confusion
+
+    found = decisions(module, images, T=T)
+    labels = images.y_test
+    accuracies = tuple(right / len(labels) for right in (found == labels).sum(axis=1).tolist())
+    counted = confusion(labels, found[-1], images.classes, images.class_names)
+    return Evaluation(name, model, images.name, len(labels), T is not None, accuracies, counted)
 
 
 def _network(source: str | Path, weights: str | Path | None) -> TrainedNetwork:

@@ -100,7 +100,8 @@ def profile(
     with_density = wants_density(names, networks, density)
     images, x, labels, called = _tests(names, networks, data, samples, image_size, bare=ann is None and not few_bit)
     counted, notes, twins = _counted_anns(ann, few_bit, images, x, labels, progress)
-    students = _counted(names, networks, x, labels, len(sources), progress)
+    called_classes = () if images is None else images.class_names
+    students = _counted(names, networks, x, labels, called_classes, len(sources), progress)
     students, placements, misfits = place_all(
         students, networks, x, chips=chips, pricing=pricing, simulate=simulate, progress=progress
     )
@@ -120,11 +121,20 @@ def profile(
 
 
 def _counted(
-    names: Sequence[str], networks: Sequence[Lowered], x: Array, labels: Array, first_twin: int, progress: Progress
-) -> list[report.Student]:
+    names: Sequence[str], networks: Sequence[Lowered], x: Array, labels: Array, class_names: Sequence[str], first_twin: int,
+    progress: Progress,
+) -> list[report.Student]:  # fmt: skip
     """The networks with what their runs counted; those from `first_twin` on are twins."""
     return [
-        count(name, network, x, told_labels(name, network, labels), twin=index >= first_twin, progress=progress)
+        count(
+            name,
+            network,
+            x,
+            told_labels(name, network, labels),
+            class_names=class_names,
+            twin=index >= first_twin,
+            progress=progress,
+        )
         for index, (name, network) in enumerate(zip(names, networks, strict=True))
     ]
 

@@ -23,7 +23,7 @@ from typing import Any
 
 import typer
 
-from kdsnn.cli import check, demo, distill, evaluate, export, lava, listing, pretrain, profile, run
+from kdsnn.cli import check, demo, distill, evaluate, export, lava, listing, predict, pretrain, profile, run, summary
 from kdsnn.cli.console import say
 from kdsnn.cli.options import spelled
 from kdsnn.deploy.processes import is_first_process
@@ -42,6 +42,8 @@ app.command("demo")(demo.demo)
 app.command("pretrain")(pretrain.pretrain)
 app.command("distill")(distill.distill)
 app.command("evaluate")(evaluate.evaluate)
+app.command("predict")(predict.predict)
+app.command("summary")(summary.summary)
 app.command("export")(export.export)
 app.command("check")(check.check)
 app.command("run")(run.run)

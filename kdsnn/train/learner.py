@@ -111,6 +111,24 @@ def decisions(module: nn.Module, data: DataSet, *, T: int | None = None) -> NDAr
 
 
 @torch.no_grad()
+def step_scores(
+    module: nn.Module, samples: NDArray[np.uint8], *, T: int | None = None, graded: bool = False
+) -> NDArray[np.float64]:
+    """Score each class for samples as a data set holds them, uint8 (N, …), as the network's mean output over the first t
+    steps: (N, T, K); (N, 1, K) of an ANN, and of a module that averages over time itself. The highest is what `decisions`
+    gives."""
+    learner = Learner(module, T, None if T is None else convention_of(module, samples.shape[1:], T))
+    learner.eval()
+    device, found = device_of(module), []
+    with fused(module):
+        for part in torch.split(torch.from_numpy(np.ascontiguousarray(samples)), EVALUATION_BATCH):
+            output, _ = learner(floats(part.to(device), graded))
+            sums = output.float().cumsum(0).double().cpu()  # in double, so that a division makes no ties
+            found.append((sums / torch.arange(1, len(sums) + 1)[:, None, None]).transpose(0, 1))
+    return torch.cat(found).numpy()
+
+
+@torch.no_grad()
 def correct(
     learner: nn.Module, images: Tensor | Streamed, labels: Tensor, indices: Tensor, graded: bool,
     between: Callable[[], object] = int,

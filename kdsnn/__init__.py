@@ -21,6 +21,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from kdsnn.deploy.benchmark import BenchmarkResult, benchmark
     from kdsnn.deploy.check import CheckResult, check
     from kdsnn.deploy.demo import DemoResult, demo
     from kdsnn.deploy.distill import distill
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
     from kdsnn.errors import KdsnnError, UserError
 
 _HOMES = {
+    "benchmark": "deploy.benchmark",
+    "BenchmarkResult": "deploy.benchmark",
     "check": "deploy.check",
     "CheckResult": "deploy.check",
     "demo": "deploy.demo",
@@ -68,8 +71,8 @@ _HOMES = {
 }
 
 __all__ = [
-    "CheckResult", "DemoResult", "Evaluation", "ExportResult", "KdsnnError", "Lowered", "Predictions", "RunResult", "SeedRuns",
-    "Summary", "TrainedNetwork", "UserError", "check", "demo", "distill", "evaluate", "export", "load", "load_data", "lower", "predict",
+    "BenchmarkResult", "CheckResult", "DemoResult", "Evaluation", "ExportResult", "KdsnnError", "Lowered", "Predictions", "RunResult", "SeedRuns",
+    "Summary", "TrainedNetwork", "UserError", "benchmark", "check", "demo", "distill", "evaluate", "export", "load", "load_data", "lower", "predict",
     "pretrain", "profile", "run", "summary",
 ]  # fmt: skip
 

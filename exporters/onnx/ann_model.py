@@ -152,7 +152,9 @@ def sizes(graph: onnx.GraphProto) -> dict[str, tuple[int, ...]]:
 def _classes(graph: onnx.GraphProto, shapes: Mapping[str, tuple[int, ...]]) -> int:
     shape = shapes.get(graph.output[0].name, ())
     if len(shape) != 2 or shape[0] != 1:
-        raise OnnxError(f"its output must be logits (N, classes), and for one sample it is {shape or 'of unknown shape'}")
+        raise OnnxError(
+            f"its output must be logits (N, classes), and for one sample it is {shape or 'of unknown shape'}"
+        )
     return shape[1]
 
 

@@ -11,16 +11,13 @@ from onnx import TensorProto, helper, shape_inference
 
 from exporters.graph import Shape
 from exporters.onnx.ann_model import AnnModel, sizes
-from exporters.onnx.check import CheckedModel, work
+from exporters.onnx.check import CheckedModel
 from exporters.onnx.facts import spikes_of
 from exporters.onnx.operators import IR_VERSION, OPSET
 from exporters.onnx.outline import outline
 
 WEIGHTED = ("Conv", "ConvInteger", "Gemm", "MatMul", "MatMulInteger")
 """Operators of multiply-accumulates."""
-
-SHAPED = ("MaxPool", "AveragePool", "Flatten")
-"""Others that are layers in a spiking network."""
 
 UNSHOWN = ("Constant", "Identity", "Shape", "ConstantOfShape", "Cast")
 """Operators of an ANN that are no layers."""
@@ -49,6 +46,7 @@ def spiking_layers(model: CheckedModel) -> list[OnnxLayer]:
     inferred = shape_inference.infer_shapes(proto, strict_mode=True, data_prop=True).graph
     shapes = sizes(inferred)
     stored = {t.name: math.prod(t.dims) for t in graph.initializer if t.name.endswith(("/weight", "/bias"))}
+    stored.pop("zero_points/weight", None)  # what integer operators subtract from weights
     spikes = {spikes_of(name): name for name in neurons}
 
     def parameters(name: str) -> int:
@@ -59,31 +57,55 @@ def spiking_layers(model: CheckedModel) -> list[OnnxLayer]:
         output = node.output[0]
         if output in spikes and (name := spikes[output]) in neurons:
             facts = neurons.pop(name)
-            kind = "LIF" if "leak" in facts else "IF"
-            found.append(OnnxLayer(name, kind, tuple(facts["shape"]), parameters(name), None))
-        elif node.op_type in WEIGHTED or node.op_type in SHAPED:
+            kind = "LIF" if isinstance(facts, dict) and "leak" in facts else "IF"
+            found.append(OnnxLayer(name, kind, shapes[output][1:], parameters(name), None))
+        elif output.endswith(
+            "/pooled"
+        ):  # an average pool of integers is a convolution of ones, which are no parameters
+            stored.pop(f"{output.rpartition('/')[0]}/weight", None)
+            kind = "MaxPool" if node.op_type == "MaxPool" else "AveragePool"
+            found.append(OnnxLayer(output.rpartition("/")[0], kind, shapes[output][1:], 0, None))
+        elif node.op_type in WEIGHTED or node.op_type == "Flatten":
             name, rows = output.rpartition("/")[0] or output, shapes[output][0]
-            macs = work(node, shapes) // rows if node.op_type in WEIGHTED else None
+            macs = _macs(node, shapes) // rows if node.op_type in WEIGHTED else None
             found.append(OnnxLayer(name, node.op_type, shapes[output][1:], parameters(name), macs))
-    return found
+    left: dict[str, int] = {}
+    for name, size in stored.items():  # a bias of a read-out, which is no operator
+        left[name.rpartition("/")[0]] = left.get(name.rpartition("/")[0], 0) + size
+    return [*found, *(OnnxLayer(name, "bias", (), size, None) for name, size in left.items())]
 
 
 def ann_layers(model: AnnModel) -> list[OnnxLayer]:
     """An ANN has these operators, in order, with the stored numbers that each is the first to use."""
     shapes = sizes(model.graph)
-    stored = {t.name: t for t in model.graph.initializer if t.data_type == TensorProto.FLOAT}
+    stored = {t.name: math.prod(t.dims) for t in model.graph.initializer if t.data_type == TensorProto.FLOAT}
     return list(_operators(model.graph, shapes, stored))
 
 
 def _operators(
-    graph: onnx.GraphProto, shapes: Mapping[str, tuple[int, ...]], stored: dict[str, onnx.TensorProto]
+    graph: onnx.GraphProto, shapes: Mapping[str, tuple[int, ...]], stored: dict[str, int]
 ) -> Iterator[OnnxLayer]:
+    # torch's exporter keeps numbers that are equal once, and gives each parameter its name by an Identity
+    for node in graph.node:
+        if node.op_type == "Identity" and node.input[0] in stored:
+            stored[node.output[0]] = stored[node.input[0]]
     for node in graph.node:
         shape = shapes[node.output[0]]
         learned = list(node.input)[: STATISTICS.get(node.op_type)]
-        parameters = sum(math.prod(stored.pop(name).dims) for name in learned if name in stored)
-        if node.op_type in UNSHOWN or (len(shape) < 2 and not parameters):
+        if node.op_type in UNSHOWN:
+            continue
+        parameters = sum(stored.pop(name) for name in learned if name in stored)
+        if len(shape) < 2 and not parameters:
             continue
         name = (node.name or node.output[0]).strip("/").replace("/", ".")
-        macs = work(node, dict(shapes)) if node.op_type in WEIGHTED else None
+        macs = _macs(node, shapes) if node.op_type in WEIGHTED else None
         yield OnnxLayer(name, node.op_type, shape[1:], parameters, macs)
+
+
+def _macs(node: onnx.NodeProto, shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """All outputs together take so many multiply-accumulates."""
+    size = math.prod(shapes[node.output[0]])
+    if node.op_type in ("Conv", "ConvInteger"):
+        return size * math.prod(shapes[node.input[1]][1:])
+    transposed = any(a.name == "transA" and a.i for a in node.attribute)
+    return size * shapes[node.input[0]][0 if transposed else -1]

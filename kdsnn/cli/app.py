@@ -23,7 +23,21 @@ from typing import Any
 
 import typer
 
-from kdsnn.cli import check, demo, distill, evaluate, export, lava, listing, predict, pretrain, profile, run, summary
+from kdsnn.cli import (
+    benchmark,
+    check,
+    demo,
+    distill,
+    evaluate,
+    export,
+    lava,
+    listing,
+    predict,
+    pretrain,
+    profile,
+    run,
+    summary,
+)
 from kdsnn.cli.console import say
 from kdsnn.cli.options import spelled
 from kdsnn.deploy.processes import is_first_process
@@ -47,6 +61,7 @@ app.command("summary")(summary.summary)
 app.command("export")(export.export)
 app.command("check")(check.check)
 app.command("run")(run.run)
+app.command("benchmark")(benchmark.benchmark)
 app.command("profile")(profile.profile)
 app.add_typer(lava.app, name="lava")
 app.command("list")(listing.list_)

@@ -21,7 +21,9 @@ def predict(
     ],
     files: Annotated[
         list[Path],
-        typer.Argument(metavar="FILE…", help="Images (PNG, JPEG, …), .npy files of images or frames, recordings of events."),
+        typer.Argument(
+            metavar="FILE…", help="Images (PNG, JPEG, …), .npy files of images or frames, recordings of events."
+        ),
     ],
     lowering: dict[str, Any],
     on: Annotated[

@@ -202,7 +202,9 @@ def _frames(path: Path, wanted: Wanted) -> Pixels:
     reading = _reading(path, wanted)
     cut = reading.cut or FrameCut(wanted.T or FrameCut().T)
     if len(wanted.shape) != 3 or wanted.shape[0] not in (1, 2):
-        raise KdsnnError(f"{path}: frames of events have 1 or 2 channels, and the network reads {_shown(wanted.shape)}.")
+        raise KdsnnError(
+            f"{path}: frames of events have 1 or 2 channels, and the network reads {_shown(wanted.shape)}."
+        )
     if wanted.T not in (None, cut.T):
         raise KdsnnError(f"{path}: it is cut into {cut.T} frames, and the network reads {wanted.T}.")
     if holds_frames(path):

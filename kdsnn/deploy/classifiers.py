@@ -31,7 +31,7 @@ class Classifier:
     Attributes:
         name: of the network; `on`: what it runs on.
         wanted: what it takes.
-        class_names: of its outputs, or empty.
+        classes: that it tells apart; `class_names`: of them, or empty.
         scored: what a score is: "rate" (spikes per step), "membrane" (per step) or "logit".
         run: uint8 samples (N, C, H, W), or (N, T, C, H, W), → scores (N, S, K) after each of S steps; S is 1 where there are no
             steps, or where the back end tells the last one alone.
@@ -40,6 +40,7 @@ class Classifier:
     name: str
     on: str
     wanted: Wanted
+    classes: int
     class_names: tuple[str, ...]
     scored: str
     run: Callable[[Array], Array]
@@ -63,17 +64,12 @@ def classifier(
     if trained is not None and (on in (None, "torch") or not trained.info.spiking):
         yield _of_trained(source, trained, on, image_size, lowering)
         return
-    network = lower(source if trained is None else trained, progress=progress, **_of_lower(lowering, trained))
+    network = lower(source, progress=progress, **lowering)
     chosen = on or ("emulator" if network.graph is None else "torch")
     if chosen == "torch" and network.module is not None:
         chosen = "spikingjelly"  # as it was trained
     with opened(chosen, network, RunOptions(layers=False)) as run:
         yield _of_lowered(network, chosen, run, image_size, None if trained is None else trained.info)
-
-
-def _of_lower(lowering: dict[str, Any], trained: TrainedNetwork | None) -> dict[str, Any]:
-    """A trained network is lowered without its weights' file, which has been read."""
-    return lowering if trained is None else {k: v for k, v in lowering.items() if k != "weights"}
 
 
 def _trained(source: Any, lowering: dict[str, Any]) -> TrainedNetwork | None:
@@ -117,13 +113,15 @@ def _of_trained(
         )
     for name, value in lowering.items():
         if name in ("bits", "calibrate") and value is not None:
-            raise OptionError(f"{{{name}}}: torch runs the network as it was trained; say {{on}} emulator", on=None, **{name: value})
+            raise OptionError(
+                f"{{{name}}}: torch runs the network as it was trained; say {{on}} emulator", on=None, **{name: value}
+            )
 
     def run(x: Array) -> Array:
         return step_scores(trained.module, x, T=info.T if info.spiking else None, graded=info.graded)
 
     scored = ("membrane" if info.readout == "membrane" else "rate") if info.spiking else "logit"
-    return Classifier(called, "torch", wanted_by(info, image_size), info.class_names, scored, run)
+    return Classifier(called, "torch", wanted_by(info, image_size), info.classes, info.class_names, scored, run)
 
 
 def _of_lowered(
@@ -141,7 +139,8 @@ def _of_lowered(
         return after_each_step(run(network.samples(x)[:]), graph.output.readout, graph.output.score, graph.T)
 
     wanted = own if info is None else wanted_by(info, image_size)
-    return Classifier(network.name, "torch" if on == "spikingjelly" else on, wanted, names, graph.output.readout, scores)
+    called = "torch" if on == "spikingjelly" else on
+    return Classifier(network.name, called, wanted, network.classes, names, graph.output.readout, scores)
 
 
 def after_each_step(run: BackendRun, readout: str, score: str, T: int) -> Array:
@@ -169,7 +168,8 @@ def _of_onnx(path: Path, on: str | None, image_size: tuple[int, int] | None) -> 
         def logits(x: Array) -> Array:
             return session(seen_by_ann(Pixels(x, ann.input_shape, graded=False)[:]))[:, None]
 
-        return Classifier(path.name, "onnx", Wanted(ann.input_shape, image_size=image_size), names_in(ann), "logit", logits)
+        wanted = Wanted(ann.input_shape, image_size=image_size)
+        return Classifier(path.name, "onnx", wanted, ann.classes, names_in(ann), "logit", logits)
     runner = onnx.prepare(path)
     facts = runner.model.facts
     shape, coding = tuple(facts["input_shape"]), facts["input_encoding"]
@@ -179,5 +179,5 @@ def _of_onnx(path: Path, on: str | None, image_size: tuple[int, int] | None) -> 
         found = run_onnx(runner, Pixels(x, shape, coding == "frames")[:])
         return after_each_step(found, facts["readout"], facts["score"], facts["T"])
 
-    return Classifier(path.name, "onnx", wanted, class_names_in(facts.get("source")), facts["readout"], scores)
-
+    classes = runner.model.proto.graph.output[0].type.tensor_type.shape.dim[-1].dim_value
+    return Classifier(path.name, "onnx", wanted, classes, class_names_in(facts.get("source")), facts["readout"], scores)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -100,11 +101,10 @@ def spiking_onnx_layers(model: CheckedModel) -> list[LayerSummary]:
     for layer in spiking_layers(model):
         facts = model.facts["neurons"].get(layer.name)
         more: dict[str, Any] = {}
-        if facts is not None:
-            more = {
-                "neurons": math.prod(layer.shape), "threshold": facts.get("threshold"), "reset": facts.get("reset"),
-                "leak": facts.get("leak", 1.0),
-            }  # fmt: skip
+        if isinstance(facts, dict):  # which may have come out of anybody's file
+            numbers = {name: facts.get(name, 1.0 if name == "leak" else None) for name in ("threshold", "leak")}
+            more = {name: value for name, value in numbers.items() if isinstance(value, int | float)}
+            more |= {"neurons": math.prod(layer.shape), "reset": str(facts.get("reset", ""))[:10]}
         rows.append(LayerSummary(layer.name, layer.kind, layer.shape, layer.parameters, layer.macs, **more))
     return rows
 
@@ -118,7 +118,7 @@ def ann_onnx_layers(model: AnnModel) -> list[LayerSummary]:
 
 def module_layers(name: str, module: nn.Module, input_shape: Shape) -> list[LayerSummary]:
     """Those of a torch module without time: its innermost modules in the order in which one sample passes them. Parameters that
-    two modules share are the first one's.
+    two modules share are the first one's; what else a forward multiplies, and parameters of no innermost module, come last.
 
     Raises:
         KdsnnError: it does not take a sample of this shape.
@@ -139,7 +139,7 @@ def module_layers(name: str, module: nn.Module, input_shape: Shape) -> list[Laye
 
     hooks = [part.register_forward_hook(seen) for part in leaves]
     try:
-        with torch.no_grad():
+        with torch.no_grad(), _counted(module) as macs:
             module(torch.zeros(1, *input_shape))
     except Exception as error:  # whatever a user's own forward raises
         reason = " ".join(str(error).split())[:200] or type(error).__name__
@@ -147,7 +147,24 @@ def module_layers(name: str, module: nn.Module, input_shape: Shape) -> list[Laye
     finally:
         for hook in hooks:
             hook.remove()
-    return rows
+    others = 0 if macs is None else macs() - sum(row.macs or 0 for row in rows)
+    parameters = sum(p.numel() for p in module.parameters() if p not in known)
+    return [*rows, LayerSummary("in no layer of these", "", (), parameters, others)] if others or parameters else rows
+
+
+@contextmanager
+def _counted(module: nn.Module) -> Iterator[Callable[[], int] | None]:
+    """What counts all multiply-accumulates of the block; None for this project's networks, in which only layers multiply: torch's
+    counter takes longer to start than they to run."""
+    from kdsnn.models import StagedNetwork
+
+    if isinstance(module, StagedNetwork):
+        yield None
+        return
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter:
+        yield lambda: counter.get_total_flops() // 2  # it calls a multiply-accumulate two operations
 
 
 def _macs(part: nn.Module, output: Any) -> int | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import takewhile
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -105,7 +105,9 @@ class Predictions(Result):
         top = min(self.top, self.decisions[0].scores.shape[1])
         over_time = any(len(one.scores) > 1 for one in self.decisions)
         ranks = [
-            cell for rank in range(top) for cell in (("class", self.scored) if rank == 0 else (f"{rank + 1}.", self.scored))
+            cell
+            for rank in range(top)
+            for cell in (("class", self.scored) if rank == 0 else (f"{rank + 1}.", self.scored))
         ]
         rows = []
         for one in self.decisions:
@@ -116,10 +118,10 @@ class Predictions(Result):
         return (table(f"{Path(self.name).name} on {self.on}", columns, rows),)
 
     def _changes(self, one: Decision) -> str:
-        """ "1: cat, 3: dog": the step from which on each class was in front; a dash while all scores are the same."""
+        """ "t=1: cat, t=3: dog": the step from which on each class was in front; a dash while all scores are the same."""
         spread = (one.scores.max(axis=1) - one.scores.min(axis=1)).tolist()
         names = [self.class_name(label) if wide else "–" for label, wide in zip(one.by_step, spread, strict=True)]
-        found = [f"{t + 1}: {name}" for t, name in enumerate(names) if t == 0 or name != names[t - 1]]
+        found = [f"t={t + 1}: {name}" for t, name in enumerate(names) if t == 0 or name != names[t - 1]]
         return ", ".join(found if len(found) <= MOST_CHANGES else ["…", *found[-MOST_CHANGES:]])
 
     def rows(self) -> list[dict[str, Any]]:
@@ -138,7 +140,8 @@ class Predictions(Result):
             {
                 **row,
                 "top": [
-                    {"class": k, "name": self.class_name(k), "score": float(one.scores[-1][k])} for k in one.best(self.top)
+                    {"class": k, "name": self.class_name(k), "score": float(one.scores[-1][k])}
+                    for k in one.best(self.top)
                 ],
                 "scores": one.scores[-1].tolist(),
                 "by_step": list(one.by_step),
@@ -217,9 +220,9 @@ def _decided(ready: Classifier, samples: Sequence[tuple[str, Array]], progress: 
 
     decisions: list[Decision] = []
     while len(decisions) < len(samples):
+        left = samples[len(decisions) : len(decisions) + SAMPLES_AT_ONCE]
         # samples of one shape go together: an ANN takes frames of any number
-        start, shape = len(decisions), samples[len(decisions)][1].shape
-        part = list(takewhile(lambda one: one[1].shape == shape, samples[start : start + SAMPLES_AT_ONCE]))
+        part = next(list(alike) for _, alike in groupby(left, key=lambda one: one[1].shape))
         scores = ready.run(np.stack([sample for _, sample in part]))
         decisions += [Decision(name, found) for (name, _), found in zip(part, scores, strict=True)]
         progress(f"predict on {ready.on}", len(decisions), len(samples))

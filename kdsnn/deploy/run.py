@@ -141,7 +141,7 @@ def run(
         result, frames = _run_onnx_file(Path(source), on, data, samples, image_size, lowering, progress)
     else:
         network = lower(source, progress=progress, **lowering)
-        x, labels, called = _samples(network, data, samples, image_size)
+        x, labels, called = chosen_samples(network, data, samples, image_size)
         if "torch" not in on or network.exact is not None:  # else the module's own run is proven
             proven_on(network, x)
         runs, found, refused = run_all(
@@ -154,7 +154,9 @@ def run(
     return result
 
 
-def _samples(network: Lowered, data: Any, samples: int, image_size: ImageSize) -> tuple[Samples, Array | None, str]:
+def chosen_samples(
+    network: Lowered, data: Any, samples: int, image_size: ImageSize
+) -> tuple[Samples, Array | None, str]:
     """Samples, labels where the network tells classes apart, and what the data is called."""
     if network.over_time and is_bare(data):
         frames, labels, called = frames_of_data(data, network, samples)

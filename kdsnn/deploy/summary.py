@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from exporters.graph import Shape, SpikingGraph
+    from hardware.chips.limits import Target
     from hardware.chips.placement import Placement
     from kdsnn.deploy.lower import NetworkSource
     from kdsnn.deploy.lowered import Lowered
@@ -116,9 +119,7 @@ class Summary(Result):
         }  # fmt: skip
 
 
-def summary(
-    source: NetworkSource, *, target: str = "loihi1", progress: Progress = silent, **lowering: Any
-) -> Summary:
+def summary(source: NetworkSource, *, target: str = "loihi1", progress: Progress = silent, **lowering: Any) -> Summary:
     """Say what a network is, layer by layer: output shapes, parameters, multiply-accumulates, neurons, and the neurocores
     they take. No data is needed.
 
@@ -141,8 +142,8 @@ def summary(
         return ann
     network = lower(source, progress=progress, **lowering)
     graph = network.graph or network.integer
-    chain, placed, notes = _placed(network, chip)
-    layers = graph_layers(graph, placed, {} if chain is None else chain.metadata.get("members", {}))
+    members, placed, notes = _placed(network, chip)
+    layers = graph_layers(graph, placed, members)
     return Summary(
         network.name, graph.T, network.input_shape, tuple(layers), _parameters(graph), chip.title,
         None if placed is None else placed.chips, network.bits, (*_folded(network), *notes),
@@ -213,24 +214,36 @@ def _of_onnx(path: Path, lowering: dict[str, Any]) -> Summary:
     )  # fmt: skip
 
 
-def _placed(network: Lowered, chip: Any) -> tuple[SpikingGraph | None, Placement | None, tuple[str, ...]]:
-    """The chain that is placed, its placement, and what is to be said of it; why there is none."""
+def _placed(network: Lowered, chip: Target) -> tuple[Mapping[str, Any], Placement | None, tuple[str, ...]]:
+    """Where neuron layers are in the chain that is placed, its placement, and what is to be said of it; why there is none."""
     from exporters.errors import DeployError
     from exporters.passes.chain import to_chain
-    from hardware.chips import placement
+    from hardware.chips import fit
 
     try:
         chain = to_chain(network.integer)
-        placed = placement.place(chain, chip)
+        found = fit.check(chain, chip, scales=network.layer_scales)
     except DeployError as error:
-        return None, None, (f"Not placed on {chip.title}: {' '.join(str(error).split())}",)
-    on_chip = sum(layer.neurons for layer in placed.layers)
+        return {}, None, (f"Not placed on {chip.title}: {' '.join(str(error).split())}",)
+    members = chain.metadata.get("members", {})
+    errors = [": ".join(filter(None, (one.layer, one.what))) for one in found.findings if one.severity == "error"]
+    notes = (f"Does not fit {chip.title}: {errors[0]}; `check` says what to change.",) if errors else ()
+    if found.placement is None:
+        return members, None, notes
+    return members, found.placement, (_placement_note(network, members, found.placement), *notes)
+
+
+def _placement_note(network: Lowered, members: Mapping[str, Any], placed: Placement) -> str:
+    """How many neurons are on how many cores, how many of them only the chip has, and what runs on the host."""
     graph = network.graph or network.integer
-    own = sum(_elements(graph.shapes[name]) for name in graph.neurons)
-    own += _elements(graph.shapes[graph.output_name]) if graph.output.readout == "membrane" else 0
-    more = f", {on_chip - own:,} of which pool spikes or relay them past layers" if on_chip > own else ""
+    on_chip = {layer.neurons_name: layer.neurons for layer in placed.layers}
+    homes = {name: members.get(name, [name])[0] for name in (*graph.neurons, graph.output_name)}
+    own = sum(math.prod(graph.shapes[name]) for name, home in homes.items() if home in on_chip)
+    extra = sum(on_chip.values()) - own
+    more = f", {extra:,} of which pool spikes or relay them past layers" if extra > 0 else ""
+    host = f"; {', '.join(placed.host)} runs on the host, which reads the pixels" if placed.host else ""
     chips = f"{placed.chips} chip{'s' if placed.chips > 1 else ''}"
-    return chain, placed, (f"{placed.cores:,} neurocores on {chips} hold {on_chip:,} neurons{more}.",)
+    return f"{placed.cores:,} neurocores on {chips} hold {sum(on_chip.values()):,} neurons{more}{host}."
 
 
 def _folded(network: Lowered) -> tuple[str, ...]:
@@ -240,19 +253,17 @@ def _folded(network: Lowered) -> tuple[str, ...]:
     if network.module is None:
         return ()
     before, after = sum(p.numel() for p in network.module.parameters()), _parameters(network.graph)
-    return () if before == after else (f"The module itself has {before:,} parameters; BatchNorm is folded into layers here.",)
+    return (
+        ()
+        if before == after
+        else (f"The module itself has {before:,} parameters; BatchNorm is folded into layers here.",)
+    )
 
 
 def _parameters(graph: SpikingGraph) -> int:
     from profilers.counting.sizes import graph_size
 
     return graph_size(graph).parameters
-
-
-def _elements(shape: Shape) -> int:
-    import math
-
-    return math.prod(shape)
 
 
 def _cells(layer: LayerSummary) -> list[str]:

@@ -121,7 +121,11 @@ def test_markdown_has_the_numbers_of_the_report(made: report.Report) -> None:
     assert [row[0] for row in layers[1:]] == [f"{layer.name} ({layer.kind})" for layer in run.layers]
     assert [row[1] for row in steps[1:]] == [percent(a) for a in run.accuracy_by_step]
     assert [row[-1] for row in steps[1:]] == [quantity(sum(run.synops_by_step[: t + 1])) for t in range(run.T)]
-    assert [row[0] for row in classes[1:]] == [row[0] for row in confused[1:]] == [f"{k} {n}" for k, n in enumerate(example.CLASSES)]
+    assert (
+        [row[0] for row in classes[1:]]
+        == [row[0] for row in confused[1:]]
+        == [f"{k} {n}" for k, n in enumerate(example.CLASSES)]
+    )
     assert classes[8] == ["7 seven", "2", f"0.0{SPACE}%", f"0.0{SPACE}%", "1 one (2)"] and confused[8][2] == "2"
     for row, model in zip(energies[1:], made.energies, strict=True):
         assert row[0].startswith(model.title)

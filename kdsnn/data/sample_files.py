@@ -42,7 +42,7 @@ Pixels = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
-class Wanted:
+class SampleShape:
     """What a network takes.
 
     Attributes:
@@ -64,7 +64,7 @@ class Wanted:
     image_size: Size | None = None
 
 
-def read_samples(path: Path, wanted: Wanted) -> Pixels:
+def read_samples(path: Path, wanted: SampleShape) -> Pixels:
     """Read the samples of a file as a data set holds them: uint8 (n, C, H, W), or (n, T, C, H, W) over time.
 
     Raises KdsnnError, which names the file: there is none, it is damaged or of another kind, or its samples do not fit.
@@ -89,13 +89,13 @@ def read_samples(path: Path, wanted: Wanted) -> Pixels:
 # -- images ------------------------------------------------------------------------------------------
 
 
-def _of_image(path: Path, wanted: Wanted) -> Pixels:
+def _of_image(path: Path, wanted: SampleShape) -> Pixels:
     first = size_in(wanted.variants[0]) if wanted.variants else None
     (found,) = decode([lambda: iter([(str(path), path)])], "convert or remove it", wanted.image_size or first)
     return _fitted(path, found, wanted)
 
 
-def _fitted(path: Path, images: Pixels, wanted: Wanted) -> Pixels:
+def _fitted(path: Path, images: Pixels, wanted: SampleShape) -> Pixels:
     """Images (n, C, H, W) go through what the training images went through, and must fit the network then."""
     for name in wanted.variants:
         variant = variant_of(name) if name in ("gray", "rgb") or size_in(name) else None
@@ -144,7 +144,7 @@ def _array(path: Path) -> NDArray[Any]:
     return found
 
 
-def _of_array(path: Path, array: NDArray[Any], wanted: Wanted) -> Pixels:
+def _of_array(path: Path, array: NDArray[Any], wanted: SampleShape) -> Pixels:
     if array.dtype.kind not in "buif" or not 0 < array.size <= LARGEST_FILE:
         raise KdsnnError(f"{path}: {array.dtype} of shape {array.shape} is no sample: give numbers.")
     values = np.asarray(array)
@@ -196,7 +196,7 @@ def _levels(path: Path, values: NDArray[Any]) -> Pixels:
 # -- frames over time --------------------------------------------------------------------------------
 
 
-def _frames(path: Path, wanted: Wanted) -> Pixels:
+def _frames(path: Path, wanted: SampleShape) -> Pixels:
     if not wanted.over_time:
         raise KdsnnError(f"{path}: the network takes images, and this is a recording of events: give an image.")
     reading = _reading(path, wanted)
@@ -220,7 +220,7 @@ def _frames(path: Path, wanted: Wanted) -> Pixels:
     return cut.frames(str(path), stream, size, cast(Literal[1, 2], wanted.shape[0]))[None]
 
 
-def _reading(path: Path, wanted: Wanted) -> Reading:
+def _reading(path: Path, wanted: SampleShape) -> Reading:
     """How recordings are read, by the name of the data that the network was trained on."""
     if wanted.recordings:
         return reading_of(wanted.variants)[0]
@@ -235,7 +235,7 @@ def _reading(path: Path, wanted: Wanted) -> Reading:
     return Reading(cut=FrameCut(wanted.T or FrameCut().T, counts=counts))
 
 
-def _sensor(path: Path, wanted: Wanted, cleaning: Sequence[str]) -> Size:
+def _sensor(path: Path, wanted: SampleShape, cleaning: Sequence[str]) -> Size:
     """The size of the sensor whose cleaned frames the network reads."""
     height, width = wanted.shape[1:]
     for name in reversed(cleaning):

@@ -21,7 +21,7 @@ from kdsnn.factory import is_factory
 if TYPE_CHECKING:
     from exporters.graph import Array
     from kdsnn.checkpoint import CheckpointInfo
-    from kdsnn.data.sample_files import Wanted
+    from kdsnn.data.sample_files import SampleShape
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +39,7 @@ class Classifier:
 
     name: str
     on: str
-    wanted: Wanted
+    wanted: SampleShape
     classes: int
     class_names: tuple[str, ...]
     scored: str
@@ -84,17 +84,17 @@ def _trained(source: Any, lowering: dict[str, Any]) -> TrainedNetwork | None:
     return None
 
 
-def wanted_by(info: CheckpointInfo, image_size: tuple[int, int] | None) -> Wanted:
+def wanted_by(info: CheckpointInfo, image_size: tuple[int, int] | None) -> SampleShape:
     """What a trained network takes, with the variants of its training data."""
     from kdsnn.data import recognized, variants_in
-    from kdsnn.data.sample_files import Wanted
+    from kdsnn.data.sample_files import SampleShape
 
     try:
         recordings = recognized(info.data).startswith("events:")
     except KdsnnError:  # a name that is no data set
         recordings = False
     T = info.T if info.spiking else None
-    return Wanted(
+    return SampleShape(
         tuple(info.input_shape), info.over_time, T, info.graded, variants_in(info.data), recordings, image_size
     )
 
@@ -127,12 +127,12 @@ def _of_trained(
 def _of_lowered(
     network: Lowered, on: str, run: Any, image_size: tuple[int, int] | None, info: CheckpointInfo | None
 ) -> Classifier:
-    from kdsnn.data.sample_files import Wanted
+    from kdsnn.data.sample_files import SampleShape
 
     graph = network.graph or network.integer
     if network.classes is None:
         raise KdsnnError(f"{network.name} ends in maps, not in one score per class; run compares its spikes")
-    own = Wanted(network.input_shape, network.over_time, graph.T, network.graded, image_size=image_size)
+    own = SampleShape(network.input_shape, network.over_time, graph.T, network.graded, image_size=image_size)
     names = class_names_in(graph.metadata)
 
     def scores(x: Array) -> Array:
@@ -156,7 +156,7 @@ def after_each_step(run: BackendRun, readout: str, score: str, T: int) -> Array:
 
 def _of_onnx(path: Path, on: str | None, image_size: tuple[int, int] | None) -> Classifier:
     from exporters import onnx
-    from kdsnn.data.sample_files import Wanted
+    from kdsnn.data.sample_files import SampleShape
     from kdsnn.deploy.ann_file import names_in, seen_by_ann
 
     if on not in (None, "onnx"):
@@ -168,12 +168,12 @@ def _of_onnx(path: Path, on: str | None, image_size: tuple[int, int] | None) -> 
         def logits(x: Array) -> Array:
             return session(seen_by_ann(Pixels(x, ann.input_shape, graded=False)[:]))[:, None]
 
-        wanted = Wanted(ann.input_shape, image_size=image_size)
+        wanted = SampleShape(ann.input_shape, image_size=image_size)
         return Classifier(path.name, "onnx", wanted, ann.classes, names_in(ann), "logit", logits)
     runner = onnx.prepare(path)
     facts = runner.model.facts
     shape, coding = tuple(facts["input_shape"]), facts["input_encoding"]
-    wanted = Wanted(shape, coding != "direct", facts["T"], coding == "frames", image_size=image_size)
+    wanted = SampleShape(shape, coding != "direct", facts["T"], coding == "frames", image_size=image_size)
 
     def scores(x: Array) -> Array:
         found = run_onnx(runner, Pixels(x, shape, coding == "frames")[:])

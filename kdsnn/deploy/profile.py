@@ -100,8 +100,9 @@ def profile(
     with_density = wants_density(names, networks, density)
     images, x, labels, called = _tests(names, networks, data, samples, image_size, bare=ann is None and not few_bit)
     counted, notes, twins = _counted_anns(ann, few_bit, images, x, labels, progress)
-    called_classes = () if images is None else images.class_names
-    students = _counted(names, networks, x, labels, called_classes, len(sources), progress)
+    students = _counted(
+        names, networks, x, labels, () if images is None else images.class_names, len(sources), progress
+    )
     students, placements, misfits = place_all(
         students, networks, x, chips=chips, pricing=pricing, simulate=simulate, progress=progress
     )

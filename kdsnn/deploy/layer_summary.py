@@ -79,14 +79,13 @@ def _cores(
 ) -> tuple[dict[str, int], list[LayerSummary]]:
     """Layer of the graph → cores, and what only the chip has."""
     first: dict[str, str] = {}
-    for name, (layer, *_) in members.items():
-        first.setdefault(layer, name)
+    for member, (home, *_) in members.items():
+        first.setdefault(home, member)
     cores: dict[str, int] = {}
-    others = []
+    others: list[LayerSummary] = []
     for layer in () if placed is None else placed.layers:
         names = (first.get(layer.neurons_name, ""), layer.neurons_name, layer.name)
-        name = next((name for name in names if name in graph.nodes), None)
-        if name is None:
+        if (name := next((name for name in names if name in graph.nodes), None)) is None:
             others.append(LayerSummary(layer.neurons_name, "on the chip", layer.shape, cores=layer.cores))
         else:
             cores[name] = cores.get(name, 0) + layer.cores

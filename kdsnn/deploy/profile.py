@@ -100,9 +100,7 @@ def profile(
     with_density = wants_density(names, networks, density)
     images, x, labels, called = _tests(names, networks, data, samples, image_size, bare=ann is None and not few_bit)
     counted, notes, twins = _counted_anns(ann, few_bit, images, x, labels, progress)
-    students = _counted(
-        names, networks, x, labels, () if images is None else images.class_names, len(sources), progress
-    )
+    students = _counted(names, networks, images, x, labels, len(sources), progress)
     students, placements, misfits = place_all(
         students, networks, x, chips=chips, pricing=pricing, simulate=simulate, progress=progress
     )
@@ -122,17 +120,18 @@ def profile(
 
 
 def _counted(
-    names: Sequence[str], networks: Sequence[Lowered], x: Array, labels: Array, class_names: Sequence[str], first_twin: int,
+    names: Sequence[str], networks: Sequence[Lowered], images: DataSet | None, x: Array, labels: Array, first_twin: int,
     progress: Progress,
 ) -> list[report.Student]:  # fmt: skip
     """The networks with what their runs counted; those from `first_twin` on are twins."""
+    classes = () if images is None else images.class_names
     return [
         count(
             name,
             network,
             x,
             told_labels(name, network, labels),
-            class_names=class_names,
+            class_names=classes,
             twin=index >= first_twin,
             progress=progress,
         )

@@ -32,7 +32,7 @@ def matrix_lines(found: Confusion) -> Lines:
 def class_lines(found: Confusion) -> Lines:
     """A row is a class, with its samples, the share that was recognized, its precision, and what it is most often mistaken
     for."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for label, (samples, recall, precision) in enumerate(
         zip(found.samples, found.recall, found.precision, strict=True)
     ):

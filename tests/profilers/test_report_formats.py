@@ -258,7 +258,7 @@ def test_reports_fit_the_schema(made: report.Report, three: report.Report, schem
 @pytest.mark.parametrize(
     ("path", "value", "problem"),
     [
-        (("version",), 1, "report.version: not 6"),
+        (("version",), 1, "report.version: not 7"),
         (("title",), None, "report.title: not of type string"),
         (("students", 0, "role"), "teacher", "report.students[0].role: not one of"),
         (("students", 0, "float_run", "T"), 4.5, "report.students[0].float_run.T: not of type integer"),

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from kdsnn.siblings import require_siblings
 
 if TYPE_CHECKING:
+    from kdsnn.deploy.benchmark import BenchmarkResult, benchmark
     from kdsnn.deploy.check import CheckResult, check
     from kdsnn.deploy.demo import DemoResult, demo
     from kdsnn.deploy.distill import distill
@@ -32,10 +33,12 @@ if TYPE_CHECKING:
     from kdsnn.deploy.load import load
     from kdsnn.deploy.lower import lower
     from kdsnn.deploy.lowered import Lowered
+    from kdsnn.deploy.predict import Predictions, predict
     from kdsnn.deploy.pretrain import pretrain
     from kdsnn.deploy.profile import profile
     from kdsnn.deploy.run import RunResult, run
     from kdsnn.deploy.seeds import SeedRuns
+    from kdsnn.deploy.summary import Summary, summary
     from kdsnn.deploy.trained import TrainedNetwork
     from kdsnn.errors import KdsnnError, UserError
 
@@ -43,6 +46,8 @@ require_siblings()  # here, since their absence would show anywhere, as a module
 
 _HOMES = {
     "__version__": "version",
+    "benchmark": "deploy.benchmark",
+    "BenchmarkResult": "deploy.benchmark",
     "check": "deploy.check",
     "CheckResult": "deploy.check",
     "demo": "deploy.demo",
@@ -56,19 +61,24 @@ _HOMES = {
     "load": "deploy.load",
     "lower": "deploy.lower",
     "Lowered": "deploy.lowered",
+    "predict": "deploy.predict",
+    "Predictions": "deploy.predict",
     "pretrain": "deploy.pretrain",
     "profile": "deploy.profile",
     "run": "deploy.run",
     "RunResult": "deploy.run",
     "SeedRuns": "deploy.seeds",
+    "summary": "deploy.summary",
+    "Summary": "deploy.summary",
     "TrainedNetwork": "deploy.trained",
     "KdsnnError": "errors",
     "UserError": "errors",
 }
 
 __all__ = [
-    "CheckResult", "DemoResult", "Evaluation", "ExportResult", "KdsnnError", "Lowered", "RunResult", "SeedRuns", "TrainedNetwork",
-    "UserError", "check", "demo", "distill", "evaluate", "export", "load", "load_data", "lower", "pretrain", "profile", "run",
+    "BenchmarkResult", "CheckResult", "DemoResult", "Evaluation", "ExportResult", "KdsnnError", "Lowered", "Predictions", "RunResult", "SeedRuns",
+    "Summary", "TrainedNetwork", "UserError", "benchmark", "check", "demo", "distill", "evaluate", "export", "load", "load_data", "lower", "predict",
+    "pretrain", "profile", "run", "summary",
 ]  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from exporters.errors import DeployError
 from exporters.graph import Array, SpikingGraph
 from profilers import report
 from profilers.counting.activity import Activity, ActivityCounter
+from profilers.counting.confusion import Confusion, confusion
 from profilers.counting.neurobench import MixedInputs
 from profilers.counting.sizes import samples_within
 from profilers.energy.models import EnergyModel
@@ -31,6 +32,10 @@ class Outcome(Protocol):
 
     def accuracy(self, labels: Array, t: int | None = None) -> float:
         """This share of samples is right after the first `t` steps, all by default."""
+        ...
+
+    def scores(self) -> Array:
+        """Each class scores (N, F) after all steps."""
         ...
 
 
@@ -107,14 +112,16 @@ def count(
     *,
     run: NetworkRunner,
     quantized: SpikingGraph | None = None,
+    class_names: Sequence[str] = (),
     role: Literal["student", "twin"] = "student",
     group: Group | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Student:
     """Samples run through a network, float and quantized, and what happens is counted; arguments as in `profile`.
 
-    Where a `group` of processes calls this with the same arguments, each runs its part, and the counts of all are the same
-    as those of one. `progress` is called with (samples done, of how many), over both runs.
+    `class_names` are those of the labels, where they have names. Where a `group` of processes calls this with the same
+    arguments, each runs its part, and the counts of all are the same as those of one. `progress` is called with (samples done,
+    of how many), over both runs.
 
     Raises:
         DeployError: samples that do not fit the graph, or two graphs that do not fit each other.
@@ -127,6 +134,7 @@ def count(
     graphs = [graph] if quantized is None else [graph, quantized]
     counters, mixed = [ActivityCounter(g) for g in graphs], [MixedInputs(g) for g in graphs]
     right = np.zeros((len(graphs), graph.T), np.int64)
+    decided: list[list[Array]] = [[] for _ in graphs]
     mine = slice(0, len(x)) if group is None else group.part(len(x))
     chunks = _chunks(mine, graph)
     drift = None if quantized is None else _Drift(graph, quantized, max((size for _, size in chunks), default=0))
@@ -144,16 +152,24 @@ def count(
             outcome = run(g, g.encode(x[part]), observe=observe, progress=show)
             if labels is not None:
                 right[index] += [round(size * outcome.accuracy(labels[part], t)) for t in range(1, g.T + 1)]
+                decided[index].append(outcome.scores().argmax(axis=1))
         if drift is not None:
             drift.forget()
-    everyone = [right]
+    everyone = [(right, decided)]
     if group is not None:
         joined: list[ActivityCounter | MixedInputs | _Drift] = [*counters, *mixed, *([] if drift is None else [drift])]
         for one in joined:
             one.join(group.gather)
-        everyone = group.gather(right)
-    accuracies = [[] if labels is None else (row / len(x)).tolist() for row in np.sum(everyone, axis=0)]
-    runs = _runs(graphs, counters, mixed, accuracies, None if drift is None else drift.per_sample(len(x)))
+        everyone = group.gather((right, decided))
+    rights = np.sum([theirs for theirs, _ in everyone], axis=0)
+    accuracies = [[] if labels is None else (row / len(x)).tolist() for row in rights]
+    found = [
+        None
+        if labels is None
+        else _confusion(g, labels, [part for _, theirs in everyone for part in theirs[i]], class_names)
+        for i, g in enumerate(graphs)
+    ]
+    runs = _runs(graphs, counters, mixed, accuracies, None if drift is None else drift.per_sample(len(x)), found)
     return Student(name, runs[0], runs[1] if quantized is not None else None, role)
 
 
@@ -205,12 +221,20 @@ def _runs(
     mixed: Sequence[MixedInputs],
     accuracies: Sequence[Sequence[float]],
     differing: Mapping[str, float] | None,
+    confusions: Sequence[Confusion | None],
 ) -> list[NetworkRun]:
     drifts = [None, differing]
     return [
-        report.summarize(g, counter.result(), accuracy, drift, inputs.result())
-        for g, counter, inputs, accuracy, drift in zip(graphs, counters, mixed, accuracies, drifts, strict=False)
+        report.summarize(g, counter.result(), accuracy, drift, inputs.result(), classes)
+        for g, counter, inputs, accuracy, drift, classes in zip(
+            graphs, counters, mixed, accuracies, drifts, confusions, strict=False
+        )
     ]
+
+
+def _confusion(graph: SpikingGraph, labels: Array, decided: Sequence[Array], names: Sequence[str]) -> Confusion:
+    classes = max(graph.shapes[graph.output_name][0], int(labels.max()) + 1)
+    return confusion(labels, np.concatenate(decided), classes, names)
 
 
 def _chunks(samples: slice, graph: SpikingGraph) -> list[tuple[int, int]]:

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 import typer
+from PIL import Image
 
 import kdsnn
 from kdsnn import checkpoint, models
@@ -52,6 +53,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
         x_train=data.x_train[:64], y_train=np.arange(64) % 10,
         x_test=data.x_test[:40], y_test=np.arange(40) % 10,
     )  # fmt: skip
+    Image.fromarray(data.x_test[0, 0]).save(folder / "digit.png")
     torch.manual_seed(0)
     for name, spiking in (("teacher", False), ("student", True)):
         module = models.build("cnn2", spiking=spiking, input_shape=(1, 8, 8), classes=10, **NARROW)

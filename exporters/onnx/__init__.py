@@ -20,6 +20,7 @@ neurons instead of forty elementwise operators. `docs/onnx.md` shows how to run 
 """
 
 from exporters.onnx.ann import write_ann
+from exporters.onnx.ann_model import AnnModel, is_spiking, load_ann
 from exporters.onnx.build_model import build
 from exporters.onnx.check import load
 from exporters.onnx.facts import FORMS, Form, OnnxError, membrane_of, spikes_of
@@ -28,6 +29,6 @@ from exporters.onnx.runner import OnnxModel, node_count, prepare, run, verify
 from exporters.onnx.writing import write
 
 __all__ = [
-    "DOMAIN", "FORMS", "OPSET", "OPSETS", "Form", "OnnxError", "OnnxModel", "build", "load", "membrane_of",
-    "node_count", "prepare", "run", "spikes_of", "verify", "write", "write_ann",
+    "DOMAIN", "FORMS", "IR_VERSION", "OPSET", "OPSETS", "AnnModel", "Form", "OnnxError", "OnnxModel", "build", "is_spiking", "load",
+    "load_ann", "membrane_of", "node_count", "prepare", "run", "spikes_of", "verify", "write", "write_ann",
 ]  # fmt: skip

@@ -67,14 +67,7 @@ def load(path: Path) -> CheckedModel:
     Raises:
         OnnxError: no such file, not a model, or one that this program would not have written; in one line.
     """
-    if not path.is_file():
-        raise OnnxError(f"{path}: no such file")
-    if path.stat().st_size > MAX_BYTES:
-        raise OnnxError(f"{path.name}: it is larger than the {MAX_BYTES >> 30} GB that an ONNX model can have")
-    try:
-        proto = onnx.load_model_from_string(path.read_bytes())
-    except Exception as error:  # protobuf's own types differ between its implementations
-        raise OnnxError(f"{path.name}: not a readable ONNX model; it is truncated or of another kind") from error
+    proto = read_proto(path)
     try:
         facts = parse(proto)
         for part in _graphs(proto.graph):
@@ -85,6 +78,39 @@ def load(path: Path) -> CheckedModel:
         raise OnnxError(f"{path.name}: {error}") from error
     except Exception as error:  # onnx's shape inference raises a handful of unrelated types
         raise OnnxError(f"{path.name}: the model is damaged inside ({first_line(error)})") from error
+
+
+def read_proto(path: Path) -> onnx.ModelProto:
+    """A file is read as a model, and nothing of it is looked at.
+
+    Raises:
+        OnnxError: no such file, or not a model.
+    """
+    if not path.is_file():
+        raise OnnxError(f"{path}: no such file")
+    if path.stat().st_size > MAX_BYTES:
+        raise OnnxError(f"{path.name}: it is larger than the {MAX_BYTES >> 30} GB that an ONNX model can have")
+    try:
+        return onnx.load_model_from_string(path.read_bytes())
+    except Exception as error:  # protobuf's own types differ between its implementations
+        raise OnnxError(f"{path.name}: not a readable ONNX model; it is truncated or of another kind") from error
+
+
+def require_inside(tensor: onnx.TensorProto) -> None:
+    """Raise OnnxError for a constant whose numbers are in another file."""
+    if tensor.data_location == TensorProto.EXTERNAL or tensor.external_data:
+        raise OnnxError(f"{tensor.name[:60]}: its weights are in another file, which is not followed")
+
+
+def work(node: onnx.NodeProto, shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """An operator takes this many multiplications or comparisons for one sample."""
+    size = math.prod(shapes[node.output[0]])
+    if node.op_type in ("Conv", "ConvInteger"):  # weights per output channel
+        return size * math.prod(shapes[node.input[1]][1:])
+    if node.op_type in ("Gemm", "MatMul", "MatMulInteger"):
+        return size * max(shapes[node.input[0]], default=1)
+    window = next((a.ints for a in node.attribute if a.name == "kernel_shape"), ())
+    return size * math.prod(window)
 
 
 # -- inside ------------------------------------------------------------------------------------------
@@ -172,8 +198,7 @@ def _check_node(node: onnx.NodeProto, known: set[str], *, inside: bool) -> None:
 def _check_tensor(tensor: onnx.TensorProto) -> None:
     """The constant must hold as many numbers as it says, in this file."""
     name = tensor.name[:60]
-    if tensor.data_location == TensorProto.EXTERNAL or tensor.external_data:
-        raise OnnxError(f"{name}: its weights are in another file, which is not followed")
+    require_inside(tensor)
     if any(d < 0 for d in tensor.dims) or not tensor.HasField("raw_data"):
         raise OnnxError(f"{name}: not a constant as this program writes them")
     expected = math.prod(tensor.dims) * np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type)).itemsize
@@ -190,7 +215,7 @@ def _largest_tensor(proto: onnx.ModelProto, facts: dict[str, Any]) -> int:
     infos = {v.name: v.type.tensor_type.shape for v in (*inferred.input, *inferred.value_info, *inferred.output)}
     shapes = {t.name: tuple(t.dims) for t in inferred.initializer}
     shapes |= {name: tuple(d.dim_value for d in shape.dim) for name, shape in infos.items()}
-    total = work = 0
+    total = done = 0
     for node in inferred.node:
         for name in node.output:
             if name not in infos or not all(d.HasField("dim_value") for d in infos[name].dim):
@@ -200,12 +225,12 @@ def _largest_tensor(proto: onnx.ModelProto, facts: dict[str, Any]) -> int:
             if size > MAX_ELEMENTS:
                 raise OnnxError(f"{name[:60]} would have {size:.3g} elements for one sample")
         in_body = node.output[0] in drawn.repeated
-        work += _work(node, shapes) * (facts["T"] if in_body or facts["kdsnn_deploy_form"] == "step" else 1)
+        done += work(node, shapes) * (facts["T"] if in_body or facts["kdsnn_deploy_form"] == "step" else 1)
     _check_steps(drawn, shapes, facts["T"])
     if total > MAX_TOTAL:
         raise OnnxError(f"its tensors would have {total:.3g} elements together for one sample")
-    if work > MAX_WORK:
-        raise OnnxError(f"one sample would take {work:.3g} multiplications and comparisons")
+    if done > MAX_WORK:
+        raise OnnxError(f"one sample would take {done:.3g} multiplications and comparisons")
     return largest
 
 
@@ -217,14 +242,3 @@ def _check_steps(drawn: Outline, shapes: Mapping[str, tuple[int, ...]], T: int) 
     for name in drawn.scanned:
         if shapes[name][:1] != (T,):
             raise OnnxError(f"{name[:60]} has shape {shapes[name]}; a scan over it does not run for T steps")
-
-
-def _work(node: onnx.NodeProto, shapes: dict[str, tuple[int, ...]]) -> int:
-    """An operator takes this many multiplications or comparisons for one sample."""
-    size = math.prod(shapes[node.output[0]])
-    if node.op_type in ("Conv", "ConvInteger"):  # weights per output channel
-        return size * math.prod(shapes[node.input[1]][1:])
-    if node.op_type in ("Gemm", "MatMul", "MatMulInteger"):
-        return size * max(shapes[node.input[0]], default=1)
-    window = next((a.ints for a in node.attribute if a.name == "kernel_shape"), ())
-    return size * math.prod(window)

@@ -21,7 +21,21 @@ from typing import Any
 
 import typer
 
-from kdsnn.cli import check, demo, distill, evaluate, export, lava, listing, pretrain, profile, run
+from kdsnn.cli import (
+    benchmark,
+    check,
+    demo,
+    distill,
+    evaluate,
+    export,
+    lava,
+    listing,
+    predict,
+    pretrain,
+    profile,
+    run,
+    summary,
+)
 from kdsnn.cli.console import say
 from kdsnn.cli.options import spelled
 from kdsnn.cli.stops import look_no_more, unwinding_when_stopped
@@ -41,9 +55,12 @@ app.command("demo")(demo.demo)
 app.command("pretrain")(pretrain.pretrain)
 app.command("distill")(distill.distill)
 app.command("evaluate")(evaluate.evaluate)
+app.command("predict")(predict.predict)
+app.command("summary")(summary.summary)
 app.command("export")(export.export)
 app.command("check")(check.check)
 app.command("run")(run.run)
+app.command("benchmark")(benchmark.benchmark)
 app.command("profile")(profile.profile)
 app.add_typer(lava.app, name="lava")
 app.command("list")(listing.list_)

@@ -19,10 +19,19 @@ def evaluate(
         Path | None, typer.Option("--weights", help="For package.module:factory: the checkpoint of its network.")
     ] = None,
     data: Data = "digits",
+    confusion: Annotated[
+        bool,
+        typer.Option(
+            "--confusion", help="Show what each class is taken for: a matrix, of more than 10 classes a line for each."
+        ),
+    ] = False,
     json: Json = False,
 ) -> None:
-    """Print the test accuracy, for a spiking network after each of its T steps."""
+    """Print the test accuracy, for a spiking network after each of its T steps; --json has that of every class too."""
     import kdsnn
-    from kdsnn.cli.console import show
+    from kdsnn.cli.console import draw, show
 
-    show(kdsnn.evaluate(checkpoint, data, weights=weights, **images_of(images)), json=json)
+    result = kdsnn.evaluate(checkpoint, data, weights=weights, **images_of(images))
+    show(result, json=json)
+    if confusion and not json:
+        draw(result.confusion_table())

@@ -16,7 +16,7 @@ def run(
     source: Annotated[
         str,
         typer.Argument(
-            help="A checkpoint (.safetensors), a .net, .nir or .onnx file of this program, or package.module:factory."
+            help="A checkpoint (.safetensors), a .net, .nir or .onnx file (of this program, or of an ANN), or package.module:factory."
         ),
     ],
     lowering: dict[str, Any],

@@ -29,7 +29,7 @@ from kdsnn.errors import KdsnnError
 
 __all__ = [
     "DESCRIPTIONS", "SPLIT_SEED", "Augmentation", "DataSet", "Noise", "as_data", "load", "of_size", "recognized",
-    "require_size",
+    "require_size", "variants_in",
 ]  # fmt: skip
 
 SPLIT_SEED = 0
@@ -116,6 +116,15 @@ def load(
     if noise:
         data = noise.added(data)
     return replace(data, name="+".join([source, *variants]))
+
+
+def variants_in(spec: str) -> tuple[str, ...]:
+    """Return the variants behind the name of a data set, in order, whether or not the data is still there; of a name that
+    is none, nothing."""
+    try:
+        return tuple(_parse(spec)[1])
+    except KdsnnError:
+        return ()
 
 
 def recognized(source: str) -> str:

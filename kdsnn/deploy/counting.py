@@ -32,11 +32,13 @@ def count(
     x: Array,
     labels: Array | None,
     *,
+    class_names: Sequence[str] = (),
     twin: bool = False,
     title: str = "",
     progress: Progress = silent,
 ) -> report.Student:
-    """Run data x through the float and the quantized network and count what happens: uint8 images (N, C, H, W), or frames.
+    """Run data x through the float and the quantized network and count what happens: uint8 images (N, C, H, W), or frames;
+    `class_names` are those of the labels.
 
     Raises:
         KdsnnError: a `.net` file that reads spikes of an encoder on the host.
@@ -58,6 +60,7 @@ def count(
         labels,
         run=emulator.run,
         quantized=network.integer if both else None,
+        class_names=class_names,
         role="twin" if twin else "student",
         group=ranks(),
         progress=lambda done, total: progress(f"{title}count {name}", done, total),

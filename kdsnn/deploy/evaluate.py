@@ -18,8 +18,11 @@ from profilers.text_table import TextTable, table
 if TYPE_CHECKING:
     from torch import nn
 
+    from exporters.graph import Array
     from kdsnn.data import DataSet
     from kdsnn.deploy.images import ImageSize
+    from kdsnn.train import TeacherFrames
+    from profilers.counting.confusion import Confusion
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -33,6 +36,7 @@ class Evaluation(Result):
         samples: test images.
         spiking: whether the network has time steps.
         accuracies: 0…1; of a spiking network after each of its T steps, of an ANN one value.
+        confusion: which classes were taken for which, after the last step.
     """
 
     name: str
@@ -41,6 +45,7 @@ class Evaluation(Result):
     samples: int
     spiking: bool
     accuracies: tuple[float, ...]
+    confusion: Confusion
 
     @property
     def accuracy(self) -> float:
@@ -57,6 +62,25 @@ class Evaluation(Result):
         rows = [[str(t + 1), percent(a, 2)] for t, a in enumerate(self.accuracies)]
         return (table(title, ["time steps", "accuracy"], rows),)
 
+    def confusion_table(self) -> TextTable:
+        """The confusion matrix, rows the labels; of more than ten classes a line for each, with what it is most often taken
+        for."""
+        from profilers.report.class_tables import MOST_IN_A_MATRIX, class_lines, matrix_lines
+
+        if self.confusion.classes <= MOST_IN_A_MATRIX:
+            return table("rows are the labels, columns what they are taken for", *matrix_lines(self.confusion))
+        return table("class by class", *class_lines(self.confusion))
+
+    def classes(self) -> list[dict[str, Any]]:
+        """One row per class: its name, samples, the share of them that was recognized, and the share of what was taken for
+        it that is of it; None where there is no such share."""
+        found = self.confusion
+        columns = zip(found.samples, found.recall, found.precision, strict=True)
+        return [
+            {"class": label, "name": found.name(label), "samples": samples, "recall": recall, "precision": precision}
+            for label, (samples, recall, precision) in enumerate(columns)
+        ]
+
     def rows(self) -> list[dict[str, Any]]:
         """One row per time step."""
         if not self.spiking:
@@ -64,9 +88,10 @@ class Evaluation(Result):
         return [{"time_steps": t + 1, "accuracy": a} for t, a in enumerate(self.accuracies)]
 
     def to_dict(self) -> dict[str, Any]:
-        """The network, the data, and the accuracies."""
+        """The network, the data, the accuracies, those of every class, and the confusion matrix, rows the labels."""
         return {
             "checkpoint": self.name, "data": self.data, "samples": self.samples, "accuracy": list(self.accuracies),
+            "classes": self.classes(), "confusion": self.confusion.matrix.tolist(),
         }  # fmt: skip
 
 
@@ -97,25 +122,43 @@ def evaluate(
     images = load_data(data, image_size=image_size, noise=noise, noise_kind=noise_kind, noise_on=noise_on)
     if not isinstance(network, TrainedNetwork):
         kind = type(network).__name__
-        found = accuracies(network, images, T=T)
-        return Evaluation(kind.lower(), kind, images.name, len(images.y_test), T is not None, tuple(found))
+        return _evaluated(network, kind.lower(), kind, images, T=T)
     info = network.info
     name = str(source) if isinstance(source, str | Path) else info.model
     require_trained_fit(Path(name).name, network, images)
-    found = accuracies(network.module, images, T=info.T if info.spiking else None, frames=info.frames)
-    return Evaluation(name, info.model, images.name, len(images.y_test), info.spiking, tuple(found))
+    T = info.T if info.spiking else None
+    return _evaluated(network.module, name, info.model, images, T=T, frames=info.frames)
+
+
+def _evaluated(
+    module: nn.Module, name: str, model: str, images: DataSet, *, T: int | None, frames: TeacherFrames = "mean"
+) -> Evaluation:
+    from profilers.counting.confusion import confusion
+
+    found, labels = _decisions(module, images, T=T, frames=frames), images.y_test
+    counted = confusion(labels, found[-1], images.classes, images.class_names)
+    return Evaluation(name, model, images.name, len(labels), T is not None, _right(found, labels), counted)
 
 
 def accuracies(module: nn.Module, images: DataSet, **how: Any) -> tuple[float, ...]:
     """What `kdsnn.train.evaluate` finds, `how` as there; of several processes of a launcher each takes a share of the test set."""
+    return _right(_decisions(module, images, **how), images.y_test)
+
+
+def _right(found: Array, labels: Array) -> tuple[float, ...]:
+    return tuple(right / len(labels) for right in (found == labels).sum(axis=1).tolist())
+
+
+def _decisions(module: nn.Module, images: DataSet, **how: Any) -> Array:
+    import numpy as np
+
     from kdsnn import train
 
-    group, samples = ranks(), len(images.y_test)
-    mine = group.part(samples)
-    size = mine.stop - mine.start
+    group = ranks()
+    mine = group.part(len(images.y_test))
     part = replace(images, x_test=images.x_test[mine], y_test=images.y_test[mine])
-    right = [round(size * share) for share in train.evaluate(module, part, **how)] if size else []
-    return tuple(sum(counts) / samples for counts in zip(*filter(None, group.gather(right)), strict=True))
+    found = train.decisions(module, part, **how) if len(part.y_test) else None
+    return np.concatenate([one for one in group.gather(found) if one is not None], axis=1)
 
 
 def _network(source: str | Path, weights: str | Path | None) -> TrainedNetwork:

@@ -171,7 +171,7 @@ def _report(asked: _Asked, twin: NetworkSource | None, density: bool | None, *, 
     bare = ann is None and not few_bit
     images, x, labels, called = _tests(names, networks, asked.data, asked.samples, asked.image_size, bare=bare)
     counted, notes, twins = _counted_anns(ann, few_bit, images, x, labels, progress)
-    students = _counted(names, networks, x, labels, len(sources), progress)
+    students = _counted(names, networks, images, x, labels, len(sources), progress)
     students, placements, misfits = place_all(
         students, networks, x, chips=asked.chips, pricing=pricing, simulate=simulate, progress=progress
     )
@@ -229,11 +229,21 @@ def _data_text(x: Array, called: str) -> str:
 
 
 def _counted(
-    names: Sequence[str], networks: Sequence[Lowered], x: Array, labels: Array, first_twin: int, progress: Progress
-) -> list[report.Student]:
+    names: Sequence[str], networks: Sequence[Lowered], images: DataSet | None, x: Array, labels: Array, first_twin: int,
+    progress: Progress,
+) -> list[report.Student]:  # fmt: skip
     """The networks with what their runs counted; those from `first_twin` on are twins."""
+    classes = () if images is None else images.class_names
     return [
-        count(name, network, x, told_labels(name, network, labels), twin=index >= first_twin, progress=progress)
+        count(
+            name,
+            network,
+            x,
+            told_labels(name, network, labels),
+            class_names=classes,
+            twin=index >= first_twin,
+            progress=progress,
+        )
         for index, (name, network) in enumerate(zip(names, networks, strict=True))
     ]
 

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kdsnn.deploy.ann_file import run_ann_file
 from kdsnn.deploy.backends import BackendRun, RunOptions, RunsSamples, flat, opened, require_backend, run_onnx
 from kdsnn.deploy.comparisons import BackendComparison, comparisons, joined, joined_comparisons, proofs_of
 from kdsnn.deploy.faithful import few_samples, proven_on
@@ -118,7 +119,7 @@ def run(
     """Run test images on one or several back ends; several are compared spike for spike.
 
     Args:
-        source: whatever `lower` takes, what it returned, or an `.onnx` file of this program.
+        source: whatever `lower` takes, what it returned, or an `.onnx` file of this program or of an ANN.
         data: whatever `load_data` takes; for a network that reads spikes data over time, or `npz:FILE` with spike trains of
             any shape.
         on: of "torch", "onnx", "emulator", "lava", "sanafe"; an `.onnx` file runs on "onnx" only.
@@ -141,7 +142,7 @@ def run(
         result, frames = _run_onnx_file(Path(source), on, data, samples, image_size, lowering, progress)
     else:
         network = lower(source, progress=progress, **lowering)
-        x, labels, called = _samples(network, data, samples, image_size)
+        x, labels, called = chosen_samples(network, data, samples, image_size)
         if "torch" not in on or network.exact is not None:  # else the module's own run is proven
             proven_on(network, x)
         runs, found, refused = run_all(
@@ -154,7 +155,9 @@ def run(
     return result
 
 
-def _samples(network: Lowered, data: Any, samples: int, image_size: ImageSize) -> tuple[Samples, Array | None, str]:
+def chosen_samples(
+    network: Lowered, data: Any, samples: int, image_size: ImageSize
+) -> tuple[Samples, Array | None, str]:
     """Samples, labels where the network tells classes apart, and what the data is called."""
     if network.over_time and is_bare(data):
         frames, labels, called = frames_of_data(data, network, samples)
@@ -255,7 +258,7 @@ def _run_onnx_file(
     path: Path, on: Sequence[str], data: Any, samples: int, image_size: ImageSize, lowering: dict[str, Any],
     progress: Progress,
 ) -> tuple[RunResult, Array | None]:  # fmt: skip
-    """A model that `export` wrote, on onnxruntime: everything it takes to run is in its metadata."""
+    """A model that `export` wrote, on onnxruntime: everything it takes to run is in its metadata; or anybody's ANN."""
     import numpy as np
 
     from exporters import onnx
@@ -278,6 +281,9 @@ def _run_onnx_file(
             "give the checkpoint or .nir file that it was exported from",
             on=other,
         )
+    if not onnx.is_spiking(path):
+        title, ran, labels, x = run_ann_file(path, data, samples, image_size, lowering.get("T"), progress)
+        return RunResult(title, (ran,), (), labels), x
     runner = onnx.prepare(path)
     facts = runner.model.facts
     scale = facts.get("input_scale")

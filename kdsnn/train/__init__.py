@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from kdsnn.train.config import Method, TeacherFrames, TrainConfig
     from kdsnn.train.history import EpochRecord, OnEpoch
-    from kdsnn.train.learner import evaluate
+    from kdsnn.train.learner import decisions, evaluate
     from kdsnn.train.loop import Augment, DivergedError, OnStep, Trained
     from kdsnn.train.recipes import RECIPES, Recipe
     from kdsnn.train.resume import RunFiles
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "config": ("Method", "TeacherFrames", "TrainConfig"),
     "history": ("EpochRecord", "OnEpoch"),
-    "learner": ("evaluate",),
+    "learner": ("decisions", "evaluate"),
     "loop": ("Augment", "DivergedError", "OnStep", "Trained"),
     "recipes": ("RECIPES", "Recipe"),
     "resume": ("RunFiles",),
@@ -29,7 +29,7 @@ _HOMES = {
 
 __all__ = [
     "RECIPES", "Augment", "DivergedError", "EpochRecord", "Method", "OnEpoch", "OnStep", "Recipe", "RunFiles", "TeacherFrames", "TrainConfig",
-    "Trained", "Twins", "distill", "distill_with_twin", "evaluate", "pretrain",
+    "Trained", "Twins", "decisions", "distill", "distill_with_twin", "evaluate", "pretrain",
 ]  # fmt: skip
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from spikingjelly.activation_based.functional import reset_net
 from torch import Tensor, nn
 
@@ -100,14 +102,44 @@ def evaluate(
     tie, which is common with few spikes, the lowest class number wins. Any module that `distill` or `pretrain` takes
     will do. Raises KdsnnError when the network does not fit the data.
     """
+    right = decisions(module, data, T=T, frames=frames) == data.y_test
+    return tuple(count / len(data.y_test) for count in right.sum(axis=1).tolist())
+
+
+@torch.no_grad()
+def decisions(
+    module: nn.Module, data: DataSet, *, T: int | None = None, frames: TeacherFrames = "mean"
+) -> NDArray[np.int64]:
+    """Decide on a class for every test sample, as `evaluate` counts it: int64 (T, N), row t-1 from the first t steps or of
+    `frames`; (1, N) of another ANN, and of a module that averages over time itself.
+
+    Raises KdsnnError as `evaluate` does.
+    """
     require_steps(data, T)
     learner = Learner(module, T, None if T is None else convention_of(module, data.sample_shape, T), frames=frames)
     device = device_of(module)
-    images, labels = placed(data.x_test, device), torch.from_numpy(data.y_test).to(device)
+    images, indices = placed(data.x_test, device), torch.arange(len(data.y_test), device=device)
     require_fit(learner, data, device)
     with few_threads(data, EVALUATION_BATCH), fused(module):
-        found = correct(learner, images, labels, torch.arange(len(labels), device=device), data.graded)
-    return tuple(count / len(labels) for count in found.tolist())
+        return np.asarray(_decided(learner, images, indices, data.graded, int).cpu().numpy())
+
+
+@torch.no_grad()
+def step_scores(
+    module: nn.Module, samples: NDArray[np.uint8], *, T: int | None = None, graded: bool = False
+) -> NDArray[np.float64]:
+    """Score each class for samples as a data set holds them, uint8 (N, …), as the network's mean output over the first t
+    steps: (N, T, K); (N, 1, K) of an ANN, and of a module that averages over time itself. The highest is what `decisions`
+    gives."""
+    learner = Learner(module, T, None if T is None else convention_of(module, samples.shape[1:], T))
+    learner.eval()
+    device, found = device_of(module), []
+    with fused(module):
+        for part in torch.split(torch.from_numpy(np.ascontiguousarray(samples)), EVALUATION_BATCH):
+            output, _ = learner(floats(part.to(device), graded))
+            sums = output.float().cumsum(0).double().cpu()  # in double, so that a division makes no ties
+            found.append((sums / torch.arange(1, len(sums) + 1)[:, None, None]).transpose(0, 1))
+    return torch.cat(found).numpy()
 
 
 @torch.no_grad()
@@ -117,14 +149,21 @@ def correct(
 ) -> Tensor:  # fmt: skip
     """Count which of `indices` are classified rightly from the first t steps, t = 1…T: int64 (T,); puts `learner` in
     eval mode. `graded`: as of the data set. `between` is called before every batch."""
+    return (_decided(learner, images, indices, graded, between) == labels[indices]).sum(-1)
+
+
+def _decided(
+    learner: nn.Module, images: Tensor | Streamed, indices: Tensor, graded: bool, between: Callable[[], object]
+) -> Tensor:
+    """Decide on a class for each of `indices` from the first t steps: int64 (T, number of indices); see `correct`."""
     learner.eval()
-    counts = []
+    found = []
     for part in torch.split(indices, EVALUATION_BATCH):
         between()
         output, _ = learner(floats(pick(images, part), graded))
         # the sum over the first t steps has the same arg max as their mean
-        counts.append((output.float().cumsum(0).argmax(-1) == labels[part]).sum(-1))
-    return torch.stack(counts).sum(0)
+        found.append(output.float().cumsum(0).argmax(-1))
+    return torch.cat(found, 1)
 
 
 def laid_out(module: nn.Module, layout: torch.memory_format) -> None:

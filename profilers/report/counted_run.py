@@ -11,6 +11,7 @@ from exporters.errors import DeployError
 from exporters.graph import SpikingGraph
 from profilers.counting import neurobench
 from profilers.counting.activity import Activity, NeuronActivity, SynapseActivity
+from profilers.counting.confusion import Confusion
 from profilers.counting.conventions import by_every_convention
 from profilers.counting.sizes import MEMBRANE_BITS, GraphSize, LayerSize, graph_size
 from profilers.counting.statistics import statistic
@@ -25,6 +26,7 @@ def summarize(
     accuracy_by_step: Sequence[float] = (),
     differing: Mapping[str, float] | None = None,
     mixed: Mapping[str, int] | None = None,
+    confusion: Confusion | None = None,
 ) -> NetworkRun:
     """Sum up one counted run of `graph`.
 
@@ -34,6 +36,7 @@ def summarize(
         accuracy_by_step: fraction of right answers after the first 1, 2, … T steps, if there were labels.
         differing: neuron layer → spikes per sample that differ from those of another run.
         mixed: what `counting.neurobench.MixedInputs` counted beside it.
+        confusion: which classes were taken for which, if there were labels.
 
     Raises:
         DeployError: accuracies for another number of steps.
@@ -75,6 +78,7 @@ def summarize(
         twin_counts=quantized_twin(activity),
         budget=snn_budget(activity, words),
         neurobench=neurobench.metrics(graph, size, activity, mixed or {}),
+        confusion=confusion,
     )
 
 

@@ -12,6 +12,7 @@ from typing import Any, Literal, Self
 
 from exporters.errors import DeployError
 from profilers.counting.activity import Role
+from profilers.counting.confusion import Confusion
 from profilers.counting.conventions import Convention
 from profilers.counting.flops import ModuleCounts
 from profilers.counting.neurobench import NeuroBenchMetrics
@@ -22,7 +23,7 @@ from profilers.energy.movement import BitBudget
 from profilers.energy.timing import TimeEstimate
 from profilers.report.few_bit import EqualAccuracy, FewBitAnn, FewBitEnergy
 
-VERSION = 6
+VERSION = 7
 """Version of `report.json`; raised when a field changes its meaning, appears or disappears."""
 
 
@@ -65,6 +66,7 @@ class NetworkRun:
     `conventions` has every way to count, by name. `counts` are what energy models read, `dense_counts` those of a dense
     ANN of the same shape, `twin_counts` those of the same network with quantized ReLUs (`operations.quantized_twin`). `budget`
     is in operations × bits (`profilers.energy.movement`). `neurobench`: the metrics of its algorithm track, where counted.
+    `confusion`: which classes were taken for which, None without labels.
     Memory is in bits.
     """
 
@@ -97,6 +99,7 @@ class NetworkRun:
     twin_counts: Counts
     budget: BitBudget
     neurobench: NeuroBenchMetrics | None
+    confusion: Confusion | None
 
 
 @dataclass(frozen=True)

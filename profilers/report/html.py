@@ -9,7 +9,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from profilers.energy.models import Range
-from profilers.report import cells, energy_tables, few_bit_tables, figures, tables, time_tables
+from profilers.report import cells, class_tables, energy_tables, few_bit_tables, figures, tables, time_tables
 from profilers.report.data import ReportData, Student
 from profilers.report.glossary import GLOSSARY
 from profilers.report.literature import sources
@@ -46,6 +46,7 @@ def render(report: ReportData) -> str:
             tables=tables,
             energy_tables=energy_tables,
             few_bit_tables=few_bit_tables,
+            class_tables=class_tables.class_tables(report),
             time_tables=time_tables,
             figures=figures,
             glossary=GLOSSARY,

@@ -19,6 +19,7 @@ from profilers.report.cells import (
     plural,
     share_text,
 )
+from profilers.report.class_tables import class_tables
 from profilers.report.data import DensitySweep, NetworkRun, PlacementReport, ReportData, Student, Teacher
 from profilers.report.energy_tables import RUNS, energies
 from profilers.report.few_bit_tables import few_bit
@@ -34,7 +35,7 @@ def everything(report: ReportData) -> list[Table]:
     head = report.head
     found = [networks(report)]
     if head is not None:
-        found += [layers(head), steps(head)]
+        found += [layers(head), steps(head), *class_tables(report)]
     if report.density is not None:
         found.append(density(report.density))
     if report.energies:

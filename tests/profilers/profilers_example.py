@@ -27,10 +27,13 @@ from exporters.graph import (
 from hardware import emulator
 from profilers import profiling, report
 from profilers.counting.activity import ActivityCounter
+from profilers.counting.confusion import confusion
 from profilers.counting.flops import count_module
 from profilers.counting.thinning import KEPT, Thinned
 from profilers.counting.zero_skipping import active_macs
 from profilers.energy import operations
+
+CLASSES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 
 def network(seed: int = 0, integer: bool = False) -> SpikingGraph:
@@ -71,7 +74,9 @@ def run(graph: SpikingGraph, accuracy: float | None, samples: int = 20, drift: b
     brute.run(graph, torch.from_numpy(graph.encode(images)).double(), counter)
     accuracies = () if accuracy is None else (accuracy - 0.3, accuracy - 0.1, accuracy - 0.02, accuracy)
     differing = {"conv1.neuron": 11.5, "conv2.neuron": 40.25, "fc1.neuron": 2.0, "fc2.neuron": 0.5} if drift else None
-    return report.summarize(graph, counter.result(), accuracies, differing)
+    labels = np.arange(samples) % 10
+    classes = None if accuracy is None else confusion(labels, np.where(labels == 7, 1, labels), 10, CLASSES)
+    return report.summarize(graph, counter.result(), accuracies, differing, confusion=classes)
 
 
 def teacher() -> report.Teacher:

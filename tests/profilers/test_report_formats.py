@@ -93,7 +93,7 @@ def unlatex(text: str) -> str:
 
 
 def test_markdown_has_the_numbers_of_the_report(made: report.Report) -> None:
-    networks, layers, steps, energies, placed, compared = tables(markdown.render(made))
+    networks, layers, steps, classes, confused, energies, placed, compared = tables(markdown.render(made))
     assert networks[0] == [
         "",
         "cnn2 (32, 64) (ANN teacher)",
@@ -121,6 +121,12 @@ def test_markdown_has_the_numbers_of_the_report(made: report.Report) -> None:
     assert [row[0] for row in layers[1:]] == [f"{layer.name} ({layer.kind})" for layer in run.layers]
     assert [row[1] for row in steps[1:]] == [percent(a) for a in run.accuracy_by_step]
     assert [row[-1] for row in steps[1:]] == [quantity(sum(run.synops_by_step[: t + 1])) for t in range(run.T)]
+    assert (
+        [row[0] for row in classes[1:]]
+        == [row[0] for row in confused[1:]]
+        == [f"{k} {n}" for k, n in enumerate(example.CLASSES)]
+    )
+    assert classes[8] == ["7 seven", "2", f"0.0{SPACE}%", f"0.0{SPACE}%", "1 one (2)"] and confused[8][2] == "2"
     for row, model in zip(energies[1:], made.energies, strict=True):
         assert row[0].startswith(model.title)
         for cell, student_energy in zip(row[2:], model.students, strict=False):
@@ -252,7 +258,7 @@ def test_reports_fit_the_schema(made: report.Report, three: report.Report, schem
 @pytest.mark.parametrize(
     ("path", "value", "problem"),
     [
-        (("version",), 1, "report.version: not 6"),
+        (("version",), 1, "report.version: not 7"),
         (("title",), None, "report.title: not of type string"),
         (("students", 0, "role"), "teacher", "report.students[0].role: not one of"),
         (("students", 0, "float_run", "T"), 4.5, "report.students[0].float_run.T: not of type integer"),

@@ -23,7 +23,11 @@ LARGEST = 1 << 28
 
 def are_frames(layout: Layout) -> bool:
     """Say whether the first file of a layout holds frames, and no events."""
-    path = layout.train[0].path
+    return holds_frames(layout.train[0].path)
+
+
+def holds_frames(path: Path) -> bool:
+    """Say whether a file holds frames, and no events."""
     if path.suffix.lower() != ".npz" or not path.is_file():
         return False
     try:
@@ -38,7 +42,7 @@ def load_frames(folder: Path, layout: Layout, cut: FrameCut | None) -> DataSet:
 
     Raises KdsnnError naming the folder or file: files of several shapes, or `cut` asks for another number of frames.
     """
-    first = _frames(layout.train[0].path)
+    first = frames_in(layout.train[0].path)
     if cut is not None and (len(first) != cut.T or cut.by == "window"):
         raise KdsnnError(
             f"{folder} holds samples of {len(first)} frames, cut elsewhere: ask for +frames{len(first)}, or for nothing."
@@ -48,7 +52,7 @@ def load_frames(folder: Path, layout: Layout, cut: FrameCut | None) -> DataSet:
     def read(paths: list[Path]) -> NDArray[np.uint8]:
         result = empty((len(paths), *first.shape))
         for index, path in enumerate(paths):
-            frames = _frames(path)
+            frames = frames_in(path)
             if frames.shape != first.shape:
                 raise KdsnnError(
                     f"{path}: its frames have the shape {frames.shape}, those of {layout.train[0].path} {first.shape}: cut all "
@@ -65,8 +69,8 @@ def load_frames(folder: Path, layout: Layout, cut: FrameCut | None) -> DataSet:
     )  # fmt: skip
 
 
-def _frames(path: Path) -> NDArray[np.int64]:
-    """Read the frames of one file: counts (T, C, H, W)."""
+def frames_in(path: Path) -> NDArray[np.int64]:
+    """Read the frames of one file: counts (T, C, H, W). Raises KdsnnError naming it."""
     if not path.is_file():
         raise KdsnnError(f"{path}: it is no file: remove it.")
     try:

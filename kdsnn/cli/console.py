@@ -6,10 +6,10 @@ a bar with the time left; elsewhere plain lines, at most one every few seconds.
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import shlex
+import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -22,6 +22,9 @@ from kdsnn.deploy.tables import Result, TextTable
 
 PLAIN_INTERVAL = 5.0
 """Seconds between progress lines where no terminal shows a bar."""
+
+PIPED_WIDTH = 160
+"""Characters in a line of a table where no terminal shows it."""
 
 
 def print_json(value: Any) -> None:
@@ -41,37 +44,37 @@ def say(message: str) -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
-def show(result: Result, *, json: bool = False) -> None:
+def show(result: Result, *, json: bool = False, wide: bool = False) -> None:
     """Print a result: its tables, or its JSON."""
     if json:
         print_json(result.to_dict())
     else:
         for one in result.tables():
-            draw(one)
+            draw(one, wide=wide)
 
 
-def draw(table: TextTable) -> None:
-    """A table on standard output, as wide as the terminal at most; columns whose cells start with a digit are right-aligned."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table as Grid
+def draw(table: TextTable, *, wide: bool = False) -> None:
+    """A table on standard output, no wider than the terminal unless it is to be `wide`; every table of every verb is drawn here."""
+    width = None if wide else _columns()
+    shown, left_out = (table, ()) if width is None else table.fitted(width)
+    print(shown.drawn(width, rule="─" if _can_print("─") else "-"))
+    if left_out:
+        print(f"{' and '.join(left_out)}: with --wide")
 
-    grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False)
-    for i, column in enumerate(table.columns):
-        grid.add_column(column, justify="right" if table.is_numeric(i) else "left", overflow="fold")
-    for row in table.rows:
-        grid.add_row(*row)
-    print(table.title)
-    width = None if sys.stdout.isatty() else 160
 
-    class Piped(Console):
-        def on_broken_pipe(self) -> None:  # rich would exit with 1 from here; `main` knows what a closed pipe means
-            raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+def _columns() -> int:
+    """How wide a line may be: as the terminal is, or as COLUMNS says."""
+    if "COLUMNS" not in os.environ and not sys.stdout.isatty():
+        return PIPED_WIDTH
+    return shutil.get_terminal_size((PIPED_WIDTH, 24)).columns
 
-    console = Piped(width=width, highlight=False, markup=False)
-    with console.capture() as drawn:
-        console.print(grid)
-    print(drawn.get(), end="")  # rich itself would end the program where nobody reads it
+
+def _can_print(text: str) -> bool:
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def command_line() -> str:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from kdsnn.cli.options import IMAGES, Data, Json, takes
+from kdsnn.cli.options import IMAGES, Data, Json, Wide, takes
 from kdsnn.cli.texts import images_of
 
 
@@ -20,9 +20,10 @@ def evaluate(
     ] = None,
     data: Data = "digits",
     json: Json = False,
+    wide: Wide = False,
 ) -> None:
     """Print the test accuracy, for a spiking network after each of its T steps."""
     import kdsnn
     from kdsnn.cli.console import show
 
-    show(kdsnn.evaluate(checkpoint, data, weights=weights, **images_of(images)), json=json)
+    show(kdsnn.evaluate(checkpoint, data, weights=weights, **images_of(images)), json=json, wide=wide)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from kdsnn.cli.options import LOWERING, Data, Json, OutDir, Resized, takes
+from kdsnn.cli.options import LOWERING, Data, Json, OutDir, Resized, Wide, takes
 from kdsnn.cli.texts import lowering_of, size_of
 
 
@@ -78,6 +78,7 @@ def profile(
         typer.Option("--simulate", help="Run some samples on SANA-FE, where it is installed: time with contention."),
     ] = False,
     json: Json = False,
+    wide: Wide = False,
 ) -> None:
     """Count parameters, FLOPs, spikes, SynOps and energy; write report.html, report.json and layers.csv."""
     import kdsnn
@@ -102,8 +103,8 @@ def profile(
     if json:
         print_json({name: str(path) for name, path in paths.items()})
     else:
-        draw(report.closing_table())
+        draw(report.closing_table(), wide=wide)
         if (times := report.time_table()) is not None:
-            draw(times)
+            draw(times, wide=wide)
         for path in paths.values():
             print(path)

@@ -68,7 +68,20 @@ def test_importing_it_loads_nothing() -> None:
 
 VERBS = ["pretrain", "distill", "evaluate", "export", "check", "run", "profile", "demo"]
 OTHERWISE = {"timesteps": "T", "option": "options", "sources": "source", "checkpoint": "source"}
-TERMINAL = {"json", "compare", "format_", "set_", "crop", "flip", "cutout", "auto_augment", "roll", "drop", "help"}
+TERMINAL = {
+    "json",
+    "wide",
+    "compare",
+    "format_",
+    "set_",
+    "crop",
+    "flip",
+    "cutout",
+    "auto_augment",
+    "roll",
+    "drop",
+    "help",
+}
 """Options that only say how something is shown, or that are one argument in Python: `settings`, `augmentation`."""
 
 

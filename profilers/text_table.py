@@ -119,11 +119,11 @@ class _Column:
 def _body(columns: Sequence[_Column], width: int | None, rule: str) -> Iterator[str]:
     """All columns beside one another where there is room, else in parts, each behind the columns that name a row; where these
     leave no room for that, row after row."""
-    if width is None or _taken(columns) <= width or len(columns) == 1:
+    if width is None or _taken(columns) <= width or len(columns) == 1 or not columns[0].cells:
         yield from _block(columns, width, rule)
         return
     names = _names(columns, width)
-    if not names:
+    if not names or any(_taken([*columns[:names], column]) > width for column in columns[names:]):
         yield from _one_by_one(columns, width)
         return
     part = list(columns[:names])
@@ -149,15 +149,13 @@ def _names(columns: Sequence[_Column], width: int) -> int:
 
 def _one_by_one(columns: Sequence[_Column], width: int) -> Iterator[str]:
     """Row after row, each with one cell a line, behind its head."""
-    heads = [c.head for c in columns]
-    indent = max(map(_width, heads)) + GAP
+    heads = _Column("", [c.head for c in columns], numeric=False)
     for number, row in enumerate(zip(*(c.cells for c in columns), strict=True)):
         if number:
             yield ""
-        for head, cell in zip(heads, row, strict=True):
-            first, *more = _wrapped(cell, width - 1 - indent)
-            yield f" {head}{' ' * (indent - _width(head))}{first}".rstrip()
-            yield from (f" {' ' * indent}{line}" for line in more)
+        pair = (heads, _Column("", row, numeric=False))
+        for cells in zip(heads.cells, row, strict=True):
+            yield from _line(cells, pair, _widths(pair, width))
 
 
 def _taken(columns: Sequence[_Column]) -> int:

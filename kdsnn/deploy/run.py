@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdsnn.deploy.backends import BackendRun, RunOptions, RunsSamples, flat, opened, require_backend, run_onnx
+from kdsnn.deploy.backends import BackendRun, RunOptions, RunsSamples, flat, onnx_runs, opened, require_backend
 from kdsnn.deploy.comparisons import BackendComparison, comparisons, joined, joined_comparisons, proofs_of
 from kdsnn.deploy.faithful import few_samples, proven_on
 from kdsnn.deploy.images import Pixels, class_names_in, load_data, require_fit, some_tests
@@ -279,7 +279,8 @@ def _run_onnx_file(
     facts = runner.model.facts
     scale = facts.get("input_scale")
     x, labels, called = _samples_for(path.stem, runner, data, samples, image_size, lowering.get("T"))
-    runs = [run_onnx(runner, x, T=lowering.get("T"), progress=lambda done, total: progress("run on onnx", done, total))]
+    ready = onnx_runs(runner, T=lowering.get("T"))
+    runs = [ready(x, lambda done, total: progress("run on onnx", done, total))]
     title = f"{path.name} ({runner.model.form}, {facts['arithmetic']}, T={runs[0].output.shape[1]}) on {called}"
     consumed = x if scale is None else np.rint(x * np.float32(scale)).astype(np.int32)
     return RunResult(title, tuple(runs), (), labels), consumed
@@ -341,6 +342,7 @@ def run_table(
         for r in runs
     ]  # fmt: skip
     columns = ["backend", "samples", "accuracy", "per sample"]
+    title += "; time per sample: the mean over so many, after warming up"
     if not refused:
         return table(title, columns, rows)
     left = [

@@ -59,7 +59,7 @@ def draw(table: TextTable, *, wide: bool = False) -> None:
     shown, left_out = (table, ()) if width is None else table.fitted(width)
     print(shown.drawn(width, rule="─" if _can_print("─") else "-"))
     if left_out:
-        print(f"{' and '.join(left_out)}: with --wide")
+        print(f"not shown for want of room: {', '.join(left_out)}; --wide shows all")
 
 
 def _columns() -> int:
@@ -97,23 +97,53 @@ class _Lines:
 
 
 class _Bars:
-    """Progress on a terminal: a bar for every piece of work, the last one moving."""
+    """Progress on a terminal: a bar for every piece of work, the last one moving. Before the first, one that only shows life:
+    libraries are imported, networks and data are read."""
 
     def __init__(self, drawn: Any) -> None:
         self.drawn = drawn
         self.title: str | None = None
-        self.task: Any = None
+        self.task: Any = drawn.add_task("starting", total=None, note="", share="", left="")
 
     def __call__(self, title: str, done: float, total: float, note: str = "") -> None:
+        share = f"{100 * done / total:3.0f} %"
         if title != self.title:
             self.close()
-            self.title, self.task = title, self.drawn.add_task(title, total=1.0, note="")
-        self.drawn.update(self.task, completed=done / total, note=note)
+            self.task = self.drawn.add_task(title, total=1.0, note=note, share=share, left="left")
+            self.title = title
+        self.drawn.update(self.task, completed=done / total, note=note, share=share)
 
     def close(self) -> None:
         """The piece that was under way is done: another begins, or all are."""
-        if self.title is not None:
-            self.drawn.update(self.task, completed=1.0)
+        if self.title is None:
+            self.drawn.update(self.task, visible=False)
+        else:
+            self.drawn.update(self.task, completed=1.0, share="100 %")
+
+    def fail(self) -> None:
+        """The piece that was under way stays as it is; an error before the first stands alone."""
+        if self.title is None:
+            self.close()
+
+
+def _drawn_bars() -> Any:
+    """A line for every piece of work, which shrinks its bar before anything else, and its note below it, where it has room."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.text import Text
+
+    class Noted(Progress):
+        def get_renderables(self) -> Iterator[Any]:
+            for task in self.tasks:
+                if task.visible:
+                    yield self.make_tasks_table([task])
+                if task.fields["note"]:
+                    yield Text(f"  {task.fields['note']}")
+
+    return Noted(
+        TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.fields[share]}"), TimeElapsedColumn(),
+        TextColumn("{task.fields[left]}"), TimeRemainingColumn(), console=Console(stderr=True),
+    )  # fmt: skip
 
 
 @contextmanager
@@ -124,15 +154,11 @@ def progress(*, quiet: bool = False) -> Iterator[Progress]:
     elif not sys.stderr.isatty():
         yield _Lines()
     else:
-        from rich.console import Console
-        from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-        from rich.progress import Progress as Drawn
-
-        columns = (
-            TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"),
-            TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
-        )  # fmt: skip
-        with Drawn(*columns, console=Console(stderr=True)) as drawn:
+        with _drawn_bars() as drawn:
             bars = _Bars(drawn)
-            yield bars
+            try:
+                yield bars
+            except BaseException:
+                bars.fail()
+                raise
             bars.close()

@@ -24,6 +24,8 @@ def evaluate(
 ) -> None:
     """Print the test accuracy, for a spiking network after each of its T steps."""
     import kdsnn
-    from kdsnn.cli.console import show
+    from kdsnn.cli.console import progress, show
 
-    show(kdsnn.evaluate(checkpoint, data, weights=weights, **images_of(images)), json=json, wide=wide)
+    with progress(quiet=json) as told:
+        result = kdsnn.evaluate(checkpoint, data, weights=weights, progress=told, **images_of(images))
+    show(result, json=json, wide=wide)

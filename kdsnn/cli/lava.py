@@ -21,10 +21,12 @@ def setup() -> None:
 @app.command("status")
 def status(json: Json = False, wide: Wide = False) -> None:
     """Say what of Lava is installed, whether it works, and how fast. Exits with 1 if it does not work."""
-    from kdsnn.cli.console import show
-    from kdsnn.deploy import lava
+    from kdsnn.cli.console import progress, show
 
-    found = lava.status()
+    with progress(quiet=json):
+        from kdsnn.deploy import lava
+
+        found = lava.status()
     show(found, json=json, wide=wide)
     if not found.found.works:
         raise typer.Exit(1)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdsnn.deploy.images import load_data, require_trained_fit
 from kdsnn.deploy.load import load
+from kdsnn.deploy.progress import Progress, silent
 from kdsnn.deploy.tables import Result
 from kdsnn.deploy.trained import TrainedNetwork
 from kdsnn.errors import OptionError
@@ -78,6 +80,7 @@ def evaluate(
     noise: float = 0.0,
     noise_kind: str = "std",
     noise_on: str = "train,test",
+    progress: Progress = silent,
 ) -> Evaluation:
     """Measure the test accuracy, for a spiking network after each of its T steps.
 
@@ -86,6 +89,7 @@ def evaluate(
         data: whatever `load_data` takes; `image_size`, `noise`, `noise_kind`, `noise_on` as there.
         weights: for a factory, the checkpoint of its network.
         T: time steps, for a spiking torch module; None for an ANN.
+        progress: told how far it is.
 
     Raises:
         KdsnnError: a damaged checkpoint, or a network and data that do not fit.
@@ -95,14 +99,15 @@ def evaluate(
     # what is wrong with it is said before data is waited for
     network = _network(source, weights) if isinstance(source, str | Path) else source
     images = load_data(data, image_size=image_size, noise=noise, noise_kind=noise_kind, noise_on=noise_on)
+    told = functools.partial(progress, f"evaluate on {images.name}")
     if not isinstance(network, TrainedNetwork):
         kind = type(network).__name__
-        found = train.evaluate(network, images, T=T)
+        found = train.evaluate(network, images, T=T, progress=told)
         return Evaluation(kind.lower(), kind, images.name, len(images.y_test), T is not None, tuple(found))
     info = network.info
     name = str(source) if isinstance(source, str | Path) else info.model
     require_trained_fit(Path(name).name, network, images)
-    found = train.evaluate(network.module, images, T=info.T if info.spiking else None)
+    found = train.evaluate(network.module, images, T=info.T if info.spiking else None, progress=told)
     return Evaluation(name, info.model, images.name, len(images.y_test), info.spiking, tuple(found))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -80,13 +81,16 @@ def require_steps(data: DataSet, T: int | None) -> None:
 
 
 @torch.no_grad()
-def evaluate(module: nn.Module, data: DataSet, *, T: int | None = None) -> tuple[float, ...]:
+def evaluate(
+    module: nn.Module, data: DataSet, *, T: int | None = None, progress: Callable[[int, int], object] | None = None
+) -> tuple[float, ...]:
     """Measure accuracy on the test set, 0…1, on the device of `module`; the last value is that of the full run.
 
     `T` None: an ANN, one value. Otherwise a spiking network of either readout: value t-1 reads the mean of
     the output over the first t steps, t = 1…T; a module that averages over time itself has one value. Where classes
     tie, which is common with few spikes, the lowest class number wins. Any module that `distill` or `pretrain` takes
-    will do. Raises KdsnnError when the network does not fit the data.
+    will do. `progress` is called with (images done, of how many) before every batch. Raises KdsnnError when the network does not
+    fit the data.
     """
     require_steps(data, T)
     learner = Learner(module, T, None if T is None else convention_of(module, data.sample_shape, T))
@@ -94,7 +98,9 @@ def evaluate(module: nn.Module, data: DataSet, *, T: int | None = None) -> tuple
     images, labels = placed(data.x_test, device), torch.from_numpy(data.y_test).to(device)
     require_fit(learner, data, device)
     with few_threads(data, EVALUATION_BATCH), fused(module):
-        found = correct(learner, images, labels, torch.arange(len(labels), device=device), data.graded)
+        begun = itertools.count(0, EVALUATION_BATCH)
+        tell = int if progress is None else lambda: progress(next(begun), len(labels))
+        found = correct(learner, images, labels, torch.arange(len(labels), device=device), data.graded, between=tell)
     return tuple(count / len(labels) for count in found.tolist())
 
 

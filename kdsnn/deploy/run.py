@@ -342,7 +342,7 @@ def run_table(
         for r in runs
     ]  # fmt: skip
     columns = ["backend", "samples", "accuracy", "per sample"]
-    title += "; time per sample: the mean over so many, after warming up"
+    title += "; times are means over these samples, first use left out"
     if not refused:
         return table(title, columns, rows)
     left = [

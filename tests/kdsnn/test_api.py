@@ -41,9 +41,25 @@ def data() -> DataSet:
     )
 
 
+TOLD: list[tuple[str, float, float]] = []
+"""What was told of the progress of a training."""
+
+
+def tell(title: str, done: float, total: float, note: str = "") -> None:
+    TOLD.append((title, done, total))
+
+
 @pytest.fixture(scope="module")
 def teacher(data: DataSet) -> kdsnn.TrainedNetwork:
-    return kdsnn.pretrain("cnn2", data, epochs=1, batch_size=64, options=SMALL)
+    TOLD.clear()
+    return kdsnn.pretrain("cnn2", data, epochs=1, batch_size=64, options=SMALL, progress=tell)
+
+
+def test_progress_begins_before_the_first_step(teacher: kdsnn.TrainedNetwork, data: DataSet) -> None:
+    assert [("pretrain cnn2", done, total) for done, total in ((0, 1), (1, 4), (2, 4), (3, 4), (1, 1))] == TOLD
+    TOLD.clear()
+    kdsnn.evaluate(teacher, data, progress=tell)
+    assert TOLD == [("evaluate on digits", 0, 48)]
 
 
 @pytest.fixture(scope="module")

@@ -83,15 +83,16 @@ def profile(
     """Count parameters, FLOPs, spikes, SynOps and energy; write report.html, report.json and layers.csv."""
     import kdsnn
     from kdsnn.cli.console import command_line, draw, print_json, progress
-    from kdsnn.deploy.places import writable_folder
-    from kdsnn.deploy.profile import report_formats
     from kdsnn.errors import KdsnnError
 
     if len(sources) > 1 and not compare:
         raise KdsnnError(f"{len(sources)} sources; to set several beside each other add --compare")
-    formats = report_formats(format_)
-    writable_folder(out)
     with progress(quiet=json) as told:
+        from kdsnn.deploy.places import writable_folder
+        from kdsnn.deploy.profile import report_formats
+
+        formats = report_formats(format_)
+        writable_folder(out)
         report = kdsnn.profile(
             sources, data, teacher=teacher, twin=None if twin is None else str(twin), qann=qann or None,
             samples=samples, image_size=size_of(image_size), target=target or [], energy_model=energy_model or [],

@@ -130,6 +130,7 @@ def _drawn_bars() -> Any:
     """A line for every piece of work, which shrinks its bar before anything else, and its note below it, where it has room."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.table import Column
     from rich.text import Text
 
     class Noted(Progress):
@@ -140,9 +141,11 @@ def _drawn_bars() -> Any:
                 if task.fields["note"]:
                     yield Text(f"  {task.fields['note']}")
 
+    whole = Column(no_wrap=True)  # so that only the bar shrinks, as texts do not either
     return Noted(
-        TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.fields[share]}"), TimeElapsedColumn(),
-        TextColumn("{task.fields[left]}"), TimeRemainingColumn(), console=Console(stderr=True),
+        TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.fields[share]}"),
+        TimeElapsedColumn(table_column=whole), TextColumn("{task.fields[left]}"), TimeRemainingColumn(table_column=whole),
+        console=Console(stderr=True),
     )  # fmt: skip
 
 

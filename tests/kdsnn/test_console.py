@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 
 import pytest
 
@@ -35,9 +36,13 @@ def test_a_terminal_shows_life_before_the_first_piece(monkeypatch: pytest.Monkey
         told("train student", 0, 3)
         assert visible(told) == ["train student"]
         told("train student", 1, 3, "epoch 1: loss 0.1234, test accuracy 97.22 %")
-        told("count student", 5, 10)
+        told("run on spikingjelly, torch, onnx, emulator, lava", 5, 10)
         told.drawn.refresh()
-    last = shown.getvalue().splitlines()[-6:]
+    plain = re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", shown.getvalue())
+    assert re.search(
+        r"emulator, lava \S+  50 % 0:00:\d\d left [\d-]:[\d-]+:[\d-]+\n", plain
+    )  # nothing but the bar shrinks
+    last = plain.splitlines()[-6:]
     assert any("  epoch 1: loss 0.1234, test accuracy 97.22 %" in line for line in last)  # a line of its own, whole
     assert [task.percentage for task in told.drawn.tasks if task.visible] == [100, 100]
 

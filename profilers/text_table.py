@@ -92,10 +92,20 @@ class TextTable:
 def table(
     title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, extras: Sequence[str] = ()
 ) -> TextTable:
-    """A `TextTable` of any sequences; of `extras` those that it has. A terminal wants plain spaces between a number and its unit:
-    they are searched for."""
-    cells = tuple(tuple(cell.replace("\u00a0", " ") for cell in row) for row in rows)
-    return TextTable(title, tuple(columns), cells, tuple(name for name in extras if name in columns))
+    """A `TextTable` of any sequences; of `extras` those that it has.
+
+    A terminal wants plain spaces between a number and its unit: they are searched for. What no terminal should get to see (line
+    breaks and escapes in the name of a file) is written out.
+    """
+    cells = tuple(tuple(map(_printable, row)) for row in rows)
+    return TextTable(_printable(title), tuple(columns), cells, tuple(name for name in extras if name in columns))
+
+
+def _printable(cell: str) -> str:
+    cell = cell.replace("\u00a0", " ")
+    if cell.isprintable():
+        return cell
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in cell)
 
 
 class _Column:

@@ -231,6 +231,11 @@ def test_a_terminal_that_has_no_lines_gets_hyphens(monkeypatch: pytest.MonkeyPat
     assert raw.getvalue().decode() == "t\n\n a\n -\n 1\n\n"
 
 
+def test_names_cannot_break_a_line_or_steer_a_terminal() -> None:
+    one = table("t", ["file"], [["new\nline\x1b[2J"], ["2.5\u00a0M"], ["caf\udce9"]])
+    assert one.rows == (("new\\nline\\x1b[2J",), ("2.5 M",), ("caf\\udce9",))
+
+
 def test_characters_of_two_columns_count_twice() -> None:
     one = table("t", ["图像", "n"], [["猫", "1"], ["é", "2"]])
     assert str(one).splitlines()[2:] == [" 图像   n", " ────────", " 猫     1", " é      2"]

@@ -11,14 +11,20 @@ from benchmarks._process import CLI, python, run
 SMALL = "(1, 8, 8), channels=(4, 4), hidden=16"
 
 
+BARE = "import typer; app = typer.Typer(); app.command()(lambda: print()); app()"
+"""The least that a command line of typer takes: to import it and what it needs to call a function."""
+
+
 def rows(quick: bool) -> Iterator[Measured]:
+    answers = [["--help"], ["distill", "--help"]]
+    answers += [["list", what] for what in ("models", "data", "energy-models", "time-models", "targets")]
     light = {
+        'python -c "import typer…"': python(BARE),
         'python -c "pass"': python("pass"),
-        'python -c "import numpy"': python("import numpy"),
-        "kdsnn-deploy --help": [CLI, "--help"],
-        "kdsnn-deploy list models": [CLI, "list", "models"],
+        'python -c "import kdsnn"': python("import kdsnn"),
+        **{f"kdsnn-deploy {' '.join(arguments)}": [CLI, *arguments] for arguments in answers},
     }
-    yield from processes("commands that read no network", light, rounds=rounds(quick, 9))
+    yield from processes("commands that read no network, to a bare command of typer", light, rounds=rounds(quick, 9))
     with tempfile.TemporaryDirectory() as folder:
         run(python(f"from benchmarks._networks import *; write_checkpoint(Path({folder!r}), 'cnn2', {SMALL})"))
         student, netx = f"{folder}/cnn2.safetensors", f"{folder}/cnn2.net"

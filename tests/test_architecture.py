@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from kdsnn.deploy.catalogs import CATALOGS
+
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("exporters", "hardware", "profilers", "kdsnn")
 
@@ -150,17 +152,26 @@ def test_modules_and_functions_are_read_in_one_sitting() -> None:
     assert all([*LONG_MODULES.values(), *LONG_FUNCTIONS.values()])
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["distill", "--help"], ["run", "--help"], ["lava", "--help"]])
-def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
-    """What makes `--help` slow is importing torch, numpy and friends: none of them may be touched."""
+QUICK = [
+    ["--help"], ["--version"], ["distill", "--help"], ["run", "--help"], ["lava", "--help"],
+    *(["list", what, *how] for what in CATALOGS for how in ([], ["--json"])),
+]  # fmt: skip
+
+
+def test_what_answers_at_once_loads_nothing_heavy() -> None:
+    """What makes a command slow to start is importing torch, numpy and friends: none of them may be touched."""
     code = (
-        f"import sys; sys.argv[1:] = {arguments!r}\n"
+        "import contextlib, io, sys\n"
         "from kdsnn.cli.app import main\n"
-        "try: main()\n"
-        "except SystemExit as end: assert not end.code, end.code\n"
-        "heavy = {'torch', 'numpy', 'pandas', 'onnx', 'h5py', 'spikingjelly', 'sklearn', 'scipy'} & set(sys.modules)\n"
-        "assert not heavy, heavy\n"
+        f"for arguments in {QUICK!r}:\n"
+        "    sys.argv[1:] = arguments\n"
+        "    with contextlib.redirect_stdout(io.StringIO()) as said:\n"
+        "        try: main()\n"
+        "        except SystemExit as end: assert not end.code or '--version' in arguments, (arguments, end.code)\n"
+        "    assert '--help' not in arguments or 'Usage: ' in said.getvalue()\n"
+        "    assert 'list' not in arguments or len(said.getvalue().splitlines()) > 5\n"
+        "    heavy = {'torch', 'numpy', 'pandas', 'onnx', 'h5py', 'spikingjelly', 'sklearn', 'scipy'} & set(sys.modules)\n"
+        "    assert not heavy, (arguments, heavy)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "Usage: " in done.stdout

@@ -30,6 +30,11 @@ class OnnxModel:
     layers: tuple[str, ...]
     session: Any
 
+    @property
+    def batch_size(self) -> int:
+        """So many samples run at a time, unless a run says otherwise: they keep the largest tensor near 64 MB."""
+        return max(1, 2**24 // self.model.largest)
+
     def run(
         self,
         x: Array,
@@ -42,12 +47,11 @@ class OnnxModel:
         model, path = self.model, self.model.path
         steps = _time_steps(model, x, T)
         _check_samples(model, x, steps)
-        if batch_size is None:
-            batch_size = max(1, 2**24 // model.largest)
+        size = batch_size or self.batch_size
         run_batch = _run_steps if model.form == "step" else _run_sequence
         parts = []
-        for i in range(0, len(x), batch_size):
-            batch = np.ascontiguousarray(x[i : i + batch_size], np.float32)
+        for i in range(0, len(x), size):
+            batch = np.ascontiguousarray(x[i : i + size], np.float32)
             try:
                 parts.append(run_batch(self.session, model, batch, self.layers, steps))
             except Exception as error:  # onnxruntime and protobuf raise a dozen unrelated types

@@ -15,6 +15,6 @@ A float graph made by `exporters.passes.exact.make_exact` is exact in the same s
 
 from hardware.emulator.membranes import MEMBRANE_MAX
 from hardware.emulator.observers import Observer, Recorder
-from hardware.emulator.running import EmulatorRun, exact_arithmetic, run
+from hardware.emulator.running import Emulation, EmulatorRun, exact_arithmetic, prepare, run
 
-__all__ = ["MEMBRANE_MAX", "EmulatorRun", "Observer", "Recorder", "exact_arithmetic", "run"]
+__all__ = ["MEMBRANE_MAX", "Emulation", "EmulatorRun", "Observer", "Recorder", "exact_arithmetic", "prepare", "run"]

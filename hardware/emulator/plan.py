@@ -22,7 +22,7 @@ class EmulationPlan:
     """The plan is everything about a graph that does not depend on the samples, on the device.
 
     Attributes:
-        graph: what is run.
+        graph: what is run; `device`: where.
         sources: node → the nodes that feed it; `uses`: node → how often it is read, by what is no part of its own loop.
         loops: node → the recurrent part that it is in.
         bounds: node → largest absolute value that can arrive at it.
@@ -70,12 +70,12 @@ class EmulationPlan:
         self.multiplied = graph.synapses | {n: r.layer for n, r in self.repeats.items() if r.layer is not None}
         bytes_possible = self.integer and device.type == "cpu" and self.dtype == torch.float32
         self.products = self._byte_products() if bytes_possible else {}
-        self._device, self._weights = device, dict[str, Tensor]()
+        self.device, self._weights = device, dict[str, Tensor]()
 
     def weight(self, name: str) -> Tensor:
         """A synapse layer's weights multiply floats in this form; most layers of an integer graph never ask."""
         if name not in self._weights:
-            self._weights[name] = self._tensor(self.multiplied[name].weight, self._device)
+            self._weights[name] = self._tensor(self.multiplied[name].weight, self.device)
         return self._weights[name]
 
     def _byte_products(self) -> dict[str, ByteProduct]:

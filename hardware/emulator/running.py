@@ -53,6 +53,60 @@ class EmulatorRun:
         return float((self.scores(t).argmax(axis=1) == labels).mean())
 
 
+@dataclass(frozen=True, eq=False)
+class Emulation:
+    """A graph was planned once, for samples in any number of runs.
+
+    Attributes:
+        plan: everything about it that does not depend on the samples.
+        batch_size: samples at a time, unless a run says otherwise: about 32 MB for the largest layer; larger batches gain
+            nothing and fall out of the caches, in smaller ones threads meet more often, and wait for one another where others
+            keep the cores busy.
+    """
+
+    plan: EmulationPlan
+    batch_size: int
+
+    def run(
+        self,
+        frames: Array,
+        *,
+        observe: Observer | None = None,
+        progress: Callable[[int], None] | None = None,
+        batch_size: int | None = None,
+    ) -> EmulatorRun:
+        """Samples run as by `hardware.emulator.run`, with its arguments, result and errors."""
+        graph, device = self.plan.graph, self.plan.device
+        expected = ((graph.T,) if graph.input.over_time else ()) + graph.input.shape
+        if frames.shape[1:] != expected or len(frames) == 0:
+            raise DeployError(
+                f"the emulator needs frames of shape (N, {', '.join(map(str, expected))}), not {frames.shape}"
+            )
+        size = batch_size or self.batch_size
+        outputs = []
+        with torch.inference_mode(), exact_arithmetic():
+            for start in range(0, len(frames), size):
+                batch = torch.from_numpy(np.ascontiguousarray(frames[start : start + size])).to(device)
+                outputs.append(_run_batch(self.plan, batch, observe))
+                if progress is not None:
+                    progress(min(start + size, len(frames)))
+        return EmulatorRun(np.concatenate(outputs), graph.output.readout, graph.output.score)
+
+
+def prepare(graph: SpikingGraph, *, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> Emulation:
+    """A graph is planned for many runs; arguments as of `run`.
+
+    Raises:
+        DeployError: one sample is too large for any memory.
+    """
+    largest = max(math.prod(shape) for shape in graph.shapes.values())
+    if graph.T * largest > LARGEST:
+        raise DeployError(
+            f"one sample would take {graph.T * largest:.3g} values in the largest layer; run fewer time steps (T is {graph.T})"
+        )
+    return Emulation(EmulationPlan(graph, torch.device(device), dtype), max(1, 2**23 // (graph.T * largest)))
+
+
 def run(
     graph: SpikingGraph,
     frames: Array,
@@ -77,29 +131,8 @@ def run(
     Raises:
         DeployError: frames of the wrong shape, or a sample too large for any memory.
     """
-    expected = ((graph.T,) if graph.input.over_time else ()) + graph.input.shape
-    if frames.shape[1:] != expected or len(frames) == 0:
-        raise DeployError(
-            f"the emulator needs frames of shape (N, {', '.join(map(str, expected))}), not {frames.shape}"
-        )
-    largest = max(math.prod(shape) for shape in graph.shapes.values())
-    if graph.T * largest > LARGEST:
-        raise DeployError(
-            f"one sample would take {graph.T * largest:.3g} values in the largest layer; run fewer time steps (T is {graph.T})"
-        )
-    plan = EmulationPlan(graph, torch.device(device), dtype)
-    if batch_size is None:
-        # about 32 MB for the largest layer: larger batches gain nothing and fall out of the caches, in smaller ones threads
-        # meet more often, and wait for one another where others keep the cores busy
-        batch_size = max(1, 2**23 // (graph.T * largest))
-    outputs = []
-    with torch.inference_mode(), exact_arithmetic():
-        for start in range(0, len(frames), batch_size):
-            batch = torch.from_numpy(np.ascontiguousarray(frames[start : start + batch_size])).to(device)
-            outputs.append(_run_batch(plan, batch, observe))
-            if progress is not None:
-                progress(min(start + batch_size, len(frames)))
-    return EmulatorRun(np.concatenate(outputs), graph.output.readout, graph.output.score)
+    planned = prepare(graph, device=device, dtype=dtype)
+    return planned.run(frames, observe=observe, progress=progress, batch_size=batch_size)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ after group, `membranes.json` and, last, `done.json`.
 
 import json
 import sys
+import time
 from pathlib import Path
 
 
@@ -24,6 +25,7 @@ def main(folder: Path) -> None:
         at[name] = first
         first += neurons
     costs, membranes = [], []
+    started = time.perf_counter()
     with (folder / "spikes.bin").open("wb") as file:
         for sample in range(job["samples"]):
             chip = sanafe.SpikingChip(architecture)
@@ -48,8 +50,10 @@ def main(folder: Path) -> None:
             if job["membranes"]:
                 membranes.append([list(row) for row in found["potential_trace"]])
             print(sample + 1, flush=True)
+    seconds = time.perf_counter() - started
     (folder / "membranes.json").write_text(json.dumps(membranes), encoding="utf-8")
-    (folder / "done.json").write_text(json.dumps(costs), encoding="utf-8")
+    done = {"costs": costs, "seconds": seconds}
+    (folder / "done.json").write_text(json.dumps(done), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from kdsnn.cli.options import LOWERING, Json, takes
+from kdsnn.cli.options import LOWERING, Json, Wide, takes
 from kdsnn.cli.texts import lowering_of
 
 
@@ -27,6 +27,7 @@ def check(
         int | None, typer.Option("--chips", min=1, help="Chips at hand; the largest system built by default.")
     ] = None,
     json: Json = False,
+    wide: Wide = False,
 ) -> None:
     """Say whether a network fits a chip, on how many cores, and what to change.
 
@@ -37,7 +38,7 @@ def check(
 
     with progress(quiet=json) as told:
         result = kdsnn.check(source, target, chips=chips, progress=told, **lowering_of(lowering))
-    show(result, json=json)
+    show(result, json=json, wide=wide)
     if not json:
         print(result.verdict)
     raise typer.Exit(0 if result.fits else 1)

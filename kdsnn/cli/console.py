@@ -6,10 +6,10 @@ a bar with the time left; elsewhere plain lines, at most one every few seconds.
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import shlex
+import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -22,6 +22,9 @@ from kdsnn.deploy.tables import Result, TextTable
 
 PLAIN_INTERVAL = 5.0
 """Seconds between progress lines where no terminal shows a bar."""
+
+PIPED_WIDTH = 160
+"""Characters in a line of a table where no terminal shows it."""
 
 
 def print_json(value: Any) -> None:
@@ -41,37 +44,37 @@ def say(message: str) -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
-def show(result: Result, *, json: bool = False) -> None:
+def show(result: Result, *, json: bool = False, wide: bool = False) -> None:
     """Print a result: its tables, or its JSON."""
     if json:
         print_json(result.to_dict())
     else:
         for one in result.tables():
-            draw(one)
+            draw(one, wide=wide)
 
 
-def draw(table: TextTable) -> None:
-    """A table on standard output, as wide as the terminal at most; columns whose cells start with a digit are right-aligned."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table as Grid
+def draw(table: TextTable, *, wide: bool = False) -> None:
+    """A table on standard output, no wider than the terminal unless it is to be `wide`; every table of every verb is drawn here."""
+    width = None if wide else _columns()
+    shown, left_out = (table, ()) if width is None else table.fitted(width)
+    print(shown.drawn(width, rule="─" if _can_print("─") else "-"))
+    if left_out:
+        print(f"not shown for want of room: {', '.join(left_out)}; --wide shows all")
 
-    grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False)
-    for i, column in enumerate(table.columns):
-        grid.add_column(column, justify="right" if table.is_numeric(i) else "left", overflow="fold")
-    for row in table.rows:
-        grid.add_row(*row)
-    print(table.title)
-    width = None if sys.stdout.isatty() else 160
 
-    class Piped(Console):
-        def on_broken_pipe(self) -> None:  # rich would exit with 1 from here; `main` knows what a closed pipe means
-            raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+def _columns() -> int:
+    """How wide a line may be: as the terminal is, or as COLUMNS says."""
+    if "COLUMNS" not in os.environ and not sys.stdout.isatty():
+        return PIPED_WIDTH
+    return shutil.get_terminal_size((PIPED_WIDTH, 24)).columns
 
-    console = Piped(width=width, highlight=False, markup=False)
-    with console.capture() as drawn:
-        console.print(grid)
-    print(drawn.get(), end="")  # rich itself would end the program where nobody reads it
+
+def _can_print(text: str) -> bool:
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def command_line() -> str:
@@ -94,23 +97,56 @@ class _Lines:
 
 
 class _Bars:
-    """Progress on a terminal: a bar for every piece of work, the last one moving."""
+    """Progress on a terminal: a bar for every piece of work, the last one moving. Before the first, one that only shows life:
+    libraries are imported, networks and data are read."""
 
     def __init__(self, drawn: Any) -> None:
         self.drawn = drawn
         self.title: str | None = None
-        self.task: Any = None
+        self.task: Any = drawn.add_task("starting", total=None, note="", share="", left="")
 
     def __call__(self, title: str, done: float, total: float, note: str = "") -> None:
+        share = f"{100 * done / total:3.0f} %"
         if title != self.title:
             self.close()
-            self.title, self.task = title, self.drawn.add_task(title, total=1.0, note="")
-        self.drawn.update(self.task, completed=done / total, note=note)
+            self.task = self.drawn.add_task(title, total=1.0, note=note, share=share, left="left")
+            self.title = title
+        self.drawn.update(self.task, completed=done / total, note=note, share=share)
 
     def close(self) -> None:
         """The piece that was under way is done: another begins, or all are."""
-        if self.title is not None:
-            self.drawn.update(self.task, completed=1.0)
+        if self.title is None:
+            self.drawn.update(self.task, visible=False)
+        else:
+            self.drawn.update(self.task, completed=1.0, share="100 %")
+
+    def fail(self) -> None:
+        """The piece that was under way stays as it is; an error before the first stands alone."""
+        if self.title is None:
+            self.close()
+
+
+def _drawn_bars() -> Any:
+    """A line for every piece of work, which shrinks its bar before anything else, and its note below it, where it has room."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.table import Column
+    from rich.text import Text
+
+    class Noted(Progress):
+        def get_renderables(self) -> Iterator[Any]:
+            for task in self.tasks:
+                if task.visible:
+                    yield self.make_tasks_table([task])
+                if task.fields["note"]:
+                    yield Text(f"  {task.fields['note']}")
+
+    whole = Column(no_wrap=True)  # so that only the bar shrinks, as texts do not either
+    return Noted(
+        TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.fields[share]}"),
+        TimeElapsedColumn(table_column=whole), TextColumn("{task.fields[left]}"), TimeRemainingColumn(table_column=whole),
+        console=Console(stderr=True),
+    )  # fmt: skip
 
 
 @contextmanager
@@ -121,15 +157,11 @@ def progress(*, quiet: bool = False) -> Iterator[Progress]:
     elif not sys.stderr.isatty():
         yield _Lines()
     else:
-        from rich.console import Console
-        from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-        from rich.progress import Progress as Drawn
-
-        columns = (
-            TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"),
-            TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
-        )  # fmt: skip
-        with Drawn(*columns, console=Console(stderr=True)) as drawn:
+        with _drawn_bars() as drawn:
             bars = _Bars(drawn)
-            yield bars
+            try:
+                yield bars
+            except BaseException:
+                bars.fail()
+                raise
             bars.close()

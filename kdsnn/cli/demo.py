@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from kdsnn.cli.options import Json, Overwrite, Seed
+from kdsnn.cli.options import Json, Overwrite, Seed, Wide
 
 
 def demo(
@@ -18,6 +18,7 @@ def demo(
     overwrite: Overwrite = False,
     seed: Seed = 0,
     json: Json = False,
+    wide: Wide = False,
 ) -> None:
     """Train, distill, quantize, export, run and compare on scikit-learn's digits, in about two minutes.
 
@@ -30,7 +31,7 @@ def demo(
         result = kdsnn.demo(
             out, lava_samples=lava_samples, overwrite=overwrite, seed=seed, command=command_line(), progress=told
         )
-    show(result, json=json)
+    show(result, json=json, wide=wide)
     if not json:
         for path in result.files:
             print(path)

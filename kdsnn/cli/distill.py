@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from kdsnn.cli.options import IMAGES, TRAINING, Data, Json, OutFile, Seed, takes
+from kdsnn.cli.options import IMAGES, TRAINING, Data, Json, OutFile, Seed, Wide, takes
 from kdsnn.cli.texts import images_of, training_of
 
 
@@ -88,6 +88,7 @@ def distill(
     ] = None,
     seed: Seed = 0,
     json: Json = False,
+    wide: Wide = False,
 ) -> None:
     """Train a spiking student of an ANN teacher (KDSNN), with the history of its epochs as CSV and as a picture (SVG) beside it."""
     import kdsnn
@@ -103,13 +104,13 @@ def distill(
             quantize=quantize, start=start, init=init, seed=seed, seeds=seeds, processes=processes, progress=told, **images_of(images), **training_of(training, T=timesteps, alpha=alpha, temperature=temperature),
         )  # fmt: skip
     if isinstance(trained, SeedRuns):
-        show(trained, json=json)
+        show(trained, json=json, wide=wide)
         return
     found = [trained, *([trained.twin] if trained.twin else [])]
     if json:
         facts = [{**one.facts(), **one.best_facts()} for one in found]
         print_json(facts if twin else facts[0])
     elif twin or trained.best:
-        show(trained)
+        show(trained, wide=wide)
     else:
         print(f"{trained.sentence}, written to {out}")

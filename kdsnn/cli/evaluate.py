@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from kdsnn.cli.options import IMAGES, Data, Json, takes
+from kdsnn.cli.options import IMAGES, Data, Json, Wide, takes
 from kdsnn.cli.texts import images_of
 
 
@@ -26,12 +26,14 @@ def evaluate(
         ),
     ] = False,
     json: Json = False,
+    wide: Wide = False,
 ) -> None:
     """Print the test accuracy, for a spiking network after each of its T steps; --json has that of every class too."""
     import kdsnn
-    from kdsnn.cli.console import draw, show
+    from kdsnn.cli.console import draw, progress, show
 
-    result = kdsnn.evaluate(checkpoint, data, weights=weights, **images_of(images))
-    show(result, json=json)
+    with progress(quiet=json) as told:
+        result = kdsnn.evaluate(checkpoint, data, weights=weights, progress=told, **images_of(images))
+    show(result, json=json, wide=wide)
     if confusion and not json:
-        draw(result.confusion_table())
+        draw(result.confusion_table(), wide=wide)

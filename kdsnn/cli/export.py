@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from kdsnn.cli.options import LOWERING, Encoder, Json, OutDir, Seed, takes
+from kdsnn.cli.options import LOWERING, Encoder, Json, OutDir, Seed, Wide, takes
 from kdsnn.cli.texts import listed, lowering_of
 
 
@@ -38,6 +38,7 @@ def export(
     verify: Annotated[bool, typer.Option(help="Run what was written against the network it came from.")] = True,
     seed: Seed = 0,
     json: Json = False,
+    wide: Wide = False,
 ) -> None:
     """Write a spiking network as ONNX, netx (.net), NIR or for SANA-FE, read it back and verify every spike of every layer.
 
@@ -52,6 +53,6 @@ def export(
             source, out, to=listed(to, "onnx,netx"), form=listed(form, "sequence"), quantized=quantized,  # type: ignore[arg-type]
             opset=opset, encoder=encoder, verify=verify, seed=seed, progress=told, **lowering_of(lowering),
         )  # fmt: skip
-    show(result, json=json)
+    show(result, json=json, wide=wide)
     if not result.ok:
         raise typer.Exit(1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from kdsnn.cli.options import Json
+from kdsnn.cli.options import Json, Wide
 
 app = typer.Typer(help="The managed environment that Intel's Lava runs in.", no_args_is_help=True)
 
@@ -19,12 +19,14 @@ def setup() -> None:
 
 
 @app.command("status")
-def status(json: Json = False) -> None:
+def status(json: Json = False, wide: Wide = False) -> None:
     """Say what of Lava is installed, whether it works, and how fast. Exits with 1 if it does not work."""
-    from kdsnn.cli.console import show
-    from kdsnn.deploy import lava
+    from kdsnn.cli.console import progress, show
 
-    found = lava.status()
-    show(found, json=json)
+    with progress(quiet=json):
+        from kdsnn.deploy import lava
+
+        found = lava.status()
+    show(found, json=json, wide=wide)
     if not found.found.works:
         raise typer.Exit(1)

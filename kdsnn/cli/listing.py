@@ -6,7 +6,10 @@ from typing import Annotated, Literal
 
 import typer
 
-from kdsnn.cli.options import Json
+from kdsnn.cli.options import Json, Wide
+
+EXTRAS = ("source", "note")
+"""Columns that are left out where there is no room."""
 
 
 def list_(
@@ -14,6 +17,7 @@ def list_(
         Literal["models", "data", "energy-models", "time-models", "targets"], typer.Argument(help="What to list.")
     ],
     json: Json = False,
+    wide: Wide = False,
 ) -> None:
     """List the architectures, data sets, energy models, step-time models or targets."""
     from kdsnn.cli.console import draw, print_json
@@ -24,4 +28,4 @@ def list_(
     if json:
         print_json(rows)
     else:
-        draw(table(what, list(rows[0]), [list(r.values()) for r in rows]))
+        draw(table(what, list(rows[0]), [list(r.values()) for r in rows], extras=EXTRAS), wide=wide)

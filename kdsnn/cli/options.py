@@ -25,6 +25,9 @@ Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace checkpoints, or states of runs that were stopped, that lie there.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON.")]
+Wide = Annotated[
+    bool, typer.Option("--wide", help="Draw tables as wide as they are; else no wider than the terminal, in parts.")
+]
 
 IMAGES: dict[str, tuple[Any, Any]] = {
     "image_size": (Resized, None),
@@ -298,7 +301,7 @@ def takes(**groups: Mapping[str, tuple[Any, Any]]) -> Callable[[Callable[..., No
             for name, (kind, default) in group.items()
         ]
         kept = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own if p.name not in groups]
-        last = [p for p in kept if p.name in ("seed", "json")]
+        last = [p for p in kept if p.name in ("seed", "json", "wide")]
         parameters = [p for p in kept if p not in last] + shared + last
 
         @functools.wraps(verb)

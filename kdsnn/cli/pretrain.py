@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from kdsnn.cli.options import IMAGES, TRAINING, Data, Json, OutFile, Seed, takes
+from kdsnn.cli.options import IMAGES, TRAINING, Data, Json, OutFile, Seed, Wide, takes
 from kdsnn.cli.texts import images_of, training_of
 
 
@@ -35,6 +35,7 @@ def pretrain(
     ] = None,
     seed: Seed = 0,
     json: Json = False,
+    wide: Wide = False,
 ) -> None:
     """Train an ANN teacher and write its checkpoint, with the history of its epochs as CSV and as a picture (SVG) beside it."""
     import kdsnn
@@ -55,6 +56,6 @@ def pretrain(
             }
         )
     elif trained.best:
-        show(trained)
+        show(trained, wide=wide)
     else:
         print(f"{trained.sentence}, written to {out}")

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from kdsnn.cli.options import LOWERING, Data, Json, OutDir, Resized, takes
+from kdsnn.cli.options import LOWERING, Data, Json, OutDir, Resized, Wide, takes
 from kdsnn.cli.texts import lowering_of, size_of
 
 SWEPT: dict[str, tuple[Any, Any]] = {
@@ -110,6 +110,7 @@ def profile(
         typer.Option("--simulate", help="Run some samples on SANA-FE, where it is installed: time with contention."),
     ] = False,
     json: Json = False,
+    wide: Wide = False,
 ) -> None:
     """Count parameters, FLOPs, spikes, SynOps and energy; write report.html, report.json and layers.csv.
 
@@ -117,20 +118,21 @@ def profile(
     """
     import kdsnn
     from kdsnn.cli.console import command_line, draw, print_json, progress
-    from kdsnn.deploy.places import writable_folder
     from kdsnn.deploy.processes import is_first_process
-    from kdsnn.deploy.profile import report_formats
-    from kdsnn.deploy.sweep import chosen_points
-
-    wanted = chosen_points(len(sources), lowering["bits"], lowering["timesteps"], compare=compare)
-    formats = report_formats(format_, sweep=wanted.several)
-    writable_folder(out)
-
-    def written(found: Any) -> dict[str, Path]:
-        paths: dict[str, Path] = found.write(out, formats) if is_first_process() else {}
-        return paths
 
     with progress(quiet=json) as told:
+        from kdsnn.deploy.places import writable_folder
+        from kdsnn.deploy.profile import report_formats
+        from kdsnn.deploy.sweep import chosen_points
+
+        wanted = chosen_points(len(sources), lowering["bits"], lowering["timesteps"], compare=compare)
+        formats = report_formats(format_, sweep=wanted.several)
+        writable_folder(out)
+
+        def written(found: Any) -> dict[str, Path]:
+            paths: dict[str, Path] = found.write(out, formats) if is_first_process() else {}
+            return paths
+
         found = kdsnn.profile(
             sources, data, teacher=teacher, twin=None if twin is None else str(twin), qann=qann or None,
             samples=samples, image_size=size_of(image_size), target=target or [], energy_model=energy_model or [],
@@ -143,6 +145,6 @@ def profile(
         print_json({name: str(path) for name, path in paths.items()})
         return
     for table in found.tables():
-        draw(table)
+        draw(table, wide=wide)
     for path in paths.values():
         print(path)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from kdsnn.cli.options import LOWERING, Data, Encoder, Json, Resized, takes
+from kdsnn.cli.options import LOWERING, Data, Encoder, Json, Resized, Wide, takes
 from kdsnn.cli.texts import listed, lowering_of, size_of
 
 
@@ -36,6 +36,7 @@ def run(
     compare: Annotated[bool, typer.Option("--compare", help="Show every layer's mismatching spikes.")] = False,
     stock_lava: Annotated[bool, typer.Option("--stock-lava", help="Lava's own slow convolution.")] = False,
     json: Json = False,
+    wide: Wide = False,
 ) -> None:
     """Run test images on one or several backends; several are compared spike for spike.
 
@@ -51,8 +52,8 @@ def run(
             image_size=size_of(image_size),
             encoder=encoder, timeout=timeout, stock_lava=stock_lava, progress=told, **lowering_of(lowering),
         )  # fmt: skip
-    show(result, json=json)
+    show(result, json=json, wide=wide)
     if compare and result.comparisons and not json:
-        draw(result.layers_table())
+        draw(result.layers_table(), wide=wide)
     if not result.ok:
         raise typer.Exit(1)

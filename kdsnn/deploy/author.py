@@ -82,13 +82,18 @@ def run_author(
     ) from problem
 
 
+def batch_size(calling: Calling) -> int:
+    """How many samples a module is given at once."""
+    return 1 if calling.alone else BATCH
+
+
 def _run(module: nn.Module, graph: SpikingGraph, calling: Calling, x: Array, roundoff: float) -> AuthorRun:
     modules = modules_of(unwrapped(module))
     layers = {m: node_name(path, m) for path, m in modules if known_kind(m) or is_called(m, calling.declared)}
     layers = {m: name for m, name in layers.items() if name in graph.neurons}
     spikes: dict[str, list[Array]] = {name: [] for name in layers.values()}
     outputs = []
-    size = 1 if calling.alone else BATCH
+    size = batch_size(calling)
     for start in range(0, len(x), size):
         batch = torch.from_numpy(x[start : start + size])
         if calling.shape:

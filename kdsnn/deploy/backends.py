@@ -33,7 +33,7 @@ class BackendRun:
     """What one backend gave for the first `samples` of the data.
 
     `output`: (N, T, F), spikes or membranes. `layers`: neuron layer → (N, T, *shape) spikes, where the
-    backend shows them. `seconds`: of the run itself, without loading. `costs`: of the chip, where the back end
+    backend shows them. `seconds`: of the run itself, without loading and without first use. `costs`: of the chip, where the back end
     simulates them.
     """
 
@@ -78,6 +78,28 @@ class RunsSamples(Protocol):
     def __call__(self, x: Array, progress: Callable[[int, int], None] | None = None) -> BackendRun:
         """`progress` is called with (work done, work in all); x may be a part of the samples, after others."""
         ...
+
+
+class WarmedUp:
+    """A back end that has run a batch of every size before its time is taken: what only the first batch of a size costs, kernels
+    that are tried and chosen and memory that is fetched, is no cost of a sample."""
+
+    def __init__(self, run: RunsSamples, batch_size: int | None) -> None:
+        """`batch_size`: samples that it runs at a time; None where it runs one after the other."""
+        self._run, self._batch_size = run, batch_size
+        self._met: set[int] = set()
+
+    def __call__(self, x: Array, progress: Callable[[int, int], None] | None = None) -> BackendRun:
+        """As `RunsSamples`."""
+        for size in self._sizes(len(x)) - self._met:
+            self._run(x[:size])
+            self._met.add(size)
+        return self._run(x, progress)
+
+    def _sizes(self, samples: int) -> set[int]:
+        if self._batch_size is None:
+            return {1}
+        return {min(self._batch_size, samples), samples % self._batch_size} - {0}
 
 
 @dataclass(frozen=True)
@@ -130,25 +152,26 @@ def require_backend(name: str) -> None:
 
 @contextmanager
 def _spikingjelly_opened(network: Lowered, options: RunOptions) -> Iterator[RunsSamples]:
-    yield lambda x, progress=None: _spikingjelly(network, x)
+    from kdsnn.deploy.author import batch_size
+
+    assert network.calling is not None
+    yield WarmedUp(lambda x, progress=None: _spikingjelly(network, x), batch_size(network.calling))
 
 
 @contextmanager
 def _torch_opened(network: Lowered, options: RunOptions) -> Iterator[RunsSamples]:
     graph = _float_graph(network, "torch")
-    yield lambda x, progress=None: _emulate("torch", graph, graph.encode(x), progress, options.layers)
+    yield _emulated("torch", graph, graph.encode, options.layers)
 
 
 @contextmanager
 def _emulator_opened(network: Lowered, options: RunOptions) -> Iterator[RunsSamples]:
-    graph = network.integer
-    yield lambda x, progress=None: _emulate("emulator", graph, network.frames(x), progress, options.layers)
+    yield _emulated("emulator", network.integer, network.frames, options.layers)
 
 
 @contextmanager
 def _onnx_opened(network: Lowered, options: RunOptions) -> Iterator[RunsSamples]:
-    runner = _onnx_runner(_float_graph(network, "onnx"), options.layers)
-    yield lambda x, progress=None: run_onnx(runner, x, progress=progress)
+    yield onnx_runs(_onnx_runner(_float_graph(network, "onnx"), options.layers))
 
 
 def _float_graph(network: Lowered, backend: str) -> SpikingGraph:
@@ -179,6 +202,15 @@ def _spikingjelly(network: Lowered, x: Array) -> BackendRun:
     return BackendRun("spikingjelly", output if spikes is None else spikes, scores, ran.spikes, seconds)
 
 
+def onnx_runs(runner: OnnxModel, *, T: int | None = None) -> RunsSamples:
+    """A loaded model of any form, float or integer, for samples in any number of parts.
+
+    Raises:
+        OnnxError: as `run_onnx`, when samples are run.
+    """
+    return WarmedUp(lambda x, progress=None: run_onnx(runner, x, T=T, progress=progress), runner.batch_size)
+
+
 def run_onnx(
     runner: OnnxModel, x: Array, *, T: int | None = None, progress: Callable[[int, int], None] | None = None
 ) -> BackendRun:
@@ -205,22 +237,20 @@ def _onnx_runner(graph: SpikingGraph, layers: bool) -> OnnxModel:
         return onnx.prepare(path, list(graph.neurons) if layers else [])
 
 
-def _emulate(
-    backend: str, graph: SpikingGraph, frames: Array, progress: Callable[[int, int], None] | None, layers: bool
-) -> BackendRun:
+def _emulated(backend: str, graph: SpikingGraph, encode: Callable[[Array], Array], layers: bool) -> RunsSamples:
     from hardware import emulator
 
-    recorder = emulator.Recorder(graph)
-    total = len(frames)
-    started = time.perf_counter()
-    result = emulator.run(
-        graph,
-        frames,
-        observe=recorder if layers else None,
-        progress=None if progress is None else lambda done: progress(done, total),
-    )
-    seconds = time.perf_counter() - started
-    return BackendRun(backend, result.output, result.scores(), recorder.spikes if layers else {}, seconds)
+    planned = emulator.prepare(graph)
+
+    def run(x: Array, progress: Callable[[int, int], None] | None = None) -> BackendRun:
+        recorder, frames = emulator.Recorder(graph), encode(x)
+        told = None if progress is None else lambda done: progress(done, len(x))
+        started = time.perf_counter()
+        result = planned.run(frames, observe=recorder if layers else None, progress=told)
+        seconds = time.perf_counter() - started
+        return BackendRun(backend, result.output, result.scores(), recorder.spikes if layers else {}, seconds)
+
+    return WarmedUp(run, planned.batch_size)
 
 
 @contextmanager
@@ -258,7 +288,7 @@ def _lava_opened(network: Lowered, options: RunOptions) -> Iterator[RunsSamples]
             output = found.membrane[:, None] / FRACTION / chain.output.scale
             return BackendRun("lava", output, output[:, 0] / chain.T, spikes, found.seconds)
 
-        yield run
+        yield WarmedUp(run, None)
 
 
 @contextmanager

@@ -1,20 +1,57 @@
-"""What there is to choose from: architectures, data sets, energy and step-time models, targets."""
+"""What there is to choose from: architectures, data sets, energy and step-time models, targets.
+
+What is printed here takes no torch and no numpy to find out, so that `list` answers at once. Of the architectures it stands in a
+file, which `python -m kdsnn.deploy.catalogs` writes anew after one has been added or changed.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
+from pathlib import Path
+
+MODELS_FILE = Path(__file__).parents[1] / "models" / "catalog.json"
+"""The rows of `models`, as `counted_models` gives them."""
 
 
 def models() -> list[dict[str, str]]:
     """The architectures, each with its ANN's parameters and thop's FLOPs on images of MNIST's and CIFAR's size, 10 classes."""
+    rows: list[dict[str, str]] = json.loads(MODELS_FILE.read_text(encoding="utf-8"))
+    return rows
+
+
+def counted_models() -> list[dict[str, str]]:
+    """The rows of `models`, counted anew."""
     from kdsnn.models import MODELS
 
-    return [_model_row(name) for name in MODELS]
+    return [counted_model(name) for name in MODELS]
+
+
+def counted_model(name: str) -> dict[str, str]:
+    """The row of one architecture, counted anew, without a calculation."""
+    import torch
+
+    from kdsnn.errors import KdsnnError
+    from kdsnn.models import MODELS, build
+    from profilers.counting.flops import count_module
+
+    row = {"model": name}
+    for data, shape in (("MNIST", (1, 28, 28)), ("CIFAR", (3, 32, 32))):
+        try:
+            with torch.device("meta"):  # sizes are all there is to know
+                module = build(name, spiking=False, input_shape=shape, classes=10)
+            counts = count_module(module, shape)
+        except KdsnnError:  # an image this architecture is not made for
+            row |= {f"parameters, {data}": "–", f"FLOPs, {data}": "–"}
+            continue
+        row |= {f"parameters, {data}": f"{counts.parameters:,}", f"FLOPs, {data}": f"{counts.thop / 1e6:.2f} M"}
+    options = ", ".join(f"{k}={v}" for k, v in MODELS[name].options.items())
+    return row | {"options": options, "description": MODELS[name].description}
 
 
 def data_sets() -> list[dict[str, str]]:
     """The forms that `load_data` takes."""
-    from kdsnn.data import DESCRIPTIONS
+    from kdsnn.data_names import DESCRIPTIONS
 
     return [{"data": name, "description": text} for name, text in DESCRIPTIONS.items()]
 
@@ -79,19 +116,5 @@ CATALOGS: Mapping[str, Callable[[], list[dict[str, str]]]] = {
 }
 """Catalog → its rows, text in every column."""
 
-
-def _model_row(name: str) -> dict[str, str]:
-    from kdsnn.errors import KdsnnError
-    from kdsnn.models import MODELS, build
-    from profilers.counting.flops import count_module
-
-    row = {"model": name}
-    for data, shape in (("MNIST", (1, 28, 28)), ("CIFAR", (3, 32, 32))):
-        try:
-            counts = count_module(build(name, spiking=False, input_shape=shape, classes=10), shape)
-        except KdsnnError:  # an image this architecture is not made for
-            row |= {f"parameters, {data}": "–", f"FLOPs, {data}": "–"}
-            continue
-        row |= {f"parameters, {data}": f"{counts.parameters:,}", f"FLOPs, {data}": f"{counts.thop / 1e6:.2f} M"}
-    options = ", ".join(f"{k}={v}" for k, v in MODELS[name].options.items())
-    return row | {"options": options, "description": MODELS[name].description}
+if __name__ == "__main__":
+    MODELS_FILE.write_text(json.dumps(counted_models(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

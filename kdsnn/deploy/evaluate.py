@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from kdsnn.deploy.images import load_data, require_trained_fit
 from kdsnn.deploy.load import load
 from kdsnn.deploy.processes import ranks
+from kdsnn.deploy.progress import Progress, silent
 from kdsnn.deploy.tables import Result
 from kdsnn.deploy.trained import TrainedNetwork
 from kdsnn.errors import OptionError
@@ -21,7 +23,6 @@ if TYPE_CHECKING:
     from exporters.graph import Array
     from kdsnn.data import DataSet
     from kdsnn.deploy.images import ImageSize
-    from kdsnn.train import TeacherFrames
     from profilers.counting.confusion import Confusion
 
 
@@ -105,6 +106,7 @@ def evaluate(
     noise: float = 0.0,
     noise_kind: str = "std",
     noise_on: str = "train,test",
+    progress: Progress = silent,
 ) -> Evaluation:
     """Measure the test accuracy, for a spiking network after each of its T steps.
 
@@ -113,6 +115,7 @@ def evaluate(
         data: whatever `load_data` takes; `image_size`, `noise`, `noise_kind`, `noise_on` as there.
         weights: for a factory, the checkpoint of its network.
         T: time steps, for a spiking torch module; None for an ANN.
+        progress: told how far it is.
 
     Raises:
         KdsnnError: a damaged checkpoint, or a network and data that do not fit.
@@ -120,22 +123,21 @@ def evaluate(
     # what is wrong with it is said before data is waited for
     network = _network(source, weights) if isinstance(source, str | Path) else source
     images = load_data(data, image_size=image_size, noise=noise, noise_kind=noise_kind, noise_on=noise_on)
+    told = functools.partial(progress, f"evaluate on {images.name}")
     if not isinstance(network, TrainedNetwork):
         kind = type(network).__name__
-        return _evaluated(network, kind.lower(), kind, images, T=T)
+        return _evaluated(network, kind.lower(), kind, images, T=T, progress=told)
     info = network.info
     name = str(source) if isinstance(source, str | Path) else info.model
     require_trained_fit(Path(name).name, network, images)
     T = info.T if info.spiking else None
-    return _evaluated(network.module, name, info.model, images, T=T, frames=info.frames)
+    return _evaluated(network.module, name, info.model, images, T=T, frames=info.frames, progress=told)
 
 
-def _evaluated(
-    module: nn.Module, name: str, model: str, images: DataSet, *, T: int | None, frames: TeacherFrames = "mean"
-) -> Evaluation:
+def _evaluated(module: nn.Module, name: str, model: str, images: DataSet, *, T: int | None, **how: Any) -> Evaluation:
     from profilers.counting.confusion import confusion
 
-    found, labels = _decisions(module, images, T=T, frames=frames), images.y_test
+    found, labels = _decisions(module, images, T=T, **how), images.y_test
     counted = confusion(labels, found[-1], images.classes, images.class_names)
     return Evaluation(name, model, images.name, len(labels), T is not None, _right(found, labels), counted)
 

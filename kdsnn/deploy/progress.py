@@ -43,6 +43,11 @@ class Estimated:
     def __call__(self, title: str, done: float, total: float, note: str = "") -> None:
         """As `Progress`."""
         now, fraction = time.monotonic(), done / total
+        if (
+            self.title is None and not done
+        ):  # what is done first takes longer than what follows: time is taken from there
+            self.progress(title, done, total, note)
+            return
         if self.title is None:  # what a resumed piece has behind it was not done now
             self.started, self.left = now, self.left - fraction
         elif title == self.title:

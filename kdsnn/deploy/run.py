@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdsnn.deploy.ann_file import run_ann_file
-from kdsnn.deploy.backends import BackendRun, RunOptions, RunsSamples, flat, opened, require_backend, run_onnx
+from kdsnn.deploy.backends import BackendRun, RunOptions, RunsSamples, flat, onnx_runs, opened, require_backend
 from kdsnn.deploy.comparisons import BackendComparison, comparisons, joined, joined_comparisons, proofs_of
 from kdsnn.deploy.faithful import few_samples, proven_on
 from kdsnn.deploy.images import Pixels, class_names_in, load_data, require_fit, some_tests
@@ -288,7 +288,8 @@ def _run_onnx_file(
     facts = runner.model.facts
     scale = facts.get("input_scale")
     x, labels, called = _samples_for(path.stem, runner, data, samples, image_size, lowering.get("T"))
-    runs = [run_onnx(runner, x, T=lowering.get("T"), progress=lambda done, total: progress("run on onnx", done, total))]
+    ready = onnx_runs(runner, T=lowering.get("T"))
+    runs = [ready(x, lambda done, total: progress("run on onnx", done, total))]
     title = f"{path.name} ({runner.model.form}, {facts['arithmetic']}, T={runs[0].output.shape[1]}) on {called}"
     consumed = x if scale is None else np.rint(x * np.float32(scale)).astype(np.int32)
     return RunResult(title, tuple(runs), (), labels), consumed
@@ -350,6 +351,7 @@ def run_table(
         for r in runs
     ]  # fmt: skip
     columns = ["backend", "samples", "accuracy", "per sample"]
+    title += "; times are means over these samples, first use left out"
     if not refused:
         return table(title, columns, rows)
     left = [

@@ -201,6 +201,8 @@ def _trained(job: Training, progress: Progress) -> Trained:
     torch.manual_seed(job.config.seed)
     module = _untrained(job)
     note = ""
+    if not (job.resume and job.state is not None and job.state.exists()):  # else the first step says where it goes on
+        progress(job.title, 0, job.config.epochs)
 
     def on_step(done: int, total: int) -> None:
         if done < total:  # the end is told with what the last epoch gave

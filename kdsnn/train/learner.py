@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -93,22 +94,33 @@ def require_steps(data: DataSet, T: int | None) -> None:
 
 @torch.no_grad()
 def evaluate(
-    module: nn.Module, data: DataSet, *, T: int | None = None, frames: TeacherFrames = "mean"
+    module: nn.Module,
+    data: DataSet,
+    *,
+    T: int | None = None,
+    frames: TeacherFrames = "mean",
+    progress: Callable[[int, int], object] | None = None,
 ) -> tuple[float, ...]:
     """Measure accuracy on the test set, 0…1, on the device of `module`; the last value is that of the full run.
 
     `T` None: an ANN, one value, or where it sees "each" of T `frames` as many as these. Otherwise a spiking network of either readout: value t-1 reads the mean of
     the output over the first t steps, t = 1…T; a module that averages over time itself has one value. Where classes
     tie, which is common with few spikes, the lowest class number wins. Any module that `distill` or `pretrain` takes
-    will do. Raises KdsnnError when the network does not fit the data.
+    will do. `progress` is called with (images done, of how many) before every batch. Raises KdsnnError when the network does not
+    fit the data.
     """
-    right = decisions(module, data, T=T, frames=frames) == data.y_test
+    right = decisions(module, data, T=T, frames=frames, progress=progress) == data.y_test
     return tuple(count / len(data.y_test) for count in right.sum(axis=1).tolist())
 
 
 @torch.no_grad()
 def decisions(
-    module: nn.Module, data: DataSet, *, T: int | None = None, frames: TeacherFrames = "mean"
+    module: nn.Module,
+    data: DataSet,
+    *,
+    T: int | None = None,
+    frames: TeacherFrames = "mean",
+    progress: Callable[[int, int], object] | None = None,
 ) -> NDArray[np.int64]:
     """Decide on a class for every test sample, as `evaluate` counts it: int64 (T, N), row t-1 from the first t steps or of
     `frames`; (1, N) of another ANN, and of a module that averages over time itself.
@@ -121,7 +133,9 @@ def decisions(
     images, indices = placed(data.x_test, device), torch.arange(len(data.y_test), device=device)
     require_fit(learner, data, device)
     with few_threads(data, EVALUATION_BATCH), fused(module):
-        return np.asarray(_decided(learner, images, indices, data.graded, int).cpu().numpy())
+        begun = itertools.count(0, EVALUATION_BATCH)
+        tell = int if progress is None else lambda: progress(next(begun), len(indices))
+        return np.asarray(_decided(learner, images, indices, data.graded, tell).cpu().numpy())
 
 
 @torch.no_grad()

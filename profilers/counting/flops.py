@@ -36,7 +36,8 @@ class ModuleCounts:
 
 
 def count_module(module: nn.Module, input_shape: Shape) -> ModuleCounts:
-    """Count one sample of `input_shape` (without batch) through `module`, in evaluation mode, on the CPU.
+    """Count one sample of `input_shape` (without batch) through `module`, in evaluation mode, on the CPU; without a calculation
+    where its parameters are on torch's meta device.
 
     A deep copy is counted, because thop leaves hooks and buffers behind. Layers that subclass torch's own
     (SpikingJelly's do, and thop would take them for zero) count as the layer they extend.
@@ -48,12 +49,13 @@ def count_module(module: nn.Module, input_shape: Shape) -> ModuleCounts:
     parameters = sum(p.numel() for p in module.parameters())
     normalizing = sum(p.numel() for p in {p for m in norms for p in m.parameters()})
     try:
-        replica = copy.deepcopy(module).cpu().float().eval()
+        device = torch.device("meta" if any(p.is_meta for p in module.parameters()) else "cpu")
+        replica = copy.deepcopy(module).to(device).float().eval()
         part: Any
         for part in replica.modules():
             if getattr(part, "step_mode", "s") == "m":  # SpikingJelly's (T, N, …) layers hide the channels from thop
                 part.step_mode = "s"
-        sample = torch.zeros(1, *input_shape)
+        sample = torch.zeros(1, *input_shape, device=device)
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             replica(sample)
         operations, _ = thop.profile(replica, (sample,), custom_ops=_inherited_hooks(replica), verbose=False)

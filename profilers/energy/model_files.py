@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from exporters.errors import DeployError
 
@@ -59,7 +58,7 @@ def constant(
     lines = {key: by_size(found[name], f"{place}.{name}", *size) for key, name in given.items()}
     points = []
     for at in sorted({at for sizes, _ in lines.values() for at in sizes}):
-        low, nominal, high = (float(np.interp(at, *line)) for line in lines.values())
+        low, nominal, high = (interpolated(at, *line) for line in lines.values())
         if not low <= nominal <= high:
             where = f" at {at:g} {size[1]}" if any(len(sizes) > 1 for sizes, _ in lines.values()) else ""
             raise MalformedModelError(
@@ -76,8 +75,19 @@ def constant(
 def at_size(points: Sequence[tuple[float, Bounds]], size: float) -> Bounds:
     """Bounds at a size lie on straight lines between the points, and are constant outside."""
     sizes = [at for at, _ in points]
-    low, nominal, high = (float(np.interp(size, sizes, [bounds[i] for _, bounds in points])) for i in range(3))
+    low, nominal, high = (interpolated(size, sizes, [bounds[i] for _, bounds in points]) for i in range(3))
     return low, nominal, high
+
+
+def interpolated(at: float, sizes: Sequence[float], numbers: Sequence[float]) -> float:
+    """The number at a size lies on the straight line between its neighbors, outside it is the last one's, as `numpy.interp` has it:
+    importing numpy takes longer than reading all models."""
+    right = bisect_right(sizes, at)
+    if right in (0, len(sizes)):
+        return numbers[0 if right == 0 else -1]
+    left = right - 1
+    slope = (numbers[right] - numbers[left]) / (sizes[right] - sizes[left])
+    return slope * (at - sizes[left]) + numbers[left]
 
 
 def citation(value: Any, place: str) -> tuple[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,14 @@ import pytest
 from kdsnn import checkpoint, models
 from kdsnn.checkpoint import CheckpointInfo
 from tests.networks import randomize
+
+
+@pytest.fixture(scope="module", autouse=True)
+def wide_tables() -> Iterator[None]:
+    """Tables have a line for every row, so that what stands in a cell is found in the output whole."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COLUMNS", "1000")
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -19,10 +19,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import kdsnn
+from exporters.graph import SpikingGraph
+from hardware.emulator import running
 from kdsnn.cli import console
 from kdsnn.cli.app import app
 from kdsnn.cli.options import spelled
 from kdsnn.data import DataSet
+from kdsnn.deploy.backends import BackendRun, WarmedUp
 from kdsnn.deploy.tables import Result
 from kdsnn.errors import Notice, OptionError
 from profilers.text_table import TextTable, table
@@ -38,9 +41,25 @@ def data() -> DataSet:
     )
 
 
+TOLD: list[tuple[str, float, float]] = []
+"""What was told of the progress of a training."""
+
+
+def tell(title: str, done: float, total: float, note: str = "") -> None:
+    TOLD.append((title, done, total))
+
+
 @pytest.fixture(scope="module")
 def teacher(data: DataSet) -> kdsnn.TrainedNetwork:
-    return kdsnn.pretrain("cnn2", data, epochs=1, batch_size=64, options=SMALL)
+    TOLD.clear()
+    return kdsnn.pretrain("cnn2", data, epochs=1, batch_size=64, options=SMALL, progress=tell)
+
+
+def test_progress_begins_before_the_first_step(teacher: kdsnn.TrainedNetwork, data: DataSet) -> None:
+    assert [("pretrain cnn2", done, total) for done, total in ((0, 1), (1, 4), (2, 4), (3, 4), (1, 1))] == TOLD
+    TOLD.clear()
+    kdsnn.evaluate(teacher, data, progress=tell)
+    assert TOLD == [("evaluate on digits", 0, 48)]
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +87,7 @@ def test_importing_it_loads_nothing() -> None:
 
 VERBS = ["pretrain", "distill", "evaluate", "export", "check", "run", "profile", "demo"]
 OTHERWISE = {"timesteps": "T", "option": "options", "sources": "source", "checkpoint": "source"}
-TERMINAL = {"json", "compare", "confusion", "format_", "set_", "help"}
+TERMINAL = {"json", "wide", "compare", "confusion", "format_", "set_", "help"}
 TERMINAL |= {"crop", "flip", "cutout", "auto_augment", "roll", "drop", "mix"}
 """Options that only say how something is shown, or that are one argument in Python: `settings`, `augmentation`."""
 
@@ -180,6 +199,41 @@ def test_mistakes_are_told_in_pythons_words(net: Any, data: DataSet, tmp_path: P
     assert "input_shape" in told(lambda: kdsnn.lower("module:factory"))
     assert "no setting 'emu'" in told(lambda: kdsnn.pretrain("cnn2", data, emu=0.9))
     assert "not a source" in told(lambda: kdsnn.lower("x.bin"))
+
+
+def test_back_ends_are_made_ready_once_for_all_parts_of_the_samples(
+    net: kdsnn.Lowered, data: DataSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned: list[object] = []
+
+    def plan(graph: SpikingGraph, *rest: Any) -> running.EmulationPlan:
+        planned.append(graph)
+        return made(graph, *rest)
+
+    made = running.EmulationPlan
+    monkeypatch.setattr(running, "EmulationPlan", plan)
+    whole = kdsnn.run(net, data, on=["torch", "emulator", "onnx"], samples=12)
+    once, planned[:] = list(planned), []
+    monkeypatch.setattr("kdsnn.deploy.run._samples_at_once", lambda network: 5)
+    parts = kdsnn.run(net, data, on=["torch", "emulator", "onnx"], samples=12)
+    assert planned == once and [graph for graph in once if graph is net.integer] == [net.integer]
+    assert [r.samples for r in parts.runs] == [12] * 4
+    assert [c.layers for c in parts.comparisons] == [c.layers for c in whole.comparisons]
+
+
+def test_a_batch_of_every_size_is_run_before_the_time_is_taken() -> None:
+    sizes: list[int] = []
+
+    def run(x: np.ndarray, progress: object = None) -> BackendRun:
+        sizes.append(len(x))
+        return BackendRun("b", x, x, {}, float(len(sizes)))
+
+    ready = WarmedUp(run, 8)
+    assert ready(np.zeros((20, 1))).seconds == 3 and sorted(sizes) == [4, 8, 20] and sizes[-1] == 20
+    assert ready(np.zeros((12, 1))).samples == 12 and sizes[3:] == [12]
+    assert ready(np.zeros((3, 1))).samples == 3 and sizes[4:] == [3, 3]
+    ready, sizes[:] = WarmedUp(run, None), []
+    assert ready(np.zeros((5, 1))).samples == ready(np.zeros((2, 1))).samples + 3 and sizes == [1, 5, 2]
 
 
 cells = st.text(st.characters(codec="ascii", exclude_categories=("C",)), max_size=12).map(lambda s: " ".join(s.split()))

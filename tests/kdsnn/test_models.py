@@ -8,6 +8,7 @@ import torch
 from spikingjelly.activation_based import functional, neuron
 from torch import Tensor, fx, nn
 
+from kdsnn.deploy import catalogs
 from kdsnn.errors import KdsnnError
 from kdsnn.models import MODELS, Network, build, stage_features, stage_taps
 
@@ -270,3 +271,44 @@ def test_cnn_dvs_has_the_convolutions_of_spikingjellys_network_for_gestures() ->
     hidden = [m for m in ours.modules() if isinstance(m, nn.Linear)]
     assert (hidden[0].in_features, hidden[0].out_features) == (128 * 4 * 4, 512)
     assert hidden[1].out_features == 11 * 8
+
+
+def counted(name: str, shape: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch) -> tuple[str, str]:
+    """Parameters and thop's FLOPs as `list` prints them: worked out from the shapes, without thop and without a number."""
+    total = 0
+
+    def normalize(module: nn.BatchNorm2d, x: Tensor) -> Tensor:  # torch's own takes most of the time on the meta device
+        nonlocal total
+        total += 4 * x[0].numel()
+        return x
+
+    def count(module: nn.Module, args: tuple[Tensor], out: Tensor) -> None:
+        nonlocal total
+        total += out[0].numel() * (1 if isinstance(module, nn.AvgPool2d) else module.weight[0].numel())
+
+    with monkeypatch.context() as patched:
+        patched.setattr(nn.BatchNorm2d, "forward", normalize)
+        with torch.device("meta"):
+            ann = build(name, spiking=False, input_shape=shape, classes=10).eval()
+            for module in ann.modules():
+                if isinstance(module, nn.Conv2d | nn.Linear | nn.AvgPool2d):
+                    module.register_forward_hook(count)
+            ann(torch.zeros(1, *shape))
+    return f"{parameters(ann):,}", f"{total / 1e6:.2f} M"
+
+
+def test_list_models_says_what_each_architecture_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = {row["model"]: row for row in catalogs.models()}
+    advice = "catalog.json is out of date: python -m kdsnn.deploy.catalogs"
+    assert list(rows) == list(MODELS), advice
+    for name, row in rows.items():
+        assert row["description"] == MODELS[name].description, advice
+        assert row["options"] == ", ".join(f"{key}={value}" for key, value in MODELS[name].options.items()), advice
+        for data, shape in (("MNIST", (1, 28, 28)), ("CIFAR", (3, 32, 32))):
+            assert (row[f"parameters, {data}"], row[f"FLOPs, {data}"]) == counted(name, shape, monkeypatch), advice
+
+
+@pytest.mark.parametrize("name", ["resnet14"])
+def test_the_row_of_a_model_is_what_thop_counts(name: str) -> None:
+    rows = {row["model"]: row for row in catalogs.models()}
+    assert catalogs.counted_model(name) == rows[name]

@@ -18,6 +18,7 @@ from profilers.counting.sizes import LayerShape
 from profilers.energy import models as energy_models
 from profilers.energy.count_names import COUNTS, SIZED
 from profilers.energy.evaluation import Counts, ann_counts, baseline, break_even, energy, snn_counts
+from profilers.energy.model_files import interpolated
 from profilers.energy.models import Range, built_in, load
 from profilers.energy.operations import Access, dense_ann, placed, quantized_twin, twin_bits, zero_skipping_ann
 
@@ -480,3 +481,10 @@ def test_files_that_are_no_models(tmp_path: Path) -> None:
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(DeployError, match="UTF-8"):
         load(path)
+
+
+def test_between_sizes_numbers_lie_where_numpy_has_them() -> None:
+    sizes, numbers = [8.0, 1024.0, 8e6], [1.5, 20.0, 3.0]
+    for at in (0.0, 8.0, 9.1, 1023.9, 1024.0, 5e5, 8e6, 9e9):
+        assert interpolated(at, sizes, numbers) == np.interp(at, sizes, numbers)
+        assert interpolated(at, [8.0], [2.0]) == 2.0

@@ -113,3 +113,9 @@ def test_integer_weights_take_the_narrowest_word(weights: list[int], bits: int) 
     fc = Linear(np.array([weights], np.int64).T)
     graph = chain([("in", Input((1,), "spikes")), ("fc", fc), ("n", IF(1.0)), ("o", Output())], T=1)
     assert graph_size(graph).layers["fc"].bits_per_weight == bits
+
+
+def test_sizes_are_counted_without_weights() -> None:
+    with torch.device("meta"):
+        net = small_net()
+    assert count_module(net, (3, 10, 10)) == count_module(small_net(), (3, 10, 10))

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from exporters.errors import UserError
 
-__all__ = ["KdsnnError", "Notice", "OptionError", "StoppedError", "UnfaithfulError", "UserError", "notice"]
+__all__ = ["KdsnnError", "Notice", "OptionError", "StoppedError", "UnfaithfulError", "UserError", "did_you_mean", "notice"]
 
 
 class KdsnnError(UserError):
@@ -65,3 +66,9 @@ class Notice(UserWarning):
 def notice(text: str) -> None:
     """Tell the user something; the command line prints it as a remark on standard error."""
     warnings.warn(text, Notice, stacklevel=3)
+
+
+def did_you_mean(wrong: str, known: Iterable[str]) -> str:
+    """ "did you mean NAME" with the name that is most like what was written; nothing where none is."""
+    near = difflib.get_close_matches(wrong, list(known), 1)
+    return f"did you mean {near[0]}" if near else ""

@@ -19,25 +19,47 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
 from kdsnn.cli import check, demo, distill, evaluate, export, lava, listing, pretrain, profile, run
 from kdsnn.cli.console import say
 from kdsnn.cli.options import spelled
+from kdsnn.cli.usage import OneLineGroup
 from kdsnn.deploy.processes import is_first_process
 from kdsnn.errors import Notice, OptionError, StoppedError, UnfaithfulError, UserError
+from kdsnn.version import version
+
+NAME = "kdsnn-deploy"
 
 app = typer.Typer(
-    name="kdsnn-deploy",
+    name=NAME,
+    cls=OneLineGroup,
+    context_settings={"help_option_names": ["-h", "--help"]},
     help="From a distilled spiking student to Loihi-style hardware, with honest numbers.",
-    epilog="Any command takes --debug, which shows the traceback of an error.",
+    epilog="Any command takes --help, and --debug, which shows the traceback of an error.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,
+    rich_markup_mode="rich",
 )
+
+
+def _say_version(asked: bool) -> None:
+    if asked:
+        print(f"{NAME} {version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def about(
+    asked: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_say_version)
+    ] = False,
+) -> None:
+    """Options that stand before any command."""
+
+
 app.command("demo")(demo.demo)
 app.command("pretrain")(pretrain.pretrain)
 app.command("distill")(distill.distill)
@@ -82,7 +104,7 @@ def main() -> None:
     with _unwinding_when_stopped() as stopped:
         try:
             with _printed():
-                app()
+                app(prog_name=NAME)
         except BaseException as error:
             _look_no_more()
             # once stopped, any error may be what native code made of that; unless the work was done all the same

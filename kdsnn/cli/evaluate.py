@@ -16,9 +16,9 @@ def evaluate(
     checkpoint: Annotated[str, typer.Argument(help="A checkpoint (.safetensors), or package.module:factory.")],
     images: dict[str, Any],
     weights: Annotated[
-        Path | None, typer.Option("--weights", help="For package.module:factory: the checkpoint of its network.")
+        Path | None, typer.Option("--weights", help="Of a factory: the checkpoint of its network.")
     ] = None,
-    data: Data = "digits",
+    data: Data = None,
     json: Json = False,
 ) -> None:
     """Print the test accuracy, for a spiking network after each of its T steps."""

@@ -18,7 +18,7 @@ def export(
     to: Annotated[
         list[str] | None,
         typer.Option(
-            "--to", help="onnx, netx, nir, sanafe (repeatable, or comma-separated; onnx and netx by default)."
+            "--to", help="onnx, netx, nir, sanafe; repeatable, or comma-separated.", show_default="onnx,netx"
         ),
     ] = None,
     form: Annotated[
@@ -26,6 +26,7 @@ def export(
         typer.Option(
             "--form",
             help="ONNX: sequence (T fixed), loop (T an input), step (states explicit); repeatable, or comma-separated.",
+            show_default="sequence",
         ),
     ] = None,
     quantized: Annotated[

@@ -35,14 +35,16 @@ def profile(
         bool,
         typer.Option("--compare", help="Several SOURCEs in one report: A --compare B C. The verdict is about A."),
     ] = False,
-    data: Data = "digits",
+    data: Data = None,
     image_size: Resized = None,
     samples: Annotated[
-        int | None, typer.Option(min=1, help="How many test images, spread over the set; all by default.")
+        int | None, typer.Option(min=1, help="How many test images, spread over the set.", show_default="all")
     ] = None,
     target: Annotated[
         list[str] | None,
-        typer.Option(help="A chip to place them on: loihi1, loihi2 or a .json file (repeatable); both by default."),
+        typer.Option(
+            help="A chip to place them on: loihi1, loihi2 or a .json file (repeatable).", show_default="loihi1, loihi2"
+        ),
     ] = None,
     energy_model: Annotated[
         list[Path] | None, typer.Option(help="An energy model of your own, beside the built-in ones (repeatable).")
@@ -53,7 +55,7 @@ def profile(
     format_: Annotated[
         list[str] | None,
         typer.Option(
-            "--format", help="html, json, csv, markdown, latex or neurobench (repeatable); the first three by default."
+            "--format", help="html, json, csv, markdown, latex or neurobench (repeatable).", show_default="html, json, csv"
         ),
     ] = None,
     seconds_per_image: Annotated[
@@ -70,7 +72,8 @@ def profile(
         bool | None,
         typer.Option(
             "--density/--no-density",
-            help="Count again with the input's events thinned to 3/4, 1/2, 1/4 and 1/8; by default where events come in.",
+            help="Count again with the input's events thinned to 3/4, 1/2, 1/4 and 1/8.",
+            show_default="where events come in",
         ),
     ] = None,
     simulate: Annotated[

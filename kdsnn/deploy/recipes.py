@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
-from kdsnn.errors import KdsnnError, notice
+from kdsnn.errors import KdsnnError, did_you_mean, notice
 
 if TYPE_CHECKING:
     from kdsnn.data import Augmentation, DataSet
@@ -43,5 +43,6 @@ def configured(base: TrainConfig, **changes: Any) -> TrainConfig:
     known = [f.name for f in fields(base)]
     for name in changes:
         if name not in known:
-            raise KdsnnError(f"there is no setting {name!r}; there are {', '.join(known)}")
+            near = did_you_mean(name, known)
+            raise KdsnnError(f"there is no setting {name!r}; {f'{near}? ' if near else ''}There are {', '.join(known)}")
     return replace(base, **{name: value for name, value in changes.items() if value is not None})

@@ -10,7 +10,10 @@ from typing import Any
 
 from exporters.errors import UserError
 
-__all__ = ["KdsnnError", "Notice", "OptionError", "StoppedError", "UnfaithfulError", "UserError", "did_you_mean", "notice"]
+__all__ = [
+    "Caution", "KdsnnError", "Notice", "OptionError", "StoppedError", "UnfaithfulError", "UserError", "caution", "did_you_mean",
+    "notice",
+]  # fmt: skip
 
 
 class KdsnnError(UserError):
@@ -61,6 +64,15 @@ class UnfaithfulError(UserError):
 
 class Notice(UserWarning):
     """What a user should know though nothing is wrong: a warning, so that Python shows, filters or collects it as any other."""
+
+
+class Caution(Notice):
+    """What a user should know before trusting a result."""
+
+
+def caution(text: str) -> None:
+    """Warn the user of a result that says less than it seems to; the command line prints it as a warning."""
+    warnings.warn(text, Caution, stacklevel=3)
 
 
 def notice(text: str) -> None:

@@ -28,7 +28,7 @@ from kdsnn.cli.console import say
 from kdsnn.cli.options import spelled
 from kdsnn.cli.usage import OneLineGroup
 from kdsnn.deploy.processes import is_first_process
-from kdsnn.errors import Notice, OptionError, StoppedError, UnfaithfulError, UserError
+from kdsnn.errors import Caution, Notice, OptionError, StoppedError, UnfaithfulError, UserError
 from kdsnn.version import version
 
 NAME = "kdsnn-deploy"
@@ -211,7 +211,7 @@ def _say_notices() -> None:
 
     def show(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
         if issubclass(category, Notice):
-            say(f"note: {message}")
+            say(f"{'warning' if issubclass(category, Caution) else 'note'}: {message}")
         else:
             shown(message, category, *rest, **more)
 

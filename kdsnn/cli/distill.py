@@ -52,7 +52,9 @@ def distill(
     timesteps: Annotated[
         int | None,
         typer.Option(
-            "--timesteps", help="T, time steps per image.", show_default=f"{GENERAL.T}, or as many as the data has frames"
+            "--timesteps",
+            help="T, time steps per image.",
+            show_default=f"{GENERAL.T}, or as many as the data has frames",
         ),
     ] = None,
     alpha: Annotated[

@@ -19,10 +19,13 @@ def evaluate(
         Path | None, typer.Option("--weights", help="Of a factory: the checkpoint of its network.")
     ] = None,
     data: Data = None,
+    device: Annotated[
+        str | None, typer.Option(help="Where torch computes: cpu, cuda, cuda:1, mps.", show_default="cpu")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Print the test accuracy, for a spiking network after each of its T steps."""
     import kdsnn
     from kdsnn.cli.console import show
 
-    show(kdsnn.evaluate(checkpoint, data, weights=weights, **images_of(images)), json=json)
+    show(kdsnn.evaluate(checkpoint, data, weights=weights, device=device, **images_of(images)), json=json)

@@ -17,9 +17,7 @@ def export(
     lowering: dict[str, Any],
     to: Annotated[
         list[str] | None,
-        typer.Option(
-            "--to", help="onnx, netx, nir, sanafe; repeatable, or comma-separated.", show_default="onnx,netx"
-        ),
+        typer.Option("--to", help="onnx, netx, nir, sanafe; repeatable, or comma-separated.", show_default="onnx,netx"),
     ] = None,
     form: Annotated[
         list[str] | None,

@@ -41,9 +41,7 @@ GENERAL = TrainConfig()
 WHICH_DATA = "digits, mnist, cifar10, an .npz file, a folder, … with variants: see `list data`."
 Data = Annotated[
     str | None,
-    typer.Option(
-        "--data", help=WHICH_DATA, show_default="what the network was trained on, else digits"
-    ),
+    typer.Option("--data", help=WHICH_DATA, show_default="what the network was trained on, else digits"),
 ]
 TrainingData = Annotated[
     str | None,
@@ -99,7 +97,9 @@ LOWERING: Group = {
         Annotated[
             int | None,
             typer.Option(
-                "--bits", help="Weight bits of the quantized network, 2 to 8.", show_default="8, or what it was trained for"
+                "--bits",
+                help="Weight bits of the quantized network, 2 to 8.",
+                show_default="8, or what it was trained for",
             ),
         ],
         None,
@@ -141,9 +141,7 @@ LOWERING: Group = {
         None,
     ),
     "input_shape": (
-        Annotated[
-            str | None, typer.Option("--input-shape", help="One image, e.g. 3,32,32.")
-        ],
+        Annotated[str | None, typer.Option("--input-shape", help="One image, e.g. 3,32,32.")],
         None,
     ),
     "timesteps": (
@@ -179,8 +177,7 @@ LOWERING: Group = {
             list[str] | None,
             typer.Option(
                 "--neuron-as",
-                help="What a class of hidden arithmetic is, e.g. my.LIFLayer=LIF:tau=2,v_threshold=1 "
-                "(repeatable).",
+                help="What a class of hidden arithmetic is, e.g. my.LIFLayer=LIF:tau=2,v_threshold=1 (repeatable).",
             ),
         ],
         None,
@@ -235,7 +232,9 @@ TRAINING: Group = {
         "5, a tenth of all epochs at most; 0 with --start",
         min=0,
     ),
-    "label_smoothing": _given(float, "Share of a target that all classes get.", f"{GENERAL.label_smoothing:g}", min=0, max=1),
+    "label_smoothing": _given(
+        float, "Share of a target that all classes get.", f"{GENERAL.label_smoothing:g}", min=0, max=1
+    ),
     "precision": _given(
         Precision,
         "Of convolutions and linear layers in training; auto: bf16 where the machine is faster in it.",
@@ -260,7 +259,9 @@ TRAINING: Group = {
         bool, "Augment: one random operation of AutoAugment strength.", "off", "--auto-augment/--no-auto-augment"
     ),
     "val": _given(
-        float, "Hold out this fraction of the training images; the epoch best on them goes to NAME.best.safetensors.", "0"
+        float,
+        "Hold out this fraction of the training images; the epoch best on them goes to NAME.best.safetensors.",
+        "0",
     ),
     "resume": (
         Annotated[bool, typer.Option("--resume", help="Go on with the run of --out that was stopped.")],
@@ -278,7 +279,7 @@ SPELLED = {"T": "--timesteps", "options": "--option"}
 def spelled(name: str, value: Any) -> str:
     """An option of Python as the command line writes it: ("input_bits", 8) → "--input-bits 8"."""
     option = SPELLED.get(name, f"--{name.replace('_', '-')}")
-    return option if value is None else f"{option} {value}"
+    return option if value is None or value is True else f"{option} {value}"
 
 
 def takes(**groups: Group) -> Callable[[Callable[..., None]], Callable[..., None]]:

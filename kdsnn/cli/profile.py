@@ -8,10 +8,10 @@ from typing import Annotated, Any
 import typer
 
 from kdsnn.cli.options import LOWERING, Data, Json, OutDir, Resized, takes
-from kdsnn.cli.texts import lowering_of, size_of
+from kdsnn.cli.texts import lowering_of, size_of, widths_of
 
 
-@takes(lowering=LOWERING)
+@takes(lowering={name: option for name, option in LOWERING.items() if name != "bits"})
 def profile(
     sources: Annotated[
         list[str],
@@ -55,7 +55,9 @@ def profile(
     format_: Annotated[
         list[str] | None,
         typer.Option(
-            "--format", help="html, json, csv, markdown, latex or neurobench (repeatable).", show_default="html, json, csv"
+            "--format",
+            help="html, json, csv, markdown, latex or neurobench (repeatable).",
+            show_default="html, json, csv",
         ),
     ] = None,
     seconds_per_image: Annotated[
@@ -80,6 +82,18 @@ def profile(
         bool,
         typer.Option("--simulate", help="Run some samples on SANA-FE, where it is installed: time with contention."),
     ] = False,
+    bits: Annotated[
+        str | None,
+        typer.Option(
+            "--bits",
+            help="Weight bits of the quantized network, 2 to 8; 8,4,2 sets one SOURCE beside itself in these widths, or gives each "
+            "SOURCE its own.",
+            show_default="8, or what it was trained for",
+        ),
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="Where torch runs ANNs: cpu, cuda, cuda:1, mps.", show_default="cpu")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Count parameters, FLOPs, spikes, SynOps and energy; write report.html, report.json and layers.csv."""
@@ -99,7 +113,7 @@ def profile(
             samples=samples, image_size=size_of(image_size), target=target or [], energy_model=energy_model or [],
             time_model=time_model or [], seconds_per_image=seconds_per_image, seconds_per_step=seconds_per_step,
             density=density, simulate=simulate, command=command_line(), progress=told,
-            **lowering_of(lowering),
+            bits=widths_of(bits), device=device, **lowering_of(lowering),
         )  # fmt: skip
     paths = report.write(out, formats)
     if json:
@@ -108,5 +122,7 @@ def profile(
         draw(report.closing_table())
         if (times := report.time_table()) is not None:
             draw(times)
+        for note in report.notes:
+            print(note)
         for path in paths.values():
             print(path)

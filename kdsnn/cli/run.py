@@ -33,7 +33,10 @@ def run(
     samples: Annotated[int, typer.Option(min=1, help="How many test images, spread over the set.")] = 20,
     save: Annotated[Path | None, typer.Option(help="Write integer input and output spikes to this .npz.")] = None,
     encoder: Encoder = "chip",
-    timeout: Annotated[float | None, typer.Option(help="Seconds after which a Lava run is given up.", show_default="by the work there is")] = None,
+    timeout: Annotated[
+        float | None,
+        typer.Option(help="Seconds after which a Lava run is given up.", show_default="by the work there is"),
+    ] = None,
     compare: Annotated[bool, typer.Option("--compare", help="Show every layer's mismatching spikes.")] = False,
     stock_lava: Annotated[bool, typer.Option("--stock-lava", help="Lava's own slow convolution.")] = False,
     json: Json = False,

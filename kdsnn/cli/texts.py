@@ -18,8 +18,9 @@ def lowering_of(given: Mapping[str, Any]) -> dict[str, Any]:
     """
     found = dict(given)
     read = {"input_shape": _shape(found.pop("input_shape")), "nir": nir_options(found.pop("nir"))}
-    read["calibrate"] = True if found["calibrate"] == "" else found["calibrate"]  # without a value: on its own data
-    return {**found, "T": found.pop("timesteps"), **read}
+    if found["calibrate"] == "":  # no value: the data that it was trained on
+        found["calibrate"] = True
+    return {"T": found.pop("timesteps"), **read, **found}
 
 
 def images_of(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -46,6 +47,21 @@ def size_of(text: str | None) -> int | tuple[int, int] | None:
     if len(sides) not in (1, 2):
         raise OptionError("{image_size}: it must be H,W or one number for both", image_size=text[:100])
     return sides[0] if len(sides) == 1 else (sides[0], sides[1])
+
+
+def widths_of(text: str | None) -> int | tuple[int, ...] | None:
+    """ "4" → 4, "8,4,2" → (8, 4, 2).
+
+    Raises:
+        OptionError: no whole numbers.
+    """
+    if text is None:
+        return None
+    try:
+        numbers = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise OptionError("{bits}: it must be a whole number, or several such as 8,4,2", bits=text[:100]) from None
+    return numbers[0] if len(numbers) == 1 else numbers
 
 
 def training_of(given: Mapping[str, Any], **more: Any) -> dict[str, Any]:

@@ -30,7 +30,8 @@ class OneLineGroup(TyperGroup):
         """Read the group's own options; those of the command stay as they are but for `MAY_STAND_BARE`."""
         behind = [*args[1:], "--"]
         found: list[str] = super().parse_args(
-            ctx, [f"{a}=" if a in MAY_STAND_BARE and after[:1] == "-" else a for a, after in zip(args, behind, strict=True)]
+            ctx,
+            [f"{a}=" if a in MAY_STAND_BARE and after[:1] == "-" else a for a, after in zip(args, behind, strict=True)],
         )
         return found
 

@@ -7,14 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
+from kdsnn.deploy.devices import computing_on, device_named
 from kdsnn.deploy.factory import module_of
-from kdsnn.deploy.images import Pixels, load_data, require_trained_fit, some_tests
+from kdsnn.deploy.images import Pixels, require_trained_fit, some_tests
 from kdsnn.deploy.initial import TEACHER, source_of
 from kdsnn.deploy.load import load
+from kdsnn.deploy.own_data import load_own, own_data
 from kdsnn.deploy.precision import with_precision
 from kdsnn.deploy.pretrain import named_model
 from kdsnn.deploy.progress import Progress, silent
-from kdsnn.deploy.recipes import augmentation_for, configured, recipe_for
+from kdsnn.deploy.recipes import augmentation_for, configured, recipe_for, tell_batches
 from kdsnn.deploy.seeds import ALONE, SeedRuns, over_seeds
 from kdsnn.deploy.starting import train_all
 from kdsnn.deploy.trained import TrainedNetwork
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from kdsnn.deploy.images import ImageSize
     from kdsnn.models.kit import Neuron, Readout
     from kdsnn.train import Method, TrainConfig
+    from kdsnn.train.config import Optimizer, Precision, Schedule
 
 COUNTED = 200
 """Test images on which the cost of a student and its twin is counted, spread over the set."""
@@ -44,7 +47,7 @@ def distill(
 ) -> TrainedNetwork | SeedRuns: ...
 def distill(
     model: str | nn.Module,
-    data: Any = "digits",
+    data: Any = None,
     *,
     teacher: str | Path | TrainedNetwork | nn.Module | None = None,
     teacher_weights: str | Path | None = None,
@@ -58,6 +61,13 @@ def distill(
     epochs: int | None = None,
     batch_size: int | None = None,
     lr: float | None = None,
+    optimizer: Optimizer | None = None,
+    weight_decay: float | None = None,
+    schedule: Schedule | None = None,
+    warmup_epochs: float | None = None,
+    label_smoothing: float | None = None,
+    precision: Precision | None = None,
+    device: str | None = None,
     alpha: float | None = None,
     temperature: float | None = None,
     quantize: int | None = None,
@@ -84,7 +94,7 @@ def distill(
     Args:
         model: an architecture of `kdsnn-deploy list models`, `package.module:factory`, or any module made of SpikingJelly's
             layers, single- or multi-step, which is trained in place.
-        data: whatever `load_data` takes.
+        data: whatever `load_data` takes; by default what `start`, the teacher or `init` was trained on, or else digits.
         teacher: a checkpoint, what `pretrain` returned, `package.module:factory`, or any torch module, images (N, C, H, W)
             in 0…1 → logits (N, K). It is never changed.
         teacher_weights: a state dict for a teacher from a factory.
@@ -106,6 +116,7 @@ def distill(
         seeds: train once for each of them, (0, 1, 2) or "0-4" or "0,3,7", as NAME.seedN.safetensors, and sum up: a `SeedRuns`.
         processes: how many seeds are trained side by side, each with its share of the cores; by default as many as there are
             cores, one on a GPU. Under `torchrun` or `accelerate launch` each process takes its share of the seeds.
+        optimizer, weight_decay, schedule, warmup_epochs, label_smoothing, precision, device: as in `pretrain`.
         seed, options, augmentation, val, resume, overwrite, tensorboard, noise…, progress, **settings: as in `pretrain`.
 
     Raises:
@@ -114,17 +125,26 @@ def distill(
     if seeds is not None or processes is not None:
         return _over_seeds(dict(locals()))
     path = writable(out)
+    if device is not None:  # before data is waited for
+        device_named(device)
     began = None if quantize is None and start is None else _start(model, quantize, start, options, T)
     ann = _teacher(teacher, teacher_weights, method) if method != "none" or init == TEACHER else None
     source = None if init is None else source_of(init, ann, model, quantize)
-    images = load_data(data, image_size=image_size, noise=noise, noise_kind=noise_kind, noise_on=noise_on)
+    own = next((own_data(one) for one in (began, ann, source) if isinstance(one, TrainedNetwork)), None)
+    images = load_own(data, own, image_size=image_size, noise=noise, noise_kind=noise_kind, noise_on=noise_on)
     if isinstance(ann, TrainedNetwork):
         require_trained_fit(str(ann.path or ann.info.model), ann, images)
+    settings |= {
+        "optimizer": optimizer, "weight_decay": weight_decay, "schedule": schedule, "warmup_epochs": warmup_epochs,
+        "label_smoothing": label_smoothing, "precision": precision,
+    }  # fmt: skip
     options, config = _settled(model, images, method, began, source, options or {}, _steps(images, T), settings)
     config = configured(
         config, epochs=epochs, batch_size=batch_size, lr=lr, alpha=alpha, temperature=temperature, val=val, seed=seed
     )
-    config = with_precision(config, path, resume=resume)
+    with computing_on(device):
+        config = with_precision(config, path, resume=resume)
+    tell_batches(config, images)
     named, module = named_model(model, seed)
     job = Training(
         f"distill {named}", named, images, config, options, path, module, method=method,
@@ -138,7 +158,8 @@ def distill(
     )  # fmt: skip
     if began is not None:
         job = _on_grid(job, began, quantize)
-    return _trained(job, progress, twin=twin, resume=resume, overwrite=overwrite)
+    with computing_on(device):
+        return _trained(job, progress, twin=twin, resume=resume, overwrite=overwrite)
 
 
 def _over_seeds(given: dict[str, Any]) -> SeedRuns:

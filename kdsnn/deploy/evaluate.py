@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdsnn.deploy.images import load_data, require_trained_fit
+from kdsnn.deploy.devices import device_named, moved
+from kdsnn.deploy.images import require_trained_fit
 from kdsnn.deploy.load import load
+from kdsnn.deploy.own_data import load_own, own_data
 from kdsnn.deploy.tables import Result
 from kdsnn.deploy.trained import TrainedNetwork
 from kdsnn.errors import OptionError
@@ -17,7 +19,11 @@ from profilers.text_table import TextTable, table
 if TYPE_CHECKING:
     from torch import nn
 
+    from kdsnn.checkpoint import CheckpointInfo
     from kdsnn.deploy.images import ImageSize
+
+
+AS_TRAINED = "float, not quantized, BatchNorm not folded"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -31,6 +37,7 @@ class Evaluation(Result):
         samples: test images.
         spiking: whether the network has time steps.
         accuracies: 0…1; of a spiking network after each of its T steps, of an ANN one value.
+        arithmetic: what was measured, in words: other verbs quantize the network, and fold BatchNorm into its weights.
     """
 
     name: str
@@ -39,6 +46,7 @@ class Evaluation(Result):
     samples: int
     spiking: bool
     accuracies: tuple[float, ...]
+    arithmetic: str = AS_TRAINED
 
     @property
     def accuracy(self) -> float:
@@ -49,7 +57,7 @@ class Evaluation(Result):
         """Accuracy, for a spiking network at every step."""
         from profilers.report.numbers import percent
 
-        title = f"{Path(self.name).name}: {self.model} on {self.data}, {self.samples} test images"
+        title = f"{Path(self.name).name}: {self.model} on {self.data}, {self.samples} test images; {self.arithmetic}"
         if not self.spiking:
             return (table(title, ["accuracy"], [[percent(self.accuracy, 2)]]),)
         rows = [[str(t + 1), percent(a, 2)] for t, a in enumerate(self.accuracies)]
@@ -64,16 +72,18 @@ class Evaluation(Result):
     def to_dict(self) -> dict[str, Any]:
         """The network, the data, and the accuracies."""
         return {
-            "checkpoint": self.name, "data": self.data, "samples": self.samples, "accuracy": list(self.accuracies),
+            "checkpoint": self.name, "data": self.data, "samples": self.samples, "arithmetic": self.arithmetic,
+            "accuracy": list(self.accuracies),
         }  # fmt: skip
 
 
 def evaluate(
     source: str | Path | TrainedNetwork | nn.Module,
-    data: Any = "digits",
+    data: Any = None,
     *,
     weights: str | Path | None = None,
     T: int | None = None,
+    device: str | None = None,
     image_size: ImageSize = None,
     noise: float = 0.0,
     noise_kind: str = "std",
@@ -83,27 +93,43 @@ def evaluate(
 
     Args:
         source: a checkpoint, what `pretrain`, `distill` or `load` returned, a torch module, or `package.module:factory`.
-        data: whatever `load_data` takes; `image_size`, `noise`, `noise_kind`, `noise_on` as there.
+        data: whatever `load_data` takes; `image_size`, `noise`, `noise_kind`, `noise_on` as there. By default what the network
+            was trained on; digits where it does not say.
         weights: for a factory, the checkpoint of its network.
         T: time steps, for a spiking torch module; None for an ANN.
+        device: where torch computes, "cpu", "cuda", "cuda:1", "mps"; None leaves a module where it is, that of a checkpoint on
+            the CPU.
 
     Raises:
         KdsnnError: a damaged checkpoint, or a network and data that do not fit.
     """
     from kdsnn import train
 
-    # what is wrong with it is said before data is waited for
+    if device is not None:  # what is wrong is said before data is waited for
+        device_named(device)
     network = _network(source, weights) if isinstance(source, str | Path) else source
-    images = load_data(data, image_size=image_size, noise=noise, noise_kind=noise_kind, noise_on=noise_on)
+    own = own_data(network) if isinstance(network, TrainedNetwork) else None
+    images = load_own(data, own, image_size=image_size, noise=noise, noise_kind=noise_kind, noise_on=noise_on)
     if not isinstance(network, TrainedNetwork):
         kind = type(network).__name__
-        found = train.evaluate(network, images, T=T)
+        with moved(network, device):
+            found = train.evaluate(network, images, T=T)
         return Evaluation(kind.lower(), kind, images.name, len(images.y_test), T is not None, tuple(found))
     info = network.info
     name = str(source) if isinstance(source, str | Path) else info.model
     require_trained_fit(Path(name).name, network, images)
-    found = train.evaluate(network.module, images, T=info.T if info.spiking else None)
-    return Evaluation(name, info.model, images.name, len(images.y_test), info.spiking, tuple(found))
+    with moved(network.module, device):
+        found = train.evaluate(network.module, images, T=info.T if info.spiking else None)
+    return Evaluation(name, info.model, images.name, len(images.y_test), info.spiking, tuple(found), _arithmetic(info))
+
+
+def _arithmetic(info: CheckpointInfo) -> str:
+    if info.quantized is None:
+        return AS_TRAINED
+    bits = info.quantized["bits"]
+    if info.spiking:
+        return f"trained on the grid of {bits}-bit weights, in float arithmetic"
+    return f"{bits}-bit weights, {info.quantized['activation_bits']}-bit activations"
 
 
 def _network(source: str | Path, weights: str | Path | None) -> TrainedNetwork:

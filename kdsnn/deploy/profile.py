@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from exporters.graph import unique_name
 from kdsnn.deploy.counting import count, count_ann
 from kdsnn.deploy.density import thin, wants_density
+from kdsnn.deploy.devices import moved
 from kdsnn.deploy.few_bit import Qann, count_few_bit, named
-from kdsnn.deploy.images import load_data, some_tests
+from kdsnn.deploy.images import class_list, some_tests
 from kdsnn.deploy.load import ann_of, load
 from kdsnn.deploy.lower import lower
 from kdsnn.deploy.lowered import Lowered, require_network_fit, told_labels
 from kdsnn.deploy.on_chip import Pricing, place_all
+from kdsnn.deploy.own_data import OwnData, agreed, chosen_data, load_own, own_data, telling_whose
 from kdsnn.deploy.progress import Progress, silent
-from kdsnn.deploy.report_options import busy_time, chosen_chips, distinct, energy_models, time_models
+from kdsnn.deploy.report_options import busy_time, chosen_chips, distinct, energy_models, in_widths, time_models
 from kdsnn.deploy.spike_input import frames_of_data, is_bare
 from kdsnn.deploy.trained import TrainedNetwork
 from kdsnn.errors import KdsnnError, OptionError
@@ -39,7 +42,7 @@ if TYPE_CHECKING:
 
 def profile(
     source: NetworkSource | Sequence[NetworkSource],
-    data: Any = "digits",
+    data: Any = None,
     *,
     teacher: str | Path | TrainedNetwork | None = None,
     twin: NetworkSource | None = None,
@@ -53,6 +56,8 @@ def profile(
     seconds_per_step: Seconds = None,
     density: bool | None = None,
     simulate: bool = False,
+    bits: int | Sequence[int] | None = None,
+    device: str | None = None,
     command: str = "kdsnn.profile",
     progress: Progress = silent,
     **lowering: Any,
@@ -62,7 +67,8 @@ def profile(
     Args:
         source: whatever `lower` takes, what it returned, or an ANN (which stands alone); several in one sequence are set
             beside each other, and the verdict is about the first.
-        data: whatever `load_data` takes; the test images are counted on.
+        data: whatever `load_data` takes; the test images are counted on. By default what the networks were trained on; digits
+            where they do not say.
         teacher: the ANN to set beside them.
         twin: the same student trained without a teacher.
         qann: trained ANNs of few bits to set beside them, with their data movement: what `pretrain` makes with
@@ -77,6 +83,8 @@ def profile(
         density: whether the first network runs again with its input of events thinned to 3/4, 1/2, 1/4 and 1/8; by default it
             does where frames of spikes come in.
         simulate: whether SANA-FE, where it is installed, runs some samples on Loihi 1: energy and time with contention.
+        bits: of a weight, as in `lower`; several numbers for one network in all these widths, or for each network its own.
+        device: where torch computes what an ANN gives, "cpu", "cuda", …; None leaves it where it is.
         command: how the report came about, printed in it.
         progress: told how far it is.
         **lowering: of `lower`, for sources that are not lowered yet.
@@ -86,7 +94,8 @@ def profile(
     """
     from profilers import report
 
-    sources = list(source) if isinstance(source, Sequence) and not isinstance(source, str) else [source]
+    several = list(source) if isinstance(source, Sequence) and not isinstance(source, str) else [source]
+    sources, widths = in_widths(several, bits)
     chips, time = chosen_chips(target, simulate=simulate), busy_time(seconds_per_image, seconds_per_step)
     pricing = Pricing(energy_models(energy_model, chips), time_models(time_model, chips), time)
     ann, few_bit = None if teacher is None else _trained(teacher), named(qann)
@@ -95,11 +104,18 @@ def profile(
         _require_alone(sources[0], with_others=others, with_time=bool(time))
         ann, sources = alone, []
     given = [*sources, *([] if twin is None else [twin])]
-    networks = [_lowered(one, lowering, progress, alone=len(given) == 1) for one in given]
-    names = _names(given, networks, len(sources))
+    widths = [*widths[: len(sources)], widths[0]][: len(given)]
+    networks = [
+        _lowered(one, {**lowering, "bits": width}, progress, alone=len(given) == 1)
+        for one, width in zip(given, widths, strict=True)
+    ]
+    names = _names(given, widths, networks, len(sources))
     with_density = wants_density(names, networks, density)
-    images, x, labels, called = _tests(names, networks, data, samples, image_size, bare=ann is None and not few_bit)
-    counted, notes, twins = _counted_anns(ann, few_bit, images, x, labels, progress)
+    own = None if data is not None else _own(names, networks) if networks else own_data(ann)
+    images, x, labels, called = _tests(
+        names, networks, data, own, samples, image_size, bare=ann is None and not few_bit
+    )
+    counted, notes, twins = _counted_anns(ann, few_bit, images, x, labels, device, progress)
     students = _counted(names, networks, x, labels, len(sources), progress)
     students, placements, misfits = place_all(
         students, networks, x, chips=chips, pricing=pricing, simulate=simulate, progress=progress
@@ -114,9 +130,30 @@ def profile(
         placements=placements,
         few_bit=twins,
         thinned=thinned,
-        data=f"{len(x):,} test {'sample' if x.ndim != 4 else 'image'}{'s' if len(x) != 1 else ''} of {called}",
-        notes=[*notes, *misfits],
+        data=f"{len(x):,} test {'sample' if x.ndim != 4 else 'image'}{'s' if len(x) != 1 else ''} of {called}{_classes(images)}",
+        notes=[*_arithmetic(names, networks), *notes, *misfits],
     )
+
+
+def _classes(images: DataSet | None) -> str:
+    """How many classes there are and what they are called, where they have names."""
+    if images is None or not images.class_names:
+        return ""
+    return f" ({images.classes} classes: {class_list(images.class_names)})"
+
+
+def _arithmetic(names: Sequence[str], networks: Sequence[Lowered]) -> list[str]:
+    """What the accuracies of spiking networks are those of, which `evaluate` measures on the module as it was trained."""
+    found = []
+    if any(network.graph is not None for network in networks):
+        found.append(
+            "Float networks run here with BatchNorm folded into their weights; evaluate runs the module as it was trained."
+        )
+    for name, network in zip(names, networks, strict=True):
+        if network.bits is not None:
+            how = ", calibrated" if network.calibrated else ""
+            found.append(f"{name} is quantized to {network.bits}-bit weights and {network.input_bits}-bit input{how}.")
+    return found
 
 
 def _counted(
@@ -131,13 +168,18 @@ def _counted(
 
 def _counted_anns(
     ann: TrainedNetwork | None, few_bit: Mapping[str, TrainedNetwork], images: DataSet | None, x: Array, labels: Array,
-    progress: Progress,
+    device: str | None, progress: Progress,
 ) -> tuple[report.Teacher | None, tuple[str, ...], list[report.FewBitAnn]]:  # fmt: skip
     """The ANN and those of few bits that stand beside the students, and what of it could not be counted."""
     if images is None:
         return None, (), []
-    teacher, notes = (None, ()) if ann is None else count_ann(ann, images, x, labels, progress=progress)
-    return teacher, notes, [count_few_bit(n, one, images, x, labels, progress=progress) for n, one in few_bit.items()]
+    with ExitStack() as stack:
+        for one in (ann, *few_bit.values()):
+            if one is not None:
+                stack.enter_context(moved(one.module, device))
+        teacher, notes = (None, ()) if ann is None else count_ann(ann, images, x, labels, progress=progress)
+        twins = [count_few_bit(n, one, images, x, labels, progress=progress) for n, one in few_bit.items()]
+    return teacher, notes, twins
 
 
 def _require_alone(ann: NetworkSource, *, with_others: bool, with_time: bool) -> None:
@@ -154,6 +196,7 @@ def _tests(
     names: Sequence[str],
     networks: Sequence[Lowered],
     data: Any,
+    own: OwnData | None,
     samples: int | None,
     image_size: ImageSize,
     *,
@@ -162,12 +205,19 @@ def _tests(
     """The data set, test samples and labels of it, and what it is called; `bare`: test samples alone will do."""
     if any(network.over_time for network in networks):
         _require_alike(names, networks)
-        if bare and is_bare(data):
-            return None, *frames_of_data(data, networks[0], samples)
-    images = load_data(data, image_size=image_size)
+        if bare and is_bare(named := chosen_data(data, own)):
+            with telling_whose(data, own):
+                return None, *frames_of_data(named, networks[0], samples)
+    images = load_own(data, own, image_size=image_size)
     for name, network in zip(names, networks, strict=True):
         require_network_fit(name, network, images)
     return images, *some_tests(images, samples), images.name
+
+
+def _own(names: Sequence[str], networks: Sequence[Lowered]) -> OwnData | None:
+    """The data that all networks that remember theirs were trained on."""
+    pairs = zip(names, networks, strict=True)
+    return agreed([own_data(network.graph or network.integer, name) for name, network in pairs])
 
 
 def _require_alike(names: Sequence[str], networks: Sequence[Lowered]) -> None:
@@ -185,10 +235,12 @@ def _require_alike(names: Sequence[str], networks: Sequence[Lowered]) -> None:
             )
 
 
-def _names(given: Sequence[NetworkSource], networks: Sequence[Lowered], students: int) -> list[str]:
+def _names(
+    given: Sequence[NetworkSource], widths: Sequence[int | None], networks: Sequence[Lowered], students: int
+) -> list[str]:
     """What the networks are called in a report: by their files, and what has none by its own name, or as the twin it is."""
     files = {i: str(one) for i, one in enumerate(given) if isinstance(one, str | Path)}
-    names = dict(zip(files, distinct(list(files.values())), strict=True))
+    names = dict(zip(files, distinct(list(files.values()), [widths[i] for i in files]), strict=True))
     for i, network in enumerate(networks):
         if i not in names:
             names[i] = unique_name(network.name if i < students else "twin", names.values())

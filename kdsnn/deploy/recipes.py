@@ -34,6 +34,17 @@ def augmentation_for(data: DataSet, given: Augmentation | Mapping[str, Any] | No
     return found or None
 
 
+def tell_batches(config: TrainConfig, data: DataSet) -> None:
+    """Say where a batch is larger than the training set: then an epoch is one step."""
+    from kdsnn.data.splits import held_out
+
+    images = len(held_out(data.y_train, config.val)[0])
+    if config.batch_size > images:
+        notice(
+            f"a batch of {config.batch_size} is more than the {images} training images: every epoch is one step on all of them"
+        )
+
+
 def configured(base: TrainConfig, **changes: Any) -> TrainConfig:
     """The recipe's configuration with what the user set, None for what was left alone.
 

@@ -18,19 +18,49 @@ if TYPE_CHECKING:
 
 _FILES = (".safetensors", ".net", ".nir")
 
+One = TypeVar("One")
 
-def distinct(sources: list[str]) -> list[str]:
-    """A short name per source: the file's, with as many of its folders as it takes to tell it from the others.
+
+def in_widths(sources: Sequence[One], bits: int | Sequence[int] | None) -> tuple[list[One], list[int | None]]:
+    """Networks and the bits of their weights: one number is for all of them, several for one network in all these widths, or for
+    each network its own.
 
     Raises:
-        KdsnnError: the same source twice.
+        OptionError: there are neither one, nor as many as networks.
     """
-    if twice := [source for source in sources if sources.count(source) > 1]:
-        raise KdsnnError(f"{twice[0]}: given twice; give each network once")
-    parts = [
-        list(Path(source).with_suffix("").parts) if source.endswith(_FILES) else source.replace(":", ".").split(".")
-        for source in sources
+    widths: list[int | None] = [bits] if bits is None or isinstance(bits, int) else list(bits)
+    if len(widths) == 1:
+        return list(sources), widths * len(sources)
+    if len(sources) == 1:
+        return list(sources) * len(widths), widths
+    if len(sources) != len(widths):
+        listed = ",".join(map(str, widths))
+        raise OptionError(f"{{bits}}: give one number, or one for each of the {len(sources)} networks", bits=listed)
+    return list(sources), widths
+
+
+def distinct(sources: list[str], widths: Sequence[int | None] = ()) -> list[str]:
+    """A short name per source: the file's, with as many of its folders as it takes to tell it from the others; of one that is
+    there in several `widths` with these.
+
+    Raises:
+        KdsnnError: the same source twice, in the same width.
+    """
+    bits = list(widths) or [None] * len(sources)
+    pairs = list(zip(sources, bits, strict=True))
+    if twice := [source for source, width in pairs if pairs.count((source, width)) > 1]:
+        raise KdsnnError(f"{twice[0]}: given twice; give each network once, or in several widths (bits)")
+    once = list(dict.fromkeys(sources))
+    names = dict(zip(once, _short(once), strict=True))
+    return [
+        names[source] + (f" at {'8' if width is None else width} bits" if sources.count(source) > 1 else "")
+        for source, width in pairs
     ]
+
+
+def _short(sources: list[str]) -> list[str]:
+    """Files by their last parts; a factory is called as it was given, as `build` says nothing."""
+    parts = [list(Path(source).with_suffix("").parts) if source.endswith(_FILES) else [source] for source in sources]
     depths = [1] * len(sources)
     while True:
         names = ["/".join(part[-depth:]) for part, depth in zip(parts, depths, strict=True)]

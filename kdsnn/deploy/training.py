@@ -368,6 +368,8 @@ def _described(job: Training, module: nn.Module) -> CheckpointInfo:
     training = {"method": job.method or "pretrain", **asdict(job.config)}
     if job.augmentation:
         training["augmentation"] = asdict(job.augmentation)
+    if job.data.noise:
+        training["noise"] = dict(job.data.noise)
     over_time = (GRADED, GRADED_MEAN) if job.data.graded else (SPIKES, MEAN)
     own = job.module is not None  # readout and neuron are a matter of architectures
     return CheckpointInfo(

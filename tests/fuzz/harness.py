@@ -73,7 +73,7 @@ class Outcome:
         return self.stderr.rstrip().splitlines()[-1]
 
 
-PROGRESS = re.compile(r"note: .*|.*: \d+ %( .*)?")
+PROGRESS = re.compile(r"(?:note|warning): .*|.*: \d+ %( .*)?")
 
 
 def command(*arguments: object) -> Outcome:

@@ -24,6 +24,7 @@ from typing import Annotated, Any
 import typer
 
 from kdsnn.cli import check, demo, distill, evaluate, export, lava, listing, pretrain, profile, run
+from kdsnn.cli.ascii_words import ERRORS
 from kdsnn.cli.console import say
 from kdsnn.cli.options import spelled
 from kdsnn.cli.usage import OneLineGroup
@@ -230,7 +231,7 @@ def _mend_standard_streams() -> None:
         if stream is None:
             setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 - until the process ends
         elif isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+            stream.reconfigure(errors=ERRORS)
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
+from kdsnn.cli.ascii_words import shown
 from kdsnn.deploy.processes import is_first_process
 from kdsnn.deploy.progress import Progress, silent
 from kdsnn.deploy.tables import Result, TextTable
@@ -58,9 +59,9 @@ def draw(table: TextTable) -> None:
 
     grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False)
     for i, column in enumerate(table.columns):
-        grid.add_column(column, justify="right" if table.is_numeric(i) else "left", overflow="fold")
+        grid.add_column(shown(column), justify="right" if table.is_numeric(i) else "left", overflow="fold")
     for row in table.rows:
-        grid.add_row(*row)
+        grid.add_row(*map(shown, row))
     print(table.title)
     width = None if sys.stdout.isatty() else 160
 

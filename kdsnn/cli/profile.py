@@ -105,7 +105,7 @@ def profile(
 
     if len(sources) > 1 and not compare:
         raise KdsnnError(f"{len(sources)} sources; to set several beside each other add --compare")
-    formats = report_formats(format_)
+    formats, widths = report_formats(format_), widths_of(bits)
     writable_folder(out)
     with progress(quiet=json) as told:
         report = kdsnn.profile(
@@ -113,7 +113,7 @@ def profile(
             samples=samples, image_size=size_of(image_size), target=target or [], energy_model=energy_model or [],
             time_model=time_model or [], seconds_per_image=seconds_per_image, seconds_per_step=seconds_per_step,
             density=density, simulate=simulate, command=command_line(), progress=told,
-            bits=widths_of(bits), device=device, **lowering_of(lowering),
+            bits=widths, device=device, **lowering_of(lowering),
         )  # fmt: skip
     paths = report.write(out, formats)
     if json:

@@ -38,6 +38,12 @@ def device_named(name: str) -> torch.device:
     return device
 
 
+def require_device(name: str | None) -> None:
+    """Raise OptionError as `device_named` does, before data is waited for; None is any."""
+    if name is not None:
+        device_named(name)
+
+
 @contextmanager
 def computing_on(name: str | None) -> Iterator[None]:
     """Inside, trainings compute on this device; None leaves the choice to accelerate.

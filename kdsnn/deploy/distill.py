@@ -7,12 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
-from kdsnn.deploy.devices import computing_on, device_named
+from kdsnn.deploy.devices import computing_on, require_device
 from kdsnn.deploy.factory import module_of
 from kdsnn.deploy.images import Pixels, require_trained_fit, some_tests
 from kdsnn.deploy.initial import TEACHER, source_of
 from kdsnn.deploy.load import load
-from kdsnn.deploy.own_data import load_own, own_data
+from kdsnn.deploy.own_data import load_own, own_of
 from kdsnn.deploy.precision import with_precision
 from kdsnn.deploy.pretrain import named_model
 from kdsnn.deploy.progress import Progress, silent
@@ -107,8 +107,7 @@ def distill(
         readout: "rate" of output neurons, "voting" of eight for each class, or "membrane" of a layer without, by default the
             recipe's: "membrane", but "rate" on digits. Of architectures only.
         neuron: "if", or "lif" with a leak of one half per step; of architectures only.
-        epochs, batch_size, lr: the recipe's own where they are None.
-        alpha: weight of the teacher in Eq. 5, 0 to 1; temperature: softening of the logits.
+        epochs, batch_size, lr, alpha (weight of the teacher in Eq. 5), temperature (of the logits): None takes the recipe's.
         quantize: train on with weights of so many bits, 2 to 8, from the trained student `start`.
         init: where the weights come from: "teacher", a checkpoint, what `pretrain` or `distill` returned, or a module. An ANN
             of the same architecture is scaled to thresholds of 1 on training images, a student is copied; None starts from
@@ -116,8 +115,7 @@ def distill(
         seeds: train once for each of them, (0, 1, 2) or "0-4" or "0,3,7", as NAME.seedN.safetensors, and sum up: a `SeedRuns`.
         processes: how many seeds are trained side by side, each with its share of the cores; by default as many as there are
             cores, one on a GPU. Under `torchrun` or `accelerate launch` each process takes its share of the seeds.
-        optimizer, weight_decay, schedule, warmup_epochs, label_smoothing, precision, device: as in `pretrain`.
-        seed, options, augmentation, val, resume, overwrite, tensorboard, noise…, progress, **settings: as in `pretrain`.
+        optimizer, weight_decay, schedule, warmup_epochs, label_smoothing, precision, device, seed, options, augmentation, val, resume, overwrite, tensorboard, noise…, progress, **settings: as in `pretrain`.
 
     Raises:
         KdsnnError: a method without its teacher, networks and data that do not fit, a run that diverges; one line each.
@@ -125,39 +123,30 @@ def distill(
     if seeds is not None or processes is not None:
         return _over_seeds(dict(locals()))
     path = writable(out)
-    if device is not None:  # before data is waited for
-        device_named(device)
+    require_device(device)
     began = None if quantize is None and start is None else _start(model, quantize, start, options, T)
     ann = _teacher(teacher, teacher_weights, method) if method != "none" or init == TEACHER else None
     source = None if init is None else source_of(init, ann, model, quantize)
-    own = next((own_data(one) for one in (began, ann, source) if isinstance(one, TrainedNetwork)), None)
+    own = own_of(began, ann, source)
     images = load_own(data, own, image_size=image_size, noise=noise, noise_kind=noise_kind, noise_on=noise_on)
-    if isinstance(ann, TrainedNetwork):
-        require_trained_fit(str(ann.path or ann.info.model), ann, images)
-    settings |= {
-        "optimizer": optimizer, "weight_decay": weight_decay, "schedule": schedule, "warmup_epochs": warmup_epochs,
-        "label_smoothing": label_smoothing, "precision": precision,
-    }  # fmt: skip
+    settings |= {"epochs": epochs, "batch_size": batch_size, "lr": lr, "optimizer": optimizer, "schedule": schedule}
+    settings |= {"weight_decay": weight_decay, "warmup_epochs": warmup_epochs, "label_smoothing": label_smoothing}
+    settings |= {"precision": precision, "alpha": alpha, "temperature": temperature, "val": val, "seed": seed}
     options, config = _settled(model, images, method, began, source, options or {}, _steps(images, T), settings)
-    config = configured(
-        config, epochs=epochs, batch_size=batch_size, lr=lr, alpha=alpha, temperature=temperature, val=val, seed=seed
-    )
-    with computing_on(device):
-        config = with_precision(config, path, resume=resume)
+    config = with_precision(config, path, resume=resume, device=device)
     tell_batches(config, images)
     named, module = named_model(model, seed)
     job = Training(
         f"distill {named}", named, images, config, options, path, module, method=method,
-        teacher=ann.module if isinstance(ann, TrainedNetwork) else ann,
-        taps=_pairs(taps), readout=readout or recipe_for(images).readout, neuron=neuron,
-        augmentation=augmentation_for(images, augmentation),
-        tensorboard=None if tensorboard is None else Path(tensorboard),
+        teacher=ann.module if isinstance(ann, TrainedNetwork) else ann, taps=_pairs(taps), readout=readout or recipe_for(images).readout, neuron=neuron,
+        augmentation=augmentation_for(images, augmentation), tensorboard=Path(tensorboard) if tensorboard else None,
         label="student" if method == "none" else "distilled",
         init=source.module if isinstance(source, TrainedNetwork) else source,
         others={"teacher": ann.path.with_suffix(".csv")} if isinstance(ann, TrainedNetwork) and ann.path else {},
     )  # fmt: skip
-    if began is not None:
-        job = _on_grid(job, began, quantize)
+    job = job if began is None else _on_grid(job, began, quantize)
+    if isinstance(ann, TrainedNetwork):
+        require_trained_fit(str(ann.path or ann.info.model), ann, images)
     with computing_on(device):
         return _trained(job, progress, twin=twin, resume=resume, overwrite=overwrite)
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdsnn.deploy.devices import device_named, moved
+from kdsnn.deploy.devices import moved, require_device
 from kdsnn.deploy.images import require_trained_fit
 from kdsnn.deploy.load import load
-from kdsnn.deploy.own_data import load_own, own_data
+from kdsnn.deploy.own_data import load_own, own_of
 from kdsnn.deploy.tables import Result
 from kdsnn.deploy.trained import TrainedNetwork
 from kdsnn.errors import OptionError
@@ -105,11 +105,12 @@ def evaluate(
     """
     from kdsnn import train
 
-    if device is not None:  # what is wrong is said before data is waited for
-        device_named(device)
+    # what is wrong with them is said before data is waited for
+    require_device(device)
     network = _network(source, weights) if isinstance(source, str | Path) else source
-    own = own_data(network) if isinstance(network, TrainedNetwork) else None
-    images = load_own(data, own, image_size=image_size, noise=noise, noise_kind=noise_kind, noise_on=noise_on)
+    images = load_own(
+        data, own_of(network), image_size=image_size, noise=noise, noise_kind=noise_kind, noise_on=noise_on
+    )
     if not isinstance(network, TrainedNetwork):
         kind = type(network).__name__
         with moved(network, device):

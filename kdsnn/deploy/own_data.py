@@ -51,6 +51,11 @@ def own_data(network: Any, owner: str = "") -> OwnData | None:
     return OwnData(metadata["data"], owner or "the network", _noise(metadata.get("noise")))
 
 
+def own_of(*networks: Any) -> OwnData | None:
+    """The data of the first trained network among these, where one is."""
+    return next((own_data(one) for one in networks if isinstance(one, TrainedNetwork)), None)
+
+
 def _noise(found: Any) -> dict[str, Any]:
     """What was said of noise, where it reads as that."""
     kinds = {"noise": int | float, "noise_kind": str, "noise_on": str}

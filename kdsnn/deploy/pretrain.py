@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from kdsnn.deploy.devices import computing_on, device_named
+from kdsnn.deploy.devices import computing_on, require_device
 from kdsnn.deploy.factory import module_of
 from kdsnn.deploy.images import require_trained_fit
 from kdsnn.deploy.load import load
-from kdsnn.deploy.own_data import load_own, own_data
+from kdsnn.deploy.own_data import load_own, own_of
 from kdsnn.deploy.precision import with_precision
 from kdsnn.deploy.progress import Progress, silent
 from kdsnn.deploy.recipes import augmentation_for, configured, recipe_for, tell_batches
@@ -98,23 +98,18 @@ def pretrain(
         StoppedError: a KeyboardInterrupt that says where the state is which `resume` goes on from.
     """
     path = writable(out)
-    if device is not None:  # before data is waited for
-        device_named(device)
+    require_device(device)
     began = _start(model, quantize_activations, quantize, start, options)
-    own = None if began is None else own_data(began)
-    images = load_own(data, own, image_size=image_size, noise=noise, noise_kind=noise_kind, noise_on=noise_on)
+    images = load_own(data, own_of(began), image_size=image_size, noise=noise, noise_kind=noise_kind, noise_on=noise_on)
     base = recipe_for(images).pretrain
     if began is not None:
         require_trained_fit(str(began.path or began.info.model), began, images)
         options, base = began.info.options, configured(base, lr=base.lr / 10, warmup_epochs=0.0)
-    settings |= {
-        "optimizer": optimizer, "weight_decay": weight_decay, "schedule": schedule, "warmup_epochs": warmup_epochs,
-        "label_smoothing": label_smoothing, "precision": precision,
-    }  # fmt: skip
+    settings |= {"optimizer": optimizer, "weight_decay": weight_decay, "schedule": schedule, "precision": precision}
+    settings |= {"warmup_epochs": warmup_epochs, "label_smoothing": label_smoothing}
     base = configured(base, **settings)
     config = configured(base, epochs=epochs, batch_size=batch_size, lr=lr, val=val, seed=seed)
-    with computing_on(device):
-        config = with_precision(config, path, resume=resume)
+    config = with_precision(config, path, resume=resume, device=device)
     tell_batches(config, images)
     named, module = named_model(model, seed)
     job = Training(

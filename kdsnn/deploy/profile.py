@@ -103,13 +103,7 @@ def profile(
         others = len(sources) > 1 or teacher is not None or twin is not None or bool(few_bit)
         _require_alone(sources[0], with_others=others, with_time=bool(time))
         ann, sources = alone, []
-    given = [*sources, *([] if twin is None else [twin])]
-    widths = [*widths[: len(sources)], widths[0]][: len(given)]
-    networks = [
-        _lowered(one, {**lowering, "bits": width}, progress, alone=len(given) == 1)
-        for one, width in zip(given, widths, strict=True)
-    ]
-    names = _names(given, widths, networks, len(sources))
+    names, networks = _lowered_all(sources, twin, widths, lowering, progress)
     with_density = wants_density(names, networks, density)
     own = None if data is not None else _own(names, networks) if networks else own_data(ann)
     images, x, labels, called = _tests(
@@ -121,18 +115,26 @@ def profile(
         students, networks, x, chips=chips, pricing=pricing, simulate=simulate, progress=progress
     )
     thinned = thin(students[0], networks[0], x, labels, time=time, progress=progress) if with_density else None
+    title = f"{', '.join(names[: len(sources)]) or (counted.name if counted else '')} on {called}"
     return report.build(
-        f"{', '.join(names[: len(sources)]) or (counted.name if counted else '')} on {called}",
-        command,
-        students,
-        teacher=counted,
-        models=pricing.energy,
-        placements=placements,
-        few_bit=twins,
-        thinned=thinned,
+        title, command, students, teacher=counted, models=pricing.energy, placements=placements, few_bit=twins, thinned=thinned,
         data=f"{len(x):,} test {'sample' if x.ndim != 4 else 'image'}{'s' if len(x) != 1 else ''} of {called}{_classes(images)}",
         notes=[*_arithmetic(names, networks), *notes, *misfits],
-    )
+    )  # fmt: skip
+
+
+def _lowered_all(
+    sources: Sequence[NetworkSource], twin: NetworkSource | None, widths: Sequence[int | None], lowering: Mapping[str, Any],
+    progress: Progress,
+) -> tuple[list[str], list[Lowered]]:  # fmt: skip
+    """The networks and their names, the twin, which is as wide as the first, behind them."""
+    given = [*sources, *([] if twin is None else [twin])]
+    bits = [*widths[: len(sources)], widths[0]][: len(given)]
+    networks = [
+        _lowered(one, {**lowering, "bits": width}, progress, alone=len(given) == 1)
+        for one, width in zip(given, bits, strict=True)
+    ]
+    return _names(given, bits, networks, len(sources)), networks
 
 
 def _classes(images: DataSet | None) -> str:

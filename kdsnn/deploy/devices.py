@@ -55,12 +55,13 @@ def computing_on(name: str | None) -> Iterator[None]:
         yield
         return
     import torch
-    from accelerate import Accelerator
+    from accelerate import Accelerator, PartialState
 
-    device, state = device_named(name), Accelerator().state
+    Accelerator()  # so that there is a state
+    device, state = device_named(name), PartialState()
     if state.num_processes > 1:
         raise OptionError("{device}: the launcher gives every process its device; leave it out", device=name)
-    before, state.device = state.device, device  # one state for all accelerators of a process
+    before, state.device = state.device, device  # whoever makes an accelerator from now on reads it there
     try:
         with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
             yield

@@ -10,15 +10,16 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 import typer.main
 
 from kdsnn.cli.app import app, main
 from kdsnn.cli.ascii_words import WORDS
-from kdsnn.cli.options import PANELS
-from kdsnn.cli.texts import settings_of, widths_of
+from kdsnn.cli.options import LOWERING, PANELS
+from kdsnn.cli.texts import lowering_of, settings_of, widths_of
+from kdsnn.cli.usage import OneLineGroup
 from kdsnn.errors import KdsnnError, OptionError
 from kdsnn.train.config import TrainConfig
 from kdsnn.train.recipes import RECIPES, recipe_of
@@ -174,3 +175,31 @@ def test_every_sign_of_a_message_has_its_word() -> None:
                 if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docs:
                     signs |= {c for c in node.value if not c.isascii()}
     assert "×" in signs and signs - WORDS.keys() == set()
+
+
+def test_calibrate_may_stand_bare() -> None:
+    seen: list[list[str]] = []
+
+    class Read(OneLineGroup):
+        def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+            seen.append(args)
+            return super().resolve_command(ctx, args)
+
+    probe = typer.Typer(cls=Read)
+    probe.callback()(lambda: None)
+
+    @probe.command("go")
+    def go(
+        calibrate: Annotated[str | None, typer.Option()] = None, other: Annotated[bool, typer.Option("--other")] = False
+    ) -> None:
+        pass
+
+    for given in (["--calibrate"], ["--calibrate", "--other"], ["--calibrate", "digits"]):
+        probe(["go", *given], standalone_mode=False)
+    assert seen == [["go", "--calibrate="], ["go", "--calibrate=", "--other"], ["go", "--calibrate", "digits"]]
+    unset = dict.fromkeys(LOWERING)
+    assert [lowering_of({**unset, "calibrate": text})["calibrate"] for text in ("", "digits", None)] == [
+        True,
+        "digits",
+        None,
+    ]

@@ -12,7 +12,7 @@ from typer.core import TyperGroup
 
 from kdsnn.errors import KdsnnError, did_you_mean
 
-UsageSlip = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "UsageError")
+UsageSlip: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "UsageError")
 """What typer raises; the library that it has it from differs by its version."""
 
 LONGEST_VALUE = 100

@@ -28,7 +28,7 @@ class OneLineGroup(TyperGroup):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Read the group's own options; those of the command stay as they are but for `MAY_STAND_BARE`."""
-        behind = [*args[1:], "--"]
+        behind = [*args, "--"][1:] if args else []
         found: list[str] = super().parse_args(
             ctx,
             [f"{a}=" if a in MAY_STAND_BARE and after[:1] == "-" else a for a, after in zip(args, behind, strict=True)],

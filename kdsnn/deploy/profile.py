@@ -130,6 +130,9 @@ def _lowered_all(
     """The networks and their names, the twin, which is as wide as the first, behind them."""
     given = [*sources, *([] if twin is None else [twin])]
     bits = [*widths[: len(sources)], widths[0]][: len(given)]
+    ready = next((one for one in sources if isinstance(one, Lowered)), None)
+    if ready is not None and len(set(widths)) > 1:
+        raise OptionError(f"{{bits}}: {ready.name} is lowered already; give its bits where it is lowered", bits=None)
     networks = [
         _lowered(one, {**lowering, "bits": width}, progress, alone=len(given) == 1)
         for one, width in zip(given, bits, strict=True)

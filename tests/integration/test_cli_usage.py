@@ -131,6 +131,16 @@ def test_help_has_panels_and_nothing_is_mistaken_for_markup() -> None:
     assert all(option in out for option in ("--version", "--install-completion", "--show-completion"))
 
 
+def test_words_are_completed_and_nothing_typed_gives_help(monkeypatch: pytest.MonkeyPatch) -> None:
+    code, out, err = typed()
+    assert code == 2 and "Commands" in out + err and "error: " not in err
+    monkeypatch.setenv("_KDSNN_DEPLOY_COMPLETE", "complete_bash")
+    for words, expected in (("kdsnn-deploy e", ["evaluate", "export"]), ("kdsnn-deploy distill --met", ["--method"])):
+        monkeypatch.setenv("COMP_WORDS", words)
+        monkeypatch.setenv("COMP_CWORD", str(words.count(" ")))
+        assert typed()[1].split() == expected
+
+
 def test_recipes_are_listed_as_they_are() -> None:
     _, out, _ = typed("list", "recipes", "--json")
     rows = {row["data"]: row for row in ast.literal_eval(out)}

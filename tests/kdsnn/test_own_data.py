@@ -169,6 +169,8 @@ def test_accuracies_say_what_they_are_of() -> None:
     assert "with BatchNorm folded" in told and "snn at 3 bits is quantized to 3-bit weights and 8-bit input" in told
     alone = kdsnn.profile("snn.safetensors", bits=3, samples=3, target=["loihi1"])
     assert alone.students[0].quantized_run == report.students[1].quantized_run
+    with pytest.raises(OptionError, match="snn is lowered already"):
+        kdsnn.profile(kdsnn.lower("snn.safetensors"), bits=(8, 3))
     assert in_widths(["a", "b"], 4) == (["a", "b"], [4, 4]) and in_widths(["a", "b"], (4, 8)) == (["a", "b"], [4, 8])
     with pytest.raises(OptionError, match="bits=8,4,2: give one number, or one for each of the 2 networks"):
         in_widths(["a", "b"], (8, 4, 2))

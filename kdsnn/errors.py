@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from exporters.errors import UserError
 
-__all__ = ["KdsnnError", "Notice", "OptionError", "StoppedError", "UnfaithfulError", "UserError", "notice"]
+__all__ = [
+    "Caution", "KdsnnError", "Notice", "OptionError", "StoppedError", "UnfaithfulError", "UserError", "caution", "did_you_mean",
+    "notice",
+]  # fmt: skip
 
 
 class KdsnnError(UserError):
@@ -63,6 +67,21 @@ class Notice(UserWarning):
     """What a user should know though nothing is wrong: a warning, so that Python shows, filters or collects it as any other."""
 
 
+class Caution(Notice):
+    """What a user should know before trusting a result."""
+
+
+def caution(text: str) -> None:
+    """Warn the user of a result that says less than it seems to; the command line prints it as a warning."""
+    warnings.warn(text, Caution, stacklevel=3)
+
+
 def notice(text: str) -> None:
     """Tell the user something; the command line prints it as a remark on standard error."""
     warnings.warn(text, Notice, stacklevel=3)
+
+
+def did_you_mean(wrong: str, known: Iterable[str]) -> str:
+    """ "did you mean NAME" with the name that is most like what was written; nothing where none is."""
+    near = difflib.get_close_matches(wrong, list(known), 1)
+    return f"did you mean {near[0]}" if near else ""

@@ -17,7 +17,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
@@ -36,21 +36,44 @@ from kdsnn.cli import (
     run,
     summary,
 )
+from kdsnn.cli.ascii_words import ERRORS
 from kdsnn.cli.console import say
 from kdsnn.cli.options import spelled
 from kdsnn.cli.stops import look_no_more, unwinding_when_stopped
+from kdsnn.cli.usage import OneLineGroup
 from kdsnn.deploy.processes import is_first_process
-from kdsnn.errors import Notice, OptionError, StoppedError, UnfaithfulError, UserError
+from kdsnn.errors import Caution, Notice, OptionError, StoppedError, UnfaithfulError, UserError
+from kdsnn.version import version
+
+NAME = "kdsnn-deploy"
 
 app = typer.Typer(
-    name="kdsnn-deploy",
+    name=NAME,
+    cls=OneLineGroup,
+    context_settings={"help_option_names": ["-h", "--help"]},
     help="From a distilled spiking student to Loihi-style hardware, with honest numbers.",
-    epilog="Any command takes --debug, which shows the traceback of an error.",
+    epilog="Any command takes --help, and --debug, which shows the traceback of an error.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,
+    rich_markup_mode="rich",
 )
+
+
+def _say_version(asked: bool) -> None:
+    if asked:
+        print(f"{NAME} {version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def about(
+    asked: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_say_version)
+    ] = False,
+) -> None:
+    """Options that stand before any command."""
+
+
 app.command("demo")(demo.demo)
 app.command("pretrain")(pretrain.pretrain)
 app.command("distill")(distill.distill)
@@ -95,7 +118,7 @@ def main() -> None:
     with unwinding_when_stopped() as stopped:
         try:
             with _printed():
-                app()
+                app(prog_name=NAME)
         except BaseException as error:
             look_no_more()
             # once stopped, any error may be what native code made of that, and an end without one the sign that it got lost
@@ -153,7 +176,7 @@ def _say_notices() -> None:
 
     def show(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
         if issubclass(category, Notice):
-            say(f"note: {message}")
+            say(f"{'warning' if issubclass(category, Caution) else 'note'}: {message}")
         else:
             shown(message, category, *rest, **more)
 
@@ -172,7 +195,7 @@ def _mend_standard_streams() -> None:
         if stream is None:
             setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 - until the process ends
         elif isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+            stream.reconfigure(errors=ERRORS)
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

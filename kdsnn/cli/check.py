@@ -24,7 +24,7 @@ def check(
     ],
     lowering: dict[str, Any],
     chips: Annotated[
-        int | None, typer.Option("--chips", min=1, help="Chips at hand; the largest system built by default.")
+        int | None, typer.Option("--chips", min=1, help="Chips at hand.", show_default="the largest system built")
     ] = None,
     json: Json = False,
     wide: Wide = False,

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from kdsnn.cli.options import IMAGES, TRAINING, Data, Json, OutFile, Seed, Wide, takes
+from kdsnn.cli.options import BY_DATA, GENERAL, IMAGES, TRAINING, Json, OutFile, Seed, TrainingData, Wide, takes
 from kdsnn.cli.texts import images_of, training_of
 
 
@@ -43,7 +43,8 @@ def distill(
     readout: Annotated[
         Literal["rate", "voting", "membrane"] | None,
         typer.Option(
-            help="Firing rate of output neurons; of eight for each class; or membrane of a layer without. By default membrane, on digits rate."
+            help="Firing rate of output neurons; of eight for each class; or membrane of a layer without.",
+            show_default=BY_DATA,
         ),
     ] = None,
     neuron: Annotated[Literal["if", "lif"], typer.Option(help="Integrate-and-fire, or leaky.")] = "if",
@@ -51,16 +52,24 @@ def distill(
         Literal["hard", "soft"],
         typer.Option(help="What a spike does to the membrane: set it to 0, or subtract the threshold."),
     ] = "hard",
-    data: Data = "digits",
-    timesteps: Annotated[int | None, typer.Option("--timesteps", help="T, time steps per image.")] = None,
-    alpha: Annotated[float | None, typer.Option(help="Weight of the teacher in Eq. 5, 0 to 1.")] = None,
-    temperature: Annotated[float | None, typer.Option(help="Softening of the logits.")] = None,
+    data: TrainingData = None,
+    timesteps: Annotated[
+        int | None,
+        typer.Option(
+            "--timesteps",
+            help="T, time steps per image.",
+            show_default=f"{GENERAL.T}, or as many as the data has frames",
+        ),
+    ] = None,
+    alpha: Annotated[
+        float | None, typer.Option(help="Weight of the teacher in Eq. 5, 0 to 1.", show_default=BY_DATA)
+    ] = None,
+    temperature: Annotated[float | None, typer.Option(help="Softening of the logits.", show_default=BY_DATA)] = None,
     quantize: Annotated[
         int | None,
         typer.Option(
             "--quantize",
-            help="Train on with weights of so many bits, 2 to 8, from --start; unless said otherwise at a tenth of the "
-            "learning rate and without warm-up.",
+            help="Train on with weights of so many bits, 2 to 8, from --start.",
         ),
     ] = None,
     start: Annotated[
@@ -73,18 +82,20 @@ def distill(
         str | None,
         typer.Option(
             help="Start from the weights of the same architecture: a checkpoint of pretrain (scaled to thresholds of 1) or of "
-            "distill, or teacher."
+            "distill, or teacher.",
+            show_default="random weights",
         ),
     ] = None,
     seeds: Annotated[
         str | None,
         typer.Option(
-            help="Train once for each seed, 0-4 or 0,3,7, as NAME.seedN.safetensors; with --twin in pairs, and compare."
+            help="Train once for each seed, 0-4 or 0,3,7, as NAME.seedN.safetensors; with --twin in pairs, and compare.",
+            show_default="the one of --seed",
         ),
     ] = None,
     processes: Annotated[
         int | None,
-        typer.Option(min=1, help="Seeds trained side by side; by default as many as there are cores, one on a GPU."),
+        typer.Option(min=1, help="Seeds trained side by side.", show_default="as many as cores; one on a GPU"),
     ] = None,
     seed: Seed = 0,
     json: Json = False,

@@ -16,9 +16,12 @@ def evaluate(
     checkpoint: Annotated[str, typer.Argument(help="A checkpoint (.safetensors), or package.module:factory.")],
     images: dict[str, Any],
     weights: Annotated[
-        Path | None, typer.Option("--weights", help="For package.module:factory: the checkpoint of its network.")
+        Path | None, typer.Option("--weights", help="Of a factory: the checkpoint of its network.")
     ] = None,
-    data: Data = "digits",
+    data: Data = None,
+    device: Annotated[
+        str | None, typer.Option(help="Where torch computes: cpu, cuda, cuda:1, mps.", show_default="cpu")
+    ] = None,
     confusion: Annotated[
         bool,
         typer.Option(
@@ -33,7 +36,7 @@ def evaluate(
     from kdsnn.cli.console import draw, progress, show
 
     with progress(quiet=json) as told:
-        result = kdsnn.evaluate(checkpoint, data, weights=weights, progress=told, **images_of(images))
+        result = kdsnn.evaluate(checkpoint, data, weights=weights, device=device, progress=told, **images_of(images))
     show(result, json=json, wide=wide)
     if confusion and not json:
         draw(result.confusion_table(), wide=wide)

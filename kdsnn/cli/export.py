@@ -17,15 +17,14 @@ def export(
     lowering: dict[str, Any],
     to: Annotated[
         list[str] | None,
-        typer.Option(
-            "--to", help="onnx, netx, nir, sanafe (repeatable, or comma-separated; onnx and netx by default)."
-        ),
+        typer.Option("--to", help="onnx, netx, nir, sanafe; repeatable, or comma-separated.", show_default="onnx,netx"),
     ] = None,
     form: Annotated[
         list[str] | None,
         typer.Option(
             "--form",
             help="ONNX: sequence (T fixed), loop (T an input), step (states explicit); repeatable, or comma-separated.",
+            show_default="sequence",
         ),
     ] = None,
     quantized: Annotated[

@@ -6,7 +6,9 @@ import typer
 
 from kdsnn.cli.options import Json, Wide
 
-app = typer.Typer(help="The managed environment that Intel's Lava runs in.", no_args_is_help=True)
+app = typer.Typer(
+    help="The managed environment that Intel's Lava runs in.", no_args_is_help=True, rich_markup_mode="rich"
+)
 
 
 @app.command("setup")

@@ -14,12 +14,13 @@ EXTRAS = ("source", "note")
 
 def list_(
     what: Annotated[
-        Literal["models", "data", "energy-models", "time-models", "targets"], typer.Argument(help="What to list.")
+        Literal["models", "data", "recipes", "energy-models", "time-models", "targets"],
+        typer.Argument(help="What to list."),
     ],
     json: Json = False,
     wide: Wide = False,
 ) -> None:
-    """List the architectures, data sets, energy models, step-time models or targets."""
+    """List the architectures, data sets, training's defaults by kind of data, energy models, step-time models or targets."""
     from kdsnn.cli.console import draw, print_json
     from kdsnn.deploy.catalogs import CATALOGS
     from kdsnn.deploy.tables import table

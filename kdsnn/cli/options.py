@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 import typing
@@ -11,9 +12,50 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from kdsnn.train.config import Optimizer, Precision, Schedule, TrainConfig
+
+PANELS: Mapping[str, tuple[str, ...]] = {
+    "Data": ("data", "image_size", "samples", "noise", "noise_kind", "noise_on", "val"),
+    "Network": ("timesteps", "readout", "neuron", "option", "init"),
+    "Distillation": ("teacher_weights", "method", "taps", "alpha", "temperature"),
+    "Training": (
+        "epochs", "batch_size", "lr", "optimizer", "weight_decay", "schedule", "warmup_epochs", "label_smoothing",
+        "precision", "device", "set_", "seed", "seeds", "processes",
+    ),
+    "Augmentation": ("crop", "flip", "cutout", "roll", "drop", "auto_augment"),
+    "Few bits": (
+        "quantize_activations", "quantize", "start", "bits", "input_bits", "calibrate", "calibration_samples", "encoder",
+    ),
+    "For networks of your own, package.module:factory": (
+        "weights", "input_shape", "input_coding", "output", "neuron_as", "normalize", "nir",
+    ),
+    "Files": ("out", "resume", "overwrite", "tensorboard"),
+}  # fmt: skip
+"""Panel of `--help` → the options in it; all others stand above them."""
+
+BY_DATA = "by kind of data, see `list recipes`"
+"""What stands as the default of what a recipe decides."""
+
+GENERAL = TrainConfig()
+
+WHICH_DATA = "digits, mnist, cifar10, an .npz file, a folder, … with variants: see `list data`."
 Data = Annotated[
-    str,
-    typer.Option("--data", help="digits, mnist, cifar10, an .npz file, a folder, … with variants: see `list data`."),
+    str | None,
+    typer.Option("--data", help=WHICH_DATA, show_default="what the network was trained on, else digits"),
+]
+TrainingData = Annotated[
+    str | None,
+    typer.Option(
+        "--data",
+        help=WHICH_DATA,
+        show_default="what a network that is given was trained on, else digits",
+    ),
+]
+Device = Annotated[
+    str | None,
+    typer.Option(
+        "--device", help="Where torch computes: cpu, cuda, cuda:1, mps.", show_default="a GPU where there is one"
+    ),
 ]
 Resized = Annotated[
     str | None, typer.Option("--image-size", help="Resize all images to H,W pixels, or to one number for both.")
@@ -29,7 +71,16 @@ Wide = Annotated[
     bool, typer.Option("--wide", help="Draw tables as wide as they are; else no wider than the terminal, in parts.")
 ]
 
-IMAGES: dict[str, tuple[Any, Any]] = {
+Group = Mapping[str, tuple[Any, Any]]
+"""Options by name: (type, default)."""
+
+
+def _given(kind: Any, text: str, otherwise: str, *names: str, **facts: Any) -> tuple[Any, None]:
+    """An option that may be left out: its type, help, and in words what holds without it."""
+    return Annotated[kind | None, typer.Option(*names, help=text, show_default=otherwise, **facts)], None
+
+
+IMAGES: Group = {
     "image_size": (Resized, None),
     "noise": (
         Annotated[
@@ -44,12 +95,14 @@ IMAGES: dict[str, tuple[Any, Any]] = {
 }  # fmt: skip
 """Options of `kdsnn.load_data`: name → (type, default)."""
 
-LOWERING: dict[str, tuple[Any, Any]] = {
+LOWERING: Group = {
     "bits": (
         Annotated[
             int | None,
             typer.Option(
-                "--bits", help="Weight bits of the quantized network, 2 to 8; by default 8, or what it was trained for."
+                "--bits",
+                help="Weight bits of the quantized network, 2 to 8.",
+                show_default="8, or what it was trained for",
             ),
         ],
         None,
@@ -59,7 +112,11 @@ LOWERING: dict[str, tuple[Any, Any]] = {
         Annotated[
             str | None,
             typer.Option(
-                "--calibrate", help="Quantize so that currents err least on the training images of this data."
+                "--calibrate",
+                metavar="[DATA]",
+                help="Quantize so that currents err least on the training images of DATA, or where none is named of the data "
+                "that it was trained on.",
+                show_default="not calibrated",
             ),
         ],
         None,
@@ -82,14 +139,12 @@ LOWERING: dict[str, tuple[Any, Any]] = {
     "weights": (
         Annotated[
             Path | None,
-            typer.Option("--weights", help="For package.module:factory: its state dict (.safetensors or .pt)."),
+            typer.Option("--weights", help="Its state dict (.safetensors or .pt)."),
         ],
         None,
     ),
     "input_shape": (
-        Annotated[
-            str | None, typer.Option("--input-shape", help="For package.module:factory: one image, e.g. 3,32,32.")
-        ],
+        Annotated[str | None, typer.Option("--input-shape", help="One image, e.g. 3,32,32.")],
         None,
     ),
     "timesteps": (
@@ -119,7 +174,7 @@ LOWERING: dict[str, tuple[Any, Any]] = {
             str | None,
             typer.Option(
                 "--output",
-                help="For package.module:factory: which of several outputs counts, by index, key or path (0.spikes).",
+                help="Which of several outputs counts, by index, key or path (0.spikes).",
             ),
         ],
         None,
@@ -129,8 +184,7 @@ LOWERING: dict[str, tuple[Any, Any]] = {
             list[str] | None,
             typer.Option(
                 "--neuron-as",
-                help="For package.module:factory: what a class of hidden arithmetic is, e.g. my.LIFLayer=LIF:tau=2,v_threshold=1 "
-                "(repeatable).",
+                help="What a class of hidden arithmetic is, e.g. my.LIFLayer=LIF:tau=2,v_threshold=1 (repeatable).",
             ),
         ],
         None,
@@ -140,7 +194,7 @@ LOWERING: dict[str, tuple[Any, Any]] = {
             str | None,
             typer.Option(
                 "--normalize",
-                help="For package.module:factory: what it expects images to be normalized with: imagenet, cifar10, cifar100, mnist "
+                help="What it expects images to be normalized with: imagenet, cifar10, cifar100, mnist "
                 "or MEAN/STD, one number each or one per channel, e.g. 0.1307/0.3081.",
             ),
         ],
@@ -166,113 +220,74 @@ Encoder = Annotated[
     ),
 ]
 
-TRAINING: dict[str, tuple[Any, Any]] = {
-    "epochs": (Annotated[int | None, typer.Option(help="Passes over the training images.")], None),
-    "batch_size": (Annotated[int | None, typer.Option(help="Images per step.")], None),
-    "lr": (Annotated[float | None, typer.Option(help="Peak learning rate.")], None),
-    "teacher_frames": (
-        Annotated[
-            Literal["mean", "each"] | None,
-            typer.Option(
-                help="What an ANN sees of frames over time: their mean, or each, and its logits are averaged; a teacher as it was trained."
-            ),
-        ],
-        None,
+TRAINING: Group = {
+    "epochs": _given(int, "Passes over the training images.", BY_DATA),
+    "batch_size": _given(int, "Images per step.", BY_DATA),
+    "lr": _given(float, "Peak learning rate.", f"{GENERAL.lr:g}; a tenth of it with --start"),
+    "teacher_frames": _given(
+        Literal["mean", "each"],
+        "What an ANN sees of frames over time: their mean, or each, and its logits are averaged.",
+        "mean; a teacher as it was trained",
     ),
-    "set_": (
-        Annotated[
-            list[str] | None,
-            typer.Option(
-                "--set",
-                help="Any other setting of TrainConfig, e.g. ema=0.999, schedule=step, precision=bf16 (repeatable).",
-            ),
-        ],
-        None,
+    "optimizer": _given(Optimizer, "sgd has Nesterov momentum.", GENERAL.optimizer),
+    "weight_decay": _given(
+        float, "Of all weights but biases and those of BatchNorm.", f"{GENERAL.weight_decay:g}", min=0
     ),
-    "option": (
-        Annotated[
-            list[str] | None,
-            typer.Option("--option", help="An architecture argument, e.g. channels=16,32 (repeatable)."),
-        ],
-        None,
+    "schedule": _given(
+        Schedule,
+        "Of the learning rate behind its warm-up: a cosine to 0, or steps to a tenth at 1/2 and 3/4 of the epochs.",
+        GENERAL.schedule,
     ),
-    "crop": (
-        Annotated[
-            int | None,
-            typer.Option(
-                "--crop", min=0, help="Augment: move images by up to this many pixels; by default as suits them."
-            ),
-        ],
-        None,
+    "warmup_epochs": _given(
+        float,
+        "Epochs in which the learning rate rises to its peak.",
+        "5, a tenth of all epochs at most; 0 with --start",
+        min=0,
     ),
-    "flip": (
-        Annotated[
-            bool | None, typer.Option("--flip/--no-flip", help="Augment: mirror images left to right at random.")
-        ],
-        None,
+    "label_smoothing": _given(
+        float, "Share of a target that all classes get.", f"{GENERAL.label_smoothing:g}", min=0, max=1
     ),
-    "cutout": (
-        Annotated[int | None, typer.Option("--cutout", min=0, help="Augment: blank a square of this many pixels.")],
-        None,
+    "precision": _given(
+        Precision,
+        "Of convolutions and linear layers in training; auto: bf16 where the machine is faster in it.",
+        GENERAL.precision,
     ),
-    "roll": (
-        Annotated[
-            int | None,
-            typer.Option("--roll", min=0, help="Augment: roll images by up to this many pixels; none leave the image."),
-        ],
-        None,
+    "device": (Device, None),
+    "set_": _given(
+        list[str],
+        "Any other setting of TrainConfig, e.g. ema=0.999, clip_norm=1, every_step=true (repeatable).",
+        "none",
+        "--set",
     ),
-    "drop": (
-        Annotated[
-            float | None,
-            typer.Option(
-                "--drop",
-                min=0,
-                max=1,
-                help="Augment frames over time: drop up to this share of frames, area or spikes.",
-            ),
-        ],
-        None,
+    "option": _given(list[str], "An architecture argument, e.g. channels=16,32 (repeatable).", "its own"),
+    "crop": _given(int, "Augment: move images by up to this many pixels.", BY_DATA, min=0),
+    "flip": _given(bool, "Augment: mirror images left to right at random.", BY_DATA, "--flip/--no-flip"),
+    "cutout": _given(int, "Augment: blank a square of this many pixels.", BY_DATA, min=0),
+    "roll": _given(int, "Augment: roll images by up to this many pixels; none leave the image.", "0", min=0),
+    "drop": _given(
+        float, "Augment frames over time: drop up to this share of frames, area or spikes.", "0", min=0, max=1
     ),
-    "mix": (
-        Annotated[
-            float | None,
-            typer.Option(
-                "--mix",
-                min=0,
-                max=1,
-                help="Augment frames over time: this share of samples has another's events in part, and its label.",
-            ),
-        ],
-        None,
+    "mix": _given(
+        float,
+        "Augment frames over time: this share of samples has another's events in part, and its label.",
+        "0",
+        min=0,
+        max=1,
     ),
-    "auto_augment": (
-        Annotated[
-            bool | None,
-            typer.Option(
-                "--auto-augment/--no-auto-augment", help="Augment: one random operation of AutoAugment strength."
-            ),
-        ],
-        None,
+    "auto_augment": _given(
+        bool, "Augment: one random operation of AutoAugment strength.", "off", "--auto-augment/--no-auto-augment"
     ),
-    "val": (
-        Annotated[
-            float | None,
-            typer.Option(
-                help="Hold out this fraction of the training images; the epoch best on them goes to NAME.best.safetensors."
-            ),
-        ],
-        None,
+    "val": _given(
+        float,
+        "Hold out this fraction of the training images; the epoch best on them goes to NAME.best.safetensors.",
+        "0",
     ),
     "resume": (
         Annotated[bool, typer.Option("--resume", help="Go on with the run of --out that was stopped.")],
         False,
     ),
     "overwrite": (Overwrite, False),
-    "tensorboard": (
-        Annotated[Path | None, typer.Option("--tensorboard", help="Also write the history for TensorBoard here.")],
-        None,
-    ),
+    "tensorboard": _given(Path, "Also write the history for TensorBoard here.", "none"),
 }
 """Options that `kdsnn.pretrain` and `kdsnn.distill` share."""
 
@@ -283,13 +298,14 @@ SPELLED = {"T": "--timesteps", "options": "--option"}
 def spelled(name: str, value: Any) -> str:
     """An option of Python as the command line writes it: ("input_bits", 8) → "--input-bits 8"."""
     option = SPELLED.get(name, f"--{name.replace('_', '-')}")
-    return option if value is None else f"{option} {value}"
+    return option if value is None or value is True else f"{option} {value}"
 
 
-def takes(**groups: Mapping[str, tuple[Any, Any]]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def takes(**groups: Group) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a verb all options of some groups; it gets each group as one mapping, under the group's name.
 
-    typer reads options off a signature, so the groups are written into it here, before `json`, instead of by hand at every verb.
+    typer reads options off a signature, so the groups are written into it here, before `json`, instead of by hand at every verb;
+    `--help` shows each option in its panel, and a default for each.
     """
 
     def decorated(verb: Callable[..., None]) -> Callable[..., None]:
@@ -302,7 +318,7 @@ def takes(**groups: Mapping[str, tuple[Any, Any]]) -> Callable[[Callable[..., No
         ]
         kept = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own if p.name not in groups]
         last = [p for p in kept if p.name in ("seed", "json", "wide")]
-        parameters = [p for p in kept if p not in last] + shared + last
+        parameters = [_shown(p) for p in [p for p in kept if p not in last] + shared + last]
 
         @functools.wraps(verb)
         def called(**given: Any) -> None:
@@ -314,3 +330,13 @@ def takes(**groups: Mapping[str, tuple[Any, Any]]) -> Callable[[Callable[..., No
         return called
 
     return decorated
+
+
+def _shown(parameter: inspect.Parameter) -> inspect.Parameter:
+    """An option as `--help` shows it: in its panel, and where nothing is its default, saying so."""
+    kind, info = typing.get_args(parameter.annotation)
+    info = copy.copy(info)
+    info.rich_help_panel = next((panel for panel, names in PANELS.items() if parameter.name in names), None)
+    if parameter.default is None and info.show_default is True:
+        info.show_default = "none"
+    return parameter.replace(annotation=Annotated[kind, info])

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from kdsnn.cli.options import IMAGES, TRAINING, Data, Json, OutFile, Seed, Wide, takes
+from kdsnn.cli.options import IMAGES, TRAINING, Json, OutFile, Seed, TrainingData, Wide, takes
 from kdsnn.cli.texts import images_of, training_of
 
 
@@ -17,7 +17,7 @@ def pretrain(
     out: OutFile,
     images: dict[str, Any],
     training: dict[str, Any],
-    data: Data = "digits",
+    data: TrainingData = None,
     quantize_activations: Annotated[
         int | None,
         typer.Option(
@@ -27,7 +27,7 @@ def pretrain(
     ] = None,
     quantize: Annotated[
         int | None,
-        typer.Option("--quantize", help="For --quantize-activations: bits of its weights, 2 to 8; 8 by default."),
+        typer.Option("--quantize", help="For --quantize-activations: bits of its weights, 2 to 8.", show_default="8"),
     ] = None,
     start: Annotated[
         Path | None,

@@ -65,14 +65,16 @@ def profile(
             help="One full report of several SOURCEs, not a sweep: A --compare B C. The verdict is about A.",
         ),
     ] = False,
-    data: Data = "digits",
+    data: Data = None,
     image_size: Resized = None,
     samples: Annotated[
-        int | None, typer.Option(min=1, help="How many test images, spread over the set; all by default.")
+        int | None, typer.Option(min=1, help="How many test images, spread over the set.", show_default="all")
     ] = None,
     target: Annotated[
         list[str] | None,
-        typer.Option(help="A chip to place them on: loihi1, loihi2 or a .json file (repeatable); both by default."),
+        typer.Option(
+            help="A chip to place them on: loihi1, loihi2 or a .json file (repeatable).", show_default="loihi1, loihi2"
+        ),
     ] = None,
     energy_model: Annotated[
         list[Path] | None, typer.Option(help="An energy model of your own, beside the built-in ones (repeatable).")
@@ -84,8 +86,8 @@ def profile(
         list[str] | None,
         typer.Option(
             "--format",
-            help="html, json, csv, markdown, latex or neurobench (repeatable); the first three by default. Of a sweep html, json, "
-            "csv or svg; all by default.",
+            help="html, json, csv, markdown, latex or neurobench (repeatable). Of a sweep html, json, csv or svg.",
+            show_default="html, json, csv; of a sweep all",
         ),
     ] = None,
     seconds_per_image: Annotated[
@@ -102,13 +104,17 @@ def profile(
         bool | None,
         typer.Option(
             "--density/--no-density",
-            help="Count again with the input's events thinned to 3/4, 1/2, 1/4 and 1/8; by default where events come in.",
+            help="Count again with the input's events thinned to 3/4, 1/2, 1/4 and 1/8.",
+            show_default="where events come in",
         ),
     ] = None,
     simulate: Annotated[
         bool,
         typer.Option("--simulate", help="Run some samples on SANA-FE, where it is installed: time with contention."),
     ] = False,
+    device: Annotated[
+        str | None, typer.Option(help="Where torch runs ANNs: cpu, cuda, cuda:1, mps.", show_default="cpu")
+    ] = None,
     json: Json = False,
     wide: Wide = False,
 ) -> None:
@@ -138,7 +144,7 @@ def profile(
             samples=samples, image_size=size_of(image_size), target=target or [], energy_model=energy_model or [],
             time_model=time_model or [], seconds_per_image=seconds_per_image, seconds_per_step=seconds_per_step,
             density=density, simulate=simulate, compare=compare, command=command_line(),
-            written=written, progress=told, **lowering_of(lowering),
+            written=written, progress=told, device=device, **lowering_of(lowering),
         )  # fmt: skip
     paths = written(found)
     if json:
@@ -146,5 +152,7 @@ def profile(
         return
     for table in found.tables():
         draw(table, wide=wide)
+    for note in found.notes:
+        print(note)
     for path in paths.values():
         print(path)

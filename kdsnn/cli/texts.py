@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from kdsnn.errors import KdsnnError, OptionError
+from kdsnn.errors import KdsnnError, OptionError, did_you_mean
 
 
 def lowering_of(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -18,6 +18,8 @@ def lowering_of(given: Mapping[str, Any]) -> dict[str, Any]:
     """
     found = dict(given)
     read = {"input_shape": _shape(found.pop("input_shape")), "nir": nir_options(found.pop("nir"))}
+    if found["calibrate"] == "":  # no value: the data that it was trained on
+        found["calibrate"] = True
     return {"T": found.pop("timesteps"), **read, **found}
 
 
@@ -124,7 +126,10 @@ def settings_of(texts: list[str] | None) -> dict[str, Any]:
     for text in texts or []:
         name, equals, value = text.partition("=")
         if not equals or name not in defaults:
-            raise KdsnnError(f"--set {text}: it must read NAME=VALUE with a name of {', '.join(defaults)}")
+            near = did_you_mean(name, defaults)
+            raise KdsnnError(
+                f"--set {text}: {f'{near}? ' if near else ''}It must read NAME=VALUE with a name of {', '.join(defaults)}"
+            )
         kind: Any = float if defaults[name] is None else type(defaults[name])  # None: what suits the run
         try:
             if kind is tuple:

@@ -7,7 +7,6 @@ command line starts fast.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +25,7 @@ from kdsnn.data.noise import Noise
 from kdsnn.data.npz import load_npy, load_npz
 from kdsnn.data.variants import VARIANTS, of_size, size_in, variant_of
 from kdsnn.data_names import DESCRIPTIONS
-from kdsnn.errors import KdsnnError
+from kdsnn.errors import KdsnnError, did_you_mean
 
 __all__ = [
     "DESCRIPTIONS", "SPLIT_SEED", "Augmentation", "DataSet", "Noise", "as_data", "load", "of_size", "recognized",
@@ -146,5 +145,5 @@ def _load(source: str, spec: str, seed: int, size: Size | None, reading: Reading
 
 
 def _suggestion(wrong: str, known: Mapping[str, object] | list[str]) -> str:
-    near = difflib.get_close_matches(wrong, known, 1)
-    return (f"did you mean {near[0]}? Use " if near else "use ") + ", ".join(known)
+    near = did_you_mean(wrong, known)
+    return (f"{near}? Use " if near else "use ") + ", ".join(known)

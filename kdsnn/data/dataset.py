@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ class DataSet:
 
     `y_train`, `y_test`: int64, (N,), 0…classes - 1. `name` is the spec that `load` took. `class_names` are those of the
     source, in the order of the labels, or empty; `notes` says in whole sentences what was done to the source's samples.
+    `noise` holds the arguments of `load_data` for the noise that was added, or is empty.
 
     Raises KdsnnError at construction when the arrays do not fit this description.
     """
@@ -39,6 +41,7 @@ class DataSet:
     class_names: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     graded: bool = False
+    noise: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for part, x, y in (("train", self.x_train, self.y_train), ("test", self.x_test, self.y_test)):

@@ -70,6 +70,7 @@ class Noise:
             x_train=mapped(data.x_train, self._adder("train")) if self.train else data.x_train,
             x_test=mapped(data.x_test, self._adder("test")) if self.test else data.x_test,
             notes=(*data.notes, note),
+            noise={"noise": self.sigma, "noise_kind": self.kind, "noise_on": ",".join(parts)},
         )
 
     def _adder(self, part: str) -> Callable[[NDArray[np.uint8]], NDArray[np.uint8]]:

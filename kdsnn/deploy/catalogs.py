@@ -1,4 +1,4 @@
-"""What there is to choose from: architectures, data sets, energy and step-time models, targets.
+"""What there is to choose from: architectures, data sets, recipes, energy and step-time models, targets.
 
 What is printed here takes no torch and no numpy to find out, so that `list` answers at once. Of the architectures it stands in a
 file, which `python -m kdsnn.deploy.catalogs` writes anew after one has been added or changed.
@@ -107,9 +107,51 @@ def time_models() -> list[dict[str, str]]:
     ]
 
 
+OTHER_KINDS = {
+    "other gray images (28×28)": (1, 28, 28),
+    "other color images (32×32)": (3, 32, 32),
+    "all else": (2, 34, 34),
+}
+"""Kinds of data whose recipe goes by the images, with a shape (C, H, W) for those that go by the size too."""
+
+
+def recipes() -> list[dict[str, str]]:
+    """What training takes by kind of data unless it is told otherwise; teacher / student where they differ."""
+    from kdsnn.train.recipes import RECIPES, recipe_of
+
+    found = {**RECIPES, **{kind: recipe_of("", shape) for kind, shape in OTHER_KINDS.items()}}
+    rows = []
+    for kind, recipe in found.items():
+        ann, snn = recipe.pretrain, recipe.distill
+        shift = f"teacher's images moved by up to {ann.shift} pixel{'s' * (ann.shift > 1)}" if ann.shift else ""
+        scale = "learned" if snn.logit_scale == 0 else f"{snn.logit_scale:g}"
+        rows.append(
+            {
+                "data": kind,
+                "epochs": _both(ann.epochs, snn.epochs),
+                "batch size": _both(ann.batch_size, snn.batch_size),
+                "lr": _both(ann.lr, snn.lr),
+                "readout": recipe.readout,
+                "alpha": f"{snn.alpha:g}",
+                "temperature": f"{snn.temperature:g}",
+                "logit scale": scale,
+                "augmentation": "; ".join(
+                    filter(None, [shift, str(recipe.augmentation) if recipe.augmentation else ""])
+                )
+                or "none",
+            }
+        )
+    return rows
+
+
+def _both(teacher: float, student: float) -> str:
+    return f"{teacher:g}" if teacher == student else f"{teacher:g} / {student:g}"
+
+
 CATALOGS: Mapping[str, Callable[[], list[dict[str, str]]]] = {
     "models": models,
     "data": data_sets,
+    "recipes": recipes,
     "energy-models": energy_models,
     "time-models": time_models,
     "targets": targets,

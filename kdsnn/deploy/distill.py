@@ -7,14 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
+from kdsnn.deploy.devices import computing_on, require_device
 from kdsnn.deploy.factory import module_of
-from kdsnn.deploy.images import Pixels, load_data, require_frames, require_trained_fit, some_tests
+from kdsnn.deploy.images import Pixels, require_frames, require_trained_fit, some_tests
 from kdsnn.deploy.initial import TEACHER, source_of
 from kdsnn.deploy.load import load
+from kdsnn.deploy.own_data import load_own, own_of
 from kdsnn.deploy.precision import with_precision
 from kdsnn.deploy.pretrain import named_model
 from kdsnn.deploy.progress import Progress, silent
-from kdsnn.deploy.recipes import augmentation_for, configured, recipe_for
+from kdsnn.deploy.recipes import augmentation_for, configured, recipe_for, tell_batches
 from kdsnn.deploy.seeds import ALONE, SeedRuns, over_seeds
 from kdsnn.deploy.starting import train_all
 from kdsnn.deploy.trained import TrainedNetwork
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from kdsnn.deploy.images import ImageSize
     from kdsnn.models.kit import Neuron, Readout
     from kdsnn.train import Method, TeacherFrames, TrainConfig
+    from kdsnn.train.config import Optimizer, Precision, Schedule
 
 COUNTED = 200
 """Test images on which the cost of a student and its twin is counted, spread over the set."""
@@ -45,7 +48,7 @@ def distill(
 ) -> TrainedNetwork | SeedRuns: ...
 def distill(
     model: str | nn.Module,
-    data: Any = "digits",
+    data: Any = None,
     *,
     teacher: str | Path | TrainedNetwork | nn.Module | None = None,
     teacher_weights: str | Path | None = None,
@@ -61,6 +64,13 @@ def distill(
     epochs: int | None = None,
     batch_size: int | None = None,
     lr: float | None = None,
+    optimizer: Optimizer | None = None,
+    weight_decay: float | None = None,
+    schedule: Schedule | None = None,
+    warmup_epochs: float | None = None,
+    label_smoothing: float | None = None,
+    precision: Precision | None = None,
+    device: str | None = None,
     alpha: float | None = None,
     temperature: float | None = None,
     quantize: int | None = None,
@@ -87,7 +97,7 @@ def distill(
     Args:
         model: an architecture of `kdsnn-deploy list models`, `package.module:factory`, or any module made of SpikingJelly's
             layers, single- or multi-step, which is trained in place.
-        data: whatever `load_data` takes.
+        data: whatever `load_data` takes; by default what `start`, the teacher or `init` was trained on, or else digits.
         teacher: a checkpoint, what `pretrain` returned, `package.module:factory`, or any torch module, images (N, C, H, W)
             in 0…1 → logits (N, K). It is never changed.
         teacher_weights: a state dict for a teacher from a factory.
@@ -103,8 +113,7 @@ def distill(
             recipe's: "membrane", but "rate" on digits. Of architectures only.
         neuron: "if", or "lif" with a leak of one half per step; of architectures only.
         reset: what a spike does to the membrane: "hard" sets it to 0, "soft" subtracts the threshold; of architectures only.
-        epochs, batch_size, lr: the recipe's own where they are None.
-        alpha: weight of the teacher in Eq. 5, 0 to 1; temperature: softening of the logits.
+        epochs, batch_size, lr, alpha (weight of the teacher in Eq. 5), temperature (of the logits): None takes the recipe's.
         quantize: train on with weights of so many bits, 2 to 8, from the trained student `start`.
         init: where the weights come from: "teacher", a checkpoint, what `pretrain` or `distill` returned, or a module. An ANN
             of the same architecture is scaled to thresholds of 1 on training images, a student is copied; None starts from
@@ -112,7 +121,7 @@ def distill(
         seeds: train once for each of them, (0, 1, 2) or "0-4" or "0,3,7", as NAME.seedN.safetensors, and sum up: a `SeedRuns`.
         processes: how many seeds are trained side by side, each with its share of the cores; by default as many as there are
             cores, one on a GPU. Under `torchrun` or `accelerate launch` each process takes its share of the seeds.
-        seed, options, augmentation, val, resume, overwrite, tensorboard, noise…, progress, **settings: as in `pretrain`.
+        optimizer, weight_decay, schedule, warmup_epochs, label_smoothing, precision, device, seed, options, augmentation, val, resume, overwrite, tensorboard, noise…, progress, **settings: as in `pretrain`.
 
     Raises:
         KdsnnError: a method without its teacher, networks and data that do not fit, a run that diverges; one line each.
@@ -120,28 +129,33 @@ def distill(
     if seeds is not None or processes is not None:
         return _over_seeds(dict(locals()))
     path = writable(out)
+    require_device(device)
     began = None if quantize is None and start is None else _start(model, quantize, start, options, T)
     ann = _teacher(teacher, teacher_weights, method) if method != "none" or init == TEACHER else None
     source = None if init is None else source_of(init, ann, model, quantize)
-    images = load_data(data, image_size=image_size, noise=noise, noise_kind=noise_kind, noise_on=noise_on)
-    seen = _seen(ann, images, teacher_frames)
+    own = own_of(began, ann, source)
+    images = load_own(data, own, image_size=image_size, noise=noise, noise_kind=noise_kind, noise_on=noise_on)
+    settings |= {"epochs": epochs, "batch_size": batch_size, "lr": lr, "optimizer": optimizer, "schedule": schedule}
+    settings |= {"weight_decay": weight_decay, "warmup_epochs": warmup_epochs, "label_smoothing": label_smoothing}
+    settings |= {"precision": precision, "alpha": alpha, "temperature": temperature, "val": val, "seed": seed}
+    settings |= {"teacher_frames": _seen(ann, images, teacher_frames)}
     options, config = _settled(model, images, method, began, source, options or {}, _steps(images, T), settings)
-    config = configured(config, epochs=epochs, batch_size=batch_size, lr=lr, alpha=alpha, temperature=temperature, val=val,
-                        seed=seed, teacher_frames=seen)  # fmt: skip
-    config = with_precision(config, path, resume=resume)
+    config = with_precision(config, path, resume=resume, device=device)
+    tell_batches(config, images)
     named, module = named_model(model, seed)
     job = Training(
         f"distill {named}", named, images, config, options, path, module, method=method,
-        teacher=ann.module if isinstance(ann, TrainedNetwork) else ann,
-        taps=_pairs(taps), readout=readout or recipe_for(images).readout, neuron=neuron, reset=reset,
-        augmentation=augmentation_for(images, augmentation),
-        tensorboard=None if tensorboard is None else Path(tensorboard),
+        teacher=ann.module if isinstance(ann, TrainedNetwork) else ann, taps=_pairs(taps), readout=readout or recipe_for(images).readout, neuron=neuron, reset=reset,
+        augmentation=augmentation_for(images, augmentation), tensorboard=Path(tensorboard) if tensorboard else None,
         label="student" if method == "none" else "distilled",
         init=source.module if isinstance(source, TrainedNetwork) else source,
         others={"teacher": ann.path.with_suffix(".csv")} if isinstance(ann, TrainedNetwork) and ann.path else {},
     )  # fmt: skip
     job = job if began is None else _on_grid(job, began, quantize)
-    return _trained(job, progress, twin=twin, resume=resume, overwrite=overwrite)
+    if isinstance(ann, TrainedNetwork):
+        require_trained_fit(str(ann.path or ann.info.model), ann, images)
+    with computing_on(device):
+        return _trained(job, progress, twin=twin, resume=resume, overwrite=overwrite)
 
 
 def _over_seeds(given: dict[str, Any]) -> SeedRuns:

@@ -7,8 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdsnn.deploy.images import load_data, require_trained_fit
+from kdsnn.deploy.devices import moved, require_device
+from kdsnn.deploy.images import require_trained_fit
 from kdsnn.deploy.load import load
+from kdsnn.deploy.own_data import load_own, own_of
 from kdsnn.deploy.processes import ranks
 from kdsnn.deploy.progress import Progress, silent
 from kdsnn.deploy.tables import Result
@@ -21,9 +23,13 @@ if TYPE_CHECKING:
     from torch import nn
 
     from exporters.graph import Array
+    from kdsnn.checkpoint import CheckpointInfo
     from kdsnn.data import DataSet
     from kdsnn.deploy.images import ImageSize
     from profilers.counting.confusion import Confusion
+
+
+AS_TRAINED = "float, not quantized, BatchNorm not folded"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -38,6 +44,7 @@ class Evaluation(Result):
         spiking: whether the network has time steps.
         accuracies: 0…1; of a spiking network after each of its T steps, of an ANN one value.
         confusion: which classes were taken for which, after the last step.
+        arithmetic: what was measured, in words: other verbs quantize the network, and fold BatchNorm into its weights.
     """
 
     name: str
@@ -47,6 +54,7 @@ class Evaluation(Result):
     spiking: bool
     accuracies: tuple[float, ...]
     confusion: Confusion
+    arithmetic: str = AS_TRAINED
 
     @property
     def accuracy(self) -> float:
@@ -57,7 +65,7 @@ class Evaluation(Result):
         """Accuracy, for a spiking network at every step."""
         from profilers.report.numbers import percent
 
-        title = f"{Path(self.name).name}: {self.model} on {self.data}, {self.samples} test images"
+        title = f"{Path(self.name).name}: {self.model} on {self.data}, {self.samples} test images; {self.arithmetic}"
         if not self.spiking:
             return (table(title, ["accuracy"], [[percent(self.accuracy, 2)]]),)
         rows = [[str(t + 1), percent(a, 2)] for t, a in enumerate(self.accuracies)]
@@ -91,17 +99,18 @@ class Evaluation(Result):
     def to_dict(self) -> dict[str, Any]:
         """The network, the data, the accuracies, those of every class, and the confusion matrix, rows the labels."""
         return {
-            "checkpoint": self.name, "data": self.data, "samples": self.samples, "accuracy": list(self.accuracies),
-            "classes": self.classes(), "confusion": self.confusion.matrix.tolist(),
+            "checkpoint": self.name, "data": self.data, "samples": self.samples, "arithmetic": self.arithmetic,
+            "accuracy": list(self.accuracies), "classes": self.classes(), "confusion": self.confusion.matrix.tolist(),
         }  # fmt: skip
 
 
 def evaluate(
     source: str | Path | TrainedNetwork | nn.Module,
-    data: Any = "digits",
+    data: Any = None,
     *,
     weights: str | Path | None = None,
     T: int | None = None,
+    device: str | None = None,
     image_size: ImageSize = None,
     noise: float = 0.0,
     noise_kind: str = "std",
@@ -112,26 +121,35 @@ def evaluate(
 
     Args:
         source: a checkpoint, what `pretrain`, `distill` or `load` returned, a torch module, or `package.module:factory`.
-        data: whatever `load_data` takes; `image_size`, `noise`, `noise_kind`, `noise_on` as there.
+        data: whatever `load_data` takes; `image_size`, `noise`, `noise_kind`, `noise_on` as there. By default what the network
+            was trained on; digits where it does not say.
         weights: for a factory, the checkpoint of its network.
         T: time steps, for a spiking torch module; None for an ANN.
+        device: where torch computes, "cpu", "cuda", "cuda:1", "mps"; None leaves a module where it is, that of a checkpoint on
+            the CPU.
         progress: told how far it is.
 
     Raises:
         KdsnnError: a damaged checkpoint, or a network and data that do not fit.
     """
-    # what is wrong with it is said before data is waited for
+    # what is wrong with them is said before data is waited for
+    require_device(device)
     network = _network(source, weights) if isinstance(source, str | Path) else source
-    images = load_data(data, image_size=image_size, noise=noise, noise_kind=noise_kind, noise_on=noise_on)
+    images = load_own(
+        data, own_of(network), image_size=image_size, noise=noise, noise_kind=noise_kind, noise_on=noise_on
+    )
     told = functools.partial(progress, f"evaluate on {images.name}")
     if not isinstance(network, TrainedNetwork):
         kind = type(network).__name__
-        return _evaluated(network, kind.lower(), kind, images, T=T, progress=told)
+        with moved(network, device):
+            return _evaluated(network, kind.lower(), kind, images, T=T, progress=told)
     info = network.info
     name = str(source) if isinstance(source, str | Path) else info.model
     require_trained_fit(Path(name).name, network, images)
     T = info.T if info.spiking else None
-    return _evaluated(network.module, name, info.model, images, T=T, frames=info.frames, progress=told)
+    with moved(network.module, device):
+        found = _evaluated(network.module, name, info.model, images, T=T, frames=info.frames, progress=told)
+    return replace(found, arithmetic=_arithmetic(info))
 
 
 def _evaluated(module: nn.Module, name: str, model: str, images: DataSet, *, T: int | None, **how: Any) -> Evaluation:
@@ -161,6 +179,15 @@ def _decisions(module: nn.Module, images: DataSet, **how: Any) -> Array:
     part = replace(images, x_test=images.x_test[mine], y_test=images.y_test[mine])
     found = train.decisions(module, part, **how) if len(part.y_test) else None
     return np.concatenate([one for one in group.gather(found) if one is not None], axis=1)
+
+
+def _arithmetic(info: CheckpointInfo) -> str:
+    if info.quantized is None:
+        return AS_TRAINED
+    bits = info.quantized["bits"]
+    if info.spiking:
+        return f"trained on the grid of {bits}-bit weights, in float arithmetic"
+    return f"{bits}-bit weights, {info.quantized['activation_bits']}-bit activations"
 
 
 def _network(source: str | Path, weights: str | Path | None) -> TrainedNetwork:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdsnn.errors import KdsnnError, OptionError, notice
+from kdsnn.errors import KdsnnError, OptionError, caution, notice
 
 if TYPE_CHECKING:
     import numpy as np
@@ -59,21 +59,29 @@ def load_data(
         found = data if known else as_data(data, test=test)
         found = found if image_size is None else of_size(found, require_size(image_size))
         found = replace(added.added(found), name=found.name) if added else found
-    for text in (*found.notes, *class_notes(found)) if not known else ():
-        notice(text)
+    if not known:
+        for text in found.notes:
+            notice(text)
+        _tell_classes(found)
     return found
 
 
-def class_notes(data: DataSet) -> tuple[str, ...]:
-    """What is worth saying of the classes of a data set: their names, and that one class is no task."""
+def _tell_classes(data: DataSet) -> None:
+    """Say what is worth saying of the classes of a data set: their names, and that one class is no task."""
+    named = class_list(data.class_names)
     if data.classes == 1:
-        called = f" ({_one_line(data.class_names[0])})" if data.class_names else ""
-        return (f"{data.name} has one class only{called}: any network classifies it rightly.",)
-    names = data.class_names
-    if not names:
-        return ()
+        called = f" ({named})" if named else ""
+        caution(
+            f"{data.name} has one class only{called}: any network classifies it rightly, so that its accuracy says nothing."
+        )
+    elif named:
+        notice(f"{data.name} has {data.classes} classes: {named}.")
+
+
+def class_list(names: Sequence[str]) -> str:
+    """The names of classes in one line; of many the first ones and the last."""
     listed = names if len(names) <= NAMED else (*names[: NAMED - 2], "…", names[-1])
-    return (f"{data.name} has {data.classes} classes: {', '.join(map(_one_line, listed))}.",)
+    return ", ".join(map(_one_line, listed))
 
 
 def _one_line(name: str) -> str:

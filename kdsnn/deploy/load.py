@@ -6,9 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdsnn.deploy.trained import TrainedNetwork
+from kdsnn.errors import KdsnnError
 
 if TYPE_CHECKING:
     from torch import nn
+
+RUNNABLE = (".onnx", ".net", ".nir")
+"""Files of networks that are no checkpoints."""
 
 
 def load(path: str | Path, *, module: str | nn.Module | None = None) -> TrainedNetwork:
@@ -24,6 +28,10 @@ def load(path: str | Path, *, module: str | nn.Module | None = None) -> TrainedN
     from kdsnn import checkpoint
     from kdsnn.factory import made_by
 
+    if (kind := Path(path).suffix) in RUNNABLE:
+        raise KdsnnError(
+            f"{path}: a checkpoint (.safetensors) or package.module:factory is taken here; `run` tells the accuracy of a {kind} file"
+        )
     found, info = checkpoint.load(Path(path), made_by(module) if isinstance(module, str) else module)
     return TrainedNetwork(found, info, path=Path(path))
 
@@ -31,7 +39,6 @@ def load(path: str | Path, *, module: str | nn.Module | None = None) -> TrainedN
 def trained_by_us(path: str | Path) -> bool:
     """Whether a file is a checkpoint of this program, and not a bare state dict."""
     from kdsnn import checkpoint
-    from kdsnn.errors import KdsnnError
 
     if Path(path).suffix != ".safetensors":
         return False

@@ -65,7 +65,8 @@ def lower(
         input_shape: (C, H, W), (C, L) or (F,) of one sample, for a module or a factory.
         weights: for a factory, a state dict (`.safetensors` or `.pt`), or a checkpoint that `distill` wrote, which also says
             `input_shape` and `T`.
-        calibrate: quantize so that currents err least on training images of this data, see `load_data`.
+        calibrate: quantize so that currents err least on training images of this data, see `load_data`; True: of the data that
+            the network was trained on.
         calibration_samples: how many of them.
         nir: how to read a foreign `.nir` file: further arguments of `exporters.nir.read` (dt, method, reset).
         input_coding: what the network reads: "pixels", one image at every step, or "spikes", T frames of 0 and 1. For a module, a
@@ -216,6 +217,7 @@ def _trained(
             notice(f"{called} was trained for {trained_for} bits, not {bits}")
     metadata |= {"model": info.model, "data": info.data, "metrics": dict(info.metrics)}
     metadata |= {"class_names": list(info.class_names)} if info.class_names else {}
+    metadata |= {"noise": dict(info.training["noise"])} if info.training.get("noise") else {}
     return _module(
         name, trained.module, info.input_shape, T or info.T, how, Brought(input_coding=info.input_coding), metadata
     )

@@ -6,19 +6,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kdsnn.deploy.devices import computing_on
 from kdsnn.errors import UserError
 
 if TYPE_CHECKING:
     from kdsnn.train import TrainConfig
 
 
-def with_precision(config: TrainConfig, out: Path | None, *, resume: bool) -> TrainConfig:
+def with_precision(config: TrainConfig, out: Path | None, *, resume: bool, device: str | None = None) -> TrainConfig:
     """Settle the precision "auto" before training, so that checkpoints and the twin's run tell what was used.
 
     Args:
         config: of the run.
         out: its checkpoint, beside which its state lies.
         resume: whether it goes on with a run that was cut off, which may have been started on another machine.
+        device: that it is to run on, None for the one that accelerate chooses.
     """
     if config.precision != "auto":
         return config
@@ -36,4 +38,5 @@ def with_precision(config: TrainConfig, out: Path | None, *, resume: bool) -> Tr
             begun = None  # there is no student of this run yet
         if begun in ("fp32", "bf16"):  # the student is finished, its twin is not
             return replace(config, precision=begun)
-    return settled(config, Accelerator().device, state)
+    with computing_on(device):
+        return settled(config, Accelerator().device, state)

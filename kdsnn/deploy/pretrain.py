@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from kdsnn.deploy.devices import computing_on, require_device
 from kdsnn.deploy.factory import module_of
-from kdsnn.deploy.images import load_data, require_frames, require_trained_fit
+from kdsnn.deploy.images import require_frames, require_trained_fit
 from kdsnn.deploy.load import load
+from kdsnn.deploy.own_data import load_own, own_of
 from kdsnn.deploy.precision import with_precision
 from kdsnn.deploy.progress import Progress, silent
-from kdsnn.deploy.recipes import augmentation_for, configured, recipe_for
+from kdsnn.deploy.recipes import augmentation_for, configured, recipe_for, tell_batches
 from kdsnn.deploy.starting import train_all
 from kdsnn.deploy.training import Training, writable
 from kdsnn.errors import OptionError
@@ -25,18 +27,26 @@ if TYPE_CHECKING:
     from kdsnn.deploy.trained import TrainedNetwork
     from kdsnn.models import Network
     from kdsnn.train import TeacherFrames
+    from kdsnn.train.config import Optimizer, Precision, Schedule
 
 WEIGHT_BITS, MOST_BITS = 8, 8
 
 
 def pretrain(
     model: str | nn.Module,
-    data: Any = "digits",
+    data: Any = None,
     *,
     out: str | Path | None = None,
     epochs: int | None = None,
     batch_size: int | None = None,
     lr: float | None = None,
+    optimizer: Optimizer | None = None,
+    weight_decay: float | None = None,
+    schedule: Schedule | None = None,
+    warmup_epochs: float | None = None,
+    label_smoothing: float | None = None,
+    precision: Precision | None = None,
+    device: str | None = None,
     quantize_activations: int | None = None,
     quantize: int | None = None,
     start: str | Path | TrainedNetwork | None = None,
@@ -60,10 +70,12 @@ def pretrain(
     Args:
         model: an architecture of `kdsnn-deploy list models`, `package.module:factory`, or any torch module, images
             (N, C, H, W) in 0…1 → logits (N, K), which is trained in place.
-        data: whatever `load_data` takes.
+        data: whatever `load_data` takes; by default what `start` was trained on, or else digits.
         out: the checkpoint to write (`.safetensors`), with the history of the epochs as CSV and as a picture (SVG) beside it
             and the state from which a run that was cut off goes on; None writes nothing.
         epochs, batch_size, lr: the recipe's own where they are None.
+        optimizer, weight_decay, schedule, warmup_epochs, label_smoothing, precision: as in `kdsnn.train.TrainConfig`.
+        device: where torch computes, "cpu", "cuda", "cuda:1", "mps"; None takes a GPU where there is one.
         quantize_activations: train the quantized twin of a student, an ANN with activations of so many bits, 1 to 8:
             ⌈log2(T + 1)⌉ carry as much as T spikes (`kdsnn.models.quantized_activations`).
         quantize: bits of its weights, 2 to 8, as many as the student's; 8 where it is None.
@@ -89,8 +101,9 @@ def pretrain(
         StoppedError: a KeyboardInterrupt that says where the state is which `resume` goes on from.
     """
     path = writable(out)
-    images = load_data(data, image_size=image_size, noise=noise, noise_kind=noise_kind, noise_on=noise_on)
+    require_device(device)
     began = _start(model, quantize_activations, quantize, start, options)
+    images = load_own(data, own_of(began), image_size=image_size, noise=noise, noise_kind=noise_kind, noise_on=noise_on)
     base = recipe_for(images).pretrain
     if began is not None:
         require_trained_fit(str(began.path or began.info.model), began, images)
@@ -100,10 +113,13 @@ def pretrain(
             "{teacher_frames}: an ANN of few bits sees the mean of the frames; leave it out",
             teacher_frames=teacher_frames,
         )
-    base = configured(base, **settings, teacher_frames=teacher_frames)
+    settings |= {"optimizer": optimizer, "weight_decay": weight_decay, "schedule": schedule, "precision": precision}
+    settings |= {"warmup_epochs": warmup_epochs, "label_smoothing": label_smoothing, "teacher_frames": teacher_frames}
+    base = configured(base, **settings)
     require_frames(images, base.teacher_frames)
     config = configured(base, epochs=epochs, batch_size=batch_size, lr=lr, val=val, seed=seed)
-    config = with_precision(config, path, resume=resume)
+    config = with_precision(config, path, resume=resume, device=device)
+    tell_batches(config, images)
     named, module = named_model(model, seed)
     job = Training(
         f"pretrain {named}", named, images, config, options or {}, path, module,
@@ -113,7 +129,8 @@ def pretrain(
         quantize=None if quantize_activations is None else quantize or WEIGHT_BITS,
         start=None if began is None else cast("Network", began.module),
     )  # fmt: skip
-    return train_all([job], progress, resume=resume, overwrite=overwrite)[0]
+    with computing_on(device):
+        return train_all([job], progress, resume=resume, overwrite=overwrite)[0]
 
 
 def _start(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 from exporters.graph import unique_name
 from kdsnn.deploy.counting import count, count_ann
 from kdsnn.deploy.density import thin, wants_density
+from kdsnn.deploy.devices import moved
 from kdsnn.deploy.few_bit import Qann, count_few_bit, named
-from kdsnn.deploy.images import load_data, some_tests
+from kdsnn.deploy.images import class_list, some_tests
 from kdsnn.deploy.load import ann_of, load
 from kdsnn.deploy.lower import lower
 from kdsnn.deploy.lowered import Lowered, require_network_fit, told_labels
 from kdsnn.deploy.on_chip import Pricing, place_all
+from kdsnn.deploy.own_data import OwnData, agreed, chosen_data, load_own, own_data, telling_whose
 from kdsnn.deploy.progress import Progress, silent
 from kdsnn.deploy.report_options import busy_time, chosen_chips, distinct, energy_models, time_models
 from kdsnn.deploy.several import Several
@@ -52,7 +55,7 @@ if TYPE_CHECKING:
 
 def profile(
     source: NetworkSource | Sequence[NetworkSource],
-    data: Any = "digits",
+    data: Any = None,
     *,
     teacher: str | Path | TrainedNetwork | None = None,
     twin: NetworkSource | None = None,
@@ -69,6 +72,7 @@ def profile(
     bits: Several = None,
     timesteps: Several = None,
     compare: bool = False,
+    device: str | None = None,
     command: str = "kdsnn.profile",
     written: Callable[[Sweep], object] | None = None,
     progress: Progress = silent,
@@ -81,7 +85,8 @@ def profile(
 
     Args:
         source: whatever `lower` takes, what it returned, or an ANN (which stands alone); several in a sequence are a sweep.
-        data: whatever `load_data` takes; the test images are counted on.
+        data: whatever `load_data` takes; the test images are counted on. By default what the networks were trained on; digits
+            where they do not say.
         teacher: the ANN to set beside them.
         twin: the same student trained without a teacher; in a sweep, it is one more source.
         qann: trained ANNs of few bits to set beside them, with their data movement: what `pretrain` makes with
@@ -99,6 +104,7 @@ def profile(
         bits: of a weight, one number or several: (2, 4, 8), "2,4,8" or "2-8".
         timesteps: T, or several: a network is run once, with the largest, and read after each.
         compare: whether several sources make one full report instead, side by side; its verdict is about the first.
+        device: where torch computes what an ANN gives, "cpu", "cuda", …; None leaves it where it is.
         command: how the report came about, printed in it.
         written: given a sweep as far as it is, after every run: what it writes is there if somebody stops the rest.
         progress: told how far it is.
@@ -127,6 +133,7 @@ def profile(
         command,
         progress,
         {**lowering, **wanted.first},
+        device,
     )
     if not wanted.several:
         return _report(asked, twin, density, simulate=simulate)
@@ -148,6 +155,7 @@ class _Asked:
     command: str
     progress: Progress
     lowering: dict[str, Any]
+    device: str | None
 
 
 def _report(asked: _Asked, twin: NetworkSource | None, density: bool | None, *, simulate: bool) -> Report:
@@ -169,8 +177,9 @@ def _report(asked: _Asked, twin: NetworkSource | None, density: bool | None, *, 
     names = _names(given, networks, len(sources))
     with_density = wants_density(names, networks, density)
     bare = ann is None and not few_bit
-    images, x, labels, called = _tests(names, networks, asked.data, asked.samples, asked.image_size, bare=bare)
-    counted, notes, twins = _counted_anns(ann, few_bit, images, x, labels, progress)
+    own = None if asked.data is not None else _own(names, networks) if networks else own_data(ann)
+    images, x, labels, called = _tests(names, networks, asked.data, own, asked.samples, asked.image_size, bare=bare)
+    counted, notes, twins = _counted_anns(ann, few_bit, images, x, labels, asked.device, progress)
     students = _counted(names, networks, images, x, labels, len(sources), progress)
     students, placements, misfits = place_all(
         students, networks, x, chips=asked.chips, pricing=pricing, simulate=simulate, progress=progress
@@ -185,9 +194,30 @@ def _report(asked: _Asked, twin: NetworkSource | None, density: bool | None, *, 
         placements=placements,
         few_bit=twins,
         thinned=thinned,
-        data=_data_text(x, called),
-        notes=[*notes, *misfits],
+        data=_data_text(x, called, images),
+        notes=[*_arithmetic(names, networks), *notes, *misfits],
     )
+
+
+def _classes(images: DataSet | None) -> str:
+    """How many classes there are and what they are called, where they have names."""
+    if images is None or not images.class_names:
+        return ""
+    return f" ({images.classes} classes: {class_list(images.class_names)})"
+
+
+def _arithmetic(names: Sequence[str], networks: Sequence[Lowered]) -> list[str]:
+    """What the accuracies of spiking networks are those of, which `evaluate` measures on the module as it was trained."""
+    found = []
+    if any(network.graph is not None for network in networks):
+        found.append(
+            "Float networks run here with BatchNorm folded into their weights; evaluate runs the module as it was trained."
+        )
+    for name, network in zip(names, networks, strict=True):
+        if network.bits is not None:
+            how = ", calibrated" if network.calibrated else ""
+            found.append(f"{name} is quantized to {network.bits}-bit weights and {network.input_bits}-bit input{how}.")
+    return found
 
 
 def _sweep(
@@ -205,27 +235,35 @@ def _sweep(
     lowered = [_lowered(one, asked.lowering, progress, alone=alone) for one in asked.sources]
     networks = dict(zip(_names(asked.sources, lowered, len(lowered)), lowered, strict=True))
     require_sweepable(networks, wanted.bits, wanted.steps)
+    own = None if asked.data is not None else _own(list(networks), lowered)
+    bare = not (asked.teacher or asked.few_bit)
     images, x, labels, called = _tests(
-        list(networks), lowered, asked.data, asked.samples, asked.image_size, bare=not (asked.teacher or asked.few_bit)
+        list(networks), lowered, asked.data, own, asked.samples, asked.image_size, bare=bare
     )
-    teacher, notes, anns = _counted_anns(asked.teacher, asked.few_bit, images, x, labels, progress)
+    teacher, notes, anns = _counted_anns(asked.teacher, asked.few_bit, images, x, labels, asked.device, progress)
     references = [few_bit_reference(ann, len(x), tuple(pricing.energy.values())) for ann in anns]
     references += [] if teacher is None or teacher.accuracy is None else [teacher_reference(teacher, len(x))]
-    own = [name for name in (*pricing.energy, *pricing.times) if name not in built_in]
+    brought = [name for name in (*pricing.energy, *pricing.times) if name not in built_in]
     plan = SweepPlan(
-        networks, wanted.bits, wanted.steps, quantization_of(asked.lowering, progress), asked.chips, pricing, tuple(own)
+        networks,
+        wanted.bits,
+        wanted.steps,
+        quantization_of(asked.lowering, progress),
+        asked.chips,
+        pricing,
+        tuple(brought),
     )
     if len(wanted.steps) > 1:
         longest = wanted.steps[-1]
         notes = (*notes, f"Every network runs once with T = {longest}, and is read after fewer steps of that run.")
     return swept(
-        plan, x, labels, title=f"{', '.join(networks)} on {called}", command=asked.command, data=_data_text(x, called),
+        plan, x, labels, title=f"{', '.join(networks)} on {called}", command=asked.command, data=_data_text(x, called, images),
         references=references, notes=notes, written=written, progress=progress,
     )  # fmt: skip
 
 
-def _data_text(x: Array, called: str) -> str:
-    return f"{len(x):,} test {'sample' if x.ndim != 4 else 'image'}{'s' if len(x) != 1 else ''} of {called}"
+def _data_text(x: Array, called: str, images: DataSet | None) -> str:
+    return f"{len(x):,} test {'sample' if x.ndim != 4 else 'image'}{'s' if len(x) != 1 else ''} of {called}{_classes(images)}"
 
 
 def _counted(
@@ -250,13 +288,18 @@ def _counted(
 
 def _counted_anns(
     ann: TrainedNetwork | None, few_bit: Mapping[str, TrainedNetwork], images: DataSet | None, x: Array, labels: Array,
-    progress: Progress,
+    device: str | None, progress: Progress,
 ) -> tuple[report.Teacher | None, tuple[str, ...], list[report.FewBitAnn]]:  # fmt: skip
     """The ANN and those of few bits that stand beside the students, and what of it could not be counted."""
     if images is None:
         return None, (), []
-    teacher, notes = (None, ()) if ann is None else count_ann(ann, images, x, labels, progress=progress)
-    return teacher, notes, [count_few_bit(n, one, images, x, labels, progress=progress) for n, one in few_bit.items()]
+    with ExitStack() as stack:
+        for one in (ann, *few_bit.values()):
+            if one is not None:
+                stack.enter_context(moved(one.module, device))
+        teacher, notes = (None, ()) if ann is None else count_ann(ann, images, x, labels, progress=progress)
+        twins = [count_few_bit(n, one, images, x, labels, progress=progress) for n, one in few_bit.items()]
+    return teacher, notes, twins
 
 
 def _require_alone(ann: NetworkSource, *, with_others: bool, with_time: bool) -> None:
@@ -273,6 +316,7 @@ def _tests(
     names: Sequence[str],
     networks: Sequence[Lowered],
     data: Any,
+    own: OwnData | None,
     samples: int | None,
     image_size: ImageSize,
     *,
@@ -281,12 +325,19 @@ def _tests(
     """The data set, test samples and labels of it, and what it is called; `bare`: test samples alone will do."""
     if any(network.over_time for network in networks):
         _require_alike(names, networks)
-        if bare and is_bare(data):
-            return None, *frames_of_data(data, networks[0], samples)
-    images = load_data(data, image_size=image_size)
+        if bare and is_bare(named := chosen_data(data, own)):
+            with telling_whose(data, own):
+                return None, *frames_of_data(named, networks[0], samples)
+    images = load_own(data, own, image_size=image_size)
     for name, network in zip(names, networks, strict=True):
         require_network_fit(name, network, images)
     return images, *some_tests(images, samples), images.name
+
+
+def _own(names: Sequence[str], networks: Sequence[Lowered]) -> OwnData | None:
+    """The data that all networks that remember theirs were trained on."""
+    pairs = zip(names, networks, strict=True)
+    return agreed([own_data(network.graph or network.integer, name) for name, network in pairs])
 
 
 def _require_alike(names: Sequence[str], networks: Sequence[Lowered]) -> None:

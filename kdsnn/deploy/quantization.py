@@ -7,7 +7,9 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from kdsnn.deploy.images import Pixels, chosen, load_data, require_fit
+from kdsnn.deploy.own_data import load_own, own_data
 from kdsnn.deploy.progress import Progress, silent
+from kdsnn.errors import OptionError
 from profilers.text_table import TextTable, table
 
 if TYPE_CHECKING:
@@ -24,7 +26,7 @@ class Quantization:
     Attributes:
         bits: of a weight, 2 to 8.
         input_bits: of a pixel, 1 to 8.
-        data: calibrate on training images of this data, see `load_data`; None for no calibration.
+        data: calibrate on training images of this data, see `load_data`; True for the network's own, None for no calibration.
         samples: how many of them, spread evenly over the set.
         progress: told how far calibration is.
     """
@@ -38,7 +40,9 @@ class Quantization:
     @property
     def data_name(self) -> str | None:
         """What the data is called."""
-        return self.data if self.data is None or isinstance(self.data, str) else getattr(self.data, "name", "arrays")
+        if self.data is None or self.data is True:
+            return None
+        return self.data if isinstance(self.data, str) else getattr(self.data, "name", "arrays")
 
 
 COARSE_BITS = 4
@@ -68,6 +72,8 @@ def quantized(
         return _recorded(integer, how, None), scales, ()
     from hardware.emulator.calibration import drift
 
+    if how.data is True:
+        how = replace(how, data=_own(name, graph))
     images = _images(name, graph, how)
     if seen is not None:
         seen(images)
@@ -96,6 +102,13 @@ def _measure(title: str, graph: SpikingGraph, images: Array, how: Quantization) 
     from hardware.emulator.calibration import calibrate
 
     return calibrate(graph, graph.encode(images), progress=lambda done: how.progress(title, done, len(images)))
+
+
+def _own(name: str, graph: SpikingGraph) -> DataSet:
+    own = own_data(graph, name)
+    if own is None:
+        raise OptionError(f"{{calibrate}}: {name} does not say what it was trained on; name the data", calibrate=None)
+    return load_own(None, own, option="calibrate")
 
 
 def _images(name: str, graph: SpikingGraph, how: Quantization) -> Array:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
-from kdsnn.errors import KdsnnError, notice
+from kdsnn.errors import KdsnnError, did_you_mean, notice
 
 if TYPE_CHECKING:
     from kdsnn.data import Augmentation, DataSet
@@ -34,6 +34,17 @@ def augmentation_for(data: DataSet, given: Augmentation | Mapping[str, Any] | No
     return found or None
 
 
+def tell_batches(config: TrainConfig, data: DataSet) -> None:
+    """Say where a batch is larger than the training set: then an epoch is one step."""
+    from kdsnn.data.splits import held_out
+
+    images = len(held_out(data.y_train, config.val)[0])
+    if config.batch_size > images:
+        notice(
+            f"a batch of {config.batch_size} is more than the {images} training images: every epoch is one step on all of them"
+        )
+
+
 def configured(base: TrainConfig, **changes: Any) -> TrainConfig:
     """The recipe's configuration with what the user set, None for what was left alone.
 
@@ -43,5 +54,6 @@ def configured(base: TrainConfig, **changes: Any) -> TrainConfig:
     known = [f.name for f in fields(base)]
     for name in changes:
         if name not in known:
-            raise KdsnnError(f"there is no setting {name!r}; there are {', '.join(known)}")
+            near = did_you_mean(name, known)
+            raise KdsnnError(f"there is no setting {name!r}; {f'{near}? ' if near else ''}There are {', '.join(known)}")
     return replace(base, **{name: value for name, value in changes.items() if value is not None})

@@ -26,11 +26,13 @@ def distinct(sources: list[str]) -> list[str]:
         KdsnnError: the same source twice.
     """
     if twice := [source for source in sources if sources.count(source) > 1]:
-        raise KdsnnError(f"{twice[0]}: given twice; give each network once")
-    parts = [
-        list(Path(source).with_suffix("").parts) if source.endswith(_FILES) else source.replace(":", ".").split(".")
-        for source in sources
-    ]
+        raise KdsnnError(f"{twice[0]}: given twice; give each network once, and several widths with --bits 2,4,8")
+    return _short(sources)
+
+
+def _short(sources: list[str]) -> list[str]:
+    """Files by their last parts; a factory is called as it was given, as `build` says nothing."""
+    parts = [list(Path(source).with_suffix("").parts) if source.endswith(_FILES) else [source] for source in sources]
     depths = [1] * len(sources)
     while True:
         names = ["/".join(part[-depth:]) for part, depth in zip(parts, depths, strict=True)]

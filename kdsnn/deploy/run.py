@@ -13,9 +13,10 @@ from kdsnn.deploy.ann_file import run_ann_file
 from kdsnn.deploy.backends import BackendRun, RunOptions, RunsSamples, flat, onnx_runs, opened, require_backend
 from kdsnn.deploy.comparisons import BackendComparison, comparisons, joined, joined_comparisons, proofs_of
 from kdsnn.deploy.faithful import few_samples, proven_on
-from kdsnn.deploy.images import Pixels, class_names_in, load_data, require_fit, some_tests
+from kdsnn.deploy.images import Pixels, class_names_in, require_fit, some_tests
 from kdsnn.deploy.lower import lower
 from kdsnn.deploy.lowered import Lowered, require_network_fit, told_labels
+from kdsnn.deploy.own_data import chosen_data, load_own, own_data, telling_whose
 from kdsnn.deploy.places import writable_file
 from kdsnn.deploy.processes import is_first_process, ranks
 from kdsnn.deploy.progress import Progress, silent
@@ -24,6 +25,7 @@ from kdsnn.deploy.sanafe import cost_table
 from kdsnn.deploy.spike_input import WantedFrames, frames_of_data, frames_over_time, is_bare
 from kdsnn.deploy.tables import Result
 from kdsnn.errors import OptionError, UserError
+from kdsnn.factory import is_factory
 from profilers.text_table import TextTable, table
 
 if TYPE_CHECKING:
@@ -105,7 +107,7 @@ class RunResult(Result):
 
 def run(
     source: NetworkSource,
-    data: Any = "digits",
+    data: Any = None,
     *,
     on: Sequence[str] = ("emulator",),
     samples: int = 20,
@@ -121,7 +123,7 @@ def run(
     Args:
         source: whatever `lower` takes, what it returned, or an `.onnx` file of this program or of an ANN.
         data: whatever `load_data` takes; for a network that reads spikes data over time, or `npz:FILE` with spike trains of
-            any shape.
+            any shape. By default what the network was trained on; digits where it does not say.
         on: of "torch", "onnx", "emulator", "lava", "sanafe"; an `.onnx` file runs on "onnx" only.
         samples: how many test images, spread over the set.
         image_size: as in `load_data`.
@@ -148,7 +150,8 @@ def run(
         runs, found, refused = run_all(
             network, on, x, options=RunOptions(fast_conv=not stock_lava, timeout=timeout), progress=progress
         )
-        result = RunResult(f"{network.name} on {called}", tuple(runs), tuple(found), labels, refused)
+        title = source if isinstance(source, str) and is_factory(source) else network.name
+        result = RunResult(f"{title} on {called}", tuple(runs), tuple(found), labels, refused)
         frames = None if save is None else _input_of(network, x[:])
     if save is not None and frames is not None and is_first_process():
         save_spikes(Path(save), frames, result.runs)
@@ -159,10 +162,13 @@ def chosen_samples(
     network: Lowered, data: Any, samples: int, image_size: ImageSize
 ) -> tuple[Samples, Array | None, str]:
     """Samples, labels where the network tells classes apart, and what the data is called."""
-    if network.over_time and is_bare(data):
-        frames, labels, called = frames_of_data(data, network, samples)
+    own = own_data(network.graph or network.integer, network.name) if data is None else None
+    named = chosen_data(data, own)
+    if network.over_time and is_bare(named):
+        with telling_whose(data, own):
+            frames, labels, called = frames_of_data(named, network, samples)
         return frames, told_labels(network.name, network, labels), called
-    images = load_data(data, image_size=image_size)
+    images = load_own(data, own, image_size=image_size)
     require_network_fit(network.name, network, images)
     x, labels = some_tests(images, samples)
     return network.samples(x), told_labels(network.name, network, labels), images.name
@@ -305,9 +311,12 @@ def _samples_for(
     classes = (outputs[-1].dim_value or None) if outputs else None  # a length that is a name is not known
     over_time = facts["input_encoding"] != "direct"
     graded = facts["input_encoding"] == "frames"
-    if over_time and is_bare(data):
-        return frames_over_time(data, WantedFrames(name, T or facts["T"], shape, classes, graded), samples)
-    images = load_data(data, image_size=image_size)
+    own = own_data(facts.get("source"), name) if data is None else None
+    named = chosen_data(data, own)
+    if over_time and is_bare(named):
+        with telling_whose(data, own):
+            return frames_over_time(named, WantedFrames(name, T or facts["T"], shape, classes, graded), samples)
+    images = load_own(data, own, image_size=image_size)
     names = class_names_in(facts.get("source"))
     steps = (T or facts["T"]) if over_time else None
     require_fit(name, shape, images, classes=classes, class_names=names, T=steps, over_time=over_time, graded=graded)

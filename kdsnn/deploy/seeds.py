@@ -266,7 +266,8 @@ def _trained(
     if not calls:
         return {}
     # one GPU is faster with one training at a time
-    count = min(len(calls), processes or (1 if launched or torch.cuda.is_available() else cores()))
+    on_gpu = torch.cuda.is_available() and next(iter(calls.values())).get("device") != "cpu"
+    count = min(len(calls), processes or (1 if launched or on_gpu else cores()))
     twins = bool(next(iter(calls.values()))["twin"])
     fractions = dict.fromkeys(calls, 0.0)
     model = next(iter(calls.values()))["model"]

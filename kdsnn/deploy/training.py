@@ -374,8 +374,12 @@ def _described(job: Training, module: nn.Module) -> CheckpointInfo:
     spiking = job.method is not None
     T, frames = job.config.T if spiking else None, job.config.teacher_frames
     accuracies = train.evaluate(module, job.data, T=T, frames=frames)
-    changed = {"augmentation": asdict(job.augmentation)} if job.augmentation else {}
     own = job.module is not None  # readout, neuron and reset are a matter of architectures
+    training = {"method": job.method or "pretrain", **asdict(job.config)}
+    if job.augmentation:
+        training["augmentation"] = asdict(job.augmentation)
+    if job.data.noise:
+        training["noise"] = dict(job.data.noise)
     return CheckpointInfo(
         model=job.model,
         spiking=spiking,
@@ -390,7 +394,7 @@ def _described(job: Training, module: nn.Module) -> CheckpointInfo:
         preprocessing=preprocessing_of(job.data, spiking=spiking, frames=frames),
         class_names=job.data.class_names,
         metrics={"test_accuracy": accuracies[-1]},
-        training={"method": job.method or "pretrain", **asdict(job.config), **changed},
+        training=training,
     )
 
 

@@ -73,8 +73,7 @@ class Outcome:
         return self.stderr.rstrip().splitlines()[-1]
 
 
-PROGRESS = re.compile(r"note: .*|.*: \d+ %( .*)?")
-USAGE = re.compile(r"Usage: .*\nTry '.*' for help\.\n\nError: .*\n")
+PROGRESS = re.compile(r"(?:note|warning): .*|.*: \d+ %( .*)?")
 
 
 def command(*arguments: object) -> Outcome:
@@ -95,7 +94,7 @@ def command(*arguments: object) -> Outcome:
     lines = [line for line in err.getvalue().splitlines() if not PROGRESS.fullmatch(line)]
     if code != 2:
         assert not lines, told
-    elif not USAGE.fullmatch(err.getvalue()):
+    else:
         assert len(lines) == 1 and re.fullmatch(r"error: \S.{10,}", lines[0]), told
     assert "Traceback" not in told and "0x7f" not in told, told
     return Outcome(int(str(code)), out.getvalue(), err.getvalue())

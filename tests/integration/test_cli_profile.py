@@ -268,8 +268,8 @@ def test_mistakes_take_one_line_and_write_nothing(folder: Path, tmp_path: Path) 
         (["x/student.safetensors", "y/student.safetensors"], ["x/student", "y/student"]),
         (["p/x/s.net", "q/x/s.net", "s.net"], ["p/x/s", "q/x/s", "s"]),
         (["s.net", "s.nir"], ["s.net", "s.nir"]),
-        (["pkg.nets:small", "pkg.other:small"], ["nets/small", "other/small"]),
-        (["pkg.nets:small", "small.net"], ["nets/small", "small"]),
+        (["pkg.nets:small", "pkg.other:small"], ["pkg.nets:small", "pkg.other:small"]),
+        (["pkg.nets:small", "small.net"], ["pkg.nets:small", "small"]),
     ],
 )
 def test_names_tell_networks_apart(sources: list[str], names: list[str]) -> None:

@@ -18,7 +18,7 @@ from markupsafe import Markup
 
 from profilers.report.numbers import SPACE, percent
 from profilers.report.svg_charts import axis_ticks
-from profilers.report.sweep import CostAxis, SweepData, SweepPoint, pareto
+from profilers.report.sweep import CostAxis, SweepData, SweepPoint, SweepReference, pareto
 from profilers.report.sweep_labels import Label, placed
 from profilers.report.sweep_tables import shown
 from profilers.report.sweep_words import (
@@ -188,7 +188,7 @@ def _references(sweep: SweepData, axis: CostAxis, scale: AxisScale, height: Call
 
 def _scale(sweep: SweepData, axis: CostAxis) -> AxisScale:
     """From 0, or logarithmic where costs lie far apart; ANNs that stand beside the points are in it."""
-    values = [one.costs[axis.name].nominal for one in (*sweep.points, *sweep.references) if axis.name in one.costs]
+    values = [one.costs[axis.name].nominal for one in _everything(sweep) if axis.name in one.costs]
     low, high = min(values), max(values)
     if low > 0 and high / low >= _LOGARITHMIC:
         first, last = math.log10(low) - 0.05, math.log10(high) + 0.05
@@ -207,11 +207,15 @@ def _scale(sweep: SweepData, axis: CostAxis) -> AxisScale:
     return AxisScale(at, kept, low > 0 and high / low >= _LOGARITHMIC)
 
 
+def _everything(sweep: SweepData) -> list[SweepPoint | SweepReference]:
+    return [*sweep.points, *sweep.references]
+
+
 def accuracy_scale(sweep: SweepData) -> AxisScale:
     """Accuracy from bottom to top, 0 to 1; logarithmic in the error where errors lie far apart, since what matters of a sweep
     is where they are small."""
     least = 0.5 / max(point.samples for point in sweep.points)
-    found = [one.accuracy for one in (*sweep.points, *sweep.references)]
+    found = [one.accuracy for one in _everything(sweep)]
     low, high = min(found), max(found)
     if (1 - low) / max(1 - high, least) < _FAR_ERRORS:
         ticks = axis_ticks(low, high, 4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from kdsnn.errors import OptionError
 
@@ -47,7 +48,7 @@ def _parts(given: int | str | Sequence[int]) -> list[tuple[int, int]]:
         if any(len(part) > 2 or not all(end.strip().isdecimal() for end in part) for part in ends):
             return []
         return [(int(part[0]), int(part[-1])) for part in ends]
-    values = list(given) if isinstance(given, Sequence) else [given]
+    values: list[Any] = list(given) if isinstance(given, Sequence) else [given]
     if any(isinstance(value, bool) or not isinstance(value, int) for value in values):
         return []
     return [(value, value) for value in values]

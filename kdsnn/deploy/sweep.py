@@ -13,7 +13,7 @@ from kdsnn.deploy.counting import some
 from kdsnn.deploy.faithful import proven_on
 from kdsnn.deploy.lower import MOST_STEPS, requantized
 from kdsnn.deploy.lowered import Lowered
-from kdsnn.deploy.on_chip import Pricing, on_chip, run_chain
+from kdsnn.deploy.on_chip import ChainRun, OnChip, Pricing, on_chip, run_chain
 from kdsnn.deploy.processes import ranks
 from kdsnn.deploy.progress import Estimated, Progress
 from kdsnn.deploy.quantization import Quantization
@@ -204,23 +204,30 @@ def _points(
         progress=lambda done, total: progress(f"count {called}", done, total),
     )
     models = tuple(plan.pricing.energy.values())
-    ran, notes = None, []
+    ran, notes, points = None, [], []
     try:
         ran = run_chain(network, network.samples(some(x))[:], plan.chips)
         notes += [f"{name} {note}" for note in ran.notes]
     except DeployError as error:
         notes.append(f"{name} has no placement: {error}")
-    points = []
     for t in plan.steps or (graph.T,):
-        deployments = []
-        for fitted, work in zip(ran.fits, ran.work, strict=True) if ran else ():
-            chain, cut = replace(ran.chain, T=t), [layer.first_steps(t) for layer in work]
-            on = on_chip(chain, fitted, cut, first_steps(ran.activity, t), plan.pricing)
-            deployments += [] if on.deployment is None else [on.deployment]
-            notes += [f"{called} {note}" for note in on.notes]
+        found = [] if ran is None else _on_chips(ran, t, plan.pricing)
+        notes += [f"{called} {note}" for on in found for note in on.notes]
+        deployments = [on.deployment for on in found if on.deployment is not None]
         part = first_steps(activity, t)
         points.append(sweep_point(name, network.bits, graph, part, accuracies[t - 1], models, deployments))
     return tuple(points), tuple(dict.fromkeys(notes))
+
+
+def _on_chips(ran: ChainRun, t: int, pricing: Pricing) -> list[OnChip]:
+    """What the placements of a chain say of the first t steps of its run."""
+    from profilers.counting.prefix import first_steps
+
+    chain, activity = replace(ran.chain, T=t), first_steps(ran.activity, t)
+    return [
+        on_chip(chain, fitted, [layer.first_steps(t) for layer in work], activity, pricing)
+        for fitted, work in zip(ran.fits, ran.work, strict=True)
+    ]
 
 
 def _called(name: str, bits: int | None) -> str:

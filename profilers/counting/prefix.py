@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import fields, replace
 from types import MappingProxyType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -37,5 +37,6 @@ def first_steps(activity: Activity, t: int) -> Activity:
 
 
 def _cut(part: Part, t: int) -> Part:
-    arrays = {f.name: value for f in fields(part) if isinstance(value := getattr(part, f.name), np.ndarray)}
-    return replace(part, **{name: values[:, :t] for name, values in arrays.items()})
+    values = {f.name: getattr(part, f.name) for f in fields(part)}
+    cut: dict[str, Any] = {name: value[:, :t] for name, value in values.items() if isinstance(value, np.ndarray)}
+    return replace(part, **cut)

@@ -18,7 +18,7 @@ from markupsafe import Markup
 
 from profilers.report.numbers import SPACE, percent
 from profilers.report.svg_charts import axis_ticks
-from profilers.report.sweep import CostAxis, SweepData, SweepPoint, pareto
+from profilers.report.sweep import CostAxis, SweepData, SweepPoint, SweepReference, pareto
 from profilers.report.sweep_labels import Label, placed
 from profilers.report.sweep_tables import shown
 from profilers.report.sweep_words import (
@@ -148,11 +148,7 @@ def _panel(sweep: SweepData, axis: CostAxis) -> Markup:
             parts.append(_marker(css, _shape(index), x, y, title))
             short = f"{point.T}" if varies(sweep.points, "T") else series_label(point, sweep.points)
             labels.append(Label(x, y, short))
-    marks = [
-        (scale.at(ann.costs[axis.name].nominal), height(ann.accuracy))
-        for ann in sweep.references
-        if axis.name in ann.costs
-    ]
+    marks = _occupied(sweep, axis, scale, height)
     bounds = (_LEFT - 5, 100.0, float(_TOP - 8), float(_TOP + _PLOT + 4))
     parts += [_text("name", x, y, label.text, anchor) for label, x, y, anchor in placed(labels, bounds, marks)]
     return Markup("").join(parts)
@@ -177,18 +173,36 @@ def _references(sweep: SweepData, axis: CostAxis, scale: AxisScale, height: Call
         y = height(ann.accuracy)
         parts.append(_line("reference", (_LEFT, y), (100, y)))
         known = axis.name in ann.costs
-        aside = known and scale.at(ann.costs[axis.name].nominal) > (_LEFT + 100) / 2
-        where, anchor = (_LEFT, "start") if aside else (100, "end")
-        parts.append(_text("reference-text", where, y - 5, f"{ann.name} {percent(ann.accuracy)}", anchor))
+        text, where = _reference_text(ann, axis, scale)
+        parts.append(_text("reference-text", where, y - 5, text, "start"))
         if known:
             title = f"{ann.name} ({ann.kind}): {percent(ann.accuracy)}, {cost_text(axis, ann.costs[axis.name])}"
             parts.append(_marker("reference", "M-5,-5L5,5M-5,5L5,-5", scale.at(ann.costs[axis.name].nominal), y, title))
     return parts
 
 
+def _reference_text(ann: SweepReference, axis: CostAxis, scale: AxisScale) -> tuple[str, float]:
+    """What stands on the line of an ANN, and where it starts: on the left, where fronts leave room, behind its own mark."""
+    mark = scale.at(ann.costs[axis.name].nominal) if axis.name in ann.costs else 100.0
+    return f"{ann.name} {percent(ann.accuracy)}", mark + 2.5 if mark < 40 else _LEFT
+
+
+def _occupied(
+    sweep: SweepData, axis: CostAxis, scale: AxisScale, height: Callable[[float], float]
+) -> list[tuple[float, float]]:
+    """Where marks of ANNs and their names are, so that no name of a point gets there."""
+    found = []
+    for ann in sweep.references:
+        y = height(ann.accuracy)
+        text, where = _reference_text(ann, axis, scale)
+        found += [(where + 2 * i, y - 9) for i in range(len(text))]
+        found += [(scale.at(ann.costs[axis.name].nominal), y)] if axis.name in ann.costs else []
+    return found
+
+
 def _scale(sweep: SweepData, axis: CostAxis) -> AxisScale:
     """From 0, or logarithmic where costs lie far apart; ANNs that stand beside the points are in it."""
-    values = [one.costs[axis.name].nominal for one in (*sweep.points, *sweep.references) if axis.name in one.costs]
+    values = [one.costs[axis.name].nominal for one in _everything(sweep) if axis.name in one.costs]
     low, high = min(values), max(values)
     if low > 0 and high / low >= _LOGARITHMIC:
         first, last = math.log10(low) - 0.05, math.log10(high) + 0.05
@@ -207,11 +221,15 @@ def _scale(sweep: SweepData, axis: CostAxis) -> AxisScale:
     return AxisScale(at, kept, low > 0 and high / low >= _LOGARITHMIC)
 
 
+def _everything(sweep: SweepData) -> list[SweepPoint | SweepReference]:
+    return [*sweep.points, *sweep.references]
+
+
 def accuracy_scale(sweep: SweepData) -> AxisScale:
     """Accuracy from bottom to top, 0 to 1; logarithmic in the error where errors lie far apart, since what matters of a sweep
     is where they are small."""
     least = 0.5 / max(point.samples for point in sweep.points)
-    found = [one.accuracy for one in (*sweep.points, *sweep.references)]
+    found = [one.accuracy for one in _everything(sweep)]
     low, high = min(found), max(found)
     if (1 - low) / max(1 - high, least) < _FAR_ERRORS:
         ticks = axis_ticks(low, high, 4)

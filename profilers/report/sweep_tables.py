@@ -179,7 +179,7 @@ def _compared(sweep: SweepData) -> list[tuple[str, ...]]:
     """ANN, its accuracy, the cost, what the points and the ANN take of it, and the ratio; one row for an ANN that no point
     can be compared with."""
     axes = {axis.name: axis for axis in sweep.axes if axis.shown and _values(sweep, axis) - {None}}
-    found = []
+    found: list[tuple[str, ...]] = []
     for reference in sweep.references:
         rows = [row for row in sweep.equal if row.reference == reference.name and row.cost in axes]
         if rows and all(row.refusal == rows[0].refusal != "" for row in rows):

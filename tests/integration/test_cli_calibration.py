@@ -73,7 +73,7 @@ def test_run_and_profile_calibrate_too(student: Path, tmp_path: Path) -> None:
     options = ("--bits", 3, "--input-bits", 4, "--calibrate", "digits", "--calibration-samples", 40)
     cli("run", student, *options, "--samples", 12, "--save", tmp_path / "a.npz")
     cli("export", student, *options, "--to", "netx", "--out", tmp_path)
-    cli("run", tmp_path / "tiny.net", "--samples", 12, "--save", tmp_path / "b.npz")
+    cli("run", tmp_path / "tiny.int3.net", "--samples", 12, "--save", tmp_path / "b.npz")
     with np.load(tmp_path / "a.npz") as a, np.load(tmp_path / "b.npz") as b:
         np.testing.assert_array_equal(a["input"], b["input"])
         np.testing.assert_array_equal(a["emulator"], b["emulator"])

@@ -101,6 +101,21 @@ def test_three_networks_side_by_side(folder: Path, tmp_path: Path) -> None:
     assert [s.name for s in made(tmp_path).students] == ["c", "net"]
 
 
+def test_several_networks_and_bits_are_a_sweep(folder: Path, tmp_path: Path) -> None:
+    a, c = folder / "a/net.safetensors", folder / "c.safetensors"
+    out = ("--samples", 12, "--out", tmp_path, "--bits", "4,8", "--timesteps", "1-2")
+    shown, told = cli("profile", a, c, *out, "--format", "csv", "--format", "svg")
+    rows = [line.split()[:3] for line in shown.splitlines() if line.split()[:1] in (["net"], ["c"])]
+    assert rows == [[name, bits, T] for name in ("net", "c") for bits in "48" for T in "12"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["sweep.csv", "sweep.svg"]
+    assert len((tmp_path / "sweep.csv").read_text(encoding="utf-8").splitlines()) == 9
+    assert "count net in 4 bits: 100 %" in told and "was trained with T = 4, not 2" in told
+    assert "--bits 2,x: it must be whole numbers from 2 to 8" in error(a, "--out", tmp_path, "--bits", "2,x")
+    assert "--timesteps 3-1: it must be" in error(a, "--out", tmp_path, "--timesteps", "3-1")
+    assert "--twin: a sweep has none" in error(a, c, "--out", tmp_path, "--twin", a)
+    assert "not written as 'latex'" in error(a, c, "--out", tmp_path, "--format", "latex")
+
+
 def test_everything_about_one_network(folder: Path, tmp_path: Path) -> None:
     formats = [part for name in ("html", "json", "csv", "markdown", "latex") for part in ("--format", name)]
     out, _ = cli("profile", folder / "c.safetensors", "--teacher", folder / "ann.safetensors", "--samples", 30,

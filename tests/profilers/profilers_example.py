@@ -31,7 +31,10 @@ from profilers.counting.confusion import confusion
 from profilers.counting.flops import count_module
 from profilers.counting.thinning import KEPT, Thinned
 from profilers.counting.zero_skipping import active_macs
-from profilers.energy import operations
+from profilers.energy import models, operations, time_models
+from profilers.energy.models import Range
+from profilers.report.sweep import SweepPoint, SweepReference, cost_axes, equal_accuracy
+from profilers.report.sweep_result import Sweep
 
 CLASSES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
@@ -200,3 +203,32 @@ def wide() -> report.Report:
         notes=[name],
     )
     return replace(made_wide, density=replace(cast(report.DensitySweep, events().density), student=name))
+
+
+def sweep_point(accuracy: float, cost: float, *, network: str = "net", bits: int | None = 8, T: int = 4) -> SweepPoint:
+    costs = {"synops": Range(cost * 0.9, cost, cost * 1.1), "memory": Range.exactly(100.0 * (bits or 8))}
+    costs |= {"cores:loihi1": Range.exactly(3), "energy:yan2026": Range(cost * 1e-12, 2e-12 * cost, 3e-12 * cost)}
+    return SweepPoint(network, bits, T, 50, accuracy, accuracy - 0.05, min(1, accuracy + 0.03), 10.0, 99, costs, {})
+
+
+SWEEP_POINTS = (
+    sweep_point(0.80, 10, bits=4, T=1), sweep_point(0.90, 20, bits=4, T=2), sweep_point(0.88, 30, bits=8, T=1), sweep_point(0.96, 40, bits=8, T=2),
+)  # fmt: skip
+
+
+def ann(accuracy: float, name: str = "q", kind: str = "quantized ANN") -> SweepReference:
+    return SweepReference(name, kind, accuracy, accuracy - 0.01, accuracy + 0.01, {"energy:yan2026": Range(1, 2, 3)})
+
+
+AXES = cost_axes(
+    list(models.built_in().values()), {"loihi1": "Loihi 1", "loihi2": "Loihi 2"}, list(time_models.built_in().values())
+)
+
+
+def sweep(**more: object) -> Sweep:
+    references = (ann(0.93, "<quantized> & ann"), SweepReference("teacher", "teacher", 0.97, 0.95, 0.99, {}))
+    equal = equal_accuracy(SWEEP_POINTS, references, AXES)
+    fields = {"points": SWEEP_POINTS, "references": references, "equal": equal, "notes": ("<b>a note</b>",), **more}
+    return Sweep(
+        "a<b> on digits", "kdsnn-deploy profile 'a<b>'", "2026-11-29T10:00:00+00:00", "50 test images", AXES, **fields
+    )  # type: ignore[arg-type]

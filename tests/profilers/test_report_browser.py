@@ -12,6 +12,7 @@ import profilers_example as example
 import pytest
 
 from profilers import report
+from profilers.report import sweep_page
 from tests import browser
 
 BROWSER = browser.find()
@@ -109,6 +110,16 @@ def test_nothing_sticks_out_and_nothing_complains(page: Path, dark: bool) -> Non
         assert found["dark"] is dark
         ground, text = brightness(found["ground"]), brightness(found["text"])
         assert (ground < 60 and text > 180) if dark else (ground > 220 and text < 80)
+
+
+def test_a_sweep_fits_a_phone_and_shows_a_chart_per_cost(tmp_path: Path) -> None:
+    (tmp_path / "report.html").write_text(sweep_page.render(example.sweep()), encoding="utf-8")
+    measured, console = browse(tmp_path, dark=False, widths=(1280, 390))
+    assert console == []
+    for found in measured:
+        assert found["scroll"] <= found["width"] and found["clipped"] == [] and found["texts"] == []
+        assert found["charts"] == 3 + 2 and found["fetched"] == []  # costs, and the legend's marks
+    assert int(str(measured[1]["height"])) > int(str(measured[0]["height"])) + 250  # one column instead of two
 
 
 def test_the_measurement_sees_what_sticks_out_and_what_complains(page: Path, tmp_path: Path) -> None:

@@ -29,15 +29,13 @@ from profilers.energy.operations import snn_counts
 from profilers.report import sweep_labels, sweep_picture
 from profilers.report.counted_run import word_sizes
 from profilers.report.sweep import (
-    SweepPoint,
-    SweepReference,
-    cost_axes,
     equal_accuracy,
     pareto,
     sweep_point,
 )
-from profilers.report.sweep_result import Sweep, known_sweep_formats
+from profilers.report.sweep_result import known_sweep_formats
 
+POINTS, AXES, ann, example, point = made.SWEEP_POINTS, made.AXES, made.ann, made.sweep, made.sweep_point
 SVG = "{http://www.w3.org/2000/svg}"
 
 
@@ -132,12 +130,6 @@ def test_what_counts_hops_or_cores_hangs_on_the_placement() -> None:
 # -- the front ---------------------------------------------------------------------------------------
 
 
-def point(accuracy: float, cost: float, *, network: str = "net", bits: int | None = 8, T: int = 4) -> SweepPoint:
-    costs = {"synops": Range(cost * 0.9, cost, cost * 1.1), "memory": Range.exactly(100.0 * (bits or 8))}
-    costs |= {"cores:loihi1": Range.exactly(3), "energy:yan2026": Range(cost * 1e-12, 2e-12 * cost, 3e-12 * cost)}
-    return SweepPoint(network, bits, T, 50, accuracy, accuracy - 0.05, min(1, accuracy + 0.03), 10.0, 99, costs, {})
-
-
 def test_the_front_by_its_definition() -> None:
     rng = np.random.default_rng(0)
     points = [point(a / 10, c, T=i + 1) for i, (a, c) in enumerate(rng.integers(1, 10, (60, 2)).tolist())]
@@ -160,19 +152,6 @@ def test_equal_points_are_both_on_the_front_and_a_cost_that_is_missing_is_on_non
 
 
 # -- equal accuracy ----------------------------------------------------------------------------------
-
-POINTS = (
-    point(0.80, 10, bits=4, T=1), point(0.90, 20, bits=4, T=2), point(0.88, 30, bits=8, T=1), point(0.96, 40, bits=8, T=2),
-)  # fmt: skip
-
-
-def ann(accuracy: float, name: str = "q", kind: str = "quantized ANN") -> SweepReference:
-    return SweepReference(name, kind, accuracy, accuracy - 0.01, accuracy + 0.01, {"energy:yan2026": Range(1, 2, 3)})
-
-
-AXES = cost_axes(
-    list(models.built_in().values()), {"loihi1": "Loihi 1", "loihi2": "Loihi 2"}, list(time_models.built_in().values())
-)
 
 
 def test_costs_are_interpolated_along_the_front_at_the_accuracy_of_the_ann() -> None:
@@ -197,15 +176,6 @@ def test_outside_the_range_it_says_so() -> None:
 
 
 # -- what is shown -----------------------------------------------------------------------------------
-
-
-def example(**more: object) -> Sweep:
-    references = (ann(0.93, "<quantized> & ann"), SweepReference("teacher", "teacher", 0.97, 0.95, 0.99, {}))
-    equal = equal_accuracy(POINTS, references, AXES)
-    fields = {"points": POINTS, "references": references, "equal": equal, "notes": ("<b>a note</b>",), **more}
-    return Sweep(
-        "a<b> on digits", "kdsnn-deploy profile 'a<b>'", "2026-11-29T10:00:00+00:00", "50 test images", AXES, **fields
-    )  # type: ignore[arg-type]
 
 
 def test_the_table_says_what_is_on_the_front_and_what_hangs_on_the_bits() -> None:

@@ -29,6 +29,6 @@ from exporters.onnx.runner import OnnxModel, node_count, prepare, run, verify
 from exporters.onnx.writing import write
 
 __all__ = [
-    "DOMAIN", "FORMS", "IR_VERSION", "OPSET", "OPSETS", "AnnModel", "Form", "OnnxError", "OnnxModel", "build", "is_spiking", "load",
+    "DOMAIN", "FORMS", "OPSET", "OPSETS", "AnnModel", "Form", "OnnxError", "OnnxModel", "build", "is_spiking", "load",
     "load_ann", "membrane_of", "node_count", "prepare", "run", "spikes_of", "verify", "write", "write_ann",
 ]  # fmt: skip

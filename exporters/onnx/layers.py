@@ -13,7 +13,6 @@ from exporters.graph import Shape
 from exporters.onnx.ann_model import AnnModel, sizes
 from exporters.onnx.check import CheckedModel
 from exporters.onnx.facts import spikes_of
-from exporters.onnx.operators import IR_VERSION, OPSET
 from exporters.onnx.outline import outline
 
 WEIGHTED = ("Conv", "ConvInteger", "Gemm", "MatMul", "MatMulInteger")
@@ -42,7 +41,8 @@ def spiking_layers(model: CheckedModel) -> list[OnnxLayer]:
     """A spiking model of this program has synapses, pools, and neurons, in order; their metadata says more of these."""
     graph, neurons = model.proto.graph, dict(model.facts["neurons"])
     drawn = outline(graph, model.facts).graph
-    proto = helper.make_model(drawn, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
+    opset = [found for found in model.proto.opset_import if found.domain == ""]
+    proto = helper.make_model(drawn, opset_imports=opset, ir_version=model.proto.ir_version)
     inferred = shape_inference.infer_shapes(proto, strict_mode=True, data_prop=True).graph
     shapes = sizes(inferred)
     stored = {t.name: math.prod(t.dims) for t in graph.initializer if t.name.endswith(("/weight", "/bias"))}

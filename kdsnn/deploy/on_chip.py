@@ -113,7 +113,7 @@ def _drawn(placed: Placement) -> report.PlacementReport:
 
     chip = placed.target
     rows = tuple(
-        report.LayerCores(layer.neurons_name, layer.cores, layer.limited_by, layer.utilization()[layer.limited_by])
+        report.LayerCores(layer.name, layer.cores, layer.limited_by, layer.utilization()[layer.limited_by])
         for layer in placed.layers
     )
     note = f"{', '.join(placed.host)} on the host: {chip.title} takes no pixels." if placed.host else ""

@@ -28,8 +28,10 @@ VERSION = 6
 
 @dataclass(frozen=True)
 class LayerReport:
-    """A layer of one run has these numbers, means per sample over all T steps. A neuron layer has no synapses' fields.
+    """A layer of one run, synapses and the neurons behind them, has these numbers, means per sample over all T steps.
 
+    It is called by its synapses (`exporters.graph.layer_names`), and `kind` says what it consists of. What neurons no synapse
+    feeds leave out, or synapses whose currents other synapses' neurons add up, is None.
     `operations` are SynOps where `role` is "spikes", else multiply-accumulates with zero inputs skipped.
     `differing`: spikes of a quantized run that the float run does not have, and the other way round, neuron by
     neuron and step by step. `counts`: what the energy models read.

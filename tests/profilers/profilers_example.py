@@ -116,10 +116,10 @@ def example(title: str = "cnn2 on digits: a distilled spiking student") -> repor
                 128,
                 2,
                 (
-                    report.LayerCores("conv1.neuron", 100, "neurons", 0.98),
-                    report.LayerCores("conv2.neuron", 40, "synaptic memory", 0.75),
-                    report.LayerCores("fc1.neuron", 3, "input axons", 0.5),
-                    report.LayerCores("fc2.neuron", 1, "neurons", 0.01),
+                    report.LayerCores("conv1", 100, "neurons", 0.98),
+                    report.LayerCores("conv2", 40, "synaptic memory", 0.75),
+                    report.LayerCores("fc1", 3, "input axons", 0.5),
+                    report.LayerCores("fc2", 1, "neurons", 0.01),
                 ),
                 "the input layer is not counted",
             )

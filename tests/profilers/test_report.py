@@ -94,7 +94,7 @@ def test_files(made: report.Report, tmp_path: Path) -> None:
     assert table.groupby(["student", "run"]).spikes.sum()["distilled", "float"] == pytest.approx(
         made.students[0].float_run.spikes.mean
     )
-    assert len(table) == 4 * 8
+    assert len(table) == 4 * 4
 
 
 def test_the_page_needs_nothing_from_outside(made: report.Report) -> None:
@@ -271,9 +271,9 @@ def test_charts_show_what_the_report_holds(made: report.Report) -> None:
     # 100 + 40 + 3 + 1 cores on two chips of 128
     cores = re.findall(r'<rect class="(c\d|track)"[^>]*><title>', render(made))
     assert [cores.count(c) for c in ("c0", "c1", "c2", "c3", "track")] == [100, 40, 3, 1, 256 - 144]
-    assert "conv2.neuron: synaptic memory, 75.0 %" in page.text
+    assert "conv2: synaptic memory, 75.0 %" in page.text
     run = made.students[0].deployed
-    differing = next(layer.differing for layer in run.layers if layer.name == "conv2.neuron")
+    differing = next(layer.differing for layer in run.layers if layer.name == "conv2")
     assert differing == 40.25 and percent(40.25 / (4 * 512), 2).replace(SPACE, " ") in page.text
     for t in range(4):
         point = (

@@ -17,7 +17,8 @@ def layer_names(graph: SpikingGraph) -> dict[str, str]:
     depths: dict[str, int] = {}
     order = {name: index for index, name in enumerate(graph.nodes)}
     for name, node in graph.nodes.items():
-        depths[name] = max((depths[source] for source in graph.earlier(name)), default=0)
+        first = -1 if graph.closes_loop(name) else 0  # what comes back is no deeper than what comes in
+        depths[name] = max((depths[source] for source in graph.earlier(name)), default=first)
         depths[name] += isinstance(node, Neuron | MaxPool2d)
         if isinstance(node, Neuron):
             taken = set(found.values())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -86,7 +88,7 @@ def pooled() -> SpikingGraph:
         "output": Output(),
     }  # fmt: skip
     names = list(nodes)
-    return graph(nodes, list(zip(names, names[1:], strict=False)))
+    return graph(nodes, list(itertools.pairwise(names)))
 
 
 @pytest.mark.parametrize("make", [residual, pooled])

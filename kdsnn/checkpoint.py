@@ -11,7 +11,6 @@ torch is imported only where weights are touched: `read_info` answers without it
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import safetensors
 
 from exporters.files import atomic_path
+from exporters.version import version as program_version
 from kdsnn.digest import digest_json as _digest_json
 from kdsnn.digest import digest_weights as _digest_weights
 from kdsnn.errors import KdsnnError, UserError
@@ -38,13 +38,6 @@ GRADED, GRADED_MEAN = "frames/255", "mean of frames/255"
 are these of graded frames, of pixels / 255."""
 OPTIONAL = ("quantized", "class_names")
 """Entries of the description that a file has only where they say something."""
-
-
-def _version() -> str:
-    try:
-        return importlib.metadata.version("kdsnn-deploy")
-    except importlib.metadata.PackageNotFoundError:  # run from a source tree that was never installed
-        return "unknown"
 
 
 @dataclass(frozen=True)
@@ -75,7 +68,7 @@ class CheckpointInfo:
     preprocessing: str = PIXELS
     metrics: Mapping[str, float] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
-    version: str = field(default_factory=_version)
+    version: str = field(default_factory=program_version)
     quantized: Mapping[str, Any] | None = None
     class_names: tuple[str, ...] = ()
 

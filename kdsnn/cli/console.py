@@ -14,11 +14,14 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kdsnn.deploy.processes import is_first_process
 from kdsnn.deploy.progress import Progress, silent
 from kdsnn.deploy.tables import Result, TextTable
+
+if TYPE_CHECKING:
+    from profilers.report import Report
 
 PLAIN_INTERVAL = 5.0
 """Seconds between progress lines where no terminal shows a bar."""
@@ -53,7 +56,6 @@ def show(result: Result, *, json: bool = False) -> None:
 def draw(table: TextTable) -> None:
     """A table on standard output, as wide as the terminal at most; columns whose cells start with a digit are right-aligned."""
     from rich import box
-    from rich.console import Console
     from rich.table import Table as Grid
 
     grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False)
@@ -62,6 +64,24 @@ def draw(table: TextTable) -> None:
     for row in table.rows:
         grid.add_row(*row)
     print(table.title)
+    _print(grid)
+
+
+def draw_verdict(report: Report) -> None:
+    """The sentences that a report decides, on standard output; what keeps a network from its chip in red."""
+    from rich.text import Text
+
+    from profilers.report import paragraph
+
+    for one in report.verdict:
+        _print(Text(paragraph(one), style="bold red" if one.bad else ""))
+    print()
+
+
+def _print(drawing: Any) -> None:
+    """What rich draws, as wide as the terminal, in color where that shows any."""
+    from rich.console import Console
+
     width = None if sys.stdout.isatty() else 160
 
     class Piped(Console):
@@ -70,7 +90,7 @@ def draw(table: TextTable) -> None:
 
     console = Piped(width=width, highlight=False, markup=False)
     with console.capture() as drawn:
-        console.print(grid)
+        console.print(drawing)
     print(drawn.get(), end="")  # rich itself would end the program where nobody reads it
 
 

@@ -81,7 +81,7 @@ def profile(
 ) -> None:
     """Count parameters, FLOPs, spikes, SynOps and energy; write report.html, report.json and layers.csv."""
     import kdsnn
-    from kdsnn.cli.console import command_line, draw, print_json, progress
+    from kdsnn.cli.console import command_line, draw, draw_verdict, print_json, progress
     from kdsnn.deploy.places import writable_folder
     from kdsnn.deploy.profile import report_formats
     from kdsnn.errors import KdsnnError
@@ -102,6 +102,7 @@ def profile(
     if json:
         print_json({name: str(path) for name, path in paths.items()})
     else:
+        draw_verdict(report)
         draw(report.closing_table())
         if (times := report.time_table()) is not None:
             draw(times)

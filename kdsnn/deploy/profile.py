@@ -16,7 +16,7 @@ from kdsnn.deploy.lower import lower
 from kdsnn.deploy.lowered import Lowered, require_network_fit, told_labels
 from kdsnn.deploy.on_chip import Pricing, place_all
 from kdsnn.deploy.progress import Progress, silent
-from kdsnn.deploy.report_options import busy_time, chosen_chips, distinct, energy_models, time_models
+from kdsnn.deploy.report_options import busy_time, chosen_chips, distinct, energy_models, time_models, training_seeds
 from kdsnn.deploy.spike_input import frames_of_data, is_bare
 from kdsnn.deploy.trained import TrainedNetwork
 from kdsnn.errors import KdsnnError, OptionError
@@ -101,9 +101,8 @@ def profile(
     images, x, labels, called = _tests(names, networks, data, samples, image_size, bare=ann is None and not few_bit)
     counted, notes, twins = _counted_anns(ann, few_bit, images, x, labels, progress)
     students = _counted(names, networks, x, labels, len(sources), progress)
-    students, placements, misfits = place_all(
-        students, networks, x, chips=chips, pricing=pricing, simulate=simulate, progress=progress
-    )
+    placed = place_all(students, networks, x, chips=chips, pricing=pricing, simulate=simulate, progress=progress)
+    students = placed.students
     thinned = thin(students[0], networks[0], x, labels, time=time, progress=progress) if with_density else None
     return report.build(
         f"{', '.join(names[: len(sources)]) or (counted.name if counted else '')} on {called}",
@@ -111,11 +110,15 @@ def profile(
         students,
         teacher=counted,
         models=pricing.energy,
-        placements=placements,
+        placements=placed.placements,
         few_bit=twins,
         thinned=thinned,
+        fits=placed.fits,
+        seeds=training_seeds(
+            dict(zip(names, given, strict=True)) | few_bit | ({counted.name: ann} if counted and ann else {})
+        ),
         data=f"{len(x):,} test {'sample' if x.ndim != 4 else 'image'}{'s' if len(x) != 1 else ''} of {called}",
-        notes=[*notes, *misfits],
+        notes=[*notes, *placed.notes],
     )
 
 

@@ -1,7 +1,8 @@
-"""The closing table of a report has one row per network and run; it comes as text and as a pandas frame."""
+"""A report closes with its verdict and a table of one row per network and run, which comes as text and as a pandas frame."""
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -10,7 +11,8 @@ import pandas as pd
 from profilers.energy.evaluation import EnergyEstimate
 from profilers.report.cells import NONE, joules, share_text
 from profilers.report.data import ReportData
-from profilers.report.numbers import quantity
+from profilers.report.numbers import SPACE, quantity
+from profilers.report.sentences import Sentence
 from profilers.text_table import TextTable, table
 
 MODELS_SHOWN = ("horowitz-45nm-fp32", "horowitz-45nm-int8", "loihi1-events")
@@ -55,6 +57,20 @@ def closing_table(report: ReportData) -> TextTable:
         )
     title = f"{report.title}, per sample; MACs of an SNN are those on its analog input, every step"
     return table(title, [*headings, *(model.title for model in models)], rows)
+
+
+def verdict_text(report: ReportData, width: int = 120) -> str:
+    """The sentences for a terminal, a paragraph each; a question stands before its answer."""
+    return "\n".join(
+        textwrap.fill(paragraph(one), width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+        for one in report.verdict
+    )
+
+
+def paragraph(one: Sentence) -> str:
+    """A sentence on one line, its numbers with plain spaces."""
+    text = f"{one.question} {one.answer}. {one.text}" if one.question else one.text
+    return text.replace(SPACE, " ")
 
 
 def frame(report: ReportData) -> pd.DataFrame:

@@ -14,7 +14,7 @@ from profilers.counting import neurobench
 from profilers.counting.activity import Activity, NeuronActivity, SynapseActivity
 from profilers.counting.conventions import by_every_convention
 from profilers.counting.sizes import MEMBRANE_BITS, GraphSize, LayerSize, graph_size
-from profilers.counting.statistics import statistic
+from profilers.counting.statistics import Statistic, columns, statistic
 from profilers.energy.movement import WordSizes, ann_movement, as_ann, snn_budget, snn_movement, with_movement
 from profilers.energy.operations import Counts, dense_ann, quantized_twin, snn_counts, twin_bits
 from profilers.report.data import LayerReport, NetworkRun
@@ -92,6 +92,7 @@ def _layers(
 ) -> Iterator[LayerReport]:
     """Synapses and the neurons behind them are one layer, in the order of its synapses."""
     neurons_of = {layer: name for name, layer in layer_names(graph).items()}
+    means = _means(activity)
     for name in graph.nodes:
         firing = neurons_of.get(name, "")
         synapses = {name: activity.synapses[name]} if name in activity.synapses else {}
@@ -101,26 +102,48 @@ def _layers(
         kind = " + ".join(type(graph.nodes[part]).__name__ for part in (*synapses, *neurons))
         layer = LayerReport(name, kind, _counts(activity, words, neurons, synapses))
         if synapses:
-            layer = _with_synapses(layer, synapses[name], size.layers[name])
+            layer = _with_synapses(layer, synapses[name], size.layers[name], means[name])
         if neurons:
-            layer = _with_neurons(layer, neurons[firing], differing.get(firing))
+            layer = _with_neurons(layer, neurons[firing], differing.get(firing), means[firing])
         yield layer
 
 
-def _with_neurons(layer: LayerReport, activity: NeuronActivity, differing: float | None) -> LayerReport:
+def _means(activity: Activity) -> dict[str, Statistic]:
+    """Spikes of neurons and operations of synapses, node by node; all share the bootstrap's draws, which take the time."""
+    counts = {name: neurons.spikes for name, neurons in activity.neurons.items()}
+    counts |= {name: synapses.operations for name, synapses in activity.synapses.items()}
+    if not counts:
+        return {}
+    per_sample = np.stack([values.sum(axis=1) for values in counts.values()], axis=1)
+    return dict(zip(counts, columns(per_sample), strict=True))
+
+
+def _with_neurons(
+    layer: LayerReport, activity: NeuronActivity, differing: float | None, spikes: Statistic
+) -> LayerReport:
     return replace(
-        layer, neurons=activity.neurons, spikes=_mean(activity.spikes), rate=activity.rate, differing=differing
+        layer,
+        neurons=activity.neurons,
+        spikes=spikes.mean,
+        spikes_low=spikes.low,
+        spikes_high=spikes.high,
+        rate=activity.rate,
+        differing=differing,
     )
 
 
-def _with_synapses(layer: LayerReport, activity: SynapseActivity, size: LayerSize) -> LayerReport:
+def _with_synapses(
+    layer: LayerReport, activity: SynapseActivity, size: LayerSize, operations: Statistic
+) -> LayerReport:
     return replace(
         layer,
         role=activity.role,
         macs=activity.macs,
         connections=activity.connections,
         events=_mean(activity.events),
-        operations=_mean(activity.operations),
+        operations=operations.mean,
+        operations_low=operations.low,
+        operations_high=operations.high,
         operations_nonzero=_mean(activity.operations_nonzero),
         rate_macs=_mean(activity.rate_macs),
         parameters=size.parameters,

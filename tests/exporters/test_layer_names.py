@@ -28,7 +28,7 @@ from hardware import emulator
 from hardware.chips import fit, limits
 from kdsnn import models
 from kdsnn.deploy.check import CheckResult
-from kdsnn.deploy.on_chip import _drawn
+from kdsnn.deploy.on_chip import drawn as drawn_of
 from profilers import profiling
 
 
@@ -104,7 +104,7 @@ def test_placement_check_and_report_use_one_name(make: object) -> None:
 
     held = fit.check(chain, limits.target("loihi2"), scales=scales)
     assert held.placement is not None
-    drawn = [row.layer for row in _drawn(held.placement).rows]
+    drawn = [row.layer for row in drawn_of(held.placement).rows]
     assert drawn == [step.name for step in chain_layers(chain)]
     assert drawn == [row["name"] for row in CheckResult("s", held).rows()]
     assert set(drawn) - pools <= reported and pools <= set(drawn)

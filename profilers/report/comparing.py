@@ -8,7 +8,7 @@ ANN where no term of it is left out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -111,22 +111,24 @@ class Tally:
     def words(self, name: str, what: str, rival: str, noun: str = "model") -> str:
         """A sentence without its full stop: `name` takes less `what` than `rival` under so many models, and which."""
         if not (self.less or self.more):
-            under = f"under none of {plural(len(self.all), noun)}"
+            under = f"under {share((), len(self.all), noun)}"
             return f"{under} a difference in {what} between {name} and {rival} is established ({listed(self.open)})"
         told = []
         for word, titles in (("less", self.less), ("more", self.more)):
             if titles:
                 than = f" {what} than {rival}" if not told else ""
-                told.append(f"{word}{than} under {self._share(titles, noun if not told else '')} ({listed(titles)})")
+                many = str(len(titles)) if told else share(titles, len(self.all), noun)
+                told.append(f"{word}{than} under {many} ({listed(titles)})")
         left = f"; under {len(self.open)} ({listed(self.open)}) no difference is established" if self.open else ""
         return f"{name} takes {', '.join(told)}{left}"
 
-    def _share(self, titles: tuple[str, ...], noun: str) -> str:
-        """ "all 6 models", "4 of 6 models", and without a noun just "4"."""
-        if not noun:
-            return str(len(titles))
-        many = plural(len(self.all), noun)
-        return f"{'all' if len(self.all) > 1 else 'the'} {many}" if titles == self.all else f"{len(titles)} of {many}"
+
+def share(titles: Sequence[str], of: int, noun: str = "model") -> str:
+    """So many of so many: "all 6 models", "the 1 model", "4 of 6 models", "none of 6 models"."""
+    many = plural(of, noun)
+    if len(titles) == of:
+        return f"{'all' if of > 1 else 'the'} {many}"
+    return f"{len(titles) or 'none'} of {many}"
 
 
 def tally(pairs: Iterable[tuple[str, Range, Range]]) -> Tally:

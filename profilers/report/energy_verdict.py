@@ -20,6 +20,7 @@ from profilers.report.comparing import (
     moves_data,
     outcome,
     prices,
+    share,
     tally,
 )
 from profilers.report.data import ReportData, Student
@@ -82,7 +83,7 @@ def _accuracy(own: Party, ann: Party) -> tuple[str, str]:
             "accuracy: no difference established",
         )
     word = "more" if own.accuracy > ann.accuracy else "less"
-    return f"{own.label} is {word} accurate beyond 95 % intervals ({pair})", f"{word} accurate"
+    return f"{own.name} is {word} accurate beyond 95 % intervals ({pair})", f"{word} accurate"
 
 
 def _equal(report: ReportData) -> list[str]:
@@ -133,7 +134,9 @@ def _least(report: ReportData, labels: dict[str, str]) -> Iterator[Sentence]:
     text = (
         f"of the {plural(many, 'model')} that price more than one network, the least is taken by {'; by '.join(parts)}"
     )
-    yield Sentence("energy", f"Energy: {text}. Where several are named, none of them is established as the least.")
+    several = any(len(names) > 1 for names in groups)
+    open_ = " Where several are named, none of them is established as the least." if several else ""
+    yield Sentence("energy", f"Energy: {text}.{open_}")
 
 
 def _tally(
@@ -180,9 +183,8 @@ def denser_input(report: ReportData, head: Student) -> Sentence:
         else:
             doubled = own.of(own.estimate.breakdown, DENSER_BY)
             (kept if outcome(doubled, theirs) == "less" else lost).append(title)
-    many = plural(len(pairs), "model")
     parts = [
-        f"{what} under {len(titles)} of {many} ({listed(titles)})"
+        f"{what} under {share(titles, len(pairs))} ({listed(titles)})"
         for what, titles in (
             (f"the saving against {rival} survives twice the spikes", kept),
             ("with twice the spikes it is no longer established", lost),
@@ -191,11 +193,7 @@ def denser_input(report: ReportData, head: Student) -> Sentence:
         if titles
     ]
     text = f"Denser input: {'; '.join(parts)}. The ANN multiplies every zero here. {_measured(report, head)}"
-    if kept or lost:
-        share = "all" if len(kept) == len(pairs) else f"{len(kept) or 'none'} of"
-        short = f"at twice the spikes: under {share} {many}"
-    else:
-        short = "no saving is established"
+    short = f"at twice the spikes: under {share(kept, len(pairs))}" if kept or lost else "no saving is established"
     return Sentence("input", text, DENSER, short)
 
 
@@ -267,12 +265,11 @@ def _on_first_layer(name: str, rival: str, pairs: list[Pair]) -> Iterator[Senten
             turned.setdefault(f"{once} if once, {every} if at every step,", []).append(title)
     if not asked:
         return
-    many = plural(asked, "model")
     if turned:
-        parts = [f"{what} under {len(titles)} of {many} ({listed(titles)})" for what, titles in turned.items()]
+        parts = [f"{what} under {share(titles, asked)} ({listed(titles)})" for what, titles in turned.items()]
         text = f"the answer hangs on how often it is computed: energy of {name} against {rival} is {'; '.join(parts)}"
     else:
-        text = f"computed once or at every step, it changes no outcome against {rival} under any of {many}"
+        text = f"computed once or at every step, it changes no outcome against {rival} under any of {plural(asked, 'model')}"
     yield Sentence("depends", f"First layer (MACs on the analog input): {text}.")
 
 

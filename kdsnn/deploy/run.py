@@ -209,7 +209,7 @@ def run_all(
                 done += len(part)
                 runs[name].append(joined(at_once[-1:]))
             proofs = _proofs(network, at_once, x) if start == 0 else {}
-            found.append(comparisons(at_once, start=start, proofs=proofs))
+            found.append(comparisons(at_once, start=start, proofs=proofs, names=network.layer_names))
     pairs: dict[tuple[str, str], list[BackendComparison]] = {}
     for comparison in itertools.chain.from_iterable(found):
         pairs.setdefault((comparison.backend, comparison.reference), []).append(comparison)

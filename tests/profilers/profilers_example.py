@@ -193,5 +193,10 @@ def wide() -> report.Report:
         placements=[replace(placement, rows=rows), replace(placement, target="Loihi 2", chips=12)],
         data=f"npz:{'folder/' * 30}file.npz",
         notes=[name],
+        fits=[
+            report.ChipFit(
+                students[0].name, "loihi1", "Loihi 1", (report.FitProblem(name, f"{name} is too large", name),)
+            )
+        ],
     )
     return replace(made_wide, density=replace(cast(report.DensitySweep, events().density), student=name))

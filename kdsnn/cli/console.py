@@ -12,16 +12,13 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from kdsnn.deploy.processes import is_first_process
 from kdsnn.deploy.progress import Progress, silent
 from kdsnn.deploy.tables import Result, TextTable
-
-if TYPE_CHECKING:
-    from profilers.report import Report
 
 PLAIN_INTERVAL = 5.0
 """Seconds between progress lines where no terminal shows a bar."""
@@ -67,14 +64,12 @@ def draw(table: TextTable) -> None:
     _print(grid)
 
 
-def draw_verdict(report: Report) -> None:
-    """The sentences that a report decides, on standard output; what keeps a network from its chip in red."""
+def draw_verdict(paragraphs: Iterable[tuple[str, bool]]) -> None:
+    """Paragraphs on standard output; those that are bad news are red."""
     from rich.text import Text
 
-    from profilers.report import paragraph
-
-    for one in report.verdict:
-        _print(Text(paragraph(one), style="bold red" if one.bad else ""))
+    for text, bad in paragraphs:
+        _print(Text(text, style="bold red" if bad else ""))
     print()
 
 

@@ -31,7 +31,7 @@ def demo(
             out, lava_samples=lava_samples, overwrite=overwrite, seed=seed, command=command_line(), progress=told
         )
     if not json:
-        draw_verdict(result.report)
+        draw_verdict((one.paragraph, one.bad) for one in result.report.verdict)
     show(result, json=json)
     if not json:
         for path in result.files:

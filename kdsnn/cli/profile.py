@@ -102,7 +102,7 @@ def profile(
     if json:
         print_json({name: str(path) for name, path in paths.items()})
     else:
-        draw_verdict(report)
+        draw_verdict((one.paragraph, one.bad) for one in report.verdict)
         draw(report.closing_table())
         if (times := report.time_table()) is not None:
             draw(times)

@@ -102,21 +102,18 @@ def profile(
     counted, notes, twins = _counted_anns(ann, few_bit, images, x, labels, progress)
     students = _counted(names, networks, x, labels, len(sources), progress)
     placed = place_all(students, networks, x, chips=chips, pricing=pricing, simulate=simulate, progress=progress)
-    students = placed.students
-    thinned = thin(students[0], networks[0], x, labels, time=time, progress=progress) if with_density else None
+    thinned = thin(placed.students[0], networks[0], x, labels, time=time, progress=progress) if with_density else None
     return report.build(
         f"{', '.join(names[: len(sources)]) or (counted.name if counted else '')} on {called}",
         command,
-        students,
+        placed.students,
         teacher=counted,
         models=pricing.energy,
         placements=placed.placements,
         few_bit=twins,
         thinned=thinned,
         fits=placed.fits,
-        seeds=training_seeds(
-            dict(zip(names, given, strict=True)) | few_bit | ({counted.name: ann} if counted and ann else {})
-        ),
+        seeds=training_seeds(dict(zip(names, given, strict=True)) | few_bit | {counted.name if counted else "": ann}),
         data=f"{len(x):,} test {'sample' if x.ndim != 4 else 'image'}{'s' if len(x) != 1 else ''} of {called}",
         notes=[*notes, *placed.notes],
     )

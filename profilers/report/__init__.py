@@ -7,7 +7,7 @@ frozen `Report`, `write` puts it into a folder in any of `FORMATS`. `profilers.p
 from __future__ import annotations
 
 from profilers.report.assemble import build
-from profilers.report.closing_table import closing_table, paragraph, verdict_text
+from profilers.report.closing_table import closing_table, verdict_text
 from profilers.report.counted_run import summarize
 from profilers.report.data import (
     ComparisonReport,
@@ -49,7 +49,6 @@ __all__ = [
     "closing_table",
     "known_formats",
     "layer_table",
-    "paragraph",
     "summarize",
     "verdict_text",
     "write",

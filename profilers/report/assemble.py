@@ -34,7 +34,7 @@ from profilers.report.data import (
 from profilers.report.few_bit import FewBitAnn, FewBitEnergy
 from profilers.report.on_chips import ChipFit, PlacementReport
 from profilers.report.result import Report
-from profilers.report.sentences import Origin
+from profilers.report.sentences import ReportOrigin
 
 DENSITY_MODEL = "loihi1-events"
 """The energy model that prices thinned input: one of a chip, whose neurons cost something without a single event."""
@@ -106,12 +106,12 @@ def build(
     return replace(made, verdict=verdict.judged(made))
 
 
-def _origin(seeds: Mapping[str, int], *, thinned: bool) -> Origin:
+def _origin(seeds: Mapping[str, int], *, thinned: bool) -> ReportOrigin:
     """Program, kind of machine and seeds; nothing that says whose machine it is."""
     system = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
     versions = f"Python {platform.python_version()}, torch {torch.__version__}, numpy {np.__version__}"
     drawn = {"confidence intervals": statistics.SEED} | ({"thinned events": SEED} if thinned else {})
-    return Origin(f"kdsnn-deploy {version()}", f"{system}, {versions}", {**seeds, **drawn})
+    return ReportOrigin(f"kdsnn-deploy {version()}", f"{system}, {versions}", {**seeds, **drawn})
 
 
 def _energies(

@@ -11,8 +11,7 @@ import pandas as pd
 from profilers.energy.evaluation import EnergyEstimate
 from profilers.report.cells import NONE, joules, share_text
 from profilers.report.data import ReportData
-from profilers.report.numbers import SPACE, quantity
-from profilers.report.sentences import Sentence
+from profilers.report.numbers import quantity
 from profilers.text_table import TextTable, table
 
 MODELS_SHOWN = ("horowitz-45nm-fp32", "horowitz-45nm-int8", "loihi1-events")
@@ -62,15 +61,9 @@ def closing_table(report: ReportData) -> TextTable:
 def verdict_text(report: ReportData, width: int = 120) -> str:
     """The sentences for a terminal, a paragraph each; a question stands before its answer."""
     return "\n".join(
-        textwrap.fill(paragraph(one), width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+        textwrap.fill(one.paragraph, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
         for one in report.verdict
     )
-
-
-def paragraph(one: Sentence) -> str:
-    """A sentence on one line, its numbers with plain spaces."""
-    text = f"{one.question} {one.answer}. {one.text}" if one.question else one.text
-    return text.replace(SPACE, " ")
 
 
 def frame(report: ReportData) -> pd.DataFrame:

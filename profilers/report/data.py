@@ -22,7 +22,7 @@ from profilers.energy.movement import BitBudget
 from profilers.energy.timing import TimeEstimate
 from profilers.report.few_bit import EqualAccuracy, FewBitAnn, FewBitEnergy
 from profilers.report.on_chips import ChipFit, PlacementReport
-from profilers.report.sentences import Origin, Sentence
+from profilers.report.sentences import ReportOrigin, Sentence
 
 VERSION = 7
 """Version of `report.json`; raised when a field changes its meaning, appears or disappears."""
@@ -325,7 +325,7 @@ class ReportData:
     few_bit: tuple[FewBitAnn, ...]
     equal_accuracy: EqualAccuracy | None
     fits: tuple[ChipFit, ...]
-    origin: Origin
+    origin: ReportOrigin
 
     @property
     def head(self) -> Student | None:

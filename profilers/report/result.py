@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from profilers.report.closing_table import closing_table, frame, paragraph, verdict_text
+from profilers.report.closing_table import closing_table, frame, verdict_text
 from profilers.report.data import ReportData
 from profilers.report.time_tables import time_table
 from profilers.report.writing import DEFAULT_FORMATS, write
@@ -38,7 +38,7 @@ class Report(ReportData):
 
     def _repr_html_(self) -> str:
         """A notebook shows the verdict and the closing table."""
-        sentences = "".join(f"<p>{html.escape(paragraph(one))}</p>" for one in self.verdict)
+        sentences = "".join(f"<p>{html.escape(one.paragraph)}</p>" for one in self.verdict)
         return sentences + self.closing_table().to_html()
 
     def to_frame(self) -> pd.DataFrame:

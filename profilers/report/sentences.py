@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from profilers.report.numbers import SPACE
+
 Topic = Literal["fit", "time", "quantized ANN", "input", "accuracy", "energy", "memory", "depends", "unknown"]
 
 
@@ -28,9 +30,15 @@ class Sentence:
         """The short answer as a sentence of its own, without the full stop."""
         return self.short[:1].upper() + self.short[1:]
 
+    @property
+    def paragraph(self) -> str:
+        """All of it on one line for a terminal, its numbers with plain spaces."""
+        text = f"{self.question} {self.answer}. {self.text}" if self.question else self.text
+        return text.replace(SPACE, " ")
+
 
 @dataclass(frozen=True)
-class Origin:
+class ReportOrigin:
     """A report came from this: `program` with its version, on this kind of `machine`, with these `seeds` by what they were for."""
 
     program: str

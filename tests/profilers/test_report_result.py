@@ -36,7 +36,7 @@ def test_it_prints_as_the_closing_table(made: report.Report) -> None:
     title, headings, rows = drawn.title, list(drawn.columns), [list(row) for row in drawn.rows]
     verdict, _, text = str(made).partition("\n\n")
     assert repr(made) == str(made) and text.splitlines()[0] == title
-    sentences = [report.paragraph(one) for one in made.verdict]
+    sentences = [one.paragraph for one in made.verdict]
     assert " ".join(verdict.split()) == " ".join(sentences) and len(sentences) > 5
     assert cells(text) == [headings, *rows]
     assert [row[0] for row in rows] == [
@@ -115,7 +115,7 @@ def test_a_notebook_shows_the_same_table(made: report.Report, name: str) -> None
     html = made._repr_html_()
     root = ElementTree.fromstring(f"<div>{html}</div>")
     drawn = report.closing_table(made)
-    assert [p.text for p in root.iter("p")] == [report.paragraph(one) for one in made.verdict]
+    assert [p.text for p in root.iter("p")] == [one.paragraph for one in made.verdict]
     assert root.findtext("table/caption") == drawn.title
     assert tuple(cell.text for cell in root.iter("th")) == drawn.columns
     assert tuple(tuple(cell.text for cell in row.iter("td")) for row in root.iter("tr"))[1:] == drawn.rows

@@ -370,4 +370,4 @@ def test_how_it_reads(run: report.NetworkRun) -> None:
     one = made(run, (1, 2), (3, 4), accuracies=(0.8, 0.97), models=2)
     problem = report.FitProblem("conv1", "a weight of 300; Loihi 1 holds ±127", "quantize with fewer bits")
     one = replace(one, fits=(report.ChipFit("net", "loihi1", "Loihi 1", (problem,)),))
-    assert "\n".join(map(report.paragraph, verdict.judged(one))) == GOLDEN
+    assert "\n".join(sentence.paragraph for sentence in verdict.judged(one)) == GOLDEN

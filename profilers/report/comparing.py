@@ -73,18 +73,24 @@ def as_range(estimate: EnergyEstimate) -> Range:
     return Range(estimate.low, estimate.nominal, estimate.high)
 
 
-def prices(model: ModelEnergies, report: ReportData) -> dict[str, Price]:
-    """The networks that a model prices: name → price."""
-    found: dict[str, Price] = {}
+Key = tuple[str, str]
+"""Who is meant: "teacher", "quantized ANN" or "student", and the name, which a student may share with its teacher."""
+
+
+def prices(model: ModelEnergies, report: ReportData) -> dict[Key, Price]:
+    """The networks that a model prices."""
+    found: dict[Key, Price] = {}
     if report.teacher is not None and model.ann is not None:
-        found[report.teacher.name] = Price(model.ann, model.ann_zero_skipping)
+        found["teacher", report.teacher.name] = Price(model.ann, model.ann_zero_skipping)
     for ann in model.few_bit:
         if ann.dense is not None:
-            found[ann.name] = Price(ann.dense, ann.zero_skipping)
+            found["quantized ANN", ann.name] = Price(ann.dense, ann.zero_skipping)
     for one, student in zip(model.students, report.students, strict=True):
         if one.estimate is not None:
             alike = (one.arithmetic, one.placed_on, one.estimate.left_out)
-            found[one.student] = Price(one.estimate, alike=alike, synops=student.run_for(one.arithmetic).synops)
+            found["student", one.student] = Price(
+                one.estimate, alike=alike, synops=student.run_for(one.arithmetic).synops
+            )
     return found
 
 
@@ -113,7 +119,7 @@ class Tally:
         if not (self.less or self.more):
             under = f"under {share((), len(self.all), noun)}"
             return f"{under} a difference in {what} between {name} and {rival} is established ({listed(self.open)})"
-        told = []
+        told: list[str] = []
         for word, titles in (("less", self.less), ("more", self.more)):
             if titles:
                 than = f" {what} than {rival}" if not told else ""
@@ -140,7 +146,7 @@ def tally(pairs: Iterable[tuple[str, Range, Range]]) -> Tally:
 
 
 def compared(
-    report: ReportData, name: str, rival: str, of_rival: Callable[[Price], Range | None] = lambda price: price.dense
+    report: ReportData, name: Key, rival: Key, of_rival: Callable[[Price], Range | None] = lambda price: price.dense
 ) -> list[tuple[ModelEnergies, Price, Range]]:
     """The models that compare two networks, with the price of the first and the range of the second."""
     found = []
@@ -161,7 +167,7 @@ def beside_own_shape(report: ReportData, name: str) -> list[Pair]:
     """The models that compare a student with a dense ANN of its own shape."""
     found = []
     for model in report.energies:
-        own = prices(model, report).get(name)
+        own = prices(model, report).get(("student", name))
         shape = next((one.as_ann for one in model.students if one.student == name), None)
         if own is not None and shape is not None and not own.estimate.left_out:
             found.append((model.title, own, as_range(shape)))
@@ -234,13 +240,13 @@ def _joined(stems: list[str]) -> str:
     return f"{', '.join(heads)}{ends[0]}" if len(set(ends)) == 1 else ", ".join(stems)
 
 
-def contenders(priced: Mapping[str, Price]) -> tuple[str, ...]:
+def contenders(priced: Mapping[Key, Price]) -> tuple[Key, ...]:
     """Of networks that are compared with each other, those than which no other is established to take less."""
     lowest = min(price.either.high for price in priced.values())
     return tuple(name for name, price in priced.items() if price.either.low <= lowest)
 
 
-def alike_only(priced: Mapping[str, Price]) -> dict[str, Price]:
+def alike_only(priced: Mapping[Key, Price]) -> dict[Key, Price]:
     """The networks that can be compared with the first spiking one of them, or with an ANN where there is none."""
     first = next((price for price in priced.values() if price.alike is not None), None)
     return {name: price for name, price in priced.items() if first is None or comparable(first, price)}

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from profilers.energy.models import Range
 from profilers.report.cells import joules, plural
 from profilers.report.comparing import (
+    Key,
     Pair,
     Price,
     Tally,
@@ -49,8 +50,8 @@ def quantized_ann(report: ReportData, head: Student) -> Sentence:
             f"pretrain --quantize-activations {bits} and give it as --qann."
         )
         return Sentence("quantized ANN", text, BETTER, "unknown")
-    by_name = {party.name: party for party in parties(report)}
-    own, ann = by_name[head.name], by_name[report.few_bit[0].name]
+    found_by = {party.key: party for party in parties(report)}
+    own, ann = found_by["student", head.name], found_by["quantized ANN", report.few_bit[0].name]
     accuracy, in_short = _accuracy(own, ann)
     found, moving = (_tally(report, own, ann, lambda price: price.either, moving=only) for only in (False, True))
     if found.all:
@@ -104,10 +105,10 @@ def _equal(report: ReportData) -> list[str]:
 def energy(report: ReportData, head: Student) -> Iterator[Sentence]:
     """Who takes least under which model, and the first student beside every other network."""
     all_of = parties(report)
-    own = next(party for party in all_of if party.name == head.name)
-    yield from _least(report, {party.name: party.label for party in all_of})
+    own = next(party for party in all_of if party.key == ("student", head.name))
+    yield from _least(report, {party.key: party.label for party in all_of})
     for rival in all_of:
-        if rival.name == head.name:
+        if rival is own:
             continue
         if rival.kind in ("teacher", "quantized ANN"):
             yield Sentence("energy", f"Energy: {_against_ann(report, own, rival)}.")
@@ -117,9 +118,9 @@ def energy(report: ReportData, head: Student) -> Iterator[Sentence]:
             yield Sentence("energy", f"Energy: no model counts {own.name} and {rival.label} alike.")
 
 
-def _least(report: ReportData, labels: dict[str, str]) -> Iterator[Sentence]:
+def _least(report: ReportData, labels: dict[Key, str]) -> Iterator[Sentence]:
     """Under each model those networks are left than which no other is established to take less, zeros skipped or not."""
-    groups: dict[tuple[str, ...], list[str]] = {}
+    groups: dict[tuple[Key, ...], list[str]] = {}
     for model in report.energies:
         priced = alike_only(prices(model, report))
         if len(priced) > 1:
@@ -144,7 +145,7 @@ def _tally(
     *, moving: bool = False,
 ) -> Tally:  # fmt: skip
     """One network beside another under every model that compares them, or those alone that price data movement."""
-    found = compared(report, own.name, rival.name, of)
+    found = compared(report, own.key, rival.key, of)
     return tally(
         (m.title, price.dense, theirs) for m, price, theirs in found if not moving or moves_data(price.estimate)
     )
@@ -176,7 +177,9 @@ def denser_input(report: ReportData, head: Student) -> Sentence:
     if not pairs:
         text = f"Whether a saving survives denser input is unknown: no model here prices both {head.name} and {rival}."
         return Sentence("input", text, DENSER, "unknown")
-    kept, lost, without = [], [], []
+    kept: list[str] = []
+    lost: list[str] = []
+    without: list[str] = []
     for title, own, theirs in pairs:
         if outcome(own.dense, theirs) != "less":
             without.append(title)
@@ -187,8 +190,8 @@ def denser_input(report: ReportData, head: Student) -> Sentence:
         f"{what} under {share(titles, len(pairs))} ({listed(titles)})"
         for what, titles in (
             (f"the saving against {rival} survives twice the spikes", kept),
-            ("with twice the spikes it is no longer established", lost),
-            (f"there is no saving against {rival} to lose" if not (kept or lost) else "there is none to lose", without),
+            (f"{'that' if kept else f'a saving against {rival}'} is no longer established with twice the spikes", lost),
+            (f"no saving{'' if kept or lost else f' against {rival}'} is established in the first place", without),
         )
         if titles
     ]
@@ -201,9 +204,9 @@ def _rivals(report: ReportData, head: Student) -> tuple[str, list[Pair]]:
     """Who the saving is against, and both under each model: the first trained ANN of few bits, or a dense ANN of the
     student's own shape."""
     if report.few_bit:
-        ann = next(party for party in parties(report) if party.name == report.few_bit[0].name)
+        ann = next(party for party in parties(report) if party.kind == "quantized ANN")
         return ann.label, [
-            (model.title, price, theirs) for model, price, theirs in compared(report, head.name, ann.name)
+            (model.title, price, theirs) for model, price, theirs in compared(report, ("student", head.name), ann.key)
         ]
     return OWN_SHAPE, beside_own_shape(report, head.name)
 

@@ -27,6 +27,11 @@ class Party:
     membrane_bits: int = 0
 
     @property
+    def key(self) -> tuple[str, str]:
+        """Who it is (`comparing.Key`)."""
+        return ("student" if self.kind == "twin" else self.kind, self.name)
+
+    @property
     def label(self) -> str:
         """Its name, and its kind where the name does not say it."""
         letters = [re.sub(r"\W|_", "", text.lower()) for text in (self.kind, self.name)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from profilers.energy.models import Range
+from profilers.energy.operations import twin_bits
 from profilers.report.cells import joules, plural
 from profilers.report.comparing import (
     Key,
@@ -44,7 +45,7 @@ OWN_SHAPE = "a dense ANN of its shape"
 def quantized_ann(report: ReportData, head: Student) -> Sentence:
     """Accuracy and energy beside the first trained ANN of few bits, data movement apart."""
     if not report.few_bit:
-        bits = max(2, head.deployed.T.bit_length())
+        bits = twin_bits(head.deployed.T)
         text = (
             f"Whether {head.name} is better than a trained ANN of few bits is unknown: none was given. Train one with "
             f"pretrain --quantize-activations {bits} and give it as --qann."

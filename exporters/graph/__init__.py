@@ -29,6 +29,7 @@ from __future__ import annotations
 
 from exporters.graph.editing import unique_name, window_positions
 from exporters.graph.errors import GraphError
+from exporters.graph.layer_names import layer_names
 from exporters.graph.nodes import (
     IF,
     LIF,
@@ -81,6 +82,7 @@ __all__ = [
     "SpikingGraph",
     "Synapse",
     "chain",
+    "layer_names",
     "unique_name",
     "window_positions",
 ]

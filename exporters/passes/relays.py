@@ -39,6 +39,8 @@ from exporters.graph import (
     Pair,
     SpikingGraph,
     chain,
+    layer_names,
+    unique_name,
 )
 from exporters.graph.bounds import signed_bounds
 from exporters.graph.editing import over_positions
@@ -46,6 +48,9 @@ from exporters.graph.registers import BIAS_LIMIT, CURRENT_LIMIT, DENSE_WEIGHTS, 
 from exporters.memory import available
 from exporters.passes.levels import Level, Levels, Link, Slot, depths_of, leaks, links_of
 from exporters.passes.membranes import resets_by_subtraction
+
+BESIDE_RELAYS = ".relayed"
+"""So end the names of neurons that stand side by side with relays."""
 
 
 def straighten(graph: SpikingGraph) -> SpikingGraph:
@@ -63,14 +68,15 @@ def straighten(graph: SpikingGraph) -> SpikingGraph:
     depth = depths_of(graph, links)
     if _is_chain(graph):
         return graph
-    return _chained(Levels(graph, links, depth))
+    return _chained(Levels(graph, links, depth), layer_names(graph))
 
 
 def _is_chain(graph: SpikingGraph) -> bool:
     return all(len(graph.sources(n)) <= 1 and len(graph.targets(n)) <= 1 for n in graph.nodes)
 
 
-def _chained(plan: Levels) -> SpikingGraph:
+def _chained(plan: Levels, names: Mapping[str, str]) -> SpikingGraph:
+    """The levels come one after the other, each under the name that its first members' layer has in the graph."""
     _require_room(plan, available())
     graph = plan.graph
     nodes: list[tuple[str, Node]] = [(graph.input_name, graph.input)]
@@ -81,7 +87,8 @@ def _chained(plan: Levels) -> SpikingGraph:
         synapse = _synapse_into(plan, d, factors, threshold)
         main = level.members[0]
         alone = len(level.slots) == 1
-        name = plan.links_to(main)[-1].name if alone else f"{main}.level"
+        called = names.get(main) or plan.links_to(main)[-1].name  # a membrane read-out has no neurons
+        name = unique_name(called, {main, *(other for other, _ in nodes)})
         if isinstance(synapse, Linear) and len(plan.shape(d - 1)) == 3:
             nodes.append((f"{name}.flat", Flatten()))
         nodes.append((name, synapse))
@@ -95,7 +102,7 @@ def _chained(plan: Levels) -> SpikingGraph:
                 f"{main}: its membranes start at {node.start:g}, below 0, and spikes of {level.relays[0][0]} are relayed beside "
                 "them, which would miss the first; start them at 0 or above"
             )
-        neurons = main if alone else f"{main}.relayed"
+        neurons = main if alone else f"{main}{BESIDE_RELAYS}"
         nodes.append((neurons, _multiplied(node, factors[main], threshold)))
         for slot, start in _starts(plan, level.slots).items():
             if slot[0] in level.members:

@@ -12,11 +12,12 @@ from typing import Literal
 
 import numpy as np
 
-from exporters.graph import Array, SpikingGraph
+from exporters.graph import Array, SpikingGraph, layer_names
 from exporters.graph.registers import SILENT
 from exporters.passes.chain import ChainLayer, chain_layers
 from exporters.passes.membranes import resets_by_subtraction, starting
 from exporters.passes.quantize import LayerScale
+from exporters.passes.relays import BESIDE_RELAYS
 from hardware.chips.limits import Target
 from hardware.chips.placement import Placement, place
 from hardware.chips.search import PlacementError
@@ -136,7 +137,8 @@ def _input(chain: SpikingGraph, target: Target) -> Iterator[Finding]:
 
 def _resets(chain: SpikingGraph, target: Target) -> Iterator[Finding]:
     """Reset by subtraction is what the chips' own neurons do not do."""
-    soft = [name for name, node in chain.neurons.items() if resets_by_subtraction(node)]
+    names = layer_names(chain)
+    soft = [names[name] for name, node in chain.neurons.items() if resets_by_subtraction(node)]
     if not soft:
         return
     several = target["soft_reset_compartments"]
@@ -156,7 +158,7 @@ def _starts(chain: SpikingGraph) -> Iterator[Finding]:
     found = starting(chain)
     if found:
         yield Finding(
-            "warning", found[0], f"membranes of {len(found)} of {len(chain.neurons)} layers start elsewhere than at 0: they "
+            "warning", layer_names(chain)[found[0]], f"membranes of {len(found)} of {len(chain.neurons)} layers start elsewhere than at 0: they "
             "must be set before every sample",
             "train or convert for a start at 0 for netx and Lava, which always start there",
         )  # fmt: skip
@@ -213,7 +215,9 @@ def _registers(step: ChainLayer, target: Target) -> Iterator[Finding]:
     both, largest = lowest < 0 < highest, max(-lowest, highest)
     room = (1 << bits) - 1 >> both
     if largest > room:
-        relayed = " (a relayed spike has the threshold as its weight)" if step.name.endswith(".level") else ""
+        relayed = (
+            " (a relayed spike has the threshold as its weight)" if step.neuron_name.endswith(BESIDE_RELAYS) else ""
+        )
         yield Finding(
             "error", step.name, f"a weight of {largest}{relayed}; {target.title} holds ±{room}" if both else
             f"a weight of {largest}{relayed}; {target.title} holds {room}",
@@ -233,7 +237,7 @@ def _registers(step: ChainLayer, target: Target) -> Iterator[Finding]:
         )  # fmt: skip
     elif 2 < step.threshold < COARSE_THRESHOLD:
         yield Finding(
-            "warning", step.neuron_name, f"a threshold of {step.threshold} units: its weights are coarse steps",
+            "warning", step.name, f"a threshold of {step.threshold} units: its weights are coarse steps",
             "more bits, fewer bits of a pixel, or clip the largest weights when training",
         )  # fmt: skip
     bias = 0 if step.synapse.bias is None else int(np.abs(step.synapse.bias).max())

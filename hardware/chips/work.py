@@ -31,7 +31,7 @@ class LayerWork:
     """The cores of one layer do this, as integers (N, T, cores) per sample, time step and core.
 
     Attributes:
-        layer: its neurons, by the name of their node.
+        layer: its name, that of its synapses.
         first_core: the number of its first core.
         convolution: whether its synapses are a convolution; else they are dense.
         compartments: (cores,) that each core updates at every step.
@@ -104,7 +104,7 @@ class CoreCounter:
             (np.concatenate(parts) for parts in zip(*fired, strict=True)) if fired else (silent, silent)
         )
         return LayerWork(
-            layer.neurons_name, layer.first_core, isinstance(self._chain.nodes[layer.name], Conv2d),
+            layer.name, layer.first_core, isinstance(self._chain.nodes[layer.name], Conv2d),
             np.array([used.compartments for used in layer.usage]), synops, spikes, messages_in, messages_out,
         )  # fmt: skip
 

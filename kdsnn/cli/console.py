@@ -12,10 +12,12 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import Any
 
+from kdsnn.cli.ascii_words import shown
 from kdsnn.deploy.processes import is_first_process
 from kdsnn.deploy.progress import Progress, silent
 from kdsnn.deploy.tables import Result, TextTable
@@ -56,10 +58,24 @@ def show(result: Result, *, json: bool = False, wide: bool = False) -> None:
 def draw(table: TextTable, *, wide: bool = False) -> None:
     """A table on standard output, no wider than the terminal unless it is to be `wide`; every table of every verb is drawn here."""
     width = None if wide else _columns()
-    shown, left_out = (table, ()) if width is None else table.fitted(width)
-    print(shown.drawn(width, rule="─" if _can_print("─") else "-"))
+    rows = tuple(tuple(map(shown, row)) for row in table.rows)
+    table = replace(table, title=shown(table.title), columns=tuple(map(shown, table.columns)), rows=rows)
+    fitted, left_out = (table, ()) if width is None else table.fitted(width)
+    print(fitted.drawn(width, rule=shown("─")))
     if left_out:
         print(f"not shown for want of room: {', '.join(left_out)}; --wide shows all")
+
+
+def draw_verdict(paragraphs: Iterable[tuple[str, bool]]) -> None:
+    """Paragraphs on standard output, as wide as the terminal; those that are bad news are red."""
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(width=_columns(), highlight=False, markup=False)
+    with console.capture() as drawn:
+        for text, bad in paragraphs:
+            console.print(Text(shown(text), style="bold red" if bad else ""))
+    print(drawn.get())  # rich itself would end the program where nobody reads it
 
 
 def _columns() -> int:
@@ -67,14 +83,6 @@ def _columns() -> int:
     if "COLUMNS" not in os.environ and not sys.stdout.isatty():
         return PIPED_WIDTH
     return shutil.get_terminal_size((PIPED_WIDTH, 24)).columns
-
-
-def _can_print(text: str) -> bool:
-    try:
-        text.encode(sys.stdout.encoding or "utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def command_line() -> str:

@@ -25,12 +25,14 @@ def demo(
     Exits with 1 when two backends differ that must not.
     """
     import kdsnn
-    from kdsnn.cli.console import command_line, progress, show
+    from kdsnn.cli.console import command_line, draw_verdict, progress, show
 
     with progress(quiet=json) as told:
         result = kdsnn.demo(
             out, lava_samples=lava_samples, overwrite=overwrite, seed=seed, command=command_line(), progress=told
         )
+    if not json:
+        draw_verdict((one.paragraph, one.bad) for one in result.report.verdict)
     show(result, json=json, wide=wide)
     if not json:
         for path in result.files:

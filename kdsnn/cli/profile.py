@@ -123,13 +123,14 @@ def profile(
     Several SOURCEs, --bits or --timesteps are a sweep: sweep.html, .svg, .json and .csv.
     """
     import kdsnn
-    from kdsnn.cli.console import command_line, draw, print_json, progress
+    from kdsnn.cli.console import command_line, draw, draw_verdict, print_json, progress
     from kdsnn.deploy.processes import is_first_process
 
     with progress(quiet=json) as told:
         from kdsnn.deploy.places import writable_folder
         from kdsnn.deploy.profile import report_formats
         from kdsnn.deploy.sweep import chosen_points
+        from profilers.report import Report
 
         wanted = chosen_points(len(sources), lowering["bits"], lowering["timesteps"], compare=compare)
         formats = report_formats(format_, sweep=wanted.several)
@@ -150,6 +151,8 @@ def profile(
     if json:
         print_json({name: str(path) for name, path in paths.items()})
         return
+    if isinstance(found, Report):
+        draw_verdict((one.paragraph, one.bad) for one in found.verdict)
     for table in found.tables():
         draw(table, wide=wide)
     for note in found.notes:

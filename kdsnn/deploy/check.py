@@ -137,7 +137,7 @@ def _fit(source: NetworkSource, chip: Target, chips: int | None, progress: Progr
     except NetxError:  # a readable file without T, say: nothing about the network
         raise
     except DeployError as error:
-        return fit.Fit(chip, (_refusal(error, OTHER_LAYERS),), None)
+        return fit.Fit(chip, (refusal(error, OTHER_LAYERS),), None)
     found = _held(network, chip, chips)
     return found if found.fits else _with_remedy(found, network, chips, lowering)
 
@@ -151,7 +151,7 @@ def _held(network: Lowered, chip: Target, chips: int | None, give_up: Callable[[
     try:
         chain = to_chain(network.integer)
     except DeployError as error:
-        return fit.Fit(chip, (_refusal(error, OTHER_LAYERS if network.graph is None else ONLY_ONNX),), None)
+        return fit.Fit(chip, (refusal(error, OTHER_LAYERS if network.graph is None else ONLY_ONNX),), None)
     return fit.check(chain, chip, scales=network.layer_scales, max_chips=chips, give_up=give_up)
 
 
@@ -220,7 +220,7 @@ def _parts(message: str) -> tuple[str, str, str]:
     return layer, what, change
 
 
-def _refusal(error: Exception, otherwise: str) -> Finding:
+def refusal(error: Exception, otherwise: str) -> Finding:
     """An error as a finding, with what to change if the error does not say it."""
     from hardware.chips.fit import Finding
 

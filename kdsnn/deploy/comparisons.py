@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 import numpy as np
 
@@ -58,8 +59,16 @@ class BackendComparison:
         return not (self.must_agree and (self.mismatches or self.hidden))
 
 
-def compare(run: BackendRun, reference: BackendRun, *, start: int = 0, proof: Proof | None = None) -> BackendComparison:
-    """Compare two runs on the samples that both have; `start` is the number of the first, `proof` that of the float networks."""
+def compare(
+    run: BackendRun,
+    reference: BackendRun,
+    *,
+    start: int = 0,
+    proof: Proof | None = None,
+    names: Mapping[str, str] = MappingProxyType({}),
+) -> BackendComparison:
+    """Compare two runs on the samples that both have; `start` is the number of the first, `proof` that of the float networks,
+    `names` what neuron layers are called where not by their own node (`exporters.graph.layer_names`)."""
     n = min(run.samples, reference.samples)
     a, b = run.output[:n], reference.output[:n]
     if a.shape[1] != b.shape[1] and "spikingjelly" in (
@@ -70,7 +79,10 @@ def compare(run: BackendRun, reference: BackendRun, *, start: int = 0, proof: Pr
     elif a.shape[1] != b.shape[1]:  # Lava shows a membrane once per sample, at its end
         a, b = a[:, -1:], b[:, -1:]
     shared = [name for name in reference.layers if name in run.layers]
-    layers = tuple(_compare_layer(name, run.layers[name][:n], reference.layers[name][:n], start) for name in shared)
+    layers = tuple(
+        _compare_layer(names.get(name, name), run.layers[name][:n], reference.layers[name][:n], start)
+        for name in shared
+    )
     output = _compare_layer("output", a, b, start)
     first = _first(f"{x.name}, {x.first}" for x in (*layers, output) if x.first)
     hidden = sum(x.mismatches for x in layers)
@@ -83,13 +95,18 @@ def compare(run: BackendRun, reference: BackendRun, *, start: int = 0, proof: Pr
 
 
 def comparisons(
-    runs: Sequence[BackendRun], *, start: int = 0, proofs: Mapping[str, Proof] | None = None
+    runs: Sequence[BackendRun],
+    *,
+    start: int = 0,
+    proofs: Mapping[str, Proof] | None = None,
+    names: Mapping[str, str] = MappingProxyType({}),
 ) -> list[BackendComparison]:
-    """Every run against its reference backend, where that was run too; `start` as in `compare`, `proofs` by back end."""
+    """Every run against its reference backend, where that was run too; `start` and `names` as in `compare`, `proofs` by back
+    end."""
     by_name = {r.backend: r for r in runs}
     pairs = ((r, by_name.get(BACKENDS[r.backend].reference)) for r in runs if r.backend in BACKENDS)
     return [
-        compare(r, ref, start=start, proof=_both(proofs or {}, r.backend, ref.backend))
+        compare(r, ref, start=start, proof=_both(proofs or {}, r.backend, ref.backend), names=names)
         for r, ref in pairs
         if ref is not None
     ]

@@ -103,13 +103,15 @@ def count_ann(
     try:
         active = active_macs(ann.module, few)
     except DeployError as error:  # an architecture it cannot look into: the dense counts stand alone
-        return report.Teacher(info.model, accuracy, counts), (f"{info.model} without zero-skipping: {error}",)
+        return report.Teacher(info.model, accuracy, counts, samples=len(x)), (
+            f"{info.model} without zero-skipping: {error}",
+        )
     progress(title, 1, 1)
     if active.other:  # no layer does these, so no layer's memory is known
-        return report.Teacher(info.model, accuracy, counts), ()
+        return report.Teacher(info.model, accuracy, counts, samples=len(x)), ()
     dense = operations.dense_ann(active.shapes.values())
     sparse = operations.zero_skipping_ann(active.shapes, active.mean_by_layer)
-    return report.Teacher(info.model, accuracy, counts, dense, sparse), ()
+    return report.Teacher(info.model, accuracy, counts, dense, sparse, len(x)), ()
 
 
 def some(x: Array) -> Array:

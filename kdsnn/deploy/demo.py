@@ -56,6 +56,13 @@ class DemoResult(Result):
 
         return (closing_table(self.report), *self.result.tables())
 
+    def __str__(self) -> str:
+        from profilers.report import verdict_text
+
+        return f"{verdict_text(self.report)}\n\n{super().__str__()}"
+
+    __repr__ = __str__
+
     def rows(self) -> list[dict[str, Any]]:
         """One row per back end."""
         return self.result.rows()
@@ -154,7 +161,7 @@ def _measure(
         count("student", student, x, labels, title="6/7 ", progress=progress),
         count("twin", twin, x, labels, twin=True, title="7/7 ", progress=progress),
     ]
-    students, placements, misfits = place_all(students, [student, twin], x, progress=progress)
+    placed = place_all(students, [student, twin], x, progress=progress)
     counted, notes = count_ann(teacher, images, x, labels, progress=progress)
     quantized = [
         count_few_bit(name, ann, images, x, labels, progress=progress)
@@ -163,11 +170,13 @@ def _measure(
     made = report.build(
         "KDSNN on digits",
         command,
-        students,
+        placed.students,
         teacher=counted,
-        placements=placements,
+        placements=placed.placements,
+        fits=placed.fits,
+        seeds={"training and export": seed},
         few_bit=quantized,
-        notes=[*notes, *misfits],
+        notes=[*notes, *placed.notes],
         comparisons=comparison_rows(runs, found, labels),
         data=f"{len(x)} test images of scikit-learn's digits, seed {seed}",
     )

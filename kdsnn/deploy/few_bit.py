@@ -105,4 +105,5 @@ def count_few_bit(
         zero_skipping=movement.with_movement(
             operations.zero_skipping_ann(active.shapes, active.mean_by_layer), movement.ann_movement(done)
         ),
+        samples=len(x),
     )  # fmt: skip

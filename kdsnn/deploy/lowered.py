@@ -82,6 +82,14 @@ class Lowered(Result):
         return self.chip
 
     @property
+    def layer_names(self) -> dict[str, str]:
+        """What a layer is called, by its neurons' node: by its synapses."""
+        from exporters.graph import layer_names
+
+        graph = self.graph or self.chip
+        return {} if isinstance(graph, DeployError) else layer_names(graph)
+
+    @property
     def input_shape(self) -> tuple[int, ...]:
         """Shape of one sample."""
         if self.encoder is not None:

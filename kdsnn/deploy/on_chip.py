@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from kdsnn.deploy import sanafe
+from kdsnn.deploy.check import ONLY_ONNX, OTHER_LAYERS, refusal
 from kdsnn.deploy.counting import some
 from kdsnn.deploy.images import chosen
 from kdsnn.deploy.progress import Progress, silent
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     import torch
 
     from exporters.graph import Array, SpikingGraph
-    from hardware.chips.fit import Fit
+    from hardware.chips.fit import Finding, Fit
     from hardware.chips.limits import Target
     from hardware.chips.placement import Placement
     from hardware.chips.work import LayerWork
@@ -33,11 +34,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class OnChip:
-    """A network on one chip: what is drawn, what is priced, and why it does not fit."""
+    """A network on one chip: what is drawn, and what is priced."""
 
     drawn: report.PlacementReport | None = None
     deployment: report.Deployment | None = None
-    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -54,20 +54,14 @@ def on_chip(chain: SpikingGraph, fits: Fit, work: Sequence[LayerWork], activity:
     from profilers.energy import operations
 
     chip, placed = fits.target, fits.placement
-    errors = [finding for finding in fits.findings if finding.severity == "error"]
-    notes: tuple[str, ...] = ()
-    if errors:
-        more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
-        what = ": ".join(filter(None, (errors[0].layer, errors[0].what)))
-        notes = (f"does not fit {chip.title}: {what}{more}; `kdsnn-deploy check` says what to change.",)
     if placed is None:
-        return OnChip(notes=notes)
+        return OnChip()
     spikes = {name: float(neurons.spikes.sum(axis=1).mean()) for name, neurons in activity.neurons.items()}
     counts = operations.snn_counts(activity)
     untimed = deployed(chain, chip, placed, counts, spikes, activity.samples, None)
     deployment = deployed(chain, chip, placed, counts, spikes, activity.samples, pricing.busy)
     times = _times(timed_network(placed, work, chain.T), untimed.counts, pricing)
-    return OnChip(_drawn(placed), replace(deployment, times=times), notes)
+    return OnChip(drawn(placed), replace(deployment, times=times))
 
 
 def deployed(
@@ -108,12 +102,13 @@ def deployed(
     )
 
 
-def _drawn(placed: Placement) -> report.PlacementReport:
+def drawn(placed: Placement) -> report.PlacementReport:
+    """The cores of each layer, as a report shows them."""
     from profilers import report
 
     chip = placed.target
     rows = tuple(
-        report.LayerCores(layer.neurons_name, layer.cores, layer.limited_by, layer.utilization()[layer.limited_by])
+        report.LayerCores(layer.name, layer.cores, layer.limited_by, layer.utilization()[layer.limited_by])
         for layer in placed.layers
     )
     note = f"{', '.join(placed.host)} on the host: {chip.title} takes no pixels." if placed.host else ""
@@ -163,6 +158,16 @@ def timed_network(placed: Placement, work: Sequence[LayerWork], T: int) -> Timed
     return TimedNetwork(placed.target.name, placed.chips, T, tuple(layers), tiles(placed), farthest(placed))
 
 
+@dataclass(frozen=True)
+class PlacedStudents:
+    """Students with their deployments; the placements of the first one; how each fits each chip; and what else is to say."""
+
+    students: list[report.Student]
+    placements: list[report.PlacementReport]
+    fits: list[report.ChipFit]
+    notes: list[str]
+
+
 def place_all(
     students: Sequence[report.Student],
     networks: Sequence[Lowered],
@@ -172,8 +177,8 @@ def place_all(
     pricing: Pricing | None = None,
     simulate: bool = False,
     progress: Progress = silent,
-) -> tuple[list[report.Student], list[report.PlacementReport], list[str]]:
-    """Every student with its deployments; the placements of the first one; and what does not fit, a note each.
+) -> PlacedStudents:
+    """Hold every student against every chip, and place it where it can be.
 
     Some of the data x, uint8 images (N, C, H, W) or frames over time, run through the chain that is placed.
     By default on all chips that are built in, priced and timed by all models that are. `simulate`: SANA-FE runs some of it on
@@ -183,30 +188,29 @@ def place_all(
 
     chips = chosen_chips(()) if chips is None else chips
     pricing = Pricing(energy_models(()), time_models(())) if pricing is None else pricing
-    found, placements, notes = [], [], []
+    found = PlacedStudents([], [], [], [])
     for index, (student, network) in enumerate(zip(students, networks, strict=True)):
         few = network.samples(some(x))[:]
         try:
             ran = run_chain(network, few, chips)
         except DeployError as error:
-            notes.append(f"{student.name} has no placement: {error}")
-            found.append(student)
+            refused = refusal(error, OTHER_LAYERS if network.graph is None else ONLY_ONNX)
+            found.fits.extend(chip_fit(student.name, chip, (refused,)) for chip in chips)
+            found.students.append(student)
             continue
-        notes += [f"{student.name} {note}" for note in ran.notes]
-        deployments = []
-        for fitted, work in zip(ran.fits, ran.work, strict=True):
-            on = on_chip(ran.chain, fitted, work, ran.activity, pricing)
-            if on.deployment is not None:
-                deployments.append(on.deployment)
-                if simulate and fitted.target.name == sanafe.TARGET:
-                    deployments[-1], why = _simulated(on.deployment, network, few, progress)
-                    notes += [f"{student.name} {note}" for note in why]
-            if index == 0 and on.drawn is not None:
-                placements.append(on.drawn)
-            notes += [f"{student.name} {note}" for note in on.notes]
-        found.append(replace(student, deployments=tuple(deployments)))
+        found.notes.extend(f"{student.name} {note}" for note in ran.notes)
+        placed = [on_chip(ran.chain, *one, ran.activity, pricing) for one in zip(ran.fits, ran.work, strict=True)]
+        deployments = [on.deployment for on in placed if on.deployment is not None]
+        for at, deployment in enumerate(deployments):
+            if simulate and deployment.target == sanafe.TARGET:
+                deployments[at], why = _simulated(deployment, network, few, progress)
+                found.notes.extend(f"{student.name} {note}" for note in why)
+        if index == 0:
+            found.placements.extend(on.drawn for on in placed if on.drawn is not None)
+        found.fits.extend(chip_fit(student.name, each.target, each.findings) for each in ran.fits)
+        found.students.append(replace(student, deployments=tuple(deployments)))
         progress("place on chips", index + 1, len(students))
-    return found, placements, notes
+    return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -255,3 +259,17 @@ def run_chain(network: Lowered, few: Array, chips: Sequence[Target]) -> ChainRun
     notes = [f"is not timed: what delayed and recurrent spikes take ({name}) no model here counts" for name in in_time]
     work = tuple(() if each is None else each.result() for each in cores)
     return ChainRun(chain, fits, work, counter.result(), tuple(notes[:1]))
+
+
+def chip_fit(student: str, chip: Target, findings: Sequence[Finding]) -> report.ChipFit:
+    """What of the findings keeps a student off a chip, as a report holds it."""
+    from hardware.chips.fit import FEWER_BITS
+    from profilers import report
+
+    problems = []
+    for finding in findings:
+        if finding.severity == "error":
+            tries = f" (kdsnn-deploy check --target {chip.name} tries how many)" if FEWER_BITS in finding.change else ""
+            change = finding.change.replace(FEWER_BITS, f"{FEWER_BITS}{tries}")
+            problems.append(report.FitProblem(finding.layer, finding.what, change))
+    return report.ChipFit(student, chip.name, chip.title, tuple(problems))

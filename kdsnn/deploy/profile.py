@@ -20,7 +20,7 @@ from kdsnn.deploy.lowered import Lowered, require_network_fit, told_labels
 from kdsnn.deploy.on_chip import Pricing, place_all
 from kdsnn.deploy.own_data import OwnData, agreed, chosen_data, load_own, own_data, telling_whose
 from kdsnn.deploy.progress import Progress, silent
-from kdsnn.deploy.report_options import busy_time, chosen_chips, distinct, energy_models, time_models
+from kdsnn.deploy.report_options import busy_time, chosen_chips, distinct, energy_models, time_models, training_seeds
 from kdsnn.deploy.several import Several
 from kdsnn.deploy.spike_input import frames_of_data, is_bare
 from kdsnn.deploy.sweep import (
@@ -181,21 +181,23 @@ def _report(asked: _Asked, twin: NetworkSource | None, density: bool | None, *, 
     images, x, labels, called = _tests(names, networks, asked.data, own, asked.samples, asked.image_size, bare=bare)
     counted, notes, twins = _counted_anns(ann, few_bit, images, x, labels, asked.device, progress)
     students = _counted(names, networks, images, x, labels, len(sources), progress)
-    students, placements, misfits = place_all(
-        students, networks, x, chips=asked.chips, pricing=pricing, simulate=simulate, progress=progress
+    placed = place_all(students, networks, x, chips=asked.chips, pricing=pricing, simulate=simulate, progress=progress)
+    thinned = (
+        thin(placed.students[0], networks[0], x, labels, time=pricing.busy, progress=progress) if with_density else None
     )
-    thinned = thin(students[0], networks[0], x, labels, time=pricing.busy, progress=progress) if with_density else None
     return report.build(
         f"{', '.join(names[: len(sources)]) or (counted.name if counted else '')} on {called}",
         asked.command,
-        students,
+        placed.students,
         teacher=counted,
         models=pricing.energy,
-        placements=placements,
+        placements=placed.placements,
         few_bit=twins,
         thinned=thinned,
+        fits=placed.fits,
+        seeds=training_seeds({**dict(zip(names, given, strict=True)), **few_bit, counted.name if counted else "": ann}),
         data=_data_text(x, called, images),
-        notes=[*_arithmetic(names, networks), *notes, *misfits],
+        notes=[*_arithmetic(names, networks), *notes, *placed.notes],
     )
 
 

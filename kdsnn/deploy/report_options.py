@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -160,3 +160,22 @@ def _numbers(given: float | str | Sequence[float]) -> list[float]:
         return [float(part) for part in given.split(",")]
     except ValueError:
         return []
+
+
+def training_seeds(sources: Mapping[str, object]) -> dict[str, int]:
+    """What the networks of a report were trained with: "training of NAME" → seed, of checkpoints and of what training returned."""
+    from kdsnn import checkpoint
+    from kdsnn.deploy.load import trained_by_us
+    from kdsnn.deploy.trained import TrainedNetwork
+
+    found = {}
+    for name, source in sources.items():
+        if isinstance(source, TrainedNetwork):
+            info = source.info
+        elif isinstance(source, str | Path) and trained_by_us(source):
+            info = checkpoint.read_info(source)
+        else:
+            continue
+        if isinstance(seed := info.training.get("seed"), int):
+            found[f"training of {name}"] = seed
+    return found

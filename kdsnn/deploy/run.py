@@ -220,7 +220,7 @@ def run_all(
                 done += len(part)
                 runs[name].append(joined(at_once[-1:]))
             proofs = _proofs(network, at_once, x) if start == 0 else {}
-            found.append(comparisons(at_once, start=start, proofs=proofs))
+            found.append(comparisons(at_once, start=start, proofs=proofs, names=network.layer_names))
     everyone = group.gather((runs, found))
     pairs: dict[tuple[str, str], list[BackendComparison]] = {}
     for comparison in itertools.chain.from_iterable(part for _, parts in everyone for part in parts):

@@ -22,6 +22,7 @@ from kdsnn.errors import KdsnnError, OptionError, StoppedError
 
 if TYPE_CHECKING:
     from exporters.graph import Array
+    from hardware.chips.fit import Fit
     from hardware.chips.limits import Target
     from profilers.report.sweep import SweepPoint, SweepReference
     from profilers.report.sweep_result import Sweep
@@ -208,15 +209,24 @@ def _points(
     try:
         ran = run_chain(network, network.samples(some(x))[:], plan.chips)
         notes += [f"{name} {note}" for note in ran.notes]
+        notes += [f"{called} {misfit}" for fitted in ran.fits for misfit in _misfit(fitted)]
     except DeployError as error:
         notes.append(f"{name} has no placement: {error}")
     for t in plan.steps or (graph.T,):
         found = [] if ran is None else _on_chips(ran, t, plan.pricing)
-        notes += [f"{called} {note}" for on in found for note in on.notes]
         deployments = [on.deployment for on in found if on.deployment is not None]
         part = first_steps(activity, t)
         points.append(sweep_point(name, network.bits, graph, part, accuracies[t - 1], models, deployments))
     return tuple(points), tuple(dict.fromkeys(notes))
+
+
+def _misfit(fitted: Fit) -> Iterator[str]:
+    """What keeps a network off a chip, where anything does."""
+    errors = [finding for finding in fitted.findings if finding.severity == "error"]
+    for first in errors[:1]:
+        more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+        what = ": ".join(filter(None, (first.layer, first.what)))
+        yield f"does not fit {fitted.target.title}: {what}{more}; `kdsnn-deploy check` says what to change."
 
 
 def _on_chips(ran: ChainRun, t: int, pricing: Pricing) -> list[OnChip]:

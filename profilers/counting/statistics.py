@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from exporters.errors import DeployError
 
 RESAMPLES = 2000
+SEED = 0
+"""Of the bootstrap's draws."""
 _DRAWS = 1 << 21  # indices drawn in one go
 
 
@@ -32,7 +34,7 @@ class Statistic:
     samples: int
 
 
-def statistic(values: NDArray[Any], *, resamples: int = RESAMPLES, seed: int = 0) -> Statistic:
+def statistic(values: NDArray[Any], *, resamples: int = RESAMPLES, seed: int = SEED) -> Statistic:
     """The values are one number per sample, shape (N,); a second axis, the time steps of a count, is summed up first.
 
     The interval is the 2.5th to 97.5th percentile of the means of `resamples` draws of N samples with
@@ -57,12 +59,12 @@ def share_interval(share: float, samples: int) -> tuple[float, float]:
     return max(0.0, (middle - half) / scale), min(1.0, (middle + half) / scale)
 
 
-def by_step(values: NDArray[Any], *, resamples: int = RESAMPLES, seed: int = 0) -> tuple[Statistic, ...]:
+def by_step(values: NDArray[Any], *, resamples: int = RESAMPLES, seed: int = SEED) -> tuple[Statistic, ...]:
     """Counts (N, T) are added up to each step, which tells what stopping after t = 1 … T steps costs."""
     return columns(np.cumsum(values, axis=1), resamples=resamples, seed=seed)
 
 
-def columns(values: NDArray[Any], *, resamples: int = RESAMPLES, seed: int = 0) -> tuple[Statistic, ...]:
+def columns(values: NDArray[Any], *, resamples: int = RESAMPLES, seed: int = SEED) -> tuple[Statistic, ...]:
     """Every column of (N, K) values has a statistic of its own; all columns share the draws.
 
     Raises:

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import platform
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
+import numpy as np
+import torch
+
 from exporters.errors import DeployError
+from exporters.version import VERSION as PROGRAM
+from profilers.counting import statistics
 from profilers.counting.thinning import SEED
 from profilers.energy import models as energy_models
 from profilers.energy.evaluation import EnergyEstimate, baseline, break_even, energy
 from profilers.energy.models import EnergyModel, Range
 from profilers.energy.operations import Counts, ann_counts
-from profilers.report import equal_accuracy
+from profilers.report import equal_accuracy, verdict
 from profilers.report.data import (
     VERSION,
     ComparisonReport,
@@ -20,13 +27,14 @@ from profilers.report.data import (
     DensitySweep,
     ModelEnergies,
     NetworkRun,
-    PlacementReport,
     Student,
     StudentEnergy,
     Teacher,
 )
 from profilers.report.few_bit import FewBitAnn, FewBitEnergy
+from profilers.report.on_chips import ChipFit, PlacementReport
 from profilers.report.result import Report
+from profilers.report.sentences import ReportOrigin
 
 DENSITY_MODEL = "loihi1-events"
 """The energy model that prices thinned input: one of a chip, whose neurons cost something without a single event."""
@@ -46,6 +54,8 @@ def build(
     data: str = "",
     notes: Iterable[str] = (),
     created: datetime | None = None,
+    fits: Iterable[ChipFit] = (),
+    seeds: Mapping[str, int] | None = None,
 ) -> Report:
     """Assemble a report; the first student is the one the verdict is about.
 
@@ -63,6 +73,8 @@ def build(
         data: one line on the samples that were used.
         notes: sentences printed under the verdict.
         created: time stamp; now by default.
+        fits: whether students fit the chips that they were held against.
+        seeds: what a seed was for → the seed, beside those that the report itself draws with.
 
     Raises:
         DeployError: nobody to report on, two students of the same name, or thinned input that is no events.
@@ -72,9 +84,10 @@ def build(
         raise DeployError(f"a report needs a teacher or students with different names; got {names}")
     chosen = energy_models.built_in() if models is None else models
     energies = tuple(_energies(model, teacher, students, few_bit) for model in chosen.values())
-    return Report(
+    made = Report(
         version=VERSION,
         title=title,
+        verdict=(),
         command=command,
         created=(created or datetime.now(UTC)).isoformat(timespec="seconds"),
         data=data,
@@ -87,7 +100,18 @@ def build(
         notes=tuple(notes),
         few_bit=tuple(few_bit),
         equal_accuracy=equal_accuracy.compared(students, few_bit, energies),
+        fits=tuple(fits),
+        origin=_origin(seeds or {}, thinned=bool(thinned)),
     )
+    return replace(made, verdict=verdict.judged(made))
+
+
+def _origin(seeds: Mapping[str, int], *, thinned: bool) -> ReportOrigin:
+    """Program, kind of machine and seeds; nothing that says whose machine it is."""
+    system = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
+    versions = f"Python {platform.python_version()}, torch {torch.__version__}, numpy {np.__version__}"
+    drawn = {"confidence intervals": statistics.SEED} | ({"thinned events": SEED} if thinned else {})
+    return ReportOrigin(f"kdsnn-deploy {PROGRAM}", f"{system}, {versions}", {**seeds, **drawn})
 
 
 def _energies(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from profilers.counting.statistics import Statistic, share_interval
 from profilers.energy.evaluation import EnergyEstimate
 from profilers.energy.models import Range
-from profilers.report.numbers import SPACE, interval, number, percent, spread
+from profilers.report.numbers import SPACE, interval, number, percent, quantity, spread
 
 NONE = "–"
 """What a cell says about which there is nothing to say."""
@@ -67,15 +67,20 @@ def share_text(value: float | None) -> str:
 
 
 def confidence(mean: Statistic) -> tuple[str, ...]:
-    """The confidence interval is put in words, if it has a width and is not of a handful of samples."""
+    """The confidence interval is put in words in its mean's unit, if it has a width and is not of a handful of samples."""
     if mean.samples < FEWEST:
         return (f"{plural(mean.samples, 'sample')}, too few for an interval",)
-    return () if mean.low == mean.high else (f"95{SPACE}%{SPACE}CI {interval(mean.low, mean.high)}",)
+    return () if mean.low == mean.high else (f"95{SPACE}%{SPACE}CI {interval(mean.low, mean.high, mean.mean)}",)
 
 
-def accuracy_interval(accuracy: float | None, samples: int) -> tuple[str, ...]:
-    """The confidence interval of an accuracy on so many samples is put in words."""
-    if accuracy is None:
+def counted(mean: Statistic) -> Cell:
+    """A mean count stands with its interval."""
+    return Cell(quantity(mean.mean), confidence(mean))
+
+
+def accuracy_interval(accuracy: float | None, samples: int | None) -> tuple[str, ...]:
+    """The confidence interval of an accuracy on so many samples is put in words; of an unknown number there is none."""
+    if accuracy is None or not samples:
         return ()
     low, high = share_interval(accuracy, samples)
     return (f"95{SPACE}%{SPACE}CI {100 * low:.1f}–{percent(high)}",)

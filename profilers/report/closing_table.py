@@ -1,7 +1,8 @@
-"""The closing table of a report has one row per network and run; it comes as text and as a pandas frame."""
+"""A report closes with its verdict and a table of one row per network and run, which comes as text and as a pandas frame."""
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -55,6 +56,14 @@ def closing_table(report: ReportData) -> TextTable:
         )
     title = f"{report.title}, per sample; MACs of an SNN are those on its analog input, every step"
     return table(title, [*headings, *(model.title for model in models)], rows)
+
+
+def verdict_text(report: ReportData, width: int = 120) -> str:
+    """The sentences for a terminal, a paragraph each; a question stands before its answer."""
+    return "\n".join(
+        textwrap.fill(one.paragraph, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+        for one in report.verdict
+    )
 
 
 def frame(report: ReportData) -> pd.DataFrame:

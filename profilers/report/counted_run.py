@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from exporters.errors import DeployError
-from exporters.graph import SpikingGraph
+from exporters.graph import SpikingGraph, layer_names
 from profilers.counting import neurobench
 from profilers.counting.activity import Activity, NeuronActivity, SynapseActivity
 from profilers.counting.confusion import Confusion
 from profilers.counting.conventions import by_every_convention
 from profilers.counting.sizes import MEMBRANE_BITS, GraphSize, LayerSize, graph_size
-from profilers.counting.statistics import statistic
+from profilers.counting.statistics import Statistic, columns, statistic
 from profilers.energy.movement import WordSizes, ann_movement, as_ann, snn_budget, snn_movement, with_movement
 from profilers.energy.operations import Counts, dense_ann, quantized_twin, snn_counts, twin_bits
 from profilers.report.data import LayerReport, NetworkRun
@@ -93,38 +94,60 @@ def word_sizes(graph: SpikingGraph, size: GraphSize) -> WordSizes:
 def _layers(
     graph: SpikingGraph, activity: Activity, size: GraphSize, words: WordSizes, differing: Mapping[str, float]
 ) -> Iterator[LayerReport]:
-    for name, node in graph.nodes.items():
-        kind = type(node).__name__
-        if name in activity.neurons:
-            counts = _counts(activity, words, neurons={name: activity.neurons[name]})
-            yield _neurons(name, kind, counts, activity.neurons[name], differing.get(name))
-        elif name in activity.synapses:
-            counts = _counts(activity, words, synapses={name: activity.synapses[name]})
-            yield _synapses(name, kind, counts, activity.synapses[name], size.layers[name])
+    """Synapses and the neurons behind them are one layer, in the order of its synapses."""
+    neurons_of = {layer: name for name, layer in layer_names(graph).items()}
+    means = _means(activity)
+    for name in graph.nodes:
+        firing = neurons_of.get(name, "")
+        synapses = {name: activity.synapses[name]} if name in activity.synapses else {}
+        neurons = {firing: activity.neurons[firing]} if firing in activity.neurons else {}
+        if not synapses and firing != name:  # no layer begins here
+            continue
+        kind = " + ".join(type(graph.nodes[part]).__name__ for part in (*synapses, *neurons))
+        layer = LayerReport(name, kind, _counts(activity, words, neurons, synapses))
+        if synapses:
+            layer = _with_synapses(layer, synapses[name], size.layers[name], means[name])
+        if neurons:
+            layer = _with_neurons(layer, neurons[firing], differing.get(firing), means[firing])
+        yield layer
 
 
-def _neurons(name: str, kind: str, counts: Counts, activity: NeuronActivity, differing: float | None) -> LayerReport:
-    return LayerReport(
-        name,
-        kind,
-        counts,
+def _means(activity: Activity) -> dict[str, Statistic]:
+    """Spikes of neurons and operations of synapses, node by node; all share the bootstrap's draws, which take the time."""
+    counts = {name: neurons.spikes for name, neurons in activity.neurons.items()}
+    counts |= {name: synapses.operations for name, synapses in activity.synapses.items()}
+    if not counts:
+        return {}
+    per_sample = np.stack([values.sum(axis=1) for values in counts.values()], axis=1)
+    return dict(zip(counts, columns(per_sample), strict=True))
+
+
+def _with_neurons(
+    layer: LayerReport, activity: NeuronActivity, differing: float | None, spikes: Statistic
+) -> LayerReport:
+    return replace(
+        layer,
         neurons=activity.neurons,
-        spikes=_mean(activity.spikes),
+        spikes=spikes.mean,
+        spikes_low=spikes.low,
+        spikes_high=spikes.high,
         rate=activity.rate,
         differing=differing,
     )
 
 
-def _synapses(name: str, kind: str, counts: Counts, activity: SynapseActivity, size: LayerSize) -> LayerReport:
-    return LayerReport(
-        name,
-        kind,
-        counts,
+def _with_synapses(
+    layer: LayerReport, activity: SynapseActivity, size: LayerSize, operations: Statistic
+) -> LayerReport:
+    return replace(
+        layer,
         role=activity.role,
         macs=activity.macs,
         connections=activity.connections,
         events=_mean(activity.events),
-        operations=_mean(activity.operations),
+        operations=operations.mean,
+        operations_low=operations.low,
+        operations_high=operations.high,
         operations_nonzero=_mean(activity.operations_nonzero),
         rate_macs=_mean(activity.rate_macs),
         parameters=size.parameters,
@@ -135,11 +158,11 @@ def _synapses(name: str, kind: str, counts: Counts, activity: SynapseActivity, s
 def _counts(
     activity: Activity,
     words: WordSizes,
-    neurons: Mapping[str, NeuronActivity] | None = None,
-    synapses: Mapping[str, SynapseActivity] | None = None,
+    neurons: Mapping[str, NeuronActivity],
+    synapses: Mapping[str, SynapseActivity],
 ) -> Counts:
-    """These are the counts of a network of which only these layers do anything."""
-    part = Activity(activity.T, activity.samples, neurons or {}, synapses or {})
+    """These are the counts of a network of which only these neurons and synapses do anything."""
+    part = Activity(activity.T, activity.samples, neurons, synapses)
     return with_movement(snn_counts(part), snn_movement(part, words))
 
 

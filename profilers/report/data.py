@@ -22,6 +22,8 @@ from profilers.energy.models import Citation, Constant, Range, Remark
 from profilers.energy.movement import BitBudget
 from profilers.energy.timing import TimeEstimate
 from profilers.report.few_bit import EqualAccuracy, FewBitAnn, FewBitEnergy
+from profilers.report.on_chips import ChipFit, PlacementReport
+from profilers.report.sentences import ReportOrigin, Sentence
 
 VERSION = 7
 """Version of `report.json`; raised when a field changes its meaning, appears or disappears."""
@@ -29,11 +31,14 @@ VERSION = 7
 
 @dataclass(frozen=True)
 class LayerReport:
-    """A layer of one run has these numbers, means per sample over all T steps. A neuron layer has no synapses' fields.
+    """A layer of one run, synapses and the neurons behind them, has these numbers, means per sample over all T steps.
 
+    It is called by its synapses (`exporters.graph.layer_names`), and `kind` says what it consists of. What neurons no synapse
+    feeds leave out, or synapses whose currents other synapses' neurons add up, is None.
     `operations` are SynOps where `role` is "spikes", else multiply-accumulates with zero inputs skipped.
     `differing`: spikes of a quantized run that the float run does not have, and the other way round, neuron by
-    neuron and step by step. `counts`: what the energy models read.
+    neuron and step by step. `counts`: what the energy models read. What ends in `_low` and `_high` is the 95 %
+    confidence interval of a mean (`Statistic`).
     """
 
     name: str
@@ -52,6 +57,10 @@ class LayerReport:
     rate_macs: float | None = None
     parameters: int | None = None
     weight_bits: int | None = None
+    spikes_low: float | None = None
+    spikes_high: float | None = None
+    operations_low: float | None = None
+    operations_high: float | None = None
 
 
 @dataclass(frozen=True)
@@ -179,7 +188,8 @@ class Teacher:
     """The teacher is an ANN.
 
     `dense` and `zero_skipping` are what energy models read (`operations.dense_ann`, `operations.zero_skipping_ann`);
-    without `dense` they know its multiply-accumulates only, and models that count more have no estimate.
+    without `dense` they know its multiply-accumulates only, and models that count more have no estimate. `samples`: on how
+    many its accuracy was measured, None where nobody said.
     """
 
     name: str
@@ -187,6 +197,7 @@ class Teacher:
     counts: ModuleCounts
     dense: Counts | None = None
     zero_skipping: Counts | None = None
+    samples: int | None = None
 
 
 @dataclass(frozen=True)
@@ -256,35 +267,6 @@ class ModelEnergies:
 
 
 @dataclass(frozen=True)
-class LayerCores:
-    """A layer takes so many cores. `limit` is the resource that decides how many, `utilization` its use, 0 to 1."""
-
-    layer: str
-    cores: int
-    limit: str
-    utilization: float
-
-
-@dataclass(frozen=True)
-class PlacementReport:
-    """The first student needs these cores on a chip, layer after layer.
-
-    `target` names the chip; `chips` of `cores_per_chip` cores each. `note`: what the placement leaves out.
-    """
-
-    target: str
-    cores_per_chip: int
-    chips: int
-    rows: tuple[LayerCores, ...]
-    note: str = ""
-
-    @property
-    def cores(self) -> int:
-        """All layers together take so many cores."""
-        return sum(row.cores for row in self.rows)
-
-
-@dataclass(frozen=True)
 class DensityPoint:
     """The events of the input were kept with probability `kept`, and this happened, means per sample.
 
@@ -326,11 +308,13 @@ class ReportData:
 
     It has a teacher, students, or both, and perhaps trained ANNs of few bits beside the students; `energies` are in the
     order of the models. `profilers.report.result.Report` has what a user does with it. `density` is None where the input is
-    no events, or nobody asked.
+    no events, or nobody asked. `verdict` says in words what all of it decides; `fits` whether students fit the chips they were
+    held against; `origin` where the report comes from.
     """
 
     version: int
     title: str
+    verdict: tuple[Sentence, ...]
     command: str
     created: str
     data: str
@@ -343,6 +327,8 @@ class ReportData:
     notes: tuple[str, ...]
     few_bit: tuple[FewBitAnn, ...]
     equal_accuracy: EqualAccuracy | None
+    fits: tuple[ChipFit, ...]
+    origin: ReportOrigin
 
     @property
     def head(self) -> Student | None:

@@ -17,6 +17,7 @@ class FewBitAnn:
 
     `dense` and `zero_skipping` are what energy models read, data movement included (`profilers.energy.movement`), and
     `budget` is in operations × bits. `active`: multiply-accumulates per sample whose activation is not zero; `weight_bits`: of all weights.
+    `samples`: on how many its accuracy was measured, None where nobody said.
     """
 
     name: str
@@ -29,6 +30,7 @@ class FewBitAnn:
     budget: BitBudget
     dense: Counts
     zero_skipping: Counts
+    samples: int | None = None
 
 
 @dataclass(frozen=True)

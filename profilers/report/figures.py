@@ -8,10 +8,11 @@ from typing import Any
 from markupsafe import Markup
 
 from profilers.energy.models import Range
-from profilers.report.data import DensitySweep, NetworkRun, PlacementReport, ReportData, Student, StudentEnergy
+from profilers.report.data import DensitySweep, NetworkRun, ReportData, Student, StudentEnergy
 from profilers.report.energy_tables import share
 from profilers.report.literature import THRESHOLDS
 from profilers.report.numbers import SPACE, number, percent, quantity, spread
+from profilers.report.on_chips import PlacementReport
 from profilers.report.svg_charts import (
     BarRow,
     DotRow,
@@ -278,11 +279,11 @@ def _points(name: str, run: NetworkRun) -> tuple[tuple[float, float, str], ...]:
 
 
 def _pairs(student: Student, neurons: bool) -> list[tuple[str, list[tuple[str, Any]]]]:
-    """Layer name → (CSS class, layer) of the float run and of the quantized one, matched by name."""
+    """Layer name → (CSS class, layer) of the float run and of the quantized one, of layers with neurons or with synapses."""
     runs = [("float", student.float_run)] + ([("quantized", student.quantized_run)] if student.quantized_run else [])
     found: dict[str, list[tuple[str, Any]]] = {}
     for css, run in runs:
         for layer in run.layers:
-            if (layer.neurons is not None) == neurons:
+            if (layer.neurons if neurons else layer.role) is not None:
                 found.setdefault(layer.name, []).append((css, layer))
     return list(found.items())

@@ -10,10 +10,11 @@ from markupsafe import Markup, escape
 
 from profilers.energy.models import Range
 from profilers.report import cells, class_tables, energy_tables, few_bit_tables, figures, tables, time_tables
+from profilers.report.comparing import beside_own_shape, tally
 from profilers.report.data import ReportData, Student
 from profilers.report.glossary import GLOSSARY
 from profilers.report.literature import sources
-from profilers.report.numbers import number, percent, quantity, spread
+from profilers.report.numbers import deviation, number, percent, quantity, spread
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _OTHERS = 2  # students named beside the first one in the verdict
@@ -41,6 +42,7 @@ def render(report: ReportData) -> str:
         .render(
             report=report,
             head=report.head,
+            titles=_titles(report),
             lead=_student_lead(report.head) if report.head else _teacher_lead(report),
             tiles=_student_tiles(report, report.head) if report.head else _teacher_tiles(report),
             tables=tables,
@@ -53,6 +55,27 @@ def render(report: ReportData) -> str:
             sources=sources(report),
         )
     )
+
+
+def _titles(report: ReportData) -> dict[str, str]:
+    """The sections that the page has, in order: anchor → title. The list of contents is made of them too."""
+    networks = "Teacher" if not report.head else "Teacher and students" if report.teacher else "Students"
+    sections = (
+        ("verdict", "Verdict", True),
+        ("networks", networks if report.teacher or len(report.students) > 1 else "In numbers", True),
+        ("layers", "Layer by layer", report.head),
+        ("over-time", "Over time", report.head),
+        ("classes", "Class by class", class_tables.class_tables(report)),
+        ("fewer-events", "With fewer events", report.density),
+        ("energy", "Energy per sample", report.energies),
+        ("quantized-anns", "Beside trained quantized ANNs", few_bit_tables.few_bit(report)),
+        ("time", "Time per sample", time_tables.times(report)),
+        ("placement", "Placement", report.placements),
+        ("comparison", "Spike for spike", report.comparisons),
+        ("conventions", "Conventions", True),
+        ("sources", "Sources", True),
+    )
+    return {anchor: title for anchor, title, there in sections if there}
 
 
 def _unbroken(text: str) -> Markup:
@@ -122,7 +145,6 @@ def _student_tiles(report: ReportData, head: Student) -> list[Tile]:
             others.append(f"{other.name} {percent(other.deployed.accuracy)}")
     if len(report.students) > 1 + _OTHERS:
         others.append(f"{len(report.students) - 1 - _OTHERS} more below")
-    spread_of_samples = f"± {quantity(run.synops.std)} over samples; all synapses, all steps"
     tiles = [
         ("Accuracy", cells.NONE if run.accuracy is None else percent(run.accuracy), "", " · ".join(others)),
         ("Time steps", str(run.T), "", f"firing rate {percent(run.rate)} per neuron and step"),
@@ -130,19 +152,27 @@ def _student_tiles(report: ReportData, head: Student) -> list[Tile]:
             "SynOps",
             quantity(run.synops.mean),
             "",
-            "; ".join([*cells.confidence(run.synops), spread_of_samples]),
+            "; ".join(
+                [*cells.confidence(run.synops), f"{deviation(run.synops.std, run.synops.mean)} over samples; all steps"]
+            ),
         ),
         (
             "Spikes",
             quantity(run.spikes.mean),
             "",
-            f"± {quantity(run.spikes.std)} over samples; {quantity(run.neurons)} neurons",
+            "; ".join(
+                [
+                    *cells.confidence(run.spikes),
+                    f"{deviation(run.spikes.std, run.spikes.mean)} over samples",
+                    f"{quantity(run.neurons)} neurons",
+                ]
+            ),
         ),
     ]
     estimates = [e for r in report.energies if (e := r.students[0].estimate)]
     if estimates:
         text = _overall([Range(e.low, e.nominal, e.high) for e in estimates], "J")
-        tiles.append(("Energy", text, "", f"{_several(len(estimates))}{_against_own_shape(report)}"))
+        tiles.append(("Energy", text, "", f"{_several(len(estimates))}{_against_own_shape(report, head)}"))
     rates = [rate for r in report.energies if (rate := r.students[0].break_even)]
     if rates and run.spikes_per_synapse is not None:
         hint = f"spikes per synapse and inference, {len(rates)} models, against a dense ANN of its shape"
@@ -154,11 +184,10 @@ def _several(models: int) -> str:
     return f"per sample; {models} models of different boundaries" if models > 1 else "per sample"
 
 
-def _against_own_shape(report: ReportData) -> str:
-    """The student costs less than an ANN of its own shape in so many models, whatever the constants' values."""
-    ratios = [found for model in report.energies if (found := figures.ratios(model.students[0]))]
-    below = len([found for found in ratios if max(found) < 1])
-    return f"; below a dense ANN of its shape in {below} of {len(ratios)}" if ratios else ""
+def _against_own_shape(report: ReportData, head: Student) -> str:
+    """The student costs less than an ANN of its own shape under so many models, by the verdict's rule."""
+    found = tally((title, price.dense, shape) for title, price, shape in beside_own_shape(report, head.name))
+    return f"; less than a dense ANN of its shape under {len(found.less)} of {len(found.all)}" if found.all else ""
 
 
 def _overall(ranges: list[Range], unit: str) -> str:

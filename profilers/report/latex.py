@@ -1,4 +1,4 @@
-"""`report.tex` has the tables of a report as LaTeX floats in the style of booktabs, with its sources as comments.
+"""`report.tex` has the verdict of a report as a list, its tables as LaTeX floats in the style of booktabs, its sources as comments.
 
 LaTeX needs the package booktabs and nothing else; put the file into a document with `\\input{report}`.
 """
@@ -37,6 +37,8 @@ _SPECIAL = {
     "×": r"$\times$",
     "÷": r"$\div$",
     "±": r"$\pm$",
+    "≥": r"$\geq$",
+    "≤": r"$\leq$",
     "·": r"\textperiodcentered{}",
     "⌈": r"$\lceil$",
     "⌉": r"$\rceil$",
@@ -51,17 +53,30 @@ _SPECIAL = {
 
 def render(report: ReportData) -> str:
     """The report becomes LaTeX text."""
+    origin = report.origin
     head = [
         "needs \\usepackage{booktabs}",
         report.title,
         report.data,
         *report.notes,
-        f"made {report.created}",
+        f"made {report.created}, {origin.program}, {origin.machine}",
+        "; ".join(f"seed of {what}: {seed}" for what, seed in origin.seeds.items()),
         report.command,
     ]
     references = ["Sources", *(f"{n}. {s.citation}. {s.url}" for n, s in enumerate(sources(report), start=1))]
-    parts = [_comment(head), *(_table(table) for table in everything(report)), _comment(references)]
+    parts = [_comment(head), _verdict(report), *(_table(table) for table in everything(report)), _comment(references)]
     return "\n\n".join(parts) + "\n"
+
+
+def _verdict(report: ReportData) -> str:
+    """The sentences are a list; what is bad stands out, and an answer stands behind its question."""
+    items = []
+    for one in report.verdict:
+        text = escape(one.text)
+        if one.question:
+            text = f"\\textbf{{{escape(one.question)}}} {escape(one.answer)}. {text}"
+        items.append("  \\item " + (f"\\textbf{{{text}}}" if one.bad else text))
+    return "\n".join([r"\begin{itemize}", *items, r"\end{itemize}"])
 
 
 def escape(text: str) -> str:

@@ -10,6 +10,7 @@ from profilers.report.cells import Cell, Table, joined, one_line
 from profilers.report.data import ReportData
 from profilers.report.glossary import GLOSSARY
 from profilers.report.literature import sources
+from profilers.report.sentences import Sentence
 from profilers.report.tables import everything
 
 _SPECIAL = re.compile(r"[\\`*_{}\[\]<>#|~!&]")
@@ -18,7 +19,9 @@ _SPECIAL = re.compile(r"[\\`*_{}\[\]<>#|~!&]")
 def render(report: ReportData) -> str:
     """The report becomes Markdown text."""
     parts = [f"# {escape(report.title)}"]
-    parts += [escape(text) for text in (report.data, *report.notes) if text]
+    parts += [escape(report.data)] if report.data else []
+    parts.append("\n".join(f"* {_sentence(one)}" for one in report.verdict))
+    parts += [escape(text) for text in report.notes]
     for table in everything(report):
         parts.append(f"## {escape(table.caption)}")
         parts.append(_table(table))
@@ -28,11 +31,21 @@ def render(report: ReportData) -> str:
     parts.append("\n".join(f"* **{escape(term)}**: {escape(text)}" for term, text in GLOSSARY))
     parts.append("## Sources")
     parts.append("\n".join(f"{n}. {escape(s.citation)}. <{_url(s)}>" for n, s in enumerate(sources(report), start=1)))
+    seeds = ", ".join(f"{what} {seed}" for what, seed in report.origin.seeds.items())
+    parts.append(escape(f"{report.origin.program}, {report.origin.machine}" + (f"; seeds: {seeds}" if seeds else "")))
     parts.append(f"Made {escape(report.created)}" + (" by" if report.command else ""))
     if report.command:
         fence = "`" * max(3, 1 + max(map(len, re.findall("`+", report.command)), default=0))
         parts.append(f"{fence}\n{one_line(report.command)}\n{fence}")
     return "\n\n".join(parts) + "\n"
+
+
+def _sentence(one: Sentence) -> str:
+    """What is bad stands out, and an answer stands behind its question."""
+    text = escape(one.text)
+    if one.question:
+        return f"**{escape(one.question)}** {escape(one.answer)}. {text}"
+    return f"**{text}**" if one.bad else text
 
 
 def escape(text: str) -> str:

@@ -52,19 +52,34 @@ def spread(bounds: Range, unit: str = "") -> str:
     return _scaled_span(bounds.low, bounds.high, unit)
 
 
-def interval(low: float, high: float) -> str:
-    """An interval of counts, "84.4–85.6 k", is plain below 10,000, and has the digits that tell its ends apart."""
+def interval(low: float, high: float, like: float | None = None) -> str:
+    """An interval of counts, "84.4–85.6 k", has the digits that tell its ends apart.
+
+    It is in the unit in which `quantity` writes the number that it belongs to, `like`: plain below 10,000. Without
+    one it is in that of its upper end.
+    """
+    like = high if like is None else like
+    text = ""
     for digits in (3, 4, 5, 6):
-        text = _span(number(low, digits), number(high, digits)) if abs(high) < 10_000 else ""
-        text = text or _scaled_span(low, high, "", digits)
+        plain = _span(number(low, digits), number(high, digits)) if abs(like) < 10_000 else ""
+        text = plain or _scaled_span(low, high, "", digits, like)
         if "–" in text:
             break
     return text
 
 
-def _scaled_span(low: float, high: float, unit: str, digits: int = 3) -> str:
-    low_scaled, prefix = _engineering(low, high, digits)
-    high_scaled, _ = _engineering(high, high, digits)
+def deviation(std: float, like: float) -> str:
+    """A standard deviation, "± 6.12 k", is in the unit of the mean that it belongs to."""
+    if abs(like) < 10_000:
+        return f"±{SPACE}{number(std)}"
+    scaled, prefix = _engineering(std, like, 3)
+    return f"±{SPACE}{_significant(scaled, 3)}{SPACE}{prefix}"
+
+
+def _scaled_span(low: float, high: float, unit: str, digits: int = 3, like: float | None = None) -> str:
+    like = high if like is None else like
+    low_scaled, prefix = _engineering(low, like, digits)
+    high_scaled, _ = _engineering(high, like, digits)
     return f"{_span(_significant(low_scaled, digits), _significant(high_scaled, digits))}{SPACE}{prefix}{unit}"
 
 

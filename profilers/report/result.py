@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
-from profilers.report.closing_table import closing_table, frame
+from profilers.report.closing_table import closing_table, frame, verdict_text
 from profilers.report.data import ReportData
 from profilers.report.time_tables import time_table
 from profilers.report.writing import DEFAULT_FORMATS, write
@@ -17,7 +18,7 @@ from profilers.text_table import TextTable
 
 @dataclass(frozen=True, repr=False)
 class Report(ReportData):
-    """A report prints as the closing table of the command does, and has a method for what else readers do with it.
+    """A report prints as the command ends, with its verdict and the closing table, and has a method for what else readers do with it.
 
     The numbers are the fields of `ReportData`; `Report.from_json` reads back what `to_json` or `report.json` holds.
     """
@@ -36,13 +37,14 @@ class Report(ReportData):
         return (self.closing_table(), *([] if times is None else [times]))
 
     def __str__(self) -> str:
-        return str(self.closing_table())
+        return f"{verdict_text(self)}\n\n{self.closing_table()}"
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        """A notebook shows the closing table."""
-        return self.closing_table().to_html()
+        """A notebook shows the verdict and the closing table."""
+        sentences = "".join(f"<p>{html.escape(one.paragraph)}</p>" for one in self.verdict)
+        return sentences + self.closing_table().to_html()
 
     def to_frame(self) -> pd.DataFrame:
         """The frame has one row per network and run; `profilers.report.closing_table.frame` tells its columns."""

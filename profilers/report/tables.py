@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterable
 from fractions import Fraction
 from itertools import accumulate
 
+from profilers.counting.statistics import Statistic
 from profilers.energy.models import Range
 from profilers.report.cells import (
+    FEWEST,
     NONE,
     Cell,
     Row,
@@ -16,14 +18,16 @@ from profilers.report.cells import (
     accuracy_interval,
     as_cell,
     confidence,
+    counted,
     plural,
     share_text,
 )
 from profilers.report.class_tables import class_tables
-from profilers.report.data import DensitySweep, NetworkRun, PlacementReport, ReportData, Student, Teacher
+from profilers.report.data import DensitySweep, NetworkRun, ReportData, Student, Teacher
 from profilers.report.energy_tables import RUNS, energies
 from profilers.report.few_bit_tables import few_bit
 from profilers.report.numbers import SPACE, memory, number, percent, quantity, spread
+from profilers.report.on_chips import PlacementReport
 from profilers.report.time_tables import times
 
 FED_BY = {"spikes": "spikes", "static": "analog input", "changing": "changing values"}
@@ -33,7 +37,7 @@ FED_BY = {"spikes": "spikes", "static": "analog input", "changing": "changing va
 def everything(report: ReportData) -> list[Table]:
     """All tables of a report come in its order."""
     head = report.head
-    found = [networks(report)]
+    found = [networks(report), *filter(None, (conventions(report),))]
     if head is not None:
         found += [layers(head), steps(head), *class_tables(report)]
     if report.density is not None:
@@ -83,39 +87,25 @@ def _network_row(report: ReportData, label: str, hint: str, of_run: _OfRun, of_t
     return Row(label, tuple(cells), hint)
 
 
-def _by_convention(run: NetworkRun, key: str) -> str:
-    """The mean is that of one of the run's conventions."""
-    return next(quantity(c.statistic.mean) for c in run.conventions if c.key == key)
-
-
 _NETWORK_ROWS: tuple[tuple[str, str, _OfRun, _OfTeacher | None], ...] = (
     (
         "Accuracy",
         "",
         lambda run: Cell(share_text(run.accuracy), accuracy_interval(run.accuracy, run.samples)),
-        lambda teacher: share_text(teacher.accuracy),
+        lambda teacher: Cell(share_text(teacher.accuracy), accuracy_interval(teacher.accuracy, teacher.samples)),
     ),
     ("Time steps T", "", lambda run: str(run.T), lambda teacher: "1"),
-    ("SynOps", "all synapses", lambda run: Cell(quantity(run.synops.mean), confidence(run.synops)), None),
-    ("SynOps", "non-zero weights only", lambda run: quantity(run.synops_nonzero.mean), None),
-    ("SynOps", "Lemaire’s, borders ignored", lambda run: _by_convention(run, "synops_lemaire"), None),
-    ("Rate × MACs", "the papers’ shortcut", lambda run: quantity(run.rate_macs.mean), None),
-    ("Spikes", "KDSNN’s “SynOps”", lambda run: Cell(quantity(run.spikes.mean), confidence(run.spikes)), None),
+    ("SynOps", "all synapses", lambda run: counted(run.synops), None),
+    ("Spikes", "KDSNN’s “SynOps”", lambda run: counted(run.spikes), None),
     (
         "MACs",
         "SNN: as an ANN of its shape",
         lambda run: quantity(run.dense_macs),
-        lambda teacher: quantity(teacher.counts.macs),
+        lambda teacher: Cell(
+            quantity(teacher.counts.macs), (f"FLOPs{SPACE}(thop){SPACE}{quantity(teacher.counts.thop, digits=5)}",)
+        ),
     ),
     ("MACs on analog input", "every step", lambda run: quantity(run.macs_repeated), None),
-    ("MACs on analog input", "computed once", lambda run: quantity(run.macs_once), None),
-    ("MACs on analog input", "every step, no zeros", lambda run: _by_convention(run, "effective_macs"), None),
-    (
-        "FLOPs",
-        "thop, the paper’s convention",
-        lambda run: NONE,
-        lambda teacher: quantity(teacher.counts.thop, digits=5),
-    ),
     ("Firing rate", "per neuron and step", lambda run: percent(run.rate), None),
     (
         "Spikes per synapse",
@@ -124,7 +114,6 @@ _NETWORK_ROWS: tuple[tuple[str, str, _OfRun, _OfTeacher | None], ...] = (
         None,
     ),
     ("Neurons", "", lambda run: number(run.neurons), None),
-    ("Neuron updates", "all neurons, all steps", lambda run: _by_convention(run, "neuron_updates"), None),
     (
         "Parameters",
         "SNN: BatchNorm folded",
@@ -138,6 +127,32 @@ _NETWORK_ROWS: tuple[tuple[str, str, _OfRun, _OfTeacher | None], ...] = (
     ("Membrane memory", "", lambda run: memory(run.state_bits), None),
 )
 """Label, smaller second line, and what the row says of a student's run and of the teacher."""
+
+
+def conventions(report: ReportData) -> Table | None:
+    """The rows are all ways in which operations are counted; None without a spiking network."""
+    if report.head is None:
+        return None
+    rows = []
+    for index, one in enumerate(report.head.deployed.conventions):
+        cells = [] if report.teacher is None else [_of_teacher(report.teacher, one.key)]
+        for student in report.students:
+            cell, plain = (counted(run.conventions[index].statistic) for run in (student.deployed, student.float_run))
+            differs = student.quantized_run and plain.text != cell.text
+            cells.append(Cell(cell.text, cell.small + ((f"float{SPACE}{plain.text}",) if differs else ())))
+        rows.append(Row(one.name, tuple(cells), one.what))
+    if report.teacher is not None:
+        thop = Cell(quantity(report.teacher.counts.thop, digits=5))
+        rows.append(Row("FLOPs (thop)", (thop, *(Cell() for _ in report.students)), "the KDSNN paper’s convention"))
+    columns = [Cell("Convention"), *([Cell(report.teacher.name)] if report.teacher else [])]
+    columns += [Cell(student.name) for student in report.students]
+    who = [f"{one.name} by {one.source}" for one in report.head.deployed.conventions if one.source]
+    caption = "Operations by every convention, means per sample"
+    return Table("conventions", caption, tuple(columns), tuple(rows), (f"Counted so: {'; '.join(who)}.",))
+
+
+def _of_teacher(teacher: Teacher, convention: str) -> Cell:
+    return Cell(quantity(teacher.counts.macs)) if convention == "dense_macs" else Cell()
 
 
 def _deployments(report: ReportData) -> Iterable[Row]:
@@ -160,22 +175,22 @@ def _seconds(given: Range | None) -> Cell:
 
 def layers(student: Student) -> Table:
     """The rows are the layers of a student's deployed run."""
-    rows = []
-    for layer in student.deployed.layers:
+    rows, run = [], student.deployed
+    for layer in run.layers:
         texts = [
             FED_BY[layer.role] if layer.role else "",
             _optional(number, layer.parameters),
             _optional(quantity, layer.macs),
             _optional(quantity, layer.connections),
             _optional(quantity, layer.events),
-            _optional(quantity, layer.operations),
+            _mean(layer.operations, layer.operations_low, layer.operations_high, run.samples),
             _optional(quantity, layer.operations_nonzero),
             _optional(number, layer.neurons),
-            _optional(quantity, layer.spikes),
+            _mean(layer.spikes, layer.spikes_low, layer.spikes_high, run.samples),
             _optional(percent, layer.rate),
-            _optional(lambda value: percent(value, 2), drift(layer.differing, layer.neurons, student.deployed.T)),
+            _optional(lambda value: percent(value, 2), drift(layer.differing, layer.neurons, run.T)),
         ]
-        rows.append(Row(layer.name, tuple(map(Cell, texts)), layer.kind))
+        rows.append(Row(layer.name, tuple(map(as_cell, texts)), layer.kind))
     headings = (
         "Layer", "Fed by", "Parameters", "Dense MACs", "Synapses", "Events in", "Operations", "Non-zero", "Neurons",
         "Spikes", "Rate", "Drift",
@@ -231,7 +246,7 @@ def density(sweep: DensitySweep) -> Table:
         if point.accuracy is not None:
             cells.append(Cell(percent(point.accuracy), accuracy_interval(point.accuracy, sweep.samples)))
         for count, whole in ((point.spikes, first.spikes), (point.synops, first.synops)):
-            cells.append(Cell(quantity(count.mean), of_all(count.mean, whole.mean)))
+            cells.append(Cell(quantity(count.mean), (*of_all(count.mean, whole.mean), *confidence(count))))
         if point.energy is not None and first.energy is not None:
             cells.append(Cell(spread(point.energy, "J"), of_all(point.energy.nominal, first.energy.nominal)))
         rows.append(Row("all events" if point.kept == 1 else f"{kept_text(point.kept)} of events", tuple(cells)))
@@ -291,6 +306,13 @@ def comparisons(report: ReportData) -> Table:
 def drift(differing: float | None, neurons: int | None, T: int) -> float | None:
     """This share of neurons and steps differs, 0 to 1."""
     return None if differing is None or neurons is None else differing / (neurons * T)
+
+
+def _mean(mean: float | None, low: float | None, high: float | None, samples: int) -> str | Cell:
+    """A layer's mean with its interval, which a handful of samples does not have."""
+    if mean is None or low is None or high is None:
+        return ""
+    return Cell(quantity(mean), confidence(Statistic(mean, 0.0, low, high, samples)) if samples >= FEWEST else ())
 
 
 def _optional(form: Callable[[float], str], value: float | None) -> str:

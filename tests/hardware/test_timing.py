@@ -184,7 +184,7 @@ def test_latency_throughput_and_critical_core_against_loops(tmp_path: Path, mode
     assert found.core is not None and decides[found.core] == max(decides.values())
     assert found.share == pytest.approx(decides[found.core] / 9)
     owner = next(x for x in placement.layers if x.first_core <= found.core < x.first_core + x.cores)
-    assert found.layer == owner.neurons_name
+    assert found.layer == owner.name
     assert found.step.nominal == pytest.approx(found.period.nominal / 3)
 
 

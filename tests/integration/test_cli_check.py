@@ -23,6 +23,7 @@ from exporters.graph import IF, Conv2d, Flatten, Input, Linear, Node, Output, Sp
 from exporters.graph.registers import SILENT
 from hardware.chips import fit, limits
 from kdsnn import models
+from kdsnn.deploy.on_chip import chip_fit
 from tests.integration.test_cli import cli
 
 
@@ -66,6 +67,15 @@ def test_weights_beyond_the_synapse() -> None:
     assert not any("weight of" in f.what for f in found(one_sign))
     too_large = graph.with_nodes({"dense": Linear(np.full((10, 144), 256, np.int32))})
     assert one(too_large, "a weight of 256").severity == "error"
+
+
+def test_a_report_says_what_does_not_fit_and_what_to_change() -> None:
+    chip = limits.target("loihi1")
+    assert chip_fit("net", chip, found(network(weight=127))).problems == ()
+    refused = chip_fit("net", chip, found(network(weight=128)))
+    (problem,) = refused.problems
+    assert (refused.title, problem.layer, problem.what) == ("Loihi 1", "conv", "a weight of 128; Loihi 1 holds ±127")
+    assert problem.change.startswith("quantize with fewer bits (kdsnn-deploy check --target loihi1 tries how many)")
 
 
 def test_thresholds_and_biases_against_their_registers() -> None:

@@ -124,10 +124,10 @@ def example(title: str = "cnn2 on digits: a distilled spiking student") -> repor
                 128,
                 2,
                 (
-                    report.LayerCores("conv1.neuron", 100, "neurons", 0.98),
-                    report.LayerCores("conv2.neuron", 40, "synaptic memory", 0.75),
-                    report.LayerCores("fc1.neuron", 3, "input axons", 0.5),
-                    report.LayerCores("fc2.neuron", 1, "neurons", 0.01),
+                    report.LayerCores("conv1", 100, "neurons", 0.98),
+                    report.LayerCores("conv2", 40, "synaptic memory", 0.75),
+                    report.LayerCores("fc1", 3, "input axons", 0.5),
+                    report.LayerCores("fc2", 1, "neurons", 0.01),
                 ),
                 "the input layer is not counted",
             )
@@ -201,6 +201,11 @@ def wide() -> report.Report:
         placements=[replace(placement, rows=rows), replace(placement, target="Loihi 2", chips=12)],
         data=f"npz:{'folder/' * 30}file.npz",
         notes=[name],
+        fits=[
+            report.ChipFit(
+                students[0].name, "loihi1", "Loihi 1", (report.FitProblem(name, f"{name} is too large", name),)
+            )
+        ],
     )
     return replace(made_wide, density=replace(cast(report.DensitySweep, events().density), student=name))
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import html.parser
 import json
+import platform
 import re
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import profilers_example as example
 import pytest
 
 from exporters.errors import DeployError
+from exporters.version import version
 from profilers import report
 from profilers.energy.models import Range
 from profilers.report import data as report_data
@@ -94,7 +96,7 @@ def test_files(made: report.Report, tmp_path: Path) -> None:
     assert table.groupby(["student", "run"]).spikes.sum()["distilled", "float"] == pytest.approx(
         made.students[0].float_run.spikes.mean
     )
-    assert len(table) == 4 * 8
+    assert len(table) == 4 * 4
 
 
 def test_the_page_needs_nothing_from_outside(made: report.Report) -> None:
@@ -104,7 +106,7 @@ def test_the_page_needs_nothing_from_outside(made: report.Report) -> None:
         assert "src" not in attributes and not any(name.startswith("on") for name in attributes)
         if "href" in attributes:
             target = str(attributes["href"])
-            assert target.startswith("https://") if tag == "a" else target == "data:,"
+            assert target.startswith(("https://", "#")) if tag == "a" else target == "data:,"
     assert "url(" not in render(made) and "@import" not in render(made)
     policies = [a["content"] for tag, a in page.found if a.get("http-equiv") == "Content-Security-Policy"]
     assert policies == ["default-src 'none'; style-src 'unsafe-inline'; img-src data:"]
@@ -136,6 +138,45 @@ def test_everything_a_user_wrote_is_escaped(made: report.Report) -> None:
     assert report.Report.from_json(hostile.to_json()) == hostile
 
 
+def test_the_contents_lead_to_every_section(made: report.Report) -> None:
+    alone = report.build("ANN on digits", "", [], teacher=made.teacher)
+    for one in (made, alone, example.events()):
+        page = Page(render(one))
+        targets = [str(a["href"])[1:] for tag, a in page.found if tag == "a" and str(a.get("href", "")).startswith("#")]
+        anchors = [a["id"] for tag, a in page.found if tag == "section" and "id" in a]
+        assert targets == anchors and len(set(anchors)) == len(anchors) > 3
+
+
+def test_footer_and_json_say_where_it_comes_from(made: report.Report) -> None:
+    seeded = report.build("t", "kdsnn-deploy profile", made.students, seeds={"training of distilled": 3})
+    footer = Page(render(seeded)).text.rpartition("Made by")[2]
+    data = json.loads(seeded.to_json())
+    assert data["origin"]["seeds"] == {"training of distilled": 3, "confidence intervals": 0}
+    for expected in ("kdsnn-deploy profile", version(), platform.machine(), "training of distilled 3"):
+        assert expected in footer
+    assert data["origin"]["program"].endswith(version()) and platform.node() not in seeded.to_json()
+
+
+def test_what_does_not_fit_is_red_and_above_everything_else(made: report.Report) -> None:
+    problems = (report.FitProblem("conv1", "a weight of 300; Loihi 1 holds ±127", "quantize with fewer bits"),) * 2
+    fits = [
+        report.ChipFit("distilled", "loihi1", "Loihi 1", problems),
+        report.ChipFit("distilled", "loihi2", "Loihi 2", ()),
+    ]
+    bad = report.build("t", "", made.students, fits=fits)
+    text = (
+        "distilled does not fit Loihi 1: conv1: a weight of 300; Loihi 1 holds ±127 (and 1 problem more). "
+        "What to change: quantize with fewer bits."
+    )
+    page = Page(render(bad))
+    assert [a for tag, a in page.found if a.get("class") == "misfit"] == [{"class": "misfit"}]
+    assert page.text.index(text) < page.text.index("needs 4 time steps")
+    assert ".misfit { color: var(--bad);" in render(bad)
+    assert not any(a.get("class") == "misfit" for _, a in Page(render(made)).found)
+    plain = text.replace(" ", r"\s+")  # lines are folded
+    assert bad.verdict[0].bad and str(bad).startswith("distilled does not fit Loihi 1:") and plain
+
+
 def test_the_page_says_what_it_must(made: report.Report) -> None:
     text = Page(render(made)).text
     run, twin = made.students[0].deployed, made.students[1].deployed
@@ -150,6 +191,7 @@ def test_the_page_says_what_it_must(made: report.Report) -> None:
         quantity(run.synops.mean).replace(SPACE, " "),
         quantity(twin.synops.mean).replace(SPACE, " "),
         quantity(run.synops_nonzero.mean).replace(SPACE, " "),
+        *(f"{one.answer} {one.text}".replace(SPACE, " ") for one in made.verdict if one.question),
         quantity(run.rate_macs.mean).replace(SPACE, " "),
         f"own {number(run.spikes_per_synapse or 0)}",
     ):
@@ -271,10 +313,15 @@ def test_charts_show_what_the_report_holds(made: report.Report) -> None:
     # 100 + 40 + 3 + 1 cores on two chips of 128
     cores = re.findall(r'<rect class="(c\d|track)"[^>]*><title>', render(made))
     assert [cores.count(c) for c in ("c0", "c1", "c2", "c3", "track")] == [100, 40, 3, 1, 256 - 144]
-    assert "conv2.neuron: synaptic memory, 75.0 %" in page.text
+    assert "conv2: synaptic memory, 75.0 %" in page.text
     run = made.students[0].deployed
-    differing = next(layer.differing for layer in run.layers if layer.name == "conv2.neuron")
+    differing = next(layer.differing for layer in run.layers if layer.name == "conv2")
     assert differing == 40.25 and percent(40.25 / (4 * 512), 2).replace(SPACE, " ") in page.text
+    operations = re.search(r'aria-label="Synaptic operations[^"]*".*?</figure>', render(made), re.DOTALL)
+    assert operations is not None
+    for layer in run.layers:  # all but the first, which reads pixels
+        shown = f">{quantity(layer.operations or 0)}<" in operations[0]
+        assert shown == (layer.role == "spikes"), layer.name
     for t in range(4):
         point = (
             f"t = {t + 1}: {percent(run.accuracy_by_step[t])} at {quantity(sum(run.synops_by_step[: t + 1]))} SynOps"

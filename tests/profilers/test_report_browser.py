@@ -45,6 +45,8 @@ function measure(width) {{
         ground: view.getComputedStyle(page.body).backgroundColor, text: view.getComputedStyle(page.body).color,
         dark: view.matchMedia("(prefers-color-scheme: dark)").matches,
         charts: page.querySelectorAll("svg.chart").length,
+        misfit: view.getComputedStyle(page.querySelector(".misfit")).color,
+        answers: [...page.querySelectorAll(".misfit, .answer .short")].map(e => Math.round(e.getBoundingClientRect().bottom)),
         fetched: view.performance.getEntriesByType("resource").map(e => e.name),
       }});
       frame.remove();
@@ -108,6 +110,9 @@ def test_nothing_sticks_out_and_nothing_complains(page: Path, dark: bool) -> Non
         assert found["charts"] >= 7 and found["height"] > 2000
         assert found["fetched"] == []
         assert found["dark"] is dark
+        assert len(found["answers"]) == 4 and (width < 1280 or max(found["answers"]) < 800)  # above the fold
+        red, green, blue = map(int, re.findall(r"\d+", str(found["misfit"]))[:3])
+        assert red > 150 and red > 1.5 * max(green, blue)
         ground, text = brightness(found["ground"]), brightness(found["text"])
         assert (ground < 60 and text > 180) if dark else (ground > 220 and text < 80)
 

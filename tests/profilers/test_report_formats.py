@@ -78,7 +78,8 @@ def unlatex(text: str) -> str:
         "ldots": "…",
     }  # fmt: skip
     printed = {"~": SPACE, "--": "–", "``": "“", "''": "”", "'": "’", "{}": "", "{[}": "[", "{]}": "]"}
-    mathematics = {r"$\times$": "×", r"$\div$": "÷", r"$\pm$": "±", "$-$": "−"}
+    mathematics = {r"$\times$": "×", r"$\div$": "÷", r"$\pm$": "±", r"$\geq$": "≥", r"$\leq$": "≤", "$-$": "−"}
+    mathematics |= {r"$\lceil$": "⌈", r"$\rceil$": "⌉"}
     pattern = r"(\$[^$]*\$)|\\([a-z]+)\{\}|\\([{}$&#%_])|(~|--|``|''|'|\{\}|\{\[\}|\{\]\})|([^\\{}$&#%_^~<>|\"\[\]])"
     result, end = "", 0
     for part in re.finditer(pattern, text):
@@ -93,7 +94,7 @@ def unlatex(text: str) -> str:
 
 
 def test_markdown_has_the_numbers_of_the_report(made: report.Report) -> None:
-    networks, layers, steps, classes, confused, energies, placed, compared = tables(markdown.render(made))
+    networks, conventions, layers, steps, classes, confused, energies, placed, compared = tables(markdown.render(made))
     assert networks[0] == [
         "",
         "cnn2 (32, 64) (ANN teacher)",
@@ -104,19 +105,27 @@ def test_markdown_has_the_numbers_of_the_report(made: report.Report) -> None:
     assert made.teacher is not None
     for column, student in enumerate(made.students, start=1):
         run, plain_run = student.deployed, student.float_run
-        bounds = interval(run.synops.low, run.synops.high)
+        bounds = interval(run.synops.low, run.synops.high, run.synops.mean)
         shown, floating = quantity(run.synops.mean), quantity(plain_run.synops.mean)
         differs = f"; float{SPACE}{floating}" if floating != shown else ""
         expected = f"{shown} (95{SPACE}%{SPACE}CI {bounds}{differs})"
         assert rows["SynOps (all synapses)"][column] == expected
         assert rows["Accuracy"][column].startswith(percent(run.accuracy or 0))
         assert rows["Neurons"][column] == f"{run.neurons:,}"
-        assert rows["Rate × MACs (the papers’ shortcut)"][column].startswith(quantity(run.rate_macs.mean))
+        for row, convention in zip(conventions[1:], run.conventions, strict=False):
+            assert row[0] == f"{convention.name} ({convention.what})"
+            mean = convention.statistic
+            assert row[1 + column].startswith(quantity(mean.mean))
+            if mean.low < mean.high:
+                assert f"CI {interval(mean.low, mean.high, mean.mean)}" in row[1 + column]
         counted = {c.key: c.statistic.mean for c in run.conventions}
-        assert rows["SynOps (Lemaire’s, borders ignored)"][column].startswith(quantity(counted["synops_lemaire"]))
-        assert rows["Neuron updates (all neurons, all steps)"][column] == f"{run.T * run.neurons:,}"
         assert counted["synops"] == run.synops.mean and counted["spikes"] == run.spikes.mean
-    assert rows["FLOPs (thop, the paper’s convention)"] == [quantity(made.teacher.counts.thop, digits=5), "–", "–"]
+        assert counted["neuron_updates"] == run.T * run.neurons
+    assert len(conventions) == 2 + len(made.students[0].deployed.conventions)
+    thop = quantity(made.teacher.counts.thop, digits=5)
+    assert conventions[-1][1:] == [thop, "–", "–"] and rows["MACs (SNN: as an ANN of its shape)"][0].endswith(
+        f" (FLOPs{SPACE}(thop){SPACE}{thop})"
+    )
     run = made.students[0].deployed
     assert [row[0] for row in layers[1:]] == [f"{layer.name} ({layer.kind})" for layer in run.layers]
     assert [row[1] for row in steps[1:]] == [percent(a) for a in run.accuracy_by_step]
@@ -166,7 +175,9 @@ def test_hostile_names_come_out_as_they_are(three: report.Report) -> None:
     )
     tokens = MarkdownIt("commonmark").enable("table").parse(markdown.render(evil))
     shown = [plain(t) for t in tokens if t.type == "inline"]
-    assert shown[:4] == [f"1. {HOSTILE}", "# no heading", "- no list", "2) neither"]
+    after = 2 + len(three.verdict)
+    assert [*shown[:2], *shown[after : after + 2]] == [f"1. {HOSTILE}", "# no heading", "- no list", "2) neither"]
+    assert any(HOSTILE in sentence for sentence in shown[2:after])  # the third network is a rival
     assert not any(t.type == "html_block" for t in tokens)
     parts = [part for t in tokens for part in t.children or []]
     assert not any(part.type == "html_inline" for part in parts)
@@ -177,9 +188,9 @@ def test_hostile_names_come_out_as_they_are(three: report.Report) -> None:
 def test_latex_comments_stay_comments(made: report.Report) -> None:
     evil = dataclasses.replace(made, title="a\n\\input{x}", data="b\r\\c", command="d\u2028\\e", notes=("\n\\f",))
     for line in latex.render(evil).splitlines():
-        assert re.match(r"%|\s*\\(begin|end|centering|caption|label|toprule|midrule|bottomrule)|\s+.*\\\\$|$", line), (
-            line
-        )
+        assert re.match(
+            r"%|\s*\\(begin|end|centering|item |caption|label|toprule|midrule|bottomrule)|\s+.*\\\\$|$", line
+        ), line
 
 
 def test_three_networks_in_one_table(three: report.Report) -> None:

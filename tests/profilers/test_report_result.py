@@ -34,8 +34,10 @@ def cells(text: str) -> list[list[str]]:
 def test_it_prints_as_the_closing_table(made: report.Report) -> None:
     drawn = report.closing_table(made)
     title, headings, rows = drawn.title, list(drawn.columns), [list(row) for row in drawn.rows]
-    text = str(made)
-    assert repr(made) == text and text.splitlines()[0] == title
+    verdict, _, text = str(made).partition("\n\n")
+    assert repr(made) == str(made) and text.splitlines()[0] == title
+    sentences = [one.paragraph for one in made.verdict]
+    assert " ".join(verdict.split()) == " ".join(sentences) and len(sentences) > 5
     assert cells(text) == [headings, *rows]
     assert [row[0] for row in rows] == [
         "cnn2 (32, 64) (ANN teacher)",
@@ -96,7 +98,7 @@ def test_a_report_with_less_has_a_frame_too(made: report.Report, without: str) -
     frame = bare.to_frame()
     assert len(frame) == 1 and list(frame.columns) == list(made.to_frame().columns)
     assert (frame.dtypes == made.to_frame().dtypes).all()
-    assert cells(str(bare))[1][0] == ("s (float)" if without == "teacher" else "cnn2 (32, 64) (ANN)")
+    assert cells(str(bare.closing_table()))[1][0] == ("s (float)" if without == "teacher" else "cnn2 (32, 64) (ANN)")
 
 
 def test_the_dictionary_is_json(made: report.Report) -> None:
@@ -113,6 +115,7 @@ def test_a_notebook_shows_the_same_table(made: report.Report, name: str) -> None
     html = made._repr_html_()
     root = ElementTree.fromstring(f"<div>{html}</div>")
     drawn = report.closing_table(made)
+    assert [p.text for p in root.iter("p")] == [one.paragraph for one in made.verdict]
     assert root.findtext("table/caption") == drawn.title
     assert tuple(cell.text for cell in root.iter("th")) == drawn.columns
     assert tuple(tuple(cell.text for cell in row.iter("td")) for row in root.iter("tr"))[1:] == drawn.rows

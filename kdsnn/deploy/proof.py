@@ -127,8 +127,9 @@ class Proof(Result):
 
 
 def prove(
-    graph: SpikingGraph, x: Array, spikes: Mapping[str, Array], output: Array, *, roundoff: float, factor: float = 1.0
-) -> Proof:
+    graph: SpikingGraph, x: Array, spikes: Mapping[str, Array], output: Array, *, roundoff: float, factor: float = 1.0,
+    coarse: bool = False,
+) -> Proof:  # fmt: skip
     """Compare a float graph with what its module did.
 
     Args:
@@ -139,25 +140,28 @@ def prove(
         output: what the module gives at every step (N, T, F), currents of a plain sum and else membranes, or its score (N, 1, F).
         factor: what the module's output is of the graph's: 1, or another where it scales.
         roundoff: ε of the type that the module computed in, 2⁻²⁴ for float32, 2⁻⁵³ for float64.
+        coarse: hold spikes of float32 against float32 membranes first, twice as fast; a tie that both decide alike is then not counted.
 
     Returns:
         What was found at each neuron layer that is in `spikes`, and at the output.
     """
-    forced = _Forced(graph, x, spikes, roundoff)
+    forced = _Forced(graph, x, spikes, roundoff, coarse=coarse)
     return Proof(len(x), tuple(forced.layers(output, factor)))
 
 
 class _Forced:
     """The graph on the module's own spikes, in float64.
 
-    Spikes of a module that computed in float32 are first held against float32 membranes, which are as far from those of float64
+    If `coarse`, spikes of a module that computed in float32 are first held against float32 membranes, which are as far from those of float64
     as the bound allows at most: a layer that fires as they say has no difference in float64 either. Any other layer is computed in
     float64 again.
     """
 
-    def __init__(self, graph: SpikingGraph, x: Array, spikes: Mapping[str, Array], roundoff: float) -> None:
+    def __init__(
+        self, graph: SpikingGraph, x: Array, spikes: Mapping[str, Array], roundoff: float, *, coarse: bool
+    ) -> None:
         self.graph, self.roundoff = graph, roundoff
-        coarse = roundoff >= FLOAT32 and graph.neurons.keys() <= spikes.keys()
+        coarse = coarse and roundoff >= FLOAT32 and graph.neurons.keys() <= spikes.keys()
         self.dtype = torch.float32 if coarse else torch.float64
         frames = torch.from_numpy(np.asarray(x)).to(self.dtype)
         # time first; one step stands for all where nothing changes

@@ -14,7 +14,6 @@ from torch import nn
 import kdsnn
 from exporters.from_torch import lower_module
 from exporters.graph import Synapse
-from kdsnn.deploy import proof
 from kdsnn.deploy.author import run_author
 from kdsnn.deploy.faithful import proven
 from kdsnn.deploy.proof import Proof, prove
@@ -70,19 +69,17 @@ def test_the_graph_is_the_module(kind: str, arguments: dict, step_mode: str, dou
 
 
 @pytest.mark.parametrize(("kind", "arguments"), KINDS)
-def test_float32_first_finds_what_float64_finds(kind: str, arguments: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_float32_first_finds_what_float64_finds(kind: str, arguments: dict) -> None:
     """A layer with any difference is computed in float64 again; one without has none there either, but for ties."""
     net = network(kind, **arguments)
     made = lower_module(net, SHAPE, T)
     ran = run_author(net, made.graph, made.calling, samples())
     wrong = {name: s ^ (np.random.default_rng(len(name)).random(s.shape) < 0.1) for name, s in ran.spikes.items()}
 
-    def found(spikes: dict) -> Proof:
-        return prove(made.graph, samples(), spikes, ran.output, roundoff=2.0**-24)
+    def found(spikes: dict, *, coarse: bool) -> Proof:
+        return prove(made.graph, samples(), spikes, ran.output, roundoff=2.0**-24, coarse=coarse)
 
-    coarse = found(wrong), found(ran.spikes)
-    monkeypatch.setattr(proof, "FLOAT32", 1.0)
-    fine = found(wrong), found(ran.spikes)
+    coarse, fine = ((found(wrong, coarse=how), found(ran.spikes, coarse=how)) for how in (True, False))
     assert coarse[0].rows() == fine[0].rows() and all(layer.differences for layer in fine[0].layers[:-1])
     assert coarse[1].ok and fine[1].ok and coarse[1].ties <= fine[1].ties
 

@@ -134,7 +134,9 @@ def test_foreign_and_broken_models_are_refused_in_one_line(folder: Path, tmp_pat
     x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 64]) for name in "xy")
     foreign = helper.make_model(helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "theirs", [x], [y]))
     onnx.save(foreign, str(tmp_path / "foreign.onnx"))
-    assert "foreign tells 64 classes apart, digits has 10" in bounded(tmp_path / "foreign.onnx")  # else it would be an ANN
+    assert "foreign tells 64 classes apart, digits has 10" in bounded(
+        tmp_path / "foreign.onnx"
+    )  # else it would be an ANN
     foreign.graph.output.append(x)
     onnx.save(foreign, str(tmp_path / "foreign.onnx"))
     assert "foreign.onnx: it has 1 inputs and 2 outputs" in bounded(tmp_path / "foreign.onnx")

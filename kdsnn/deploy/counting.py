@@ -53,6 +53,7 @@ def count(
     proven_on(network, samples)
     running = network.running
     both = running is not None and not isinstance(network.chip, DeployError)
+    progress(f"{title}count {name}", 0, 1)
     return profiling.count(
         name,
         network.integer if running is None else running,

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
+import typer.main
 
 from kdsnn.cli import console
+from kdsnn.cli.app import app
 
 
 class Terminal(io.StringIO):
@@ -66,3 +70,24 @@ def test_a_log_gets_lines_and_json_nothing(capsys: pytest.CaptureFixture[str]) -
     with console.progress(quiet=True) as told:
         told("train", 1, 4)
     assert capsys.readouterr().err.splitlines() == ["train: 0 %", "train: 100 %  epoch 4"]
+
+
+def commands(group: Any) -> Iterator[Any]:
+    for one in group.commands.values():
+        yield from commands(one) if hasattr(one, "commands") else [one]
+
+
+def test_every_verb_that_draws_tables_draws_them_whole_on_demand(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = {one.name: {p.name for p in one.params} for one in commands(typer.main.get_command(app))}
+    drawing = {name for name, found in options.items() if "json" in found}
+    assert len(drawing) >= 10 and {name for name, found in options.items() if "wide" in found} == drawing
+    monkeypatch.setenv("COLUMNS", "80")
+    widths = []
+    for wide in ([], ["--wide"]):
+        typer.main.get_command(app)(["list", "targets", *wide], standalone_mode=False)
+        lines = capsys.readouterr().out.splitlines()
+        widths.append(max(map(len, lines)))
+        assert lines[-1] == ("" if wide else "not shown for want of room: source, note; --wide shows all")
+    assert widths[0] <= 80 < 200 < widths[1]

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from kdsnn.cli.options import LOWERING, Data, Json, Resized, takes
+from kdsnn.cli.options import LOWERING, Data, Json, Resized, Wide, takes
 from kdsnn.cli.texts import listed, lowering_of, size_of
 
 
@@ -26,7 +26,7 @@ def benchmark(
             help="torch, onnx, emulator, lava, sanafe (repeatable, or comma-separated); by default all that are there.",
         ),
     ] = None,
-    data: Data = "digits",
+    data: Data = None,
     image_size: Resized = None,
     samples: Annotated[int, typer.Option(min=1, help="How many test images, spread over the set.")] = 100,
     repeats: Annotated[int, typer.Option(min=1, help="How often each measurement is repeated.")] = 20,
@@ -35,6 +35,7 @@ def benchmark(
         float, typer.Option(min=0, help="After so long a measurement is not repeated any more (but three times it is).")
     ] = 10.0,
     json: Json = False,
+    wide: Wide = False,
 ) -> None:
     """Measure latency, throughput, memory and accuracy of every back end, each warmed up: this machine's speed, not a chip's.
 
@@ -48,7 +49,7 @@ def benchmark(
             source, data, on=listed(on, "") if on else (), samples=samples, repeats=repeats, batch_size=batch_size,
             seconds=seconds, image_size=size_of(image_size), progress=told, **lowering_of(lowering),
         )  # fmt: skip
-    show(result, json=json)
+    show(result, json=json, wide=wide)
     if not json:
         for note in result.notes:
             print(note)

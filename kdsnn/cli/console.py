@@ -75,7 +75,8 @@ def draw_verdict(paragraphs: Iterable[tuple[str, bool]]) -> None:
     with console.capture() as drawn:
         for text, bad in paragraphs:
             console.print(Text(shown(text), style="bold red" if bad else ""))
-    print(drawn.get())  # rich itself would end the program where nobody reads it
+    if drawn.get():
+        print(drawn.get())  # rich itself would end the program where nobody reads it
 
 
 def _columns() -> int:

@@ -16,13 +16,13 @@ from kdsnn.train.config import Optimizer, Precision, Schedule, TrainConfig
 
 PANELS: Mapping[str, tuple[str, ...]] = {
     "Data": ("data", "image_size", "samples", "noise", "noise_kind", "noise_on", "val"),
-    "Network": ("timesteps", "readout", "neuron", "option", "init"),
-    "Distillation": ("teacher_weights", "method", "taps", "alpha", "temperature"),
+    "Network": ("timesteps", "readout", "neuron", "reset", "option", "init"),
+    "Distillation": ("teacher_weights", "method", "taps", "alpha", "temperature", "teacher_frames"),
     "Training": (
         "epochs", "batch_size", "lr", "optimizer", "weight_decay", "schedule", "warmup_epochs", "label_smoothing",
         "precision", "device", "set_", "seed", "seeds", "processes",
     ),
-    "Augmentation": ("crop", "flip", "cutout", "roll", "drop", "auto_augment"),
+    "Augmentation": ("crop", "flip", "cutout", "roll", "drop", "mix", "auto_augment"),
     "Few bits": (
         "quantize_activations", "quantize", "start", "bits", "input_bits", "calibrate", "calibration_samples", "encoder",
     ),

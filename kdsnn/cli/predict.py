@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from kdsnn.cli.options import LOWERING, Json, Resized, takes
+from kdsnn.cli.options import LOWERING, Json, Resized, Wide, takes
 from kdsnn.cli.texts import lowering_of, size_of
 
 
@@ -37,6 +37,7 @@ def predict(
     top: Annotated[int, typer.Option("--top", min=1, help="How many classes to show for each sample.")] = 1,
     image_size: Resized = None,
     json: Json = False,
+    wide: Wide = False,
 ) -> None:
     """Print the class of each image or recording, with its score, and what it was taken for after each time step.
 
@@ -52,7 +53,7 @@ def predict(
         result = kdsnn.predict(
             source, files, on=on, top=top, image_size=size_of(image_size), progress=told, **lowering_of(lowering)
         )
-    show(result, json=json)
+    show(result, json=json, wide=wide)
     for one in result.refused:
         error = one.error
         say(f"error: {' '.join((error.worded(spelled) if isinstance(error, OptionError) else str(error)).split())}")

@@ -130,7 +130,6 @@ def profile(
         from kdsnn.deploy.places import writable_folder
         from kdsnn.deploy.profile import report_formats
         from kdsnn.deploy.sweep import chosen_points
-        from profilers.report import Report
 
         wanted = chosen_points(len(sources), lowering["bits"], lowering["timesteps"], compare=compare)
         formats = report_formats(format_, sweep=wanted.several)
@@ -151,8 +150,7 @@ def profile(
     if json:
         print_json({name: str(path) for name, path in paths.items()})
         return
-    if isinstance(found, Report):
-        draw_verdict((one.paragraph, one.bad) for one in found.verdict)
+    draw_verdict((one.paragraph, one.bad) for one in found.verdict)
     for table in found.tables():
         draw(table, wide=wide)
     for note in found.notes:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from kdsnn.cli.options import LOWERING, Json, takes
+from kdsnn.cli.options import LOWERING, Json, Wide, takes
 from kdsnn.cli.texts import lowering_of
 
 
@@ -27,6 +27,7 @@ def summary(
         ),
     ] = "loihi1",
     json: Json = False,
+    wide: Wide = False,
 ) -> None:
     """Print a network layer by layer: shapes, parameters, MACs, neurons, neurocores. No data is needed."""
     import kdsnn
@@ -34,7 +35,7 @@ def summary(
 
     with progress(quiet=json) as told:
         result = kdsnn.summary(source, target=target, progress=told, **lowering_of(lowering))
-    show(result, json=json)
+    show(result, json=json, wide=wide)
     if not json:
         for note in result.notes:
             print(note)

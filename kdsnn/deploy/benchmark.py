@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 from kdsnn.deploy.backends import BACKENDS, RunOptions, opened, require_backend
 from kdsnn.deploy.classifiers import classifier
-from kdsnn.deploy.images import load_data, require_fit, some_tests
+from kdsnn.deploy.images import require_fit, some_tests
 from kdsnn.deploy.load import ann_of
 from kdsnn.deploy.lower import lower
+from kdsnn.deploy.own_data import load_own, own_of
 from kdsnn.deploy.peak_memory import watched
 from kdsnn.deploy.progress import Progress, silent
-from kdsnn.deploy.run import RefusedBackend, chosen_samples
+from kdsnn.deploy.run import chosen_samples
+from kdsnn.deploy.run_tables import RefusedBackend
 from kdsnn.deploy.tables import Result
 from kdsnn.errors import OptionError, UserError
 from profilers.text_table import TextTable, table
@@ -157,7 +159,7 @@ class BenchmarkResult(Result):
 
 def benchmark(
     source: NetworkSource,
-    data: Any = "digits",
+    data: Any = None,
     *,
     on: Sequence[str] = (),
     samples: int = 100,
@@ -173,7 +175,7 @@ def benchmark(
 
     Args:
         source: whatever `lower` takes, an ANN's checkpoint, or an `.onnx` file of this program or of an ANN.
-        data: whatever `load_data` takes.
+        data: whatever `load_data` takes, by default what the network was trained on.
         on: of "torch", "onnx", "emulator", "lava", "sanafe"; by default all that are there. With torch the module itself is
             measured too.
         samples: how many test images, spread over the set.
@@ -252,7 +254,7 @@ def _of_one(
     if other is not None:
         kind = "a finished model and runs" if is_onnx else "an ANN, which runs"
         raise OptionError(f"{{on}}: {called} is {kind} on {wanted} only", on=other)
-    images = load_data(data, image_size=image_size)
+    images = load_own(data, own_of(ann_of(source)), image_size=image_size)
     x, labels = some_tests(images, samples)
 
     @contextmanager

@@ -1,7 +1,7 @@
 """What there is to choose from: architectures, data sets, recipes, energy and step-time models, targets.
 
-What is printed here takes no torch and no numpy to find out, so that `list` answers at once. Of the architectures it stands in a
-file, which `python -m kdsnn.deploy.catalogs` writes anew after one has been added or changed.
+What is printed here takes no torch and no numpy to find out, so that `list` answers at once. Of the architectures
+and recipes it stands in files, which `python -m kdsnn.deploy.catalogs` writes anew after one has been added or changed.
 """
 
 from __future__ import annotations
@@ -14,9 +14,17 @@ MODELS_FILE = Path(__file__).parents[1] / "models" / "catalog.json"
 """The rows of `models`, as `counted_models` gives them."""
 
 
+RECIPES_FILE = Path(__file__).parents[1] / "train" / "recipes.json"
+"""The rows of `recipes`, as `stated_recipes` gives them."""
+
+
 def models() -> list[dict[str, str]]:
     """The architectures, each with its ANN's parameters and thop's FLOPs on images of MNIST's and CIFAR's size, 10 classes."""
-    rows: list[dict[str, str]] = json.loads(MODELS_FILE.read_text(encoding="utf-8"))
+    return _read(MODELS_FILE)
+
+
+def _read(path: Path) -> list[dict[str, str]]:
+    rows: list[dict[str, str]] = json.loads(path.read_text(encoding="utf-8"))
     return rows
 
 
@@ -117,6 +125,11 @@ OTHER_KINDS = {
 
 def recipes() -> list[dict[str, str]]:
     """What training takes by kind of data unless it is told otherwise; teacher / student where they differ."""
+    return _read(RECIPES_FILE)
+
+
+def stated_recipes() -> list[dict[str, str]]:
+    """The rows of `recipes`, from what training takes."""
     from kdsnn.train.recipes import RECIPES, recipe_of
 
     found = {**RECIPES, **{kind: recipe_of("", shape) for kind, shape in OTHER_KINDS.items()}}
@@ -159,4 +172,5 @@ CATALOGS: Mapping[str, Callable[[], list[dict[str, str]]]] = {
 """Catalog → its rows, text in every column."""
 
 if __name__ == "__main__":
-    MODELS_FILE.write_text(json.dumps(counted_models(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    for path, rows in ((MODELS_FILE, counted_models()), (RECIPES_FILE, stated_recipes())):
+        path.write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

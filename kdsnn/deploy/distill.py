@@ -115,9 +115,8 @@ def distill(
         reset: what a spike does to the membrane: "hard" sets it to 0, "soft" subtracts the threshold; of architectures only.
         epochs, batch_size, lr, alpha (weight of the teacher in Eq. 5), temperature (of the logits): None takes the recipe's.
         quantize: train on with weights of so many bits, 2 to 8, from the trained student `start`.
-        init: where the weights come from: "teacher", a checkpoint, what `pretrain` or `distill` returned, or a module. An ANN
-            of the same architecture is scaled to thresholds of 1 on training images, a student is copied; None starts from
-            random weights.
+        init: the weights to start from: "teacher", a checkpoint, what `pretrain` or `distill` returned, or a module; an ANN of the
+            same architecture is scaled to thresholds of 1 on training images, a student is copied. None: random weights.
         seeds: train once for each of them, (0, 1, 2) or "0-4" or "0,3,7", as NAME.seedN.safetensors, and sum up: a `SeedRuns`.
         processes: how many seeds are trained side by side, each with its share of the cores; by default as many as there are
             cores, one on a GPU. Under `torchrun` or `accelerate launch` each process takes its share of the seeds.
@@ -133,8 +132,8 @@ def distill(
     began = None if quantize is None and start is None else _start(model, quantize, start, options, T)
     ann = _teacher(teacher, teacher_weights, method) if method != "none" or init == TEACHER else None
     source = None if init is None else source_of(init, ann, model, quantize)
-    own = own_of(began, ann, source)
-    images = load_own(data, own, image_size=image_size, noise=noise, noise_kind=noise_kind, noise_on=noise_on)
+    noisy = {"noise": noise, "noise_kind": noise_kind, "noise_on": noise_on}
+    images = load_own(data, own_of(began, ann, source), image_size=image_size, **noisy)
     settings |= {"epochs": epochs, "batch_size": batch_size, "lr": lr, "optimizer": optimizer, "schedule": schedule}
     settings |= {"weight_decay": weight_decay, "warmup_epochs": warmup_epochs, "label_smoothing": label_smoothing}
     settings |= {"precision": precision, "alpha": alpha, "temperature": temperature, "val": val, "seed": seed}
@@ -147,13 +146,10 @@ def distill(
         f"distill {named}", named, images, config, options, path, module, method=method,
         teacher=ann.module if isinstance(ann, TrainedNetwork) else ann, taps=_pairs(taps), readout=readout or recipe_for(images).readout, neuron=neuron, reset=reset,
         augmentation=augmentation_for(images, augmentation), tensorboard=Path(tensorboard) if tensorboard else None,
-        label="student" if method == "none" else "distilled",
-        init=source.module if isinstance(source, TrainedNetwork) else source,
+        label="student" if method == "none" else "distilled", init=source.module if isinstance(source, TrainedNetwork) else source,
         others={"teacher": ann.path.with_suffix(".csv")} if isinstance(ann, TrainedNetwork) and ann.path else {},
     )  # fmt: skip
     job = job if began is None else _on_grid(job, began, quantize)
-    if isinstance(ann, TrainedNetwork):
-        require_trained_fit(str(ann.path or ann.info.model), ann, images)
     with computing_on(device):
         return _trained(job, progress, twin=twin, resume=resume, overwrite=overwrite)
 

@@ -102,17 +102,12 @@ def pretrain(
     """
     path = writable(out)
     require_device(device)
-    began = _start(model, quantize_activations, quantize, start, options)
+    began = _start(model, quantize_activations, quantize, start, options, teacher_frames)
     images = load_own(data, own_of(began), image_size=image_size, noise=noise, noise_kind=noise_kind, noise_on=noise_on)
     base = recipe_for(images).pretrain
     if began is not None:
         require_trained_fit(str(began.path or began.info.model), began, images)
         options, base = began.info.options, configured(base, lr=base.lr / 10, warmup_epochs=0.0)
-    if quantize_activations is not None and teacher_frames == "each":
-        raise OptionError(
-            "{teacher_frames}: an ANN of few bits sees the mean of the frames; leave it out",
-            teacher_frames=teacher_frames,
-        )
     settings |= {"optimizer": optimizer, "weight_decay": weight_decay, "schedule": schedule, "precision": precision}
     settings |= {"warmup_epochs": warmup_epochs, "label_smoothing": label_smoothing, "teacher_frames": teacher_frames}
     base = configured(base, **settings)
@@ -135,7 +130,7 @@ def pretrain(
 
 def _start(
     model: str | nn.Module, activation_bits: int | None, bits: int | None, start: str | Path | TrainedNetwork | None,
-    options: Mapping[str, Any] | None,
+    options: Mapping[str, Any] | None, frames: TeacherFrames | None,
 ) -> TrainedNetwork | None:  # fmt: skip
     """The trained ANN that is to be fine-tuned to few bits, if one is.
 
@@ -150,6 +145,10 @@ def _start(
             "{quantize} and {start}: they are for {quantize_activations}, the bits of an ANN's activations; give that too",
             quantize=bits, start=None, quantize_activations=None,
         )  # fmt: skip
+    if activation_bits is not None and frames == "each":
+        raise OptionError(
+            "{teacher_frames}: an ANN of few bits sees the mean of the frames; leave it out", teacher_frames=frames
+        )
     if start is None:
         return None
     found = load(start) if isinstance(start, str | Path) else start

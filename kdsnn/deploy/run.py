@@ -21,12 +21,13 @@ from kdsnn.deploy.places import writable_file
 from kdsnn.deploy.processes import is_first_process, ranks
 from kdsnn.deploy.progress import Progress, silent
 from kdsnn.deploy.proof import Proof
+from kdsnn.deploy.run_tables import RefusedBackend, comparison_table, layer_table, run_table
 from kdsnn.deploy.sanafe import cost_table
 from kdsnn.deploy.spike_input import WantedFrames, frames_of_data, frames_over_time, is_bare
 from kdsnn.deploy.tables import Result
 from kdsnn.errors import OptionError, UserError
 from kdsnn.factory import is_factory
-from profilers.text_table import TextTable, table
+from profilers.text_table import TextTable
 
 if TYPE_CHECKING:
     from exporters.graph import Array
@@ -34,14 +35,6 @@ if TYPE_CHECKING:
     from kdsnn.deploy.images import ImageSize
     from kdsnn.deploy.lower import NetworkSource
     from profilers.profiling import Samples
-
-
-@dataclass(frozen=True)
-class RefusedBackend:
-    """A back end that cannot run the network, and why."""
-
-    backend: str
-    reason: str
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -345,67 +338,3 @@ def save_spikes(path: Path, frames: Array, runs: Sequence[BackendRun]) -> None:
     arrays = {"input": frames} | {r.backend: r.output for r in runs}
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, allow_pickle=False, **arrays)
-
-
-def run_table(
-    title: str, runs: Sequence[BackendRun], labels: Array | None, refused: Sequence[RefusedBackend] = ()
-) -> TextTable:
-    """Samples, accuracy and time of every back end; of those that cannot run the network, why."""
-    from profilers.report.numbers import percent
-
-    rows = [
-        [
-            r.backend, str(r.samples), "–" if labels is None else percent(r.accuracy(labels), 2),
-            f"{1000 * r.seconds / r.samples:.2f} ms",
-        ]
-        for r in runs
-    ]  # fmt: skip
-    columns = ["backend", "samples", "accuracy", "per sample"]
-    title += "; times are means over these samples, first use left out"
-    if not refused:
-        return table(title, columns, rows)
-    left = [
-        [r.backend, "–", "–", "–", f"not run: {r.reason} (leave out {r.backend} to run the rest alone)"]
-        for r in refused
-    ]
-    return table(title, [*columns, "why not"], [*([*row, ""] for row in rows), *left])
-
-
-def layer_table(found: Sequence[BackendComparison]) -> TextTable:
-    """Layers × mismatching spikes, one column for every pair of back ends, and where the first mismatch is."""
-    names = list(dict.fromkeys(layer.name for c in found for layer in c.layers))
-    rows = []
-    for name in names:
-        cells = []
-        for c in found:
-            layer = next((x for x in c.layers if x.name == name), None)
-            cells.append("–" if layer is None else f"{layer.mismatches} of {layer.compared}")
-        first = next((x.first for c in found if c.must_agree for x in c.layers if x.name == name and x.first), "")
-        rows.append([name, *cells, first])
-    return table("layer by layer", ["layer", *(f"{c.backend} / {c.reference}" for c in found), "first mismatch"], rows)
-
-
-def comparison_table(found: Sequence[BackendComparison]) -> TextTable:
-    """The spike-for-spike comparisons."""
-    rows = [
-        [
-            f"{c.backend} / {c.reference}",
-            str(c.samples),
-            f"{c.mismatches} of {c.compared}",
-            "–" if c.hidden is None else f"{c.hidden} of {c.hidden_compared}",
-            _agreement(c),
-            c.first,
-        ]
-        for c in found
-    ]
-    columns = ["compared", "samples", "outputs that differ", "all layers", "must agree, does", "first difference"]
-    return table("spike for spike", columns, rows)
-
-
-def _agreement(c: BackendComparison) -> str:
-    """Whether two back ends must agree, and do: on every spike, or layer by layer but for ties."""
-    if c.proof is None:
-        return "" if not c.must_agree else ("yes" if c.ok else "NO")
-    if not c.proof.ok:
-        return f"NO: {c.proof.first}"
-    return f"layer by layer, {c.proof.ties} {'tie' if c.proof.ties == 1 else 'ties'} of {c.proof.compared}"

@@ -213,14 +213,8 @@ def layer_role(graph: SpikingGraph, layer: str) -> Role:
 
 @dataclass(frozen=True, eq=False)
 class _Maps:
-    """These maps are worked out once for a graph.
-
-    Attributes:
-        connections: layer → the ways into it.
-        fan_out: source → columns over its elements: 1 per event, then two per connection.
-        columns: (layer, index of connection) → the first of its two columns.
-        binary: see `_binary`.
-    """
+    """Maps of a graph: `connections`, layer → the ways into it; `fan_out`, source → columns over its elements, 1 per event, then two
+    per connection; `columns`, (layer, index of connection) → the first of its two columns; `binary`, see `_binary`."""
 
     connections: Mapping[str, list[Connection]]
     fan_out: Mapping[str, list[Floats]]
@@ -295,8 +289,8 @@ class ActivityCounter:
 
     def join(self, gather: Callable[[Any], list[Any]]) -> None:
         """Join what the counters of several processes have counted; `gather` gives everyone's value to everyone, in order."""
-        everyone = gather({name: np.concatenate(parts) for name, parts in self._seen.items() if parts})
-        self._seen = {name: [one[name] for one in everyone if name in one] for name in self._seen}
+        everyone = gather(self._seen)
+        self._seen = {name: [part for one in everyone for part in one[name]] for name in self._seen}
 
     def result(self) -> Activity:
         """The activity is everything counted so far.

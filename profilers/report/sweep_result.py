@@ -7,13 +7,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import pandas as pd
 
 from exporters.errors import DeployError
 from exporters.files import atomic_paths
 from profilers.report import sweep_page, sweep_picture, sweep_tables
+from profilers.report.sentences import Sentence
 from profilers.report.sweep import SweepData
 from profilers.text_table import TextTable
 
@@ -26,6 +27,9 @@ FORMATS: Mapping[str, str] = MappingProxyType(
 @dataclass(frozen=True, repr=False)
 class Sweep(SweepData):
     """A sweep prints as the table that the command ends with, and has a method for what else readers do with it."""
+
+    verdict: ClassVar[tuple[Sentence, ...]] = ()
+    """No sentences: a sweep shows, and judges nobody."""
 
     def tables(self) -> tuple[TextTable, ...]:
         """Every point with its costs; and what these cost at the accuracy of a trained quantized ANN, where there is one."""

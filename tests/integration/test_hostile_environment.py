@@ -619,6 +619,8 @@ STOPPED = {
     "evaluate": "evaluate STUDENT",
     "check": "check STUDENT --target loihi1",
     "demo": "demo --overwrite --out OUT",
+    "summary": "summary STUDENT",
+    "benchmark": "benchmark STUDENT --on torch,onnx,emulator",
 }
 
 

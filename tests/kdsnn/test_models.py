@@ -308,6 +308,12 @@ def test_list_models_says_what_each_architecture_is(monkeypatch: pytest.MonkeyPa
             assert (row[f"parameters, {data}"], row[f"FLOPs, {data}"]) == counted(name, shape, monkeypatch), advice
 
 
+def test_list_recipes_says_what_training_takes() -> None:
+    assert catalogs.recipes() == catalogs.stated_recipes(), (
+        "recipes.json is out of date: python -m kdsnn.deploy.catalogs"
+    )
+
+
 @pytest.mark.parametrize("name", ["resnet14"])
 def test_the_row_of_a_model_is_what_thop_counts(name: str) -> None:
     rows = {row["model"]: row for row in catalogs.models()}

@@ -24,6 +24,7 @@ from hardware.lava.status import LavaStatus
 from kdsnn.checkpoint import CheckpointInfo
 from kdsnn.cli import console
 from kdsnn.deploy.backends import BackendRun
+from kdsnn.deploy.benchmark import BackendSpeed, BenchmarkResult, Timing
 from kdsnn.deploy.catalogs import CATALOGS
 from kdsnn.deploy.check import CheckResult
 from kdsnn.deploy.comparisons import BackendComparison, LayerComparison
@@ -31,17 +32,23 @@ from kdsnn.deploy.demo import DemoResult
 from kdsnn.deploy.evaluate import Evaluation
 from kdsnn.deploy.export import ExportedFile, ExportResult, UnwrittenFile
 from kdsnn.deploy.lava import LavaStatusResult
+from kdsnn.deploy.layer_summary import LayerSummary
 from kdsnn.deploy.lowered import Lowered
+from kdsnn.deploy.predict import Decision, Predictions
 from kdsnn.deploy.proof import LayerProof, Proof
-from kdsnn.deploy.run import RefusedBackend, RunResult
+from kdsnn.deploy.run import RunResult
+from kdsnn.deploy.run_tables import RefusedBackend
 from kdsnn.deploy.sanafe import ChipCosts
 from kdsnn.deploy.seeds import SeedRun, SeedRuns
+from kdsnn.deploy.summary import Summary
 from kdsnn.deploy.tables import Result, TextTable, table
 from kdsnn.deploy.trained import TrainedNetwork
 from profilers import report
+from profilers.counting.confusion import confusion
 from tests.networks import random_integer_chain
 
 WIDTHS = (80, 100, 120, 200)
+CLASSES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "a long name of eight", "nine")
 LAYERS = ("body.stage1.block1.conv1", "body.stage3.block2.shortcut.conv", "body.head.fc1")
 
 
@@ -94,10 +101,21 @@ def made() -> dict[type[Result], Result]:
                          "checkpoint": f"runs/student.seed{seed}.safetensors"} for alone in (0.0, 0.002)))
         for seed in range(3)
     ]  # fmt: skip
+    y = np.arange(359) % 10
+    layers = tuple(
+        LayerSummary(name, "Conv2d", (128, 32, 32), 7_385_984, 1_234_567_890, 131_072, 0.123456, 0.5, None, "hard", 43)
+        for name in LAYERS
+    )
+    decided = [Decision(f"{'folder/' * 9}{i}.png", np.eye(10)[[i, 3, 3, 7]] / 4) for i in range(3)]
+    took = Timing(1.234e-3, 1.2e-3, 1.3e-3, 20)
+    speed = BackendSpeed("spikingjelly", 100, 0.98, took, 32, took, 123_456_789)
     results: list[Result] = [
         proof, ran_all, CheckResult("student", fit.Fit(held.target, (finding,), held.placement)),
         DemoResult(example.wide(), ran_all, (), 72.0), SeedRuns("cnn2 on digits, T=4", tuple(seeds)),
-        Evaluation("student", "cnn2", "digits", 359, True, (0.9, 0.95, 0.97, 0.98)),
+        Evaluation("student", "cnn2", "digits", 359, True, (0.9, 0.95, 0.97, 0.98), confusion(y, (y + y // 8) % 10, 10, CLASSES)),
+        Summary("student", 4, (3, 32, 32), layers, 7_385_984, "loihi1", 2, 8, ("Two relays stand for a sum.",)),
+        Predictions("student", "emulator", "rate", CLASSES, tuple(decided), 3),
+        BenchmarkResult("student", "digits", "2 cores", (speed,), (refused,)),
         ExportResult("student.safetensors", files, tuple(measured), 8, (UnwrittenFile("nir", refused.reason, "--to nir"),)),
         LavaStatusResult(LavaStatus(True, Path("/home/somebody/.cache/kdsnn-deploy/lava"), {"lava-nc": "0.10.0"}, True, 1e-3, None)),
         Lowered("student", None, None, chain, scales),

@@ -13,6 +13,7 @@ from kdsnn.deploy.images import Pixels, require_frames, require_trained_fit, som
 from kdsnn.deploy.initial import TEACHER, source_of
 from kdsnn.deploy.load import load
 from kdsnn.deploy.own_data import load_own, own_of
+from kdsnn.deploy.places import writable_checkpoint
 from kdsnn.deploy.precision import with_precision
 from kdsnn.deploy.pretrain import named_model
 from kdsnn.deploy.progress import Progress, silent
@@ -20,7 +21,7 @@ from kdsnn.deploy.recipes import augmentation_for, configured, recipe_for, tell_
 from kdsnn.deploy.seeds import ALONE, SeedRuns, over_seeds
 from kdsnn.deploy.starting import train_all
 from kdsnn.deploy.trained import TrainedNetwork
-from kdsnn.deploy.training import Training, writable
+from kdsnn.deploy.training import Training
 from kdsnn.errors import OptionError
 from kdsnn.factory import is_factory
 
@@ -127,12 +128,12 @@ def distill(
     """
     if seeds is not None or processes is not None:
         return _over_seeds(dict(locals()))
-    path = writable(out)
+    path = writable_checkpoint(out)
     require_device(device)
     began = None if quantize is None and start is None else _start(model, quantize, start, options, T)
     ann = _teacher(teacher, teacher_weights, method) if method != "none" or init == TEACHER else None
     source = None if init is None else source_of(init, ann, model, quantize)
-    noisy = {"noise": noise, "noise_kind": noise_kind, "noise_on": noise_on}
+    noisy: dict[str, Any] = {"noise": noise, "noise_kind": noise_kind, "noise_on": noise_on}
     images = load_own(data, own_of(began, ann, source), image_size=image_size, **noisy)
     settings |= {"epochs": epochs, "batch_size": batch_size, "lr": lr, "optimizer": optimizer, "schedule": schedule}
     settings |= {"weight_decay": weight_decay, "warmup_epochs": warmup_epochs, "label_smoothing": label_smoothing}

@@ -145,3 +145,19 @@ def _is_there(descriptor: int, file: Path) -> bool:
         return os.path.samestat(os.fstat(descriptor), file.stat())
     except FileNotFoundError:
         return False
+
+
+def writable_checkpoint(out: str | Path | None) -> Path | None:
+    """Fail before hours of training rather than after: the checkpoint's place must exist and take a file.
+
+    Returns:
+        It as a path.
+
+    Raises:
+        KdsnnError: wrong ending, or no place for a file; UnicodeEncodeError; OSError: the folder cannot be written.
+    """
+    if out is None:
+        return None
+    require_checkpoint_name(Path(out))
+    writable_file(Path(out))
+    return Path(out)

@@ -11,11 +11,12 @@ from kdsnn.deploy.factory import module_of
 from kdsnn.deploy.images import require_frames, require_trained_fit
 from kdsnn.deploy.load import load
 from kdsnn.deploy.own_data import load_own, own_of
+from kdsnn.deploy.places import writable_checkpoint
 from kdsnn.deploy.precision import with_precision
 from kdsnn.deploy.progress import Progress, silent
 from kdsnn.deploy.recipes import augmentation_for, configured, recipe_for, tell_batches
 from kdsnn.deploy.starting import train_all
-from kdsnn.deploy.training import Training, writable
+from kdsnn.deploy.training import Training
 from kdsnn.errors import OptionError
 from kdsnn.factory import is_factory
 
@@ -91,8 +92,7 @@ def pretrain(
         resume: go on with the run of `out` that was stopped, by Ctrl-C or worse.
         overwrite: replace what lies at `out`, or the state of a run that was stopped.
         tensorboard: also write the history for TensorBoard into this folder.
-        image_size, noise, noise_kind, noise_on: as in `load_data`.
-        progress: told how far it is, with loss and accuracy of the last epoch as its note.
+        image_size, noise, noise_kind, noise_on: as in `load_data`. progress: told how far it is, with loss and accuracy as its note.
         **settings: any other field of `kdsnn.train.TrainConfig`, e.g. ema=0.999.
 
     Raises:
@@ -100,7 +100,7 @@ def pretrain(
             already; one line each.
         StoppedError: a KeyboardInterrupt that says where the state is which `resume` goes on from.
     """
-    path = writable(out)
+    path = writable_checkpoint(out)
     require_device(device)
     began = _start(model, quantize_activations, quantize, start, options, teacher_frames)
     images = load_own(data, own_of(began), image_size=image_size, noise=noise, noise_kind=noise_kind, noise_on=noise_on)

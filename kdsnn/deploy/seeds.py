@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 
+from kdsnn.deploy.places import writable_checkpoint
 from kdsnn.deploy.processes import cores, ranks, side_by_side
 from kdsnn.deploy.progress import Estimated, Part, Progress
 from kdsnn.deploy.starting import require_new
 from kdsnn.deploy.tables import Result
 from kdsnn.deploy.trained import TrainedNetwork
-from kdsnn.deploy.training import STATE, writable
+from kdsnn.deploy.training import STATE
 from kdsnn.errors import OptionError, StoppedError
 from profilers.text_table import TextTable, table
 
@@ -206,7 +207,7 @@ def over_seeds(
     """
     wanted, out = seeds_of(seeds), given["out"]
     _require_seedable(given, processes)
-    writable(Path(out))
+    writable_checkpoint(Path(out))
     places = {seed: Path(out).with_name(f"{Path(out).stem}.seed{seed}{Path(out).suffix}") for seed in wanted}
     group = ranks()
     mine = wanted[group.rank :: group.count]

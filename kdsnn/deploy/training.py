@@ -9,8 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdsnn.deploy.described import info_of
-from kdsnn.deploy.places import require_checkpoint_name, sole_writer, writable_file
+from kdsnn.deploy.places import sole_writer
 from kdsnn.deploy.processes import is_first_process
 from kdsnn.deploy.progress import Progress, silent
 from kdsnn.deploy.trained import TrainedNetwork
@@ -33,22 +32,6 @@ STATE = ".training"
 
 RUN = "run_sha256"
 """The entry of a checkpoint's `training` that tells its run from others; only a training that came to its end has one."""
-
-
-def writable(out: str | Path | None) -> Path | None:
-    """Fail before hours of training rather than after: the checkpoint's place must exist and take a file.
-
-    Returns:
-        It as a path.
-
-    Raises:
-        KdsnnError: wrong ending, or no place for a file; UnicodeEncodeError; OSError: the folder cannot be written.
-    """
-    if out is None:
-        return None
-    require_checkpoint_name(Path(out))
-    writable_file(Path(out))
-    return Path(out)
 
 
 @dataclass(frozen=True, eq=False)
@@ -340,7 +323,7 @@ def _written(
     from kdsnn.train.quantized_ann import QuantizedAnn
 
     def described(module: nn.Module) -> CheckpointInfo:
-        info = info_of(job, module)
+        info = _described(job, module)
         held_out = {} if epoch.val is None else {"val_accuracy": epoch.val}
         return replace(info, metrics={**info.metrics, **held_out}, training={**info.training, **about})
 
@@ -366,6 +349,38 @@ def _written(
             "than training did; train with fewer bits"
         )
     return TrainedNetwork(network, info, history, path)
+
+
+def _described(job: Training, module: nn.Module) -> CheckpointInfo:
+    """The architecture, its data and training, and the accuracy of the trained module."""
+    from kdsnn import train
+    from kdsnn.checkpoint import CheckpointInfo, preprocessing_of
+
+    spiking = job.method is not None
+    T, frames = job.config.T if spiking else None, job.config.teacher_frames
+    accuracies = train.evaluate(module, job.data, T=T, frames=frames)
+    own = job.module is not None  # readout, neuron and reset are a matter of architectures
+    training = {"method": job.method or "pretrain", **asdict(job.config)}
+    if job.augmentation:
+        training["augmentation"] = asdict(job.augmentation)
+    if job.data.noise:
+        training["noise"] = dict(job.data.noise)
+    return CheckpointInfo(
+        model=job.model,
+        spiking=spiking,
+        input_shape=job.data.input_shape,
+        classes=job.data.classes,
+        data=job.data.name,
+        options=dict(job.options),
+        readout=job.readout if spiking and not own else None,
+        neuron=job.neuron if spiking and not own else None,
+        reset="soft" if spiking and not own and job.reset == "soft" else None,
+        T=T,
+        preprocessing=preprocessing_of(job.data, spiking=spiking, frames=frames),
+        class_names=job.data.class_names,
+        metrics={"test_accuracy": accuracies[-1]},
+        training=training,
+    )
 
 
 def _digest(module: nn.Module | None) -> str | None:

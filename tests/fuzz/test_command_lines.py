@@ -27,6 +27,9 @@ from tests.fuzz.test_arrays import archive, npy, sound
 VERBS: dict[str, Callable[..., None]] = {c.name: c.callback for c in app.registered_commands if c.name and c.callback}
 EXAMPLES = {
     "evaluate": 25,
+    "predict": 10,
+    "summary": 10,
+    "benchmark": 4,
     "export": 15,
     "check": 20,
     "run": 30,
@@ -284,6 +287,8 @@ def values(name: str, kind: Any, inputs: Path) -> SearchStrategy[str]:
         "source": sources(inputs),
         "sources": sources(inputs),
         "checkpoint": files(inputs, "snn.safetensors", "ann.safetensors", ending="safetensors"),
+        "files": files(inputs, "arrays/x_test.npy", "arrays/x_train.npy", ending="npz"),
+        "seconds": often("0", "0.01", wrong=("nan", "-1", "x")),
         "teacher": files(inputs, "ann.safetensors", "snn.safetensors", ending="safetensors"),
         "twin": files(inputs, "snn.safetensors", ending="safetensors"),
         "start": files(inputs, "snn.safetensors", "ann.safetensors", ending="safetensors"),

@@ -66,17 +66,20 @@ def draw(table: TextTable, *, wide: bool = False) -> None:
         print(f"not shown for want of room: {', '.join(left_out)}; --wide shows all")
 
 
-def draw_verdict(paragraphs: Iterable[tuple[str, bool]]) -> None:
-    """Paragraphs on standard output, as wide as the terminal; those that are bad news are red."""
+def draw_verdict(sentences: Iterable[tuple[str, bool]]) -> None:
+    """A verdict's short sentences on standard output, as wide as the terminal; those that are bad news are red."""
     from rich.console import Console
     from rich.text import Text
 
     console = Console(width=_columns(), highlight=False, markup=False)
     with console.capture() as drawn:
-        for text, bad in paragraphs:
-            console.print(Text(shown(text), style="bold red" if bad else ""))
+        for text, bad in sentences:
+            if text:
+                console.print(Text(shown(text), style="bold red" if bad else ""))
     if drawn.get():
-        print(drawn.get())  # rich itself would end the program where nobody reads it
+        print(
+            drawn.get() + "Energy, memory, what else the numbers decide and under which models: the report's verdict.\n"
+        )  # rich itself would end the program where nobody reads it
 
 
 def _columns() -> int:

@@ -32,7 +32,7 @@ def demo(
             out, lava_samples=lava_samples, overwrite=overwrite, seed=seed, command=command_line(), progress=told
         )
     if not json:
-        draw_verdict((one.paragraph, one.bad) for one in result.report.verdict)
+        draw_verdict((one.brief, one.bad) for one in result.report.verdict)
     show(result, json=json, wide=wide)
     if not json:
         for path in result.files:

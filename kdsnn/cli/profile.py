@@ -150,7 +150,7 @@ def profile(
     if json:
         print_json({name: str(path) for name, path in paths.items()})
         return
-    draw_verdict((one.paragraph, one.bad) for one in found.verdict)
+    draw_verdict((one.brief, one.bad) for one in found.verdict)
     for table in found.tables():
         draw(table, wide=wide)
     for note in found.notes:

@@ -196,10 +196,10 @@ def run_all(
     runs: dict[str, list[BackendRun]] = {name: [] for name in names}
     found: list[list[BackendComparison]] = []
     called, done, whole = f"{title}run on {', '.join(names)}", 0, sum(max(0, n - mine.start) for n in last.values())
-    progress(called, 0, whole)
     with ExitStack() as stack:
         ready, refused = _ready(stack, network, names, how)
         names = list(ready)
+        progress(called, 0, whole)  # not before: what cannot run the network is all there is to say then
         for start in range(mine.start, mine.stop, size):
             at_once: list[BackendRun] = []
             for name in names:

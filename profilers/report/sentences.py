@@ -36,6 +36,13 @@ class Sentence:
         text = f"{self.question} {self.answer}. {self.text}" if self.question else self.text
         return text.replace(SPACE, " ")
 
+    @property
+    def brief(self) -> str:
+        """What a terminal shows of it, where a screen has to do: short answers, what is bad, chips and accuracy; else nothing."""
+        if self.question:
+            return f"{self.question} {self.answer}.".replace(SPACE, " ")
+        return self.paragraph if self.bad or self.topic in ("fit", "accuracy") else ""
+
 
 @dataclass(frozen=True)
 class ReportOrigin:

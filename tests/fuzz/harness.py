@@ -92,7 +92,7 @@ def command(*arguments: object) -> Outcome:
     told = f"kdsnn-deploy {' '.join(map(repr, map(str, arguments)))}\nexit {code!r}\n{out.getvalue()}\n{err.getvalue()}"
     assert code in (0, 1, 2), told
     lines = [line for line in err.getvalue().splitlines() if not PROGRESS.fullmatch(line)]
-    if arguments and arguments[0] == "predict" and not USAGE.fullmatch(err.getvalue()):  # a line for every file
+    if arguments and arguments[0] == "predict":  # a line for every file
         assert bool(lines) == (code != 0) and all(re.fullmatch(r"error: \S.{10,}", line) for line in lines), told
     elif code != 2:
         assert not lines, told

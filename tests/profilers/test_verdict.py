@@ -379,3 +379,6 @@ def test_how_it_reads(run: report.NetworkRun) -> None:
     problem = report.FitProblem("conv1", "a weight of 300; Loihi 1 holds ±127", "quantize with fewer bits")
     one = replace(one, fits=(report.ChipFit("net", "loihi1", "Loihi 1", (problem,)),))
     assert "\n".join(sentence.paragraph for sentence in verdict.judged(one)) == GOLDEN
+    brief = [sentence.brief for sentence in verdict.judged(one) if sentence.brief]
+    assert 3 <= len(brief) < len(verdict.judged(one)) and all(text in GOLDEN.replace("\n", " ") for text in brief)
+    assert sum(text.partition("?")[1] == "?" for text in brief) == 3

@@ -119,7 +119,7 @@ def _unknown(model: onnx.ModelProto) -> None:
     ("change", "said"),
     [
         (_outside, "in another file"), (_loop, "graph of its own"), (_enormous, "too many"), (_second_input, "2 inputs"),
-        (_bytes, "float32"), (_foreign, "other domains"), (_unknown, "worked out"),
+        (_bytes, "float32"), (_foreign, "other domains"), (_unknown, "unknown shape"),
     ],
 )  # fmt: skip
 def test_hostile_files_are_refused(

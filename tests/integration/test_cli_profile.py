@@ -91,10 +91,10 @@ def test_three_networks_side_by_side(folder: Path, tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["report.json"]
     starts = [line.split()[0] for line in shown.splitlines() if line.strip()]
     assert [starts.count(name) for name in ("a/net", "b/net", "c")] == [
-        7,
-        7,
-        7,
-    ]  # float and quantized, and five step-time models
+        8,
+        8,
+        8,
+    ]  # float and quantized, five step-time models, a note
     assert all(len(model.students) == 3 for model in report.energies)
     # the verdict's network comes first, wherever the flag stands
     cli("profile", "--compare", c, a, *arguments)

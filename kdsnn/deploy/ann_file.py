@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdsnn.deploy.backends import BackendRun
-from kdsnn.deploy.images import Pixels, class_names_in, load_data, require_fit, some_tests
+from kdsnn.deploy.images import Pixels, class_names_in, require_fit, some_tests
+from kdsnn.deploy.own_data import load_own, own_data
 from kdsnn.deploy.progress import Progress
 from kdsnn.errors import OptionError
 
@@ -30,7 +31,7 @@ def run_ann_file(
     if T is not None:
         raise OptionError(f"{{T}}: {path.name} is an ANN and has no time steps; leave it out", T=T)
     model = onnx.load_ann(path)
-    images = load_data(data, image_size=image_size)
+    images = load_own(data, own_data(model.metadata.get("source"), path.name), image_size=image_size)
     require_fit(
         path.stem, model.input_shape, images, classes=model.classes, class_names=names_in(model),
         over_time=images.T is not None, graded=images.graded,

@@ -171,7 +171,7 @@ def test_a_linear_student_of_700_channels_goes_through_the_verbs(tmp_path, monke
     assert len(found.labels) == 6 and all(one.ok for one in found.comparisons if one.backend != "emulator")
     kdsnn.export(student, tmp_path / "out", to=["onnx", "netx", "nir"])
     report = kdsnn.profile(student, data, samples=3)
-    assert report.data.endswith(data) and len(report.students) == 1
+    assert report.data.endswith(f"{data} (3 classes: zero, one, two)") and len(report.students) == 1
 
 
 def test_cifar10_dvs_lies_in_folders_of_classes(tmp_path):

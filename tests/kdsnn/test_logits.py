@@ -191,7 +191,7 @@ def test_a_learned_factor_grows_within_bounds_and_is_no_part_of_the_student(data
     names = module.state_dict().keys()
     hot = replace(CONFIG, epochs=15, batch_size=20, lr=0.1)
     learner = Learner(module, T, convention_of(module, data.input_shape, T), logits=logits)
-    fit(learner, labels_only(hot), Job(data, hot, {}, None, RunFiles(), None, None), Accelerator(cpu=True))
+    fit(learner, labels_only(hot), Job(data, hot, {}, None, None, RunFiles(), None, None), Accelerator(cpu=True))
     assert 1.2 < logits.log_scale.exp().item() <= automatic_scale(CLASSES) * 1.0001
     assert module.state_dict().keys() == names
     logits.log_scale.data.fill_(50.0)

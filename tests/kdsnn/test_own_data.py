@@ -126,7 +126,9 @@ def test_noise_is_remembered() -> None:
     noisy = kdsnn.load_data("fruit", **noise).x_test
     seen: list[np.ndarray] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("kdsnn.train.evaluate", lambda module, data, T: seen.append(data.x_test) or [0.0, 0.0])
+        patch.setattr(
+            "kdsnn.train.decisions", lambda module, data, **how: seen.append(data.x_test) or data.y_test[None]
+        )
         kdsnn.evaluate(student)
         kdsnn.evaluate(student, "fruit")
     assert (seen[0] == noisy).all() and (seen[1] == kdsnn.load_data("fruit").x_test).all()

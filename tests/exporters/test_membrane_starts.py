@@ -280,7 +280,7 @@ def test_what_has_no_word_for_it_says_so(tmp_path: Path) -> None:
         netx.write(to_chain(graph), tmp_path / "x.net")
     assert not (tmp_path / "x.net").exists()
     findings = [f for f in check(to_chain(graph), target("loihi2")).findings if "start elsewhere" in f.what]
-    assert [(f.severity, f.layer) for f in findings] == [("warning", "a.sn")]
+    assert [(f.severity, f.layer) for f in findings] == [("warning", "a")]
     assert "2 of 2 layers" in findings[0].what
     with pytest.raises(KdsnnError, match=r"a\.sn: its membrane starts at 0\.4"):
         FoldedNetwork(dense(0, 0.5, None, "hard"))

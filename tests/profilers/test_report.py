@@ -12,7 +12,7 @@ import profilers_example as example
 import pytest
 
 from exporters.errors import DeployError
-from exporters.version import version
+from exporters.version import VERSION as PROGRAM
 from profilers import report
 from profilers.energy.models import Range
 from profilers.report import data as report_data
@@ -152,9 +152,9 @@ def test_footer_and_json_say_where_it_comes_from(made: report.Report) -> None:
     footer = Page(render(seeded)).text.rpartition("Made by")[2]
     data = json.loads(seeded.to_json())
     assert data["origin"]["seeds"] == {"training of distilled": 3, "confidence intervals": 0}
-    for expected in ("kdsnn-deploy profile", version(), platform.machine(), "training of distilled 3"):
+    for expected in ("kdsnn-deploy profile", PROGRAM, platform.machine(), "training of distilled 3"):
         assert expected in footer
-    assert data["origin"]["program"].endswith(version()) and platform.node() not in seeded.to_json()
+    assert data["origin"]["program"].endswith(PROGRAM) and platform.node() not in seeded.to_json()
 
 
 def test_what_does_not_fit_is_red_and_above_everything_else(made: report.Report) -> None:

@@ -45,7 +45,7 @@ function measure(width) {{
         ground: view.getComputedStyle(page.body).backgroundColor, text: view.getComputedStyle(page.body).color,
         dark: view.matchMedia("(prefers-color-scheme: dark)").matches,
         charts: page.querySelectorAll("svg.chart").length,
-        misfit: view.getComputedStyle(page.querySelector(".misfit")).color,
+        misfit: [...page.querySelectorAll(".misfit")].map(e => view.getComputedStyle(e).color)[0],
         answers: [...page.querySelectorAll(".misfit, .answer .short")].map(e => Math.round(e.getBoundingClientRect().bottom)),
         fetched: view.performance.getEntriesByType("resource").map(e => e.name),
       }});

@@ -27,8 +27,6 @@ from exporters.passes.quantize import quantize
 from hardware.chips.fit import check
 from hardware.chips.limits import target
 from hardware.emulator import Recorder, run
-from kdsnn.errors import KdsnnError
-from kdsnn.models.folded import FoldedNetwork
 from tests.exporters.faithful import assert_faithful
 from tests.networks import random_integer_network
 
@@ -282,8 +280,6 @@ def test_what_has_no_word_for_it_says_so(tmp_path: Path) -> None:
     findings = [f for f in check(to_chain(graph), target("loihi2")).findings if "start elsewhere" in f.what]
     assert [(f.severity, f.layer) for f in findings] == [("warning", "a")]
     assert "2 of 2 layers" in findings[0].what
-    with pytest.raises(KdsnnError, match=r"a\.sn: its membrane starts at 0\.4"):
-        FoldedNetwork(dense(0, 0.5, None, "hard"))
     with pytest.raises(GraphError, match=r"a\.sn: its membrane starts at 0\.8; it must lie between"):
         dense(0, 1.0, None, "hard")
     with pytest.raises(GraphError, match=r"a\.sn: its membrane starts at nan"):

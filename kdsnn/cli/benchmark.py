@@ -42,7 +42,7 @@ def benchmark(
     Exits with 1 when a back end that was asked for cannot run this network and others can.
     """
     import kdsnn
-    from kdsnn.cli.console import progress, show
+    from kdsnn.cli.console import draw_note, progress, show
 
     with progress(quiet=json) as told:
         result = kdsnn.benchmark(
@@ -52,6 +52,6 @@ def benchmark(
     show(result, json=json, wide=wide)
     if not json:
         for note in result.notes:
-            print(note)
+            draw_note(note)
     if not result.ok:
         raise typer.Exit(1)

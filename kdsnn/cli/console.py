@@ -11,6 +11,7 @@ import os
 import shlex
 import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -80,6 +81,11 @@ def draw_verdict(sentences: Iterable[tuple[str, bool]]) -> None:
         print(
             drawn.get() + "Energy, memory, what else the numbers decide and under which models: the report's verdict.\n"
         )  # rich itself would end the program where nobody reads it
+
+
+def draw_note(text: str) -> None:
+    """A sentence on standard output, wrapped as the terminal is wide."""
+    print(textwrap.fill(shown(text), _columns(), break_long_words=False, break_on_hyphens=False))
 
 
 def _columns() -> int:

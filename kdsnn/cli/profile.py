@@ -123,7 +123,7 @@ def profile(
     Several SOURCEs, --bits or --timesteps are a sweep: sweep.html, .svg, .json and .csv.
     """
     import kdsnn
-    from kdsnn.cli.console import command_line, draw, draw_verdict, print_json, progress
+    from kdsnn.cli.console import command_line, draw, draw_note, draw_verdict, print_json, progress
     from kdsnn.deploy.processes import is_first_process
 
     with progress(quiet=json) as told:
@@ -154,6 +154,6 @@ def profile(
     for table in found.tables():
         draw(table, wide=wide)
     for note in found.notes:
-        print(note)
+        draw_note(note)
     for path in paths.values():
         print(path)

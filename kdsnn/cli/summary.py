@@ -31,11 +31,11 @@ def summary(
 ) -> None:
     """Print a network layer by layer: shapes, parameters, MACs, neurons, neurocores. No data is needed."""
     import kdsnn
-    from kdsnn.cli.console import progress, show
+    from kdsnn.cli.console import draw_note, progress, show
 
     with progress(quiet=json) as told:
         result = kdsnn.summary(source, target=target, progress=told, **lowering_of(lowering))
     show(result, json=json, wide=wide)
     if not json:
         for note in result.notes:
-            print(note)
+            draw_note(note)

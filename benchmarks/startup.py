@@ -16,8 +16,8 @@ BARE = "import typer; app = typer.Typer(); app.command()(lambda: print()); app()
 
 
 def rows(quick: bool) -> Iterator[Measured]:
-    answers = [["--help"], ["distill", "--help"]]
-    answers += [["list", what] for what in ("models", "data", "energy-models", "time-models", "targets")]
+    answers = [["--help"], ["--version"], ["distill", "--help"]]
+    answers += [["list", what] for what in ("models", "data", "recipes", "energy-models", "time-models", "targets")]
     light = {
         'python -c "import typer…"': python(BARE),
         'python -c "pass"': python("pass"),
@@ -32,6 +32,8 @@ def rows(quick: bool) -> Iterator[Measured]:
         heavy = {
             'python -c "import torch"': python("import torch"),
             'python -c "from spikingjelly…"': python("from spikingjelly.activation_based import layer, neuron"),
+            "kdsnn-deploy summary STUDENT.net": [CLI, "summary", netx],
+            "kdsnn-deploy summary STUDENT": [CLI, "summary", student],
             "kdsnn-deploy check STUDENT.net": [CLI, "check", netx, "--target", "loihi1"],
             "kdsnn-deploy check STUDENT": [CLI, "check", student, "--target", "loihi1"],
             "kdsnn-deploy run STUDENT --on emulator": [CLI, "run", student, "--on", "emulator"],

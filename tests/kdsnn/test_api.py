@@ -116,8 +116,9 @@ def results(data: DataSet, teacher: Any, student: Any, net: Any, folder: Path) -
 
 @pytest.mark.filterwarnings("ignore::kdsnn.errors.Notice")
 def test_results_print_as_the_commands_do_and_go_to_pandas_and_json(
-    data: DataSet, teacher: Any, student: Any, net: Any, tmp_path: Path
+    data: DataSet, teacher: Any, student: Any, net: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("COLUMNS", "1000")  # else tables as wide as this are drawn in parts
     for name, result in results(data, teacher, student, net, tmp_path).items():
         assert dataclasses.is_dataclass(result) and result.__dataclass_params__.frozen, name  # type: ignore[attr-defined]
         shown = io.StringIO()

@@ -36,7 +36,7 @@ def rows(quick: bool) -> Iterator[Measured]:
             "kdsnn-deploy summary STUDENT": [CLI, "summary", student],
             "kdsnn-deploy check STUDENT.net": [CLI, "check", netx, "--target", "loihi1"],
             "kdsnn-deploy check STUDENT": [CLI, "check", student, "--target", "loihi1"],
-            "kdsnn-deploy run STUDENT --on emulator": [CLI, "run", student, "--on", "emulator"],
+            "kdsnn-deploy run STUDENT --on emulator": [CLI, "run", student, "--on", "emulator", "--data", "digits"],
         }
         yield from processes("commands on a student of 600 neurons", heavy, rounds=rounds(quick, 4))
 

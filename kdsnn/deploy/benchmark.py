@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import statistics
 import time
@@ -20,6 +19,7 @@ from kdsnn.deploy.load import ann_of
 from kdsnn.deploy.lower import lower
 from kdsnn.deploy.own_data import load_own, own_of
 from kdsnn.deploy.peak_memory import watched
+from kdsnn.deploy.processes import cores
 from kdsnn.deploy.progress import Progress, silent
 from kdsnn.deploy.run import chosen_samples
 from kdsnn.deploy.run_tables import RefusedBackend
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from kdsnn.deploy.images import ImageSize
     from kdsnn.deploy.lower import NetworkSource
     from kdsnn.deploy.lowered import Lowered
+    from kdsnn.deploy.trained import TrainedNetwork
     from profilers.profiling import Samples
 
 FEWEST_REPEATS = 3
@@ -233,8 +234,9 @@ def _contest(
     progress: Progress,
 ) -> Contest:
     is_onnx = isinstance(source, str | Path) and Path(source).suffix == ".onnx"
-    if is_onnx or ann_of(source) is not None:
-        return _of_one(source, data, on, samples, image_size, lowering, progress, is_onnx=is_onnx)
+    ann = ann_of(source)
+    if is_onnx or ann is not None:
+        return _of_one(source, ann, data, on, samples, image_size, lowering, progress)
     network = lower(source, progress=progress, **lowering)
     x, labels, called = chosen_samples(network, data, samples, image_size)
     names, absent = (on, ()) if on else _there(network)
@@ -244,22 +246,22 @@ def _contest(
 
 
 def _of_one(
-    source: Any, data: Any, on: list[str], samples: int, image_size: ImageSize, lowering: dict[str, Any], progress: Progress,
-    *, is_onnx: bool,
+    source: Any, ann: TrainedNetwork | None, data: Any, on: list[str], samples: int, image_size: ImageSize,
+    lowering: dict[str, Any], progress: Progress,
 ) -> Contest:  # fmt: skip
-    """What runs on one back end only: a finished model on onnx, an ANN on torch."""
-    wanted = "onnx" if is_onnx else "torch"
+    """What runs on one back end only: an `ann` on torch, a finished model on onnx."""
+    wanted = "onnx" if ann is None else "torch"
     other = next((name for name in on if name != wanted), None)
     called = Path(source).name if isinstance(source, str | Path) else source.info.model
     if other is not None:
-        kind = "a finished model and runs" if is_onnx else "an ANN, which runs"
+        kind = "a finished model and runs" if ann is None else "an ANN, which runs"
         raise OptionError(f"{{on}}: {called} is {kind} on {wanted} only", on=other)
-    images = load_own(data, own_of(ann_of(source)), image_size=image_size)
+    images = load_own(data, own_of(ann), image_size=image_size)
     x, labels = some_tests(images, samples)
 
     @contextmanager
     def ready() -> Iterator[Scored]:
-        with classifier(source, wanted, None, dict(lowering), progress) as found:
+        with classifier(source if ann is None else ann, wanted, None, dict(lowering), progress) as found:
             takes = found.wanted
             over_time = takes.over_time or (found.scored == "logit" and images.T is not None)  # an ANN sees their mean
             require_fit(
@@ -331,9 +333,8 @@ def _timed(work: Callable[[int], object], repeats: int, seconds: float) -> Timin
 def _machine() -> str:
     import torch
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     threads = torch.get_num_threads()
-    return f"{platform.machine()}, {cores} cores, torch on {threads} thread{'s' if threads != 1 else ''}"
+    return f"{platform.machine()}, {cores()} cores, torch on {threads} thread{'s' if threads != 1 else ''}"
 
 
 def _spread(timing: Timing) -> str:

@@ -13,7 +13,7 @@ from kdsnn.deploy.counting import some
 from kdsnn.deploy.faithful import proven_on
 from kdsnn.deploy.lower import MOST_STEPS, requantized
 from kdsnn.deploy.lowered import Lowered
-from kdsnn.deploy.on_chip import ChainRun, OnChip, Pricing, on_chip, run_chain
+from kdsnn.deploy.on_chip import ChainRun, OnChip, Pricing, chip_fit, on_chip, run_chain
 from kdsnn.deploy.processes import ranks
 from kdsnn.deploy.progress import Estimated, Progress
 from kdsnn.deploy.quantization import Quantization
@@ -222,9 +222,9 @@ def _points(
 
 def _misfit(fitted: Fit) -> Iterator[str]:
     """What keeps a network off a chip, where anything does."""
-    errors = [finding for finding in fitted.findings if finding.severity == "error"]
-    for first in errors[:1]:
-        more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+    problems = chip_fit("", fitted.target, fitted.findings).problems
+    for first in problems[:1]:
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         what = ": ".join(filter(None, (first.layer, first.what)))
         yield f"does not fit {fitted.target.title}: {what}{more}; `kdsnn-deploy check` says what to change."
 

@@ -39,7 +39,7 @@ from kdsnn.cli import (
 from kdsnn.cli.ascii_words import ERRORS
 from kdsnn.cli.console import say
 from kdsnn.cli.options import spelled
-from kdsnn.cli.stops import look_no_more, unwinding_when_stopped
+from kdsnn.cli.stops import unwinding_when_stopped
 from kdsnn.cli.usage import OneLineGroup
 from kdsnn.deploy.processes import is_first_process
 from kdsnn.errors import Caution, Notice, OptionError, StoppedError, UnfaithfulError, UserError
@@ -120,12 +120,12 @@ def main() -> None:
             with _printed():
                 app(prog_name=NAME)
         except BaseException as error:
-            look_no_more()
+            stopped.arrived()
             # once stopped, any error may be what native code made of that, and an end without one the sign that it got lost
-            if stopped:
-                how = "interrupted" if stopped[0] == signal.SIGINT else "terminated"
+            if stopped.numbers:
+                how = "interrupted" if stopped.numbers[0] == signal.SIGINT else "terminated"
                 say("; ".join([how, *(one.worded(spelled) for one in _chain(error) if isinstance(one, StoppedError))]))
-                raise SystemExit(128 + stopped[0]) from None
+                raise SystemExit(128 + stopped.numbers[0]) from None
             if isinstance(error, BrokenPipeError):  # who reads the output has had enough, as `head` does
                 raise SystemExit(PIPE_CLOSED) from None
             if debug or not (isinstance(error, MENDABLE) or _is_out_of_memory(error)):

@@ -22,22 +22,16 @@ class _StopError(KeyboardInterrupt):
     """Raised by a signal; of a class of its own, of which one can know whether it still exists."""
 
 
-def look_no_more() -> None:
-    """The stop has arrived where it is dealt with."""
-    if hasattr(signal, "setitimer"):
-        signal.setitimer(signal.ITIMER_REAL, 0)
-
-
 @contextmanager
-def unwinding_when_stopped() -> Iterator[list[int]]:
+def unwinding_when_stopped() -> Iterator[Stops]:
     """Let a polite kill or a closed terminal unwind like Ctrl-C, so that temporary folders and processes go too.
 
     What is raised inside a destructor or a callback of a library is dropped there, which Python tells and native code does
     not. So it is looked at again and again whether it still is under way, and where it is not, the signal is sent once more.
 
-    Gives a list that is empty until a signal has come; `nohup` stays what it is, and all signals are in the end.
+    Gives the signals that have come; `nohup` stays what it is, and all signals are in the end.
     """
-    stops, told = _Stops(), sys.unraisablehook
+    stops, told = Stops(), sys.unraisablehook
     before: dict[int, Any] = {}
 
     def dropped(what: sys.UnraisableHookArgs) -> None:
@@ -50,30 +44,41 @@ def unwinding_when_stopped() -> Iterator[list[int]]:
             taken = getattr(signal, name, signal.SIGTERM)
             if signal.getsignal(taken) is not signal.SIG_IGN:
                 before[taken] = signal.signal(taken, stops.stop)
-        yield stops.numbers
+        yield stops
     finally:
-        look_no_more()
+        stops.arrived()
         sys.unraisablehook = told
         for taken, handler in before.items():
             signal.signal(taken, handler)
 
 
 @dataclass
-class _Stops:
+class Stops:
     """Signals that have come, and the way of the last.
 
     Attributes:
         numbers: of the signals.
+        over: whether the command has ended, so that a signal finds nothing to stop.
         raised: what the last one raised, while it exists.
         lost: whether Python has dropped that; `telling`: is about to, so that another one would go the same way.
     """
 
     numbers: list[int] = field(default_factory=list)
+    over: bool = False
     raised: weakref.ref[_StopError] | None = None
     lost: bool = False
     telling: bool = False
 
+    def arrived(self) -> None:
+        """The command has ended, by itself or by a stop that has come to where it is dealt with."""
+        self.over = True
+        if hasattr(signal, "setitimer"):
+            signal.setitimer(signal.ITIMER_REAL, 0)
+
     def stop(self, number: int, frame: object) -> None:
+        """Handle a signal: take a note of it and raise, while there is something to stop."""
+        if self.over:
+            return
         self.numbers.append(number)
         error = _StopError()
         self.raised = weakref.ref(error)

@@ -65,7 +65,7 @@ def worded(error: Any) -> str:
         known = [] if context is None else [o for p in context.command.params for o in (*p.opts, *p.secondary_opts)]
         what = f"{_brief(error.option_name)}: there is no such option{_hint(error.option_name, known)}"
     elif kind == "MissingParameter" and parameter is not None:
-        what = f"{_called(parameter)} is missing{_choices_text(parameter)}"
+        what = f"{_called(parameter)} is missing{_choices_text(parameter) or _about(parameter)}"
     elif parameter is not None:
         what = _wrong_value(parameter, error)
     else:
@@ -108,6 +108,12 @@ def _choices(parameter: Any) -> list[str]:
 def _choices_text(parameter: Any) -> str:
     choices = _choices(parameter)
     return f": choose from {', '.join(choices)}" if choices else ""
+
+
+def _about(parameter: Any) -> str:
+    """What the help says of it."""
+    text = (getattr(parameter, "help", None) or "").removesuffix(".")
+    return f": {text[:1].lower()}{text[1:]}" if text else ""
 
 
 def _hint(wrong: str, known: list[str]) -> str:

@@ -223,7 +223,7 @@ Encoder = Annotated[
 TRAINING: Group = {
     "epochs": _given(int, "Passes over the training images.", BY_DATA),
     "batch_size": _given(int, "Images per step.", BY_DATA),
-    "lr": _given(float, "Peak learning rate.", f"{GENERAL.lr:g}; a tenth of it with --start"),
+    "lr": _given(float, "Peak learning rate.", f"{GENERAL.lr:g}; a fifth of it with --init, a tenth with --start"),
     "teacher_frames": _given(
         Literal["mean", "each"],
         "What an ANN sees of frames over time: their mean, or each, and its logits are averaged.",

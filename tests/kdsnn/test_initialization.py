@@ -224,6 +224,15 @@ def test_a_layer_that_is_used_twice_is_refused(data: DataSet) -> None:
         scaled_weights(ann, calibration_images(data), T=T, neurons=neuron.IFNode(), rate=False)
 
 
+def test_weights_to_start_from_learn_slower(digits: DataSet, teacher: TrainedNetwork) -> None:
+    few = replace(digits, x_train=digits.x_train[:64], y_train=digits.y_train[:64])
+    rates = {
+        name: kdsnn.distill("cnn2", few, method="none", epochs=1, batch_size=64, **given).info.training["lr"]
+        for name, given in {"random": {}, "ann": {"init": teacher}, "user": {"init": teacher, "lr": 0.07}}.items()
+    }
+    assert rates["ann"] == pytest.approx(rates["random"] / 5) and rates["user"] == 0.07
+
+
 def test_the_twin_of_a_run_starts_from_the_same_weights(digits: DataSet, teacher: TrainedNetwork) -> None:
     few = replace(digits, x_train=digits.x_train[:64], y_train=digits.y_train[:64])
     still = {"epochs": 1, "batch_size": 64, "lr": 1e-9, "precision": "fp32", "warmup_epochs": 0.0}

@@ -29,8 +29,8 @@ MEASUREMENTS = {
     )
 }  # fmt: skip
 SWEEPS = (
-    "check_students", "kdsnn_tables", "lava_parity", "neurobench_metrics", "nir_peers", "onnx_students", "results",
-    "step_times", "zoo",
+    "check_students", "kdsnn_tables", "lava_parity", "neurobench_metrics", "nir_peers", "onnx_students", "step_times", "zoo",
+    "results",
 )  # fmt: skip
 RESULTS = Path("benchmark-results")
 LONGEST_WAIT = 120.0
@@ -116,11 +116,11 @@ def _add(report: _report.Report, name: str, row: Measured) -> None:
         print(f" {row.group}")
     rows.append(row)
     try:
-        *_, last = _report.measured(report)
+        *_, line = _report.lines(report)
     except ValueError as error:
         rows.pop()
         raise BenchmarkError(str(error)) from error
-    title, value, ratio, note = _report.shown(last)
+    title, value, ratio, note = _report.shown(line)
     print(f"  {title:<40} {value:<32} {ratio:<24} {note}".rstrip(), flush=True)
 
 

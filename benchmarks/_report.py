@@ -9,7 +9,7 @@ import platform
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -27,7 +27,7 @@ BUSY = 0.5
 INTRODUCTION = """\
 `make bench` measures all of this in one run, and writes this page and, with every single value, a JSON file to
 `benchmark-results/`; `python -m benchmarks NAME` measures one part. docs/results/speed.json is a copy of such a file, made
-on a machine that did nothing else, and speed.md the page that it gives.
+on a machine that did nothing else, and speed.md the page that `python -m benchmarks results` makes of it.
 
 Times are wall-clock, memory is the peak of resident memory of a whole process: the median of several rounds, with the
 smallest and the largest in brackets. In each round the candidates of a group run one after the other, so that what
@@ -45,6 +45,15 @@ class Report:
     rows: dict[str, list[Measured]] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Line:
+    """A measurement as it is shown. `ratios` is None where there is none, and (1,) where it is the base of others."""
+
+    benchmark: str
+    measured: Measured
+    ratios: tuple[float, ...] | None
 
 
 def machine() -> dict[str, str]:
@@ -71,8 +80,8 @@ def busy(load: float, cores: int) -> str | None:
     return f"other work was running at the start (load average {load:.2f} on {cores} cores): do not quote these figures"
 
 
-def measured(report: Report) -> Iterator[dict[str, Any]]:
-    """Every row with its median and its ratios: None where there are none, (1,) where it is the base of others.
+def lines(report: Report) -> Iterator[Line]:
+    """Every row with its ratios.
 
     Raises:
         ValueError: a row relative to something that was not measured before it, or in other rounds.
@@ -91,52 +100,70 @@ def measured(report: Report) -> Iterator[dict[str, Any]]:
             elif (row.group, row.name) in bases:
                 ratios = (1.0,)
             earlier[row.group, row.name] = row
-            yield {"benchmark": benchmark, **asdict(row), "median": row.median, "ratios": ratios}
+            yield Line(benchmark, row, ratios)
 
 
-def shown(row: Mapping[str, Any]) -> tuple[str, str, str, str]:
-    """Name, value with spread, ratio with spread, note: of a row of `measured`."""
+def shown(line: Line) -> tuple[str, str, str, str]:
+    """Name, value with spread, ratio with spread, note."""
     # imported here, since it imports torch: a benchmark's process imports this module, and may measure what that takes
     from profilers.report.numbers import number, quantity, spread
 
-    values, ratios, ratio = row["values"], row["ratios"], ""
-    value = quantity(row["median"], row["unit"])
-    if len(values) > 1:
-        value += f" ({spread(_range(values), row['unit'])})"
-    if ratios is not None:
-        ratio = number(statistics.median(ratios))
-        if len(ratios) > 1:
-            ratio += f" ({spread(_range(ratios))})"
-    return row["name"], value, ratio, row["note"]
+    row, ratio = line.measured, ""
+    value = quantity(row.median, row.unit)
+    if len(row.values) > 1:
+        value += f" ({spread(_range(row.values), row.unit)})"
+    if line.ratios is not None:
+        ratio = number(statistics.median(line.ratios))
+        if len(line.ratios) > 1:
+            ratio += f" ({spread(_range(line.ratios))})"
+    return row.name, value, ratio, row.note
 
 
-def page(found: Mapping[str, Any]) -> str:
-    """The whole page, from what `as_json` gives or a file holds."""
+def markdown(report: Report, rows: Iterable[Line] | None = None) -> str:
+    """The whole page, of these rows if they are given."""
     text = ["# Speed", ""]
-    text += [f"**{warning[0].upper()}{warning[1:]}.**\n" for warning in found["warnings"]]
+    text += [f"**{warning[0].upper()}{warning[1:]}.**\n" for warning in report.warnings]
     text += [INTRODUCTION, "", "| | |", "|---|---|"]
-    text += [f"| {key} | {value} |" for key, value in found["head"].items()]
+    text += [f"| {key} | {value} |" for key, value in report.head.items()]
     text += ["", "| measured | median (smallest–largest) | ratio | |", "|---|---:|---:|---|"]
     heading: tuple[str, str] | None = None
-    for row in found["measured"]:
-        if heading != (heading := (row["benchmark"], row["group"])):
-            text.append(f"| **{row['benchmark']}**: {row['group']} | | | |")
-        text.append(f"| {' | '.join(shown(row))} |".replace("  ", " "))
-    if found["failed"]:
+    for line in lines(report) if rows is None else rows:
+        if heading != (heading := (line.benchmark, line.measured.group)):
+            text.append(f"| **{line.benchmark}**: {line.measured.group} | | | |")
+        text.append(f"| {' | '.join(shown(line))} |".replace("  ", " "))
+    if report.failed:
         text += ["", "Not measured, or not all of it:", ""]
-        text += [f"* {benchmark}: {reason}" for benchmark, reason in found["failed"].items()]
+        text += [f"* {benchmark}: {reason}" for benchmark, reason in report.failed.items()]
     return "\n".join(text) + "\n"
 
 
-def markdown(report: Report) -> str:
-    """The whole page."""
-    return page(as_json(report))
+def page(found: Mapping[str, Any]) -> str:
+    """The page of a file that holds what `as_json` gives, with the ratios that it holds."""
+    rows = []
+    for row in found["measured"]:
+        measured = Measured(
+            row["group"], row["name"], tuple(row["values"]), row["unit"], row["relative_to"], row["note"]
+        )
+        rows.append(Line(row["benchmark"], measured, row["ratios"] and tuple(row["ratios"])))
+    return markdown(Report(found["head"], {}, found["failed"], found["warnings"]), rows)
 
 
 def as_json(report: Report) -> dict[str, Any]:
     """Everything that the page says, and every single value."""
-    rows = list(measured(report))
-    return {"head": report.head, "warnings": report.warnings, "measured": rows, "failed": report.failed}
+    return {
+        "head": report.head,
+        "warnings": report.warnings,
+        "measured": [
+            {
+                "benchmark": line.benchmark,
+                **asdict(line.measured),
+                "median": line.measured.median,
+                "ratios": line.ratios,
+            }
+            for line in lines(report)
+        ],
+        "failed": report.failed,
+    }
 
 
 def write(report: Report, folder: Path) -> Path:
@@ -148,7 +175,7 @@ def write(report: Report, folder: Path) -> Path:
     return page
 
 
-def _range(values: Sequence[float]) -> Range:
+def _range(values: tuple[float, ...]) -> Range:
     return Range(min(values), statistics.median(values), max(values))
 
 

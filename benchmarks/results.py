@@ -14,6 +14,7 @@ one. Where the comment has a line of its own, the table below is replaced. docs/
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
 import re
 import statistics
@@ -24,13 +25,15 @@ from typing import Any
 
 import jinja2
 
-from benchmarks import _report
+from benchmarks import _report, zoo
 from benchmarks._process import ROOT, BenchmarkError
 from exporters.files import atomic_path
 
 RESULTS = Path("docs") / "results"
 SPEED = RESULTS / "speed.md"
-"""Written whole, from the JSON file that `make bench` writes beside it."""
+"""Written whole, from the JSON file beside it, which is a copy of what `make bench` writes."""
+ZOO = Path("docs") / "zoo.md"
+"""Written by `python -m benchmarks zoo`."""
 
 NUMBER = r"[+−]?\d[\d,]*(?:\.\d+)?"
 UNIT = r"(?:%|[kMGT]?B|[kMG]|[munpµ]?[sJ]|min)"
@@ -65,6 +68,7 @@ def rebuilt(root: Path) -> dict[Path, str]:
     """
     files = read(root)
     found = {page: filled((root / page).read_text(encoding="utf-8"), files, str(page)) for page in written(root)}
+    found[ZOO] = filled(zoo.page(files["zoo"]), files, str(ZOO))
     return found | {SPEED: _report.page(files["speed"])}
 
 
@@ -113,8 +117,9 @@ def shape(figure: str) -> str:
     """
     if not re.search(NUMBER, figure):
         raise ValueError(f"“{figure}” is no figure")
-    parts = re.findall(rf"({NUMBER})|( {UNIT}(?!\w))|(.)", figure)
-    return "".join(NUMBER if number else f" {UNIT}" if unit else re.escape(other) for number, unit, other in parts)
+    parts = re.findall(rf"({NUMBER})|( {UNIT}(?!\w))|([A-Z][a-z]+)|(.)", figure)
+    kinds = (NUMBER, f" {UNIT}", "[A-Z][a-z]+")  # words are months
+    return "".join(re.escape(other) or next(kind for kind, one in zip(kinds, found, strict=True) if one) for *found, other in parts)
 
 
 # -- what expressions are made of ------------------------------------------------------------------------------
@@ -133,6 +138,12 @@ def plain(value: object) -> str:
 def fixed(value: Any, digits: int, sign: str = "") -> Any:
     """With so many digits behind the point; of a list every number."""
     return [fixed(one, digits, sign) for one in value] if isinstance(value, list) else f"{value:{sign},.{digits}f}"
+
+
+def day(date: str) -> str:
+    """2026-11-23, whatever follows, as 23 November 2026."""
+    at = datetime.date.fromisoformat(date[:10])
+    return f"{at.day} {at:%B %Y}"
 
 
 def quantity(value: float, unit: str = "", digits: int = 3) -> str:
@@ -174,14 +185,15 @@ def as_table(table: Mapping[str, Any]) -> str:
 
 
 def _row(table: Mapping[str, Any], start: str) -> int:
-    rows = [place for place, cells in enumerate(shown(table)) if cells[0].startswith(start)]
+    names = [cells[0] for cells in shown(table)]
+    rows = [place for place, name in enumerate(names) if name == start or start not in names and name.startswith(start)]
     if len(rows) != 1:
         raise ValueError(f"{len(rows)} rows begin with {start!r}")
     return rows[0]
 
 
 def cell(table: Mapping[str, Any], row: str, column: int) -> str:
-    """As the table shows it, in the one row that begins like this; columns count from 0."""
+    """As the table shows it, in the one row of this name, or that begins like it; columns count from 0."""
     return list(shown(table))[_row(table, row)][column]
 
 
@@ -207,6 +219,12 @@ def ratio(speed: Mapping[str, Any], group: str, name: str) -> float:
     return float(statistics.median(measured(speed, group, name)["ratios"]))
 
 
+def ratios(speed: Mapping[str, Any], names: Mapping[str, str], groups: Mapping[str, str]) -> str:
+    """A table of ratios: a row for each candidate and a column for each group, under the names that they are given."""
+    rows = [[title, *(fixed(ratio(speed, group, name), 2) for group in groups.values())] for title, name in names.items()]
+    return markdown(["", *groups], rows)
+
+
 def median(speed: Mapping[str, Any], group: str, name: str) -> float:
     return float(measured(speed, group, name)["median"])
 
@@ -219,15 +237,18 @@ def spread(values: Sequence[float]) -> str:
     return f"{found.mean:.2f} ± {found.std:.2f}"
 
 
-def pairs(paired: Mapping[str, Any]) -> str:
-    """The table of students and twins, with Student's t of their paired differences."""
+def _gain(pair: Mapping[str, Any]) -> Any:
     from kdsnn.deploy.seeds import spread_of
 
+    return spread_of([a - b for a, b in zip(pair["distilled"], pair["without a teacher"], strict=True)])
+
+
+def pairs(paired: Mapping[str, Any]) -> str:
+    """The table of students and twins, with Student's t of their paired differences."""
     rows = []
     for name, one in paired.items():
         if isinstance(one, dict) and "without a teacher" in one:
-            mine, other = one["distilled"], one["without a teacher"]
-            gain = spread_of([a - b for a, b in zip(mine, other, strict=True)])
+            mine, other, gain = one["distilled"], one["without a teacher"], _gain(one)
             interval = f"{gain.mean:+.2f} points, {gain.low:+.2f} to {gain.high:+.2f}"
             rows.append(
                 [f"{name}, {one['test images']:,}", str(len(mine)), f"{one['teacher']:.2f} %", f"{spread(mine)} %",
@@ -240,5 +261,6 @@ def pairs(paired: Mapping[str, Any]) -> str:
 ENVIRONMENT = jinja2.Environment(undefined=jinja2.StrictUndefined)
 ENVIRONMENT.filters |= {
     "fixed": fixed, "quantity": quantity, "number": number, "table": as_table, "cell": cell, "value": value,
-    "ratio": ratio, "median": median, "mean": statistics.mean, "spread": spread, "pairs": pairs,
+    "ratio": ratio, "ratios": ratios, "median": median, "mean": statistics.mean, "spread": spread, "pairs": pairs,
+    "day": day, "gain": lambda pair: _gain(pair).mean,
 }  # fmt: skip

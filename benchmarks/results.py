@@ -8,7 +8,7 @@ A comment behind a figure says what it is, as an expression of Jinja over the fi
     Lava's simulator takes 1,200<!--=speed|ratio("emulator: cnn2 (1, 28, 28), T = 4, per s", "Lava, stock")--> times as long
 
 What stands in front of it and looks like it is replaced: a number, a list or a range, with its unit if the expression gives
-one. Where the comment has a line of its own, the table below is replaced. docs/results/FILES.md tells how one adds a result.
+one. Where the comment has a line of its own, the table below is replaced. CONTRIBUTING.md tells how one adds a result.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ SPEED = RESULTS / "speed.md"
 ZOO = Path("docs") / "zoo.md"
 """Written by `python -m benchmarks zoo`."""
 
-NUMBER = r"[+−]?\d[\d,]*(?:\.\d+)?"
-UNIT = r"(?:%|[kMGT]?B|[kMG]|[munpµ]?[sJ]|min)"
+NUMBER = r"[+−]?\d+(?:,\d{3})*(?:\.\d+)?"
+UNIT = r"(?:%|[kMGT]?B|[kMG]|[munpµ]?[sJ])"
 TIE = re.compile(r"<!--=(?P<expression>.*?)-->(?P<table>\n(?:\|.*\n)+)?")
 
 
@@ -44,7 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         "benchmarks results", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 where pages and files disagree")
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; exit code 1 where pages and files disagree"
+    )
     given = parser.parse_args(arguments)
     try:
         pages = rebuilt(ROOT)
@@ -95,7 +97,7 @@ def filled(text: str, files: Mapping[str, Any], name: str) -> str:
         done, at, expression = done + text[at : tie.start()], tie.end(), tie["expression"]
         try:
             new = plain(ENVIRONMENT.compile_expression(expression, undefined_to_none=False)(**files))
-            if alone := done.endswith("\n"):
+            if alone := not done or done.endswith("\n"):
                 if not (tie["table"] and new.startswith("|")):
                     raise ValueError("a table for a table is needed where the comment has a line of its own")
             elif old := re.search(rf"(?<![\w.,])(?:{shape(new)})$", done):
@@ -117,9 +119,9 @@ def shape(figure: str) -> str:
     """
     if not re.search(NUMBER, figure):
         raise ValueError(f"“{figure}” is no figure")
-    parts = re.findall(rf"({NUMBER})|( {UNIT}(?!\w))|([A-Z][a-z]+)|(.)", figure)
-    kinds = (NUMBER, f" {UNIT}", "[A-Z][a-z]+")  # words are months
-    return "".join(re.escape(other) or next(kind for kind, one in zip(kinds, found, strict=True) if one) for *found, other in parts)
+    kinds = {"number": NUMBER, "unit": f" {UNIT}", "month": "[A-Z][a-z]+"}
+    parts = re.compile(rf"(?P<number>{NUMBER})|(?P<unit> {UNIT}(?!\w))|(?P<month>[A-Z][a-z]+)|.")
+    return parts.sub(lambda part: kinds.get(part.lastgroup or "", re.escape(part[0])), figure)
 
 
 # -- what expressions are made of ------------------------------------------------------------------------------
@@ -129,8 +131,8 @@ def plain(value: object) -> str:
     """As a page has it: lists with commas, thousands separated, the sign of minus, spaces that may break."""
     if isinstance(value, list | tuple):
         return ", ".join(map(plain, value))
-    if isinstance(value, jinja2.Undefined) or value is None or isinstance(value, dict):
-        raise ValueError("there is no such value")
+    if value is None or isinstance(value, dict):
+        raise ValueError("this is no value")
     text = f"{value:,}" if isinstance(value, int | float) else str(value)
     return re.sub(r"(?<!\w)-(?=\d)", "−", text.replace("\u00a0", " "))
 
@@ -175,9 +177,8 @@ def _cell(value: Any, form: str) -> str:
 
 
 def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    return "".join(f"| {' | '.join(row)} |\n".replace("  ", " ") for row in (columns, *rows)).replace(
-        "\n", f"\n|{'---|' * len(columns)}\n", 1
-    )
+    head, *lines = [f"| {' | '.join(row)} |\n".replace("  ", " ") for row in (columns, *rows)]
+    return "".join([head, f"|{'---|' * len(columns)}\n", *lines])
 
 
 def as_table(table: Mapping[str, Any]) -> str:
@@ -186,7 +187,7 @@ def as_table(table: Mapping[str, Any]) -> str:
 
 def _row(table: Mapping[str, Any], start: str) -> int:
     names = [cells[0] for cells in shown(table)]
-    rows = [place for place, name in enumerate(names) if name == start or start not in names and name.startswith(start)]
+    rows = [names.index(start)] if start in names else [at for at, name in enumerate(names) if name.startswith(start)]
     if len(rows) != 1:
         raise ValueError(f"{len(rows)} rows begin with {start!r}")
     return rows[0]
@@ -221,7 +222,9 @@ def ratio(speed: Mapping[str, Any], group: str, name: str) -> float:
 
 def ratios(speed: Mapping[str, Any], names: Mapping[str, str], groups: Mapping[str, str]) -> str:
     """A table of ratios: a row for each candidate and a column for each group, under the names that they are given."""
-    rows = [[title, *(fixed(ratio(speed, group, name), 2) for group in groups.values())] for title, name in names.items()]
+    rows = [
+        [title, *(fixed(ratio(speed, group, name), 2) for group in groups.values())] for title, name in names.items()
+    ]
     return markdown(["", *groups], rows)
 
 
@@ -245,17 +248,15 @@ def _gain(pair: Mapping[str, Any]) -> Any:
 
 def pairs(paired: Mapping[str, Any]) -> str:
     """The table of students and twins, with Student's t of their paired differences."""
+    columns = "variant, test images | seeds | teacher | distilled | without a teacher | difference, 95 % interval"
     rows = []
     for name, one in paired.items():
         if isinstance(one, dict) and "without a teacher" in one:
             mine, other, gain = one["distilled"], one["without a teacher"], _gain(one)
-            interval = f"{gain.mean:+.2f} points, {gain.low:+.2f} to {gain.high:+.2f}"
-            rows.append(
-                [f"{name}, {one['test images']:,}", str(len(mine)), f"{one['teacher']:.2f} %", f"{spread(mine)} %",
-                 f"{spread(other)} %", plain(interval)]
-            )  # fmt: skip
-    columns = ["variant, test images", "seeds", "teacher", "distilled", "without a teacher", "difference, 95 % interval"]
-    return markdown(columns, rows)
+            row = [f"{name}, {one['test images']:,}", str(len(mine)), f"{one['teacher']:.2f} %"]
+            row += [f"{spread(mine)} %", f"{spread(other)} %"]
+            rows.append([*row, plain(f"{gain.mean:+.2f} points, {gain.low:+.2f} to {gain.high:+.2f}")])
+    return markdown(columns.split(" | "), rows)
 
 
 ENVIRONMENT = jinja2.Environment(undefined=jinja2.StrictUndefined)

@@ -9,7 +9,7 @@ import platform
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -119,7 +119,7 @@ def shown(line: Line) -> tuple[str, str, str, str]:
     return row.name, value, ratio, row.note
 
 
-def markdown(report: Report, rows: Iterable[Line] | None = None) -> str:
+def markdown(report: Report, rows: list[Line] | None = None) -> str:
     """The whole page, of these rows if they are given."""
     text = ["# Speed", ""]
     text += [f"**{warning[0].upper()}{warning[1:]}.**\n" for warning in report.warnings]

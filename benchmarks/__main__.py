@@ -30,6 +30,7 @@ MEASUREMENTS = {
 }  # fmt: skip
 SWEEPS = (
     "check_students", "kdsnn_tables", "lava_parity", "neurobench_metrics", "nir_peers", "onnx_students", "step_times", "zoo",
+    "results",
 )  # fmt: skip
 RESULTS = Path("benchmark-results")
 LONGEST_WAIT = 120.0

@@ -26,8 +26,8 @@ BUSY = 0.5
 """Load per core beyond which other work disturbs the figures."""
 INTRODUCTION = """\
 `make bench` measures all of this in one run, and writes this page and, with every single value, a JSON file to
-`benchmark-results/`; `python -m benchmarks NAME` measures one part. docs/results/speed.md is a copy of such a page, made
-on a machine that did nothing else.
+`benchmark-results/`; `python -m benchmarks NAME` measures one part. docs/results/speed.json is a copy of such a file, made
+on a machine that did nothing else, and speed.md the page that `python -m benchmarks results` makes of it.
 
 Times are wall-clock, memory is the peak of resident memory of a whole process: the median of several rounds, with the
 smallest and the largest in brackets. In each round the candidates of a group run one after the other, so that what
@@ -119,15 +119,15 @@ def shown(line: Line) -> tuple[str, str, str, str]:
     return row.name, value, ratio, row.note
 
 
-def markdown(report: Report) -> str:
-    """The whole page."""
+def markdown(report: Report, rows: list[Line] | None = None) -> str:
+    """The whole page, of these rows if they are given."""
     text = ["# Speed", ""]
     text += [f"**{warning[0].upper()}{warning[1:]}.**\n" for warning in report.warnings]
     text += [INTRODUCTION, "", "| | |", "|---|---|"]
     text += [f"| {key} | {value} |" for key, value in report.head.items()]
     text += ["", "| measured | median (smallest–largest) | ratio | |", "|---|---:|---:|---|"]
     heading: tuple[str, str] | None = None
-    for line in lines(report):
+    for line in lines(report) if rows is None else rows:
         if heading != (heading := (line.benchmark, line.measured.group)):
             text.append(f"| **{line.benchmark}**: {line.measured.group} | | | |")
         text.append(f"| {' | '.join(shown(line))} |".replace("  ", " "))
@@ -135,6 +135,17 @@ def markdown(report: Report) -> str:
         text += ["", "Not measured, or not all of it:", ""]
         text += [f"* {benchmark}: {reason}" for benchmark, reason in report.failed.items()]
     return "\n".join(text) + "\n"
+
+
+def page(found: Mapping[str, Any]) -> str:
+    """The page of a file that holds what `as_json` gives, with the ratios that it holds."""
+    rows = []
+    for row in found["measured"]:
+        measured = Measured(
+            row["group"], row["name"], tuple(row["values"]), row["unit"], row["relative_to"], row["note"]
+        )
+        rows.append(Line(row["benchmark"], measured, row["ratios"] and tuple(row["ratios"])))
+    return markdown(Report(found["head"], {}, found["failed"], found["warnings"]), rows)
 
 
 def as_json(report: Report) -> dict[str, Any]:

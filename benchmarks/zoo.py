@@ -49,11 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given.one:
         print(json.dumps(measure(*given.one)))
         return
-    from benchmarks._zoo_networks import ZOO
-
     results = json.loads(given.results.read_text(encoding="utf-8")) if given.results.exists() else {}
     found = results.setdefault("networks", {})
-    wanted = [f"{name} {mode}" for name, entry in ZOO.items() for mode in entry.modes]
+    wanted = all_networks()
     chosen = dict.fromkeys(key for part in given.names or [""] for key in wanted if part in key)
     waiting = [key for key in chosen if given.again or key not in found]
     if waiting or "machine" not in results:
@@ -62,9 +60,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         found[key] = _apart(*key.rsplit(" ", 1))
         print(key, json.dumps(found[key]), flush=True)
         _write(given.results, json.dumps(results, indent=1) + "\n")
-    results["networks"] = {key: found[key] for key in wanted if key in found}
-    results["missing"] = [key for key in wanted if key not in found]
     _write(given.page, page(results))
+
+
+def all_networks() -> list[str]:
+    """Name and mode of every network, in the order of the page."""
+    from benchmarks._zoo_networks import ZOO
+
+    return [f"{name} {mode}" for name, entry in ZOO.items() for mode in entry.modes]
 
 
 def _write(path: Path, text: str) -> None:
@@ -204,10 +207,10 @@ random weights under which its neurons fire. `python -m benchmarks zoo` writes t
   one process. On a machine that does other work, as this one did, caches are shared, and the same work takes more.
   A row is measured again when something that it uses was made faster; the line below is of the run that was made last.
 
-What `lower` takes beside a forward, on spiking_resnet18 (29 November 2026, best of two on one thread, 0.89 s; one forward of the one
-image that the proof takes there is 0.05 s, in float64 0.14 s): 0.35 s for the graph, whose layers are found by running the
-forward on symbols, whose neurons are tried on test currents and whose weights are folded in float64; 0.23 s for the module in float64, copy of
-its weights included, and 0.15 s for the graph in float64, which are the proof and 2.8 forwards of that type; 0.15 s for the
+What `lower` takes beside a forward, on spiking_resnet18 (29 November 2026, best of two on one thread, 0.89<!--=lowering.seconds.all--> s; one forward of the one
+image that the proof takes there is 0.05<!--=lowering.seconds.forward--> s, in float64 0.14<!--=lowering.seconds.forward_in_float64--> s): 0.35<!--=lowering.seconds.graph--> s for the graph, whose layers are found by running the
+forward on symbols, whose neurons are tried on test currents and whose weights are folded in float64; 0.23<!--=lowering.seconds.module_in_float64--> s for the module in float64, copy of
+its weights included, and 0.15<!--=lowering.seconds.graph_in_float64--> s for the graph in float64, which are the proof and 2.8<!--=lowering.forwards--> forwards of that type; 0.15<!--=lowering.seconds.quantization--> s for the
 quantization of 11 million weights. The first and the last do not depend on samples. The proof stays in float64, where rounding decides nothing.
 
 """
@@ -223,11 +226,12 @@ def page(results: Mapping[str, Any]) -> str:
         "|---|---|---|---|---|---|---|---|---|---:|---:|---:|---:|---:|---:|",
     ]
     reasons: dict[str, int] = {}
-    for key, found in results["networks"].items():
+    known = results["networks"]
+    for key, found in ((key, known[key]) for key in all_networks() if key in known):
         name, mode = key.rsplit(" ", 1)
         text.append("| " + " | ".join([name, mode, *_cells(found, reasons)]) + " |")
-    if results["missing"]:
-        text += ["", f"Not measured yet: {', '.join(results['missing'])}."]
+    if missing := [key for key in all_networks() if key not in known]:
+        text += ["", f"Not measured yet: {', '.join(missing)}."]
     if reasons:
         text += ["", "Why not:", ""]
         text += [f"{number}. {reason}" for reason, number in reasons.items()]

@@ -251,3 +251,16 @@ def test_links_lead_somewhere(page: Path) -> None:
                 titles = re.findall(r"^#+ (.*)$", other.read_text(encoding="utf-8"), re.MULTILINE)
                 slugs = {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
                 assert anchor in slugs, f"{page.name}: {target}"
+
+
+EXTENDING = ROOT / "docs" / "extending.md"
+
+
+def test_the_guide_names_files_that_are_there_and_what_is_in_them() -> None:
+    for section in EXTENDING.read_text(encoding="utf-8").split("\n## "):
+        named = re.findall(r"`([\w./-]+)`", re.sub(r"^```.*?^```", "", section, flags=re.DOTALL | re.MULTILINE))
+        files = [ROOT / name for name in named if "/" in name or name.endswith(".md")]
+        assert [file for file in files if not file.exists()] == []
+        text = "".join(file.read_text(encoding="utf-8") for file in files if file.is_file())
+        names = {name for name in named if re.fullmatch(r"[A-Z]\w+|[a-z]+_\w+", name)} - {"SpikingGraph"}
+        assert {name for name in names if not re.search(rf"\b{name}\b", text)} == set(), section.splitlines()[0]

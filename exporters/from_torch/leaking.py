@@ -6,7 +6,7 @@ over time weighs them by 1 + a + … + a^(T−s). So neither a class nor its att
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -111,10 +111,6 @@ def _same(a: StepSum, b: StepSum) -> bool:
 
 def _close(a: Numbers, b: Numbers) -> bool:
     return bool(np.allclose(a, b, rtol=CLOSE, atol=CLOSE * float(np.abs(b).max())))
-
-
-Scales = Mapping[int, Numbers]
-"""Step → what it is weighed by."""
 
 
 def _by_step(

@@ -66,7 +66,6 @@ class Description:
         layers: in order.
         T: steps of the network; the chip takes `steps`.
         synapses: written out, those of biases apart.
-        lead_synapses: of biases.
     """
 
     text: str
@@ -75,7 +74,6 @@ class Description:
     layers: tuple[DescribedLayer, ...]
     T: int
     synapses: int
-    lead_synapses: int
 
     @property
     def steps(self) -> int:
@@ -130,7 +128,7 @@ def describe(chain: SpikingGraph, placement: Placement, name: str = "network") -
     chip = re.sub('"([0-9]+)":', r"\1:", json.dumps(architecture(mesh, placement.target["compartments"])))
     head = f"architecture: {chip}\n"
     text = "".join([_comment(chain, placement), head, *network, "mappings:\n", *mappings])
-    return Description(text, source, shape, tuple(layers), chain.T, synapses, lead.synapses)
+    return Description(text, source, shape, tuple(layers), chain.T, synapses)
 
 
 def synapse_list(chain: SpikingGraph, name: str) -> tuple[Array, Array, Array]:
@@ -166,7 +164,6 @@ class _Lead:
     def __init__(self, T: int) -> None:
         self._T = T
         self.neurons: list[tuple[int, int, dict[str, object]]] = []
-        self.synapses = 0
         self.edges: list[str] = []
 
     def add(self, group: str, step: ChainLayer, bias: Array, delay: int, start: float) -> Array:
@@ -192,7 +189,6 @@ class _Lead:
             return
         number = len(self.neurons)
         self.neurons.append((number, number, {"spikes": [int(spike) for spike in spikes]}))
-        self.synapses += len(reached)
         self.edges += _edges(LEAD, group, np.full(len(reached), number), reached, weights[reached])
 
 

@@ -16,11 +16,11 @@ from typing import Any, get_args
 from exporters.graph.nodes import Reset
 from kdsnn.errors import KdsnnError
 from kdsnn.models.kit import Kit, Neuron, Readout
-from kdsnn.models.network import Network, StagedNetwork, Tap, stage_features, stage_taps
+from kdsnn.models.network import Network, StagedNetwork, Tap, stage_taps
 from kdsnn.models.plain import cnn2, vgg
 from kdsnn.models.residual import preact_resnet, pyramidnet, resnet
 
-__all__ = ["MODELS", "Architecture", "Network", "StagedNetwork", "Tap", "build", "stage_features", "stage_taps"]
+__all__ = ["MODELS", "Architecture", "Network", "StagedNetwork", "Tap", "build", "stage_taps"]
 
 LARGEST = 1 << 20
 """Of any width, depth, length or number of classes: what is larger is a slip, and torch cannot count the weights."""

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -91,31 +88,3 @@ class Network(StagedNetwork):
 def stage_taps(network: StagedNetwork) -> tuple[Tap, ...]:
     """Tell where the stages of a network end, in order of execution."""
     return network.taps
-
-
-@contextmanager
-def stage_features(network: StagedNetwork) -> Iterator[list[Tensor]]:
-    """While the context is open, a forward pass appends the feature (N, channels, H, W) of every tap to the list.
-
-    ANN: before ReLU. SNN: firing rates, the mean over T of the spikes. Gradients flow as usual.
-    """
-    features: list[Tensor] = []
-
-    def before_relu(module: nn.Module, args: tuple[Any, ...]) -> None:
-        features.append(args[0])
-
-    def firing_rate(module: nn.Module, args: tuple[Any, ...], spikes: Tensor) -> None:
-        features.append(spikes.mean(0))
-
-    handles = []
-    for tap in stage_taps(network):
-        module = network.get_submodule(tap.module)
-        if network.spiking:
-            handles.append(module.register_forward_hook(firing_rate))
-        else:
-            handles.append(module.register_forward_pre_hook(before_relu))
-    try:
-        yield features
-    finally:
-        for handle in handles:
-            handle.remove()

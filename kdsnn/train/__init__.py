@@ -1,4 +1,4 @@
-"""Training: an ANN teacher (`pretrain`), a spiking student (`distill`), a student and its twin (`distill_with_twin`).
+"""Training: an ANN teacher (`pretrain`), a spiking student (`distill`).
 
 `kdsnn.train.training` says what they do. Names come in on demand: who reads a recipe should not wait for torch.
 """
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from kdsnn.train.loop import Augment, DivergedError, OnStep, Trained
     from kdsnn.train.recipes import RECIPES, Recipe
     from kdsnn.train.resume import RunFiles
-    from kdsnn.train.training import Twins, distill, distill_with_twin, pretrain
+    from kdsnn.train.training import distill, pretrain
 
 _HOMES = {
     "config": ("Method", "TeacherFrames", "TrainConfig"),
@@ -24,12 +24,12 @@ _HOMES = {
     "loop": ("Augment", "DivergedError", "OnStep", "Trained"),
     "recipes": ("RECIPES", "Recipe"),
     "resume": ("RunFiles",),
-    "training": ("Twins", "distill", "distill_with_twin", "pretrain"),
+    "training": ("distill", "pretrain"),
 }
 
 __all__ = [
     "RECIPES", "Augment", "DivergedError", "EpochRecord", "Method", "OnEpoch", "OnStep", "Recipe", "RunFiles", "TeacherFrames", "TrainConfig",
-    "Trained", "Twins", "decisions", "distill", "distill_with_twin", "evaluate", "pretrain",
+    "Trained", "decisions", "distill", "evaluate", "pretrain",
 ]  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -53,19 +53,6 @@ class RunFiles:
     plot: Path | None = None
     label: str = "student"
     others: Mapping[str, Path] = field(default_factory=dict)
-
-    def for_twin(self) -> RunFiles:
-        """Name the files of the twin without a teacher: `NAME.twin.SUFFIX` beside each, folder `NAME.twin`, one plot
-        of both."""
-
-        def beside(path: Path | None) -> Path | None:
-            return path and path.with_name(f"{path.stem}.twin{path.suffix}")
-
-        both = self.others if self.history is None else {**self.others, self.label: self.history}
-        return replace(
-            self, state=beside(self.state), history=beside(self.history), tensorboard=beside(self.tensorboard),
-            label="without a teacher", others=both,
-        )  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,6 +1,6 @@
-"""Training: an ANN teacher (`pretrain`), a spiking student (`distill`), a student and its twin (`distill_with_twin`).
+"""Training: an ANN teacher (`pretrain`), a spiking student (`distill`).
 
-All run one loop, `kdsnn.train.loop.fit`, on Hugging Face accelerate, so that `accelerate launch` spreads it over
+Both run one loop, `kdsnn.train.loop.fit`, on Hugging Face accelerate, so that `accelerate launch` spreads it over
 processes. Repeatability: on the same CPU, with the same number of threads, the same configuration and
 initial weights give bit-identical weights, in one run or resumed. Initial weights are the caller's: seed
 with `torch.manual_seed` before building the network.
@@ -8,9 +8,8 @@ with `torch.manual_seed` before building the network.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 from accelerate import Accelerator
@@ -29,14 +28,6 @@ from kdsnn.train.loop import Augment, Job, OnStep, Trained, fit
 from kdsnn.train.objectives import labels_only, objective_of
 from kdsnn.train.precision import settled
 from kdsnn.train.resume import RunFiles
-
-
-@dataclass(frozen=True, eq=False)
-class Twins:
-    """Twins are a distilled student and the same network trained without a teacher."""
-
-    student: Trained
-    alone: Trained
 
 
 def pretrain(
@@ -117,29 +108,6 @@ def distill(
         return fit(Learner(student, config.T, convention, guided, logits), objective, job, accelerator)
     finally:
         reset_net(student)  # hand it back at rest, without the membranes of the last batch
-
-
-def distill_with_twin(
-    student: nn.Module,
-    data: DataSet,
-    config: TrainConfig,
-    *,
-    method: Method,
-    teacher: nn.Module,
-    files: RunFiles | None = None,
-    on_epoch_alone: OnEpoch | None = None,
-    on_step_alone: OnStep | None = None,
-    **rest: Any,
-) -> Twins:
-    """`distill` the student, then train its twin: same initial weights, same seed, no teacher.
-
-    Arguments as in `distill`; the twin writes `files.for_twin()` and reports to the callbacks `…_alone`.
-    """
-    files = files or RunFiles()
-    alone = copy.deepcopy(student)
-    distilled = distill(student, data, config, method=method, teacher=teacher, files=files, **rest)
-    rest |= {"on_epoch": on_epoch_alone, "on_step": on_step_alone}
-    return Twins(distilled, distill(alone, data, config, method="none", files=files.for_twin(), **rest))
 
 
 def described_run(data: DataSet, config: TrainConfig, method: str, about: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -59,11 +59,6 @@ def share_interval(share: float, samples: int) -> tuple[float, float]:
     return max(0.0, (middle - half) / scale), min(1.0, (middle + half) / scale)
 
 
-def by_step(values: NDArray[Any], *, resamples: int = RESAMPLES, seed: int = SEED) -> tuple[Statistic, ...]:
-    """Counts (N, T) are added up to each step, which tells what stopping after t = 1 … T steps costs."""
-    return columns(np.cumsum(values, axis=1), resamples=resamples, seed=seed)
-
-
 def columns(values: NDArray[Any], *, resamples: int = RESAMPLES, seed: int = SEED) -> tuple[Statistic, ...]:
     """Every column of (N, K) values has a statistic of its own; all columns share the draws.
 

@@ -10,7 +10,8 @@ from torch import Tensor, fx, nn
 
 from kdsnn.deploy import catalogs
 from kdsnn.errors import KdsnnError
-from kdsnn.models import MODELS, Network, build, stage_features, stage_taps
+from kdsnn.models import MODELS, Network, build, stage_taps
+from tests.kdsnn.stages import stage_features
 
 
 @pytest.fixture(scope="module", autouse=True)

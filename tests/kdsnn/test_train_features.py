@@ -13,8 +13,9 @@ from torch import nn
 from kdsnn.checkpoint import CheckpointInfo, load, save
 from kdsnn.data import DataSet
 from kdsnn.errors import KdsnnError
-from kdsnn.models import MODELS, build, stage_features, stage_taps
+from kdsnn.models import MODELS, build, stage_taps
 from kdsnn.train import TrainConfig, distill, features
+from tests.kdsnn.stages import stage_features
 
 TINY = {
     "cnn2": {"channels": (4, 4), "hidden": 8},

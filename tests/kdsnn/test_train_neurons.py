@@ -11,7 +11,7 @@ from torch import nn
 
 from kdsnn.data import DataSet
 from kdsnn.models import build
-from kdsnn.train import EpochRecord, TrainConfig, distill, distill_with_twin, evaluate, pretrain
+from kdsnn.train import TrainConfig, distill, evaluate, pretrain
 from kdsnn.train.fast_neurons import fused
 
 QUICK = TrainConfig(epochs=2, batch_size=16, lr=0.05, warmup_epochs=0, T=3)
@@ -108,22 +108,6 @@ def test_bf16_runs_and_keeps_membranes_in_fp32(data):
     with fused(node):
         spikes = node(x)
     assert spikes.dtype == torch.bfloat16 and spikes.flatten().nonzero().flatten().tolist() == [256]
-
-
-def test_twin(data):
-    teacher = pretrain(network(spiking=False), data, QUICK).module
-    told = {"student": [], "alone": []}
-    twins = distill_with_twin(
-        network(), data, QUICK, method="response", teacher=teacher,
-        on_epoch=told["student"].append, on_epoch_alone=told["alone"].append,
-    )  # fmt: skip
-    student = distill(network(), data, QUICK, method="response", teacher=teacher).module
-    alone = distill(network(), data, QUICK, method="none").module
-    for ours, expected in ((twins.student.module, student), (twins.alone.module, alone)):
-        for a, b in zip(ours.state_dict().values(), expected.state_dict().values(), strict=True):
-            assert torch.equal(a, b)
-    assert told == {"student": list(twins.student.history), "alone": list(twins.alone.history)}
-    assert all(isinstance(r, EpochRecord) for r in told["alone"])
 
 
 def test_every_step_is_measured(data):

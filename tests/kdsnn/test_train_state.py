@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from kdsnn.data import load
 from kdsnn.errors import KdsnnError
 from kdsnn.models import build
-from kdsnn.train import DivergedError, RunFiles, TrainConfig, distill, distill_with_twin
+from kdsnn.train import DivergedError, RunFiles, TrainConfig, distill
 
 CONFIG = TrainConfig(
     epochs=3, batch_size=128, lr=0.05, T=2, warmup_epochs=1, shift=1, ema=0.9, clip_norm=1.0, optimizer="adamw"
@@ -183,19 +183,13 @@ def test_without_resume_an_old_state_is_replaced(digits, tmp_path):
     )
 
 
-def test_twins_have_files_of_their_own(digits, tmp_path):
-    files = RunFiles(
-        tmp_path / "s.state.safetensors",
-        history=tmp_path / "s.csv",
-        tensorboard=tmp_path / "board",
-        plot=tmp_path / "s.svg",
-    )
+def test_a_run_is_drawn_beside_others(digits, tmp_path):
     student, teacher = networks()
-    distill_with_twin(student, digits, replace(CONFIG, epochs=1), method="temporal", teacher=teacher, files=files)
-    assert {p.name for p in tmp_path.iterdir()} == {
-        "s.state.safetensors", "s.state.twin.safetensors", "s.csv", "s.twin.csv", "board", "board.twin",
-        "s.svg",
-    }  # fmt: skip
+    first = RunFiles(history=tmp_path / "s.csv", tensorboard=tmp_path / "board", plot=tmp_path / "s.svg")
+    second = RunFiles(plot=tmp_path / "s.svg", label="without a teacher", others={"student": tmp_path / "s.csv"})
+    for files in (first, second):
+        distill(student, digits, replace(CONFIG, epochs=1), method="temporal", teacher=teacher, files=files)
+    assert {p.name for p in tmp_path.iterdir()} == {"s.csv", "board", "s.svg"}
     assert all(label in (tmp_path / "s.svg").read_text() for label in ("student", "without a teacher"))
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from exporters.errors import DeployError
 from profilers.counting import statistics
-from profilers.counting.statistics import by_step, columns, statistic
+from profilers.counting.statistics import columns, statistic
 
 
 def test_interval_equals_a_bootstrap_written_out() -> None:
@@ -50,13 +50,6 @@ def test_the_same_seed_gives_the_same_interval_however_it_is_cut(monkeypatch: py
 def test_one_sample_has_no_spread() -> None:
     found = statistic(np.array([7]))
     assert (found.mean, found.std, found.low, found.high, found.samples) == (7, 0, 7, 7, 1)
-
-
-def test_counts_up_to_every_step() -> None:
-    counts = np.array([[1, 2, 3], [3, 2, 1]])
-    assert [s.mean for s in by_step(counts)] == [2, 4, 6]
-    assert [s.std for s in by_step(counts)] == [1, 1, 0]
-    assert by_step(counts)[-1] == statistic(counts)
 
 
 def test_no_samples() -> None:

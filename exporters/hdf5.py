@@ -36,6 +36,8 @@ def flaw(file: h5py.File) -> str | None:
         if isinstance(item, h5py.Dataset):
             if item.external or item.is_virtual:
                 return f"{name}: its numbers are in another file, which is not followed"
+            if item.dtype.kind == "c":
+                return f"{name}: its numbers are complex"
             declared = item.size * item.dtype.itemsize if item.size else 0
             total += declared
             if total > ALWAYS_READ and declared > DEFLATE * (stored := item.id.get_storage_size()):

@@ -91,6 +91,8 @@ def _to_graph(file: h5py.File, T: int, extra: dict[str, Any], weights: Weights) 
     encoding = described.get("encoding", "direct")
     scale = None if encoding == "spikes" else described.get("scale", 255)
     names = [(row["synapse"], row["neuron"], float(row["scale"])) for row in extra.get("layers", [])]
+    if not all(isinstance(name, str) for row in names for name in row[:2]):
+        raise TypeError("a layer's name is no text")
     nodes: list[tuple[str, Node]] = []
     times: dict[str, DenseTime] = {}
     k = 0

@@ -24,6 +24,7 @@ from hardware.lava import environment, guard
 Array = NDArray[Any]
 START_LIMIT = 300.0
 STEP_LIMIT = 120.0
+_OVER = "this Lava session is over; open another one"
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,18 +104,56 @@ class LavaSession:
             timeout: seconds for all parts together. None: no total limit, but an error when no step ends for a
                 time that is generous for the network's size.
         """
-        self._file, self._T, self._message_bits, self._timeout = net_file, T, message_bits, timeout
+        self._fast_conv, self._timeout = fast_conv, timeout
+        self._take(net_file, T, message_bits, probes, membrane)
+        self._life: _Guard | None = None
+        self._spent = 0.0
+
+    def _take(self, net_file: Path, T: int, message_bits: int, probes: bool | tuple[int, ...], membrane: bool) -> None:
+        self._file, self._T, self._message_bits = net_file, T, message_bits
         self._job = {
             "name": net_file.name,
             "T": T,
             "probes": True if probes is True else list(probes or ()),
             "message_bits": message_bits,
             "membrane": membrane,
-            "fast_conv": fast_conv,
+            "fast_conv": self._fast_conv,
         }
-        self._life: _Guard | None = None
         self._shape: tuple[int, ...] = ()
-        self._spent = 0.0
+
+    def load(
+        self,
+        net_file: Path,
+        *,
+        T: int,
+        message_bits: int,
+        probes: bool | tuple[int, ...] = (),
+        membrane: bool = False,
+    ) -> None:
+        """Another network takes the place of the one before; Lava, whose start costs more than a small network, stays.
+
+        Args: as of the session; its timeout goes on, and its convolution stays.
+
+        Raises:
+            DeployError: the session is over, an unreadable file, no room for a copy of it.
+        """
+        if self._life is None:
+            raise DeployError(_OVER)
+        self._take(net_file, T, message_bits, probes, membrane)
+        self._lay_down(self._life)
+
+    def _lay_down(self, life: _Guard) -> None:
+        """The network and its job are put into the worker's folder, the job whole and last."""
+        try:
+            self._file.open("rb").close()
+        except OSError as error:
+            raise DeployError(f"{self._file} cannot be read: {error.strerror}") from error
+        with _writing_to(life.folder):
+            part = life.folder / "part"  # a file of its own: Lava still holds the network's before open
+            shutil.copyfile(self._file, part)
+            part.replace(life.folder / "net.h5")
+            part.write_text(json.dumps(self._job))
+            part.replace(life.folder / "job.json")
 
     def __enter__(self) -> LavaSession:
         """Lava is started.
@@ -122,17 +161,10 @@ class LavaSession:
         Raises:
             DeployError: no Lava environment, an unreadable file, no room for a copy of it.
         """
-        python = environment.python_path()
-        try:
-            self._file.open("rb").close()
-        except OSError as error:
-            raise DeployError(f"{self._file} cannot be read: {error.strerror}") from error
-        life = _Guard(python)
+        life = _Guard(environment.python_path())
         with contextlib.ExitStack() as undo:
             undo.enter_context(life)
-            with _writing_to(life.folder):
-                shutil.copyfile(self._file, life.folder / "net.h5")
-                (life.folder / "job.json").write_text(json.dumps(self._job))
+            self._lay_down(life)
             life.start()
             undo.pop_all()
         self._life = life
@@ -159,7 +191,7 @@ class LavaSession:
         start = time.monotonic()
         frames = _checked(frames, self._T, self._message_bits)
         if self._life is None:
-            raise DeployError("this Lava session is over; open another one")
+            raise DeployError(_OVER)
         if self._shape not in ((), frames.shape[2:]):
             raise DeployError(f"the frames have shape {frames.shape[2:]}, those of the first part {self._shape}")
         self._shape = frames.shape[2:]

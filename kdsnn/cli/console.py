@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
-from kdsnn.cli.ascii_words import shown
+from kdsnn.cli.ascii_words import shown, spelled_out
 from kdsnn.deploy.processes import is_first_process
 from kdsnn.deploy.progress import Progress, silent
 from kdsnn.deploy.tables import Result, TextTable
@@ -41,7 +41,7 @@ def say(message: str) -> None:
     if not is_first_process():
         return
     try:
-        print(message, file=sys.stderr, flush=True)
+        print(spelled_out(message), file=sys.stderr, flush=True)
     except OSError:
         with suppress(OSError, ValueError):  # Python tries once more at its end, and would change the exit code
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())

@@ -172,7 +172,10 @@ def _of_items(called: str, dataset: Any, layout: Layout | None) -> LabeledImages
 def _items(called: str, dataset: Any) -> Iterator[Any]:
     """Yield the items of a map-style or iterable data set, in order."""
     mapped = hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")
-    source = (dataset[i] for i in range(len(dataset))) if mapped else iter(dataset)
+    try:
+        source = (dataset[i] for i in range(len(dataset))) if mapped else iter(dataset)
+    except Exception as error:  # whatever the user's own code raises
+        raise KdsnnError(f"{called}: its items cannot be counted ({type(error).__name__}: {brief(error)}).") from error
     i = 0
     while True:
         try:
@@ -190,8 +193,8 @@ def _pair(called: str, item: Any) -> tuple[Any, int]:
         what = f"{type(item).__name__} of {len(item)}" if isinstance(item, tuple | list) else type(item).__name__
         raise KdsnnError(f"{called} is a {what}: expected a pair (image, label).")
     try:
-        return item[0], operator.index(item[1])
-    except (TypeError, ValueError, RuntimeError) as error:
+        return item[0], int(np.int64(operator.index(item[1])))
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
         raise KdsnnError(
             f"{called} has the label {brief(item[1])} ({type(item[1]).__name__}): expected a class number, counted from 0."
         ) from error

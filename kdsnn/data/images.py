@@ -175,7 +175,7 @@ def resized(images: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
 
 def require_size(size: int | tuple[int, int]) -> Size:
     """Read the size of images, (H, W), or one number for both; raises OptionError when they cannot have it."""
-    pair = (size, size) if isinstance(size, int) else tuple(size)
+    pair = tuple(size) if isinstance(size, tuple | list) else (size, size)
     if len(pair) != 2 or not all(isinstance(side, int) and 1 <= side <= LONGEST_SIDE for side in pair):
         raise OptionError(
             f"{{image_size}}: it must be H,W or one number for both, from 1 to {LONGEST_SIDE:,}",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import Literal
 
 import numpy as np
@@ -35,7 +36,7 @@ class Noise:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.sigma < math.inf:
+        if not isinstance(self.sigma, Real) or not 0 <= self.sigma < math.inf:
             raise KdsnnError(f"noise is {self.sigma}: it must be 0 or more, in units of the pixel range.")
         if self.kind not in ("std", "var"):
             raise KdsnnError(f"noise kind is {self.kind}: it must be std or var.")

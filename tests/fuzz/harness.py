@@ -8,19 +8,25 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import re
+import resource
 import signal
 import sys
+import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
+from exporters.files import atomic_path
 from kdsnn.cli.app import main
+from kdsnn.errors import Notice, UserError
 
 CORPUS = Path(__file__).parent / "corpus"
 
@@ -58,6 +64,60 @@ def damaged(content: bytes, data: st.DataObject, *, times: int = 4, header: int 
     return bytes(hurt)
 
 
+SEEDS = st.integers(0, 2**63).map(Random)
+"""What draws a mutation; hypothesis shows the seed of one that fails."""
+
+
+def tried(kind: str, call: Callable[[], object]) -> str:
+    """Call, hold it to the property, and count it; the one line of a refusal, or nothing where there is a result."""
+    began, said = time.process_time(), ""
+    try:
+        with _not_forever(), _no_warnings(Notice):
+            call()
+    except UserError as error:
+        said = str(error)
+        assert len(said) > 10 and "\n" not in said and "0x7f" not in said, said
+    tell(kind, "refused" if said else "a result", time.process_time() - began)
+    return said
+
+
+_told: dict[str, dict[str, float]] = {}
+
+
+def tell(kind: str, outcome: str, seconds: float = 0.0) -> None:
+    """A mutation is counted; where KDSNN_FUZZ_RECORD names a file, it adds up what came of all, run after run."""
+    counts = _told.setdefault(kind, {})
+    for name, more in (("mutations", 1), (outcome, 1), ("seconds", seconds)):
+        counts[name] = round(counts.get(name, 0) + more, 3)
+    named = os.environ.get("KDSNN_FUZZ_RECORD")
+    if named and sum(one["mutations"] for one in _told.values()) >= 50:
+        record(Path(named))
+
+
+def record(path: Path) -> None:
+    """What was counted since the last time is added to a file."""
+    found = json.loads(path.read_text()) if path.exists() else {}
+    for kind, counts in _told.items():
+        before = found.setdefault(kind, {})
+        found[kind] = {name: round(before.get(name, 0) + counts.get(name, 0), 3) for name in {**before, **counts}}
+    with atomic_path(path) as part:
+        part.write_text(json.dumps(found, indent=1) + "\n")
+    _told.clear()
+
+
+@contextlib.contextmanager
+def memory_limited(room: int) -> Iterator[None]:
+    """Commands may have so many bytes beyond what this process has taken: what asks for more must say so in one line."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    status = Path("/proc/self/status")  # on Linux, where the limit counts what is no file's
+    taken = 1024 * int(re.search(r"VmData:\s+(\d+)", status.read_text())[1]) if status.exists() else 0  # type: ignore[index]
+    resource.setrlimit(resource.RLIMIT_DATA, (taken + room, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+
+
 @dataclass(frozen=True)
 class Outcome:
     """How a command ended, and what it printed."""
@@ -74,6 +134,10 @@ class Outcome:
 
 
 PROGRESS = re.compile(r"(?:note|warning): .*|.*: \d+ %( .*)?")
+
+
+STEERING = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
+"""Characters that steer a terminal."""
 
 
 def command(*arguments: object) -> Outcome:
@@ -99,6 +163,7 @@ def command(*arguments: object) -> Outcome:
     else:
         assert len(lines) == 1 and re.fullmatch(r"error: \S.{10,}", lines[0]), told
     assert "Traceback" not in told and "0x7f" not in told, told
+    assert not STEERING.search(out.getvalue() + err.getvalue()), told
     return Outcome(int(str(code)), out.getvalue(), err.getvalue())
 
 
@@ -131,10 +196,12 @@ def _not_forever() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _no_warnings() -> Iterator[None]:
-    """What Python would show on standard error unasked."""
+def _no_warnings(*fine: type[Warning]) -> Iterator[None]:
+    """What Python would show on standard error unasked, but for some."""
     with warnings.catch_warnings(record=True) as shown:
         warnings.simplefilter("default")
+        for unseen in fine:
+            warnings.simplefilter("ignore", unseen)
         for unseen in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
             warnings.simplefilter("ignore", unseen)
         yield

@@ -5,8 +5,6 @@ from __future__ import annotations
 import enum
 import inspect
 import os
-import re
-import resource
 import shlex
 import textwrap
 from collections.abc import Callable, Iterator
@@ -21,7 +19,7 @@ from hypothesis.strategies import DrawFn, SearchStrategy, sampled_from
 from typer.models import OptionInfo
 
 from kdsnn.cli.app import app
-from tests.fuzz.harness import CORPUS, command, examples, untouched
+from tests.fuzz.harness import CORPUS, command, examples, memory_limited, untouched
 from tests.fuzz.test_arrays import archive, npy, sound
 
 VERBS: dict[str, Callable[..., None]] = {c.name: c.callback for c in app.registered_commands if c.name and c.callback}
@@ -228,12 +226,8 @@ def place(inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(inputs)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    status = Path("/proc/self/status")  # on Linux, where the limit counts what is no file's
-    taken = 1024 * int(re.search(r"VmData:\s+(\d+)", status.read_text())[1]) if status.exists() else 0
-    resource.setrlimit(resource.RLIMIT_DATA, (taken + MEMORY, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+    with memory_limited(MEMORY):
+        yield
 
 
 def often(*right: str, wrong: tuple[str, ...] = ()) -> SearchStrategy[str]:

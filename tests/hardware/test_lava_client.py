@@ -263,6 +263,50 @@ def test_a_part_that_does_not_fit_leaves_the_session_alive(tmp_path):
         session.run(frames)
 
 
+def test_networks_follow_one_another_on_one_lava(tmp_path, started):
+    """Larger and smaller, with other inputs, steps and probes; the first again at the end, as if there had been no other."""
+    rng = np.random.default_rng(3)
+    cases = []
+    for name, T in (("dense", 2), ("graded pixels", 3), ("one step", 1)):
+        shape, layers, _, bits = NETS[name]
+        layers = build(rng, shape, layers)
+        frames = rng.integers(0, 2 ** max(bits, 1), (4, T, *shape))
+        net = write(tmp_path / f"{name}.net", shape, layers)
+        cases.append((net, frames, reference(frames, layers), {"T": T, "message_bits": bits}))
+    with client.LavaSession(cases[0][0], **cases[0][3], probes=True) as session:
+        workers = set()
+        for k in (0, 1, 2, 0):
+            net, frames, (expected, membrane), job = cases[k]
+            if workers:
+                session.load(net, **job, probes=True, membrane=k == 1)
+            for part in (frames[:1], frames[1:]):
+                found = session.run(part)
+                samples = slice(0, 1) if len(part) == 1 else slice(1, 4)
+                assert len(found.layers) == len(expected)
+                for i, spikes in enumerate(expected):
+                    np.testing.assert_array_equal(found.layers[i], spikes[samples], err_msg=f"layer {i} of {net}")
+                assert (found.membrane is not None) == (k == 1)
+                if k == 1:
+                    np.testing.assert_array_equal(found.membrane, 64 * membrane[samples])
+            workers.add(session._life._worker)
+        with pytest.raises(DeployError, match="cannot be read"):
+            session.load(tmp_path / "missing.net", T=1, message_bits=0)
+    assert len(started) == 1 and len(workers) == 1
+    with pytest.raises(DeployError, match="this Lava session is over"):
+        session.load(cases[0][0], T=2, message_bits=0)
+
+
+def test_a_network_that_lava_does_not_load_behind_one_that_it_did(tmp_path, watch):
+    net, frames = tiny(tmp_path)
+    (tmp_path / "text.net").write_text("hello")
+    with client.LavaSession(net, T=4, message_bits=0) as session:
+        session.run(frames)
+        session.load(tmp_path / "text.net", T=4, message_bits=0)
+        with pytest.raises(DeployError, match=r"text\.net is damaged or not a netx file"):
+            session.run(frames)
+        watch.assert_clean(3.0)
+
+
 # -- what goes wrong ---------------------------------------------------------------------------------
 
 
@@ -582,6 +626,17 @@ def test_what_dies_between_two_parts_is_one_line_in_the_next(tmp_path, watch, ta
         with pytest.raises(DeployError, match="this Lava session is over"):
             session.run(frames)
     assert "\n" not in str(caught.value)
+
+
+def test_an_actor_that_dies_before_another_network(tmp_path, watch):
+    net, frames = tiny(tmp_path)
+    with client.LavaSession(net, T=4, message_bits=0) as session:
+        session.run(frames)
+        os.kill(watch.actors()[2], signal.SIGKILL)
+        session.load(net, T=4, message_bits=0)
+        with pytest.raises(DeployError, match=r"^Lava's process for .* was killed by signal 9"):
+            session.run(frames)
+        watch.assert_clean(3.0)
 
 
 @pytest.mark.parametrize("killed", [("client",), ("guard", "client")])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import torch
 from spikingjelly.activation_based import layer, neuron
 from torch import nn
 
+from benchmarks.lava_parity import Lava
 from exporters import netx
 from exporters.from_torch import from_torch
 from exporters.graph import (
@@ -44,14 +45,14 @@ def random_frames(graph: SpikingGraph, samples: int, seed: int) -> np.ndarray:
     return rng.integers(0, 2, (samples, graph.T, *graph.input.shape)).astype(np.int32)
 
 
-def on_lava(chained: SpikingGraph, frames: np.ndarray, path: Path) -> client.LavaRun:
+def on_lava(
+    chained: SpikingGraph, frames: np.ndarray, path: Path, run: Callable[..., client.LavaRun] = client.run
+) -> client.LavaRun:
     """A chain written to a file and run by Lava, every layer probed."""
     repeated = np.repeat(frames[:, None], chained.T, axis=1) if chained.input.encoding == "direct" else frames
     membrane = chained.output.readout == "membrane"
     bits = netx.message_bits(chained)
-    return client.run(
-        netx.write(chained, path), repeated, T=chained.T, message_bits=bits, probes=True, membrane=membrane
-    )
+    return run(netx.write(chained, path), repeated, T=chained.T, message_bits=bits, probes=True, membrane=membrane)
 
 
 def assert_lava_agrees(
@@ -87,14 +88,14 @@ RANDOM_NETWORKS = (*range(100, 130), 135, 143)
 
 @pytest.fixture(scope="module")
 def random_runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[int, Future[client.LavaRun]]]:
-    """Lava's runs of the random networks, two at a time: most of one is the start of its processes."""
+    """Lava's runs of the random networks, one after another on one Lava."""
     folder = tmp_path_factory.mktemp("random")
 
     def one(seed: int) -> client.LavaRun:
         graph = random_integer_network(seed)
-        return on_lava(to_chain(graph), random_frames(graph, 3, seed), folder / f"{seed}.net")
+        return on_lava(to_chain(graph), random_frames(graph, 3, seed), folder / f"{seed}.net", lava.run)
 
-    with ThreadPoolExecutor(2) as pool:
+    with Lava() as lava, ThreadPoolExecutor(1) as pool:
         yield {seed: pool.submit(one, seed) for seed in RANDOM_NETWORKS}
         pool.shutdown(cancel_futures=True)
 

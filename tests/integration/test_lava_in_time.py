@@ -17,7 +17,7 @@ from spikingjelly.activation_based import functional, layer, neuron
 from torch import nn
 
 import kdsnn
-from benchmarks.lava_parity import compared
+from benchmarks.lava_parity import Lava, compared
 from exporters import netx
 from exporters.graph import IF, Delay, Input, Linear, Output, SpikingGraph
 from exporters.netx.dense import held
@@ -98,11 +98,11 @@ def test_weights_of_recurrent_layers_are_held_as_lava_holds_them(rules: dict[str
 
 @pytest.fixture(scope="module")
 def random_runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[int, Future[dict[str, int]]]]:
-    """Lava's runs of random networks, two at a time: most of one is the start of its processes."""
+    """Lava's runs of random networks, one after another on one Lava."""
     folder = tmp_path_factory.mktemp("random")
-    with ThreadPoolExecutor(2) as pool:
+    with Lava() as lava, ThreadPoolExecutor(1) as pool:
         paths = {seed: netx.write(to_chain(random_dense_time(seed)), folder / f"{seed}.net") for seed in NETWORKS}
-        yield {seed: pool.submit(compared, "time", seed, path) for seed, path in paths.items()}
+        yield {seed: pool.submit(compared, "time", seed, path, lava) for seed, path in paths.items()}
         pool.shutdown(cancel_futures=True)
 
 

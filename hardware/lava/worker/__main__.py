@@ -1,10 +1,11 @@
-"""The worker runs one netx file on Lava, in any number of parts.
+"""The worker runs netx files on Lava, one after another, each in any number of parts.
 
     python WORKER-FOLDER FOLDER    work in FOLDER until the guard ends this process
     python WORKER-FOLDER           import Lava with the patches and print "ok"
 
-FOLDER holds `job.json` and `net.h5`. Whenever `frames.npy` (N, T, *shape) appears there, its samples are run:
-the worker writes `plan.json`, then `output.bin` and `probe<k>.bin` (uint8, one record per Lava step, so their
+FOLDER holds `job.json` and `net.h5`. Whenever `frames.npy` (N, T, *shape) appears there, its samples are run, by a new
+network where a new `job.json` lies there, which the worker takes away:
+it writes `plan.json`, then `output.bin` and `probe<k>.bin` (uint8, one record per Lava step, so their
 size is the progress) and `membrane.npy` (N, F), deletes `frames.npy`, and last writes `result.json`, which holds
 either the facts of the part or one line under "error"; with an error the worker ends. The client takes the
 files away before it lays down the next part.
@@ -13,8 +14,8 @@ Lava's time goes on from part to part. A layer is reset whenever a sample's firs
 where there are delays, so a part begins with as many silent steps as bring it into that beat, and knows nothing of the part
 before.
 
-The guard ends this process and all of Lava's actors, so nothing here calls `net.stop()`: it hangs when an
-actor is dead, and the guard does the rest.
+The guard ends this process and all of Lava's actors, so that only a network that makes room for another is stopped:
+`net.stop()` hangs when an actor is dead.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
 import traceback
 from dataclasses import dataclass
@@ -102,12 +104,22 @@ class BuiltNetwork:
         facts = {"lead": lead, "interval": self.interval, "steps": steps, "seconds": seconds, "layers": layers}
         return {**facts, "shapes": self.shapes}
 
+    def end(self) -> None:
+        """Its actors end, and what they wrote is taken away."""
+        stopping = threading.Thread(target=self.net.stop, daemon=True)  # it would wait for ever for an actor that died
+        stopping.start()
+        while stopping.is_alive():
+            stopping.join(0.01)
+            if any(_exit_code(actor) not in (None, 0) for actor in _actors(self.net)):
+                raise JobError(_who_ended(self.net, self.named))
+        for path in self.folder.glob("*.bin"):
+            path.unlink()
+
 
 def work(folder: Path) -> NoReturn:
     """Part after part is run as they are laid down in `folder`, the working directory."""
     hdf5 = import_netx()
-    job = json.loads((folder / "job.json").read_text())
-    frames_file, guard = folder / "frames.npy", os.getppid()
+    frames_file, job_file, guard = folder / "frames.npy", folder / "job.json", os.getppid()
     network = None
     while True:
         while not frames_file.exists():
@@ -115,8 +127,11 @@ def work(folder: Path) -> NoReturn:
                 os.killpg(0, signal.SIGTERM)
             time.sleep(0.01)
         frames = np.load(frames_file, mmap_mode="r")
-        if network is None:
-            network = build(hdf5, job, folder, frames.shape[2:])
+        if network is None or job_file.exists():
+            if network is not None:
+                network.end()
+            network = build(hdf5, json.loads(job_file.read_text()), folder, frames.shape[2:])
+            job_file.unlink()
         result = network.run(len(frames))
         frames_file.unlink()
         write_json(folder / "result.json", result)
@@ -177,7 +192,7 @@ def _wait(net: Any, named: dict[str, Any]) -> None:
     from lava.magma.runtime.mgmt_token_enums import MGMT_RESPONSE, enum_equal
 
     services = net.runtime.service_to_runtime
-    actors = net.runtime._messaging_infrastructure.actors
+    actors = _actors(net)
     pause = 0.001
     while not all(port.probe() for port in services):
         if any(actor.exitcode is not None for actor in actors):
@@ -192,11 +207,29 @@ def _wait(net: Any, named: dict[str, Any]) -> None:
         time.sleep(0.1)
         if tenths >= 5 and any(actor.exitcode not in (None, 0) for actor in actors):
             break
-    ended = [i for i, actor in enumerate(actors) if actor.exitcode is not None]
+    raise JobError(_who_ended(net, named))
+
+
+def _actors(net: Any) -> Any:
+    return net.runtime._messaging_infrastructure.actors
+
+
+def _exit_code(actor: Any) -> int | None:
+    """How an actor ended; one that `net.stop` has put away did so as it should."""
+    try:
+        return int(actor.exitcode) if actor.exitcode is not None else None
+    except ValueError:
+        return 0
+
+
+def _who_ended(net: Any, named: dict[str, Any]) -> str:
+    """The actor that ended, and why, in one line."""
+    actors = _actors(net)
+    ended = [i for i, actor in enumerate(actors) if _exit_code(actor) is not None]
     if not ended:
-        raise JobError("one of Lava's processes reported an error and nothing more")
-    first = min(ended, key=lambda i: (actors[i].exception is None, actors[i].exitcode == 0))
-    raise JobError(f"Lava's process for {_role(first, net, named)} {_fate(actors[first])}")
+        return "one of Lava's processes reported an error and nothing more"
+    first = min(ended, key=lambda i: (actors[i].exception is None, _exit_code(actors[i]) == 0))
+    return f"Lava's process for {_role(first, net, named)} {_fate(actors[first])}"
 
 
 def _role(index: int, net: Any, named: dict[str, Any]) -> str:

@@ -360,6 +360,13 @@ READ = {
         nn.ZeroPad2d((1, 2, 0, 3)), conv(2, 3, stride=2), IF(), nn.ConstantPad2d((0, 1, 1, 0), 0.0), conv(3, 4, 2, dilation=2), IF(), features=36),
     "a crop": lambda: Net(lambda s, x: s.b(x[:, :, 1:-1, 2:]), b=body(conv(2, 3), IF(), features=12)),
     "enlarged spikes before a dense layer": lambda: body(conv(2, 3), IF(), nn.Upsample(scale_factor=2), features=192),
+    "enlarged maps before convolutions of that stride": lambda: body(
+        nn.Upsample(scale_factor=2), conv(2, 4, stride=2, padding=1), IF(), nn.Upsample(scale_factor=(3, 2)),
+        conv(4, 2, 4, stride=(3, 4), padding=2, groups=2, dilation=2), IF(), features=36),
+    "pixels apart": lambda: Net(
+        lambda s, x: s.b(F.pixel_unshuffle(x, 2) - 0.2), b=body(conv(8, 4, padding=1), IF(), features=36)),
+    "every second pixel": lambda: Net(
+        lambda s, x: s.b(torch.cat([x[..., ::2, ::2], 2 * x[..., 1::2, 1::2]], 1)), b=body(conv(4, 4, 2, stride=2), IF(), features=4)),
     "mean and deviation": lambda: Net(lambda s, x: s.b(normalized(x)), b=body(conv(2, 3, padding=1), IF(), features=108)),
     "BatchNorm before padded convolutions": shifted_batch_norms,
     "BatchNorm before a max-pool": lambda: body(conv(2, 3), IF(), layer.BatchNorm2d(3), layer.MaxPool2d(2), features=12),
@@ -426,14 +433,16 @@ def test_one_dimensional_convolutions() -> None:
         nn.Conv1d(3, 4, 3, padding=1, stride=2),
         nn.BatchNorm1d(4),
         IF(),
+        nn.MaxPool1d(2),
         nn.Conv1d(4, 5, 2),
         IF(),
+        nn.AdaptiveMaxPool1d(1),
         nn.Flatten(),
-        nn.Linear(15, 4),
+        nn.Linear(5, 4),
         IF(),
     )
-    found = assert_faithful(net, (3, 8), 4)
-    assert found.graph.input.shape == (3, 1, 8)
+    found = assert_faithful(net, (3, 16), 4)
+    assert found.graph.input.shape == (3, 1, 16)
 
 
 def test_thresholds_per_channel_go_into_the_weights() -> None:

@@ -164,13 +164,15 @@ def messages(placement: Placement, events: Mapping[str, float]) -> float:
     )
 
 
-def place(graph: SpikingGraph, target: Target, *, host_layers: int = 0) -> Placement:
+def place(graph: SpikingGraph, target: Target, *, host_layers: int = 0, known: Placement | None = None) -> Placement:
     """An integer chain (from `to_chain`) is placed.
 
     Args:
         graph: the chain. Weights count by being zero or not, and by their bits.
         target: the chip.
         host_layers: this many layers at the front run on the host, which sends their spikes.
+        known: where a network of the same layers with other weights lies; a layer for which its cut is as good is not
+            searched for another.
 
     Raises:
         PlacementError: one neuron of a layer needs more than a core has.
@@ -180,6 +182,7 @@ def place(graph: SpikingGraph, target: Target, *, host_layers: int = 0) -> Place
     plain, _ = set_aside(graph)
     found: list[tuple[ChainLayer, Shape, Cut, FanOut, FanOut]] = []
     outgoing: FanOut | None = None
+    before = {} if known is None else {(layer.name, layer.shape): layer.blocks for layer in known.layers}
     for step in reversed(chain[host_layers:]):
         shape = graph.shapes[step.neuron_name]
         soft = resets_by_subtraction(graph.nodes[step.neuron_name])
@@ -188,7 +191,7 @@ def place(graph: SpikingGraph, target: Target, *, host_layers: int = 0) -> Place
         recurrent = layer is not step.synapse
         seen = (layer.weight.shape[1],) if recurrent else source
         synapses = projection(layer, seen, as_grid(shape), target, soft=soft, delay=delay)
-        best = search(step.name, synapses, outgoing or silent(shape), target)
+        best = search(step.name, synapses, outgoing or silent(shape), target, before.get((step.name, shape), ()))
         if recurrent:
             back = fan_out(synapses, best.blocks, best.axons, shape, math.prod(source))
             best = _with_way_back(step.name, best, back, target, loops=synapses.loops)

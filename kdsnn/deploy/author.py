@@ -17,7 +17,7 @@ from exporters.from_torch import Calling, node_name
 from exporters.from_torch.neurons import known_kind
 from exporters.from_torch.readout import part_of
 from exporters.from_torch.refusals import first_line
-from exporters.from_torch.watching import as_at_first, is_called, modules_of, unwrapped
+from exporters.from_torch.watching import as_at_first, is_called, modules_of, uncompiled, unwrapped
 from exporters.graph import Array, SpikingGraph
 from kdsnn.errors import KdsnnError
 
@@ -98,7 +98,7 @@ def _run(module: nn.Module, graph: SpikingGraph, calling: Calling, x: Array, rou
         batch = torch.from_numpy(x[start : start + size])
         if calling.shape:
             batch = batch.reshape(*batch.shape[:-3], *calling.shape)
-        with torch.inference_mode(), _at_rest(module), _kept(layers) as found:
+        with torch.inference_mode(), uncompiled(module), _at_rest(module), _kept(layers) as found:
             outputs.append(_called(module, graph, calling, batch))
         for layer, name in layers.items():
             spikes[name].append(_by_sample(found[name], len(batch), graph, name, getattr(layer, "step_mode", "")))

@@ -115,6 +115,17 @@ def membrane_at_the_end(s, x):
     return s.o.v
 
 
+def membranes_kept(s, x):
+    s.o(s.l(s.n(s.c(x.expand(4, *x.shape).contiguous())).flatten(2)))
+    return s.o.v_seq.mean(0)
+
+
+def membranes_kept_by_step(s, x):
+    for _ in range(4):
+        s.o(s.l(s.n(s.c(x)).flatten(1)))
+    return s.o.v_seq.mean(0)
+
+
 def by_dimension(s, x, return_features=False):
     if x.dim() == 4:
         x = x.unsqueeze(0).repeat(4, 1, 1, 1, 1)
@@ -203,6 +214,10 @@ CALLED = {
         Net(lambda s, x: s.l(s.n(s.c(x.unsqueeze(0).expand(4, -1, -1, -1, -1))).flatten(2).mean(0)), **plain()))),
     "a linear layer on the sum": ("frames", "sum", lambda: multi(Net(lambda s, x: s.l(s.n(s.c(x)).flatten(2).sum(0)), **plain()))),
     "a membrane that never fires": ("image", "sum", lambda: Net(membrane_at_the_end, **plain(o=IF(v_threshold=float("inf"))))),
+    "membranes kept by a layer": ("image", "mean", lambda: multi(Net(
+        membranes_kept, **plain(o=neuron.LIFNode(v_threshold=float("inf"), store_v_seq=True))))),
+    "membranes kept step by step": ("image", "mean", lambda: Net(
+        membranes_kept_by_step, **plain(o=neuron.LIFNode(v_threshold=float("inf"), store_v_seq=True)))),
     "a layer that only integrates": ("frames", "sum", lambda: multi(nn.Sequential(
         conv(2, 4), IF(), layer.Flatten(), dense(64, 4), neuron.NonSpikingIFNode("last_mem")))),
     "chunks of time": ("frames", "steps", lambda: multi(Net(
@@ -587,6 +602,8 @@ REFUSED = {
     "currents that change": (lambda: simple(changes_with_time), "n: at step 2 it reads another current than at its first"),
     "the last step alone": (lambda: multi(simple(lambda s, x: s.n(s.l(x.flatten(2)))[-1])), "Net: what it returns is of step 4 alone, of 4"),
     "the membrane of neurons that fire": (lambda: simple(lambda s, x: s.n(s.l(x.flatten(1))) + s.n.v), r"Net: it reads the membrane of n, which fires"),
+    "the membranes that neurons kept": (lambda: Net(lambda s, x: s.n(s.l(x.flatten(1))) + s.n.v_seq[-1], l=dense(72, 15), n=IF(store_v_seq=True)),
+                                        r"Net: it reads the membrane of n, which fires"),
     "integrators in single-step mode": (lambda: nn.Sequential(layer.Flatten(), dense(72, 5), IF(), dense(5, 3), neuron.NonSpikingIFNode()),
                                         r"nonspikingifnode4: it takes the first axis of its input \(3, 3\) for the 4 time steps"),
     "an if on numbers": (lambda: simple(lambda s, x: s.n(s.l(x.flatten(1))) if x.mean() > 0 else x), r"Net: its forward compares a single number .*test_forwards.py:\d+\)"),

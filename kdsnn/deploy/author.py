@@ -59,7 +59,7 @@ def run_author(
     Raises:
         KdsnnError: it runs in neither.
     """
-    kind = next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
+    kind = own_type(module)
 
     def in_own_type() -> AuthorRun:
         return _run(module, graph, calling, torch.from_numpy(x).to(kind).numpy(), torch.finfo(kind).eps / 2)
@@ -80,6 +80,11 @@ def run_author(
         f"{type(module).__name__}: the network itself does not run on samples, so nothing can be compared with it: "
         f"{first_line(problem)}"
     ) from problem
+
+
+def own_type(module: nn.Module) -> torch.dtype:
+    """The type that a module computes in."""
+    return next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
 
 
 def batch_size(calling: Calling) -> int:

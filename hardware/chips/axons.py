@@ -256,7 +256,11 @@ class FanOut:
             return np.zeros(len(self.bits), np.int64), np.zeros(1, np.int64)
         words = self.bits.view(np.uint64)
         factors = np.random.default_rng(0).integers(1, 2**63, words.shape[1], np.uint64) * np.uint64(2) + np.uint64(1)
-        _, first, kind = np.unique(words @ factors, return_index=True, return_inverse=True)
+        sums = words @ factors
+        different = np.unique(sums)
+        kind = np.searchsorted(different, sums)  # there are few kinds, so that this is faster than to sort all
+        first = np.empty(len(different), np.int64)
+        first[kind[::-1]] = np.arange(len(sums))[::-1]
         if not np.array_equal(self.bits[first][kind], self.bits):  # two kinds have the same sum
             _, first, kind = np.unique(self.bits, axis=0, return_index=True, return_inverse=True)
         return kind.ravel(), first

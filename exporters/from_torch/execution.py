@@ -78,6 +78,10 @@ def _execute(
     if refusal:
         if name.rstrip("_") in ("detach", "alias"):
             return args[0]
+        if name in LAYOUT and symbols == [args[0]]:  # another shape of what nobody may read, and nobody reads as yet
+            shadow = shadow_of(lowering, name, func, args, kwargs)
+            if isinstance(shadow, Tensor):
+                return Symbolic(shadow, Affine(tuple(shadow.shape)), lowering, refusal)
         raise lowering.error(refusal)
     if torch.Tag.nondeterministic_seeded in func.tags:
         raise lowering.error(RANDOM)

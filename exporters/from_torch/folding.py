@@ -23,6 +23,12 @@ class UnfoldableError(Exception):
     """No weights do the same; the message says why."""
 
 
+ENLARGED = (
+    "its pixels are enlarged or rearranged; a convolution of the original map does that only where its stride is a multiple "
+    "of the enlargement"
+)
+
+
 class CutError(UnfoldableError):
     """A part of a map is cut off where the layer's padding wants zeros: it must be cut off before."""
 
@@ -34,6 +40,23 @@ class MapCopy:
     channels: Array
     top: int
     left: int
+
+
+@dataclass(frozen=True, eq=False)
+class SampledMap:
+    """A map whose pixel (y, x) of channel c is that at ⌊up·y⌋ + first[c] of another, and so along x, where up may be 1/2 or 2.
+
+    Attributes:
+        channels: (C,) which channel each is of.
+        skipped: pixels of the other from one to the next, (y, x); 1 where they are repeated.
+        repeated: how often each is there, (y, x).
+        first: (2, C) where the first of each channel is.
+    """
+
+    channels: Array
+    skipped: Pair
+    repeated: Pair
+    first: Array
 
 
 def fold_linear(layer: Linear, features: Array | None, scale: float | Array, size: int, shape: Shape) -> Linear:
@@ -74,6 +97,12 @@ def fold_convolution(
         factors = np.broadcast_to(scale, shape)
         first = np.where(held.any(axis=(1, 2)), held.reshape(len(held), -1).argmax(axis=1), 0)
         scale = np.where(held, factors, factors.reshape(len(factors), -1)[np.arange(len(held)), first][:, None, None])
+    sampled = sampled_map(features.reshape(shape), inner, layer.stride)
+    if sampled is not None:
+        layer = scaled_inputs(name, layer, scale, shape)
+        return _on_samples(
+            replace(layer, weight=merge_groups(layer.weight, layer.groups, 1), groups=1), sampled, shape, inner
+        )
     placed = map_copies(features.reshape(shape), inner)
     for axis in (0, 1):
         starts = [(copy.top, copy.left)[axis] for copy in placed]
@@ -100,7 +129,7 @@ def map_copies(features: Array, inner: Shape) -> list[MapCopy]:
     offsets = np.stack([rows - y, columns - x], axis=-1)
     found = np.unique(offsets[held], axis=0)
     if len(found) > MOST_COPIES:
-        raise UnfoldableError("its pixels are enlarged or rearranged, which no convolution of the original map does")
+        raise UnfoldableError(ENLARGED)
     placed = []
     for top, left in found:
         here = held & (offsets == (top, left)).all(axis=-1)
@@ -111,11 +140,58 @@ def map_copies(features: Array, inner: Shape) -> list[MapCopy]:
             (here == expected).all()
             and (np.where(here, channel, channels[:, None, None]) == channels[:, None, None]).all()
         ):
-            raise UnfoldableError(
-                "its pixels are enlarged or rearranged, which no convolution of the original map does"
-            )
+            raise UnfoldableError(ENLARGED)
         placed.append(MapCopy(channels, int(top), int(left)))
     return placed
+
+
+def sampled_map(features: Array, inner: Shape, stride: Pair) -> SampledMap | None:
+    """A rearrangement (C, H, W) of a map (c, h, w) as each pixel repeated (nearest `Upsample`), or as each channel every second,
+    third, … of its pixels (`PixelUnshuffle`, `x[..., ::2, ::2]`); None where it is neither, or a convolution of this stride cannot
+    follow it."""
+    size, other = features.shape[1:], inner[1:]
+    if size == other or (features == NOTHING).any():
+        return None
+    repeated = tuple(max(1, n // m) for n, m in zip(size, other, strict=True))
+    skipped = tuple(max(1, m // n) for n, m in zip(size, other, strict=True))
+    if any(s % r for s, r in zip(stride, repeated, strict=True)):
+        return None
+    if any(n * k != m * r for n, m, k, r in zip(size, other, skipped, repeated, strict=True)):
+        return None
+    h, w = other
+    corner = features[:, 0, 0]
+    channels, first = corner // (h * w), np.stack([corner // w % h, corner % w])
+    rows, columns = (np.arange(n) * k // r for n, k, r in zip(size, skipped, repeated, strict=True))
+    y, x = rows + first[0][:, None], columns + first[1][:, None]
+    expected = channels[:, None, None] * (h * w) + y[:, :, None] * w + x[:, None, :]
+    is_inside = all((first[axis] < skipped[axis]).all() for axis in (0, 1))
+    if not (is_inside and (features == expected).all()):
+        return None
+    return SampledMap(channels, (skipped[0], skipped[1]), (repeated[0], repeated[1]), first)
+
+
+def _on_samples(layer: Conv2d, sampled: SampledMap, shape: Shape, inner: Shape) -> Conv2d:
+    """The convolution of the other map that does what a layer without groups does to a sampled one.
+
+    Output i reads rows i·stride − padding + dilation·k, which are rows i·stride·skipped/repeated + offset of the other; what
+    lies outside one lies outside the other.
+    """
+    kernel = layer.weight.shape[2:]
+    wanted = window_grid(shape[1:], kernel, layer.stride, layer.padding, layer.dilation)
+    geometry = zip(kernel, layer.padding, layer.dilation, sampled.skipped, sampled.repeated, strict=True)
+    taps = [(np.arange(k) * d - p) * skip // repeat for k, p, d, skip, repeat in geometry]
+    stride = [s * k // r for s, k, r in zip(layer.stride, sampled.skipped, sampled.repeated, strict=True)]
+    starts = [-int(t[0]) for t in taps]
+    reach = [int(t[-1] + skip) + start for t, skip, start in zip(taps, sampled.skipped, starts, strict=True)]
+    axes = [_axis(inner[1 + a], reach[a], stride[a], [starts[a]], wanted[a]) for a in (0, 1)]
+    padding, size = zip(*axes, strict=True)
+    weight = np.zeros((len(layer.weight), inner[0], *size))
+    for top, left in np.unique(sampled.first, axis=1).T:
+        here = (sampled.first == [[top], [left]]).all(axis=0)
+        part = _on_channels(layer, np.where(here, sampled.channels, NOTHING), inner[0])
+        for ky, kx in np.ndindex(*kernel):
+            weight[:, :, taps[0][ky] + top + padding[0], taps[1][kx] + left + padding[1]] += part[:, :, ky, kx]
+    return Conv2d(weight, layer.bias, (stride[0], stride[1]), (padding[0], padding[1]))
 
 
 def _on_channels(layer: Conv2d, channels: Array, count: int) -> Array:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from exporters.from_torch.refusals import MixedSamplesError
 from exporters.from_torch.steps import ANOTHER_CURRENT, arriving, neuron_shape, shift_for
 from exporters.from_torch.symbolic import Symbolic
 from exporters.from_torch.synapses import placed_current, rows_of
-from exporters.from_torch.values import Affine, Origin, added, fresh, laid_out, scaled
+from exporters.from_torch.values import Affine, Origin, added, concatenated, fresh, laid_out, scaled
 from exporters.graph import IF, LIF, AnyNeuron, Array, Shape
 from exporters.graph.nodes import Reset
 
@@ -277,6 +277,8 @@ def _hide_membrane(lowering: Lowering, layer: NeuronLayer, module: Any, x: Symbo
     memories = getattr(module, "_memories", {})
     for name in memories.keys() & MEMBRANES:
         memories[name] = layer.state
+    if getattr(module, "store_v_seq", False):
+        module.v_seq = layer.state
 
 
 def _integrated(lowering: Lowering, module: Any, constants: Constants, x: Symbolic, *, many: bool) -> Symbolic:
@@ -289,9 +291,20 @@ def _integrated(lowering: Lowering, module: Any, constants: Constants, x: Symbol
             f"it never fires, and its membrane starts at {before}; a read-out starts at 0", lowering.name
         )
     held = before.value if isinstance(before, Symbolic) else Affine(tuple(x.shape[1:] if many else x.shape))
+    membranes = []
     for at in range(x.shape[0]) if many else [None]:
         value = x.value if at is None else laid_out(x.value, lambda t, at=at: t[at])  # type: ignore[misc]
         held = added(scaled(held, constants.leak), scaled(value, constants.gain))
+        membranes.append(held)
     shadow = x.shadow[0] if many else x.shadow
     module._memories["v"] = Symbolic(shadow.clone(), held, lowering)
+    if getattr(module, "store_v_seq", False):
+        module.v_seq = _sequence(lowering, None if many else module.v_seq, membranes)
     return Symbolic(x.shadow.clone(), Affine(tuple(x.shape)), lowering)
+
+
+def _sequence(lowering: Lowering, before: Any, membranes: Sequence[Affine]) -> Symbolic:
+    """Membranes (N, …) of each step as SpikingJelly keeps them, (steps, N, …), behind those of the calls before."""
+    steps = [laid_out(held, lambda t: t.unsqueeze(0)) for held in membranes]
+    value = concatenated([*([before.value] if isinstance(before, Symbolic) else []), *steps], 0)
+    return Symbolic(torch.empty(value.shape, dtype=lowering.dtype, device="meta"), value, lowering)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from exporters.from_torch.arithmetic import Operand, as_factor, as_value, mul, put
+from exporters.from_torch.arithmetic import Operand, as_value, mul, put
 from exporters.from_torch.dynamics import fired
 from exporters.from_torch.factors import as_tensor, plain
 from exporters.from_torch.lowering import Lowering
@@ -66,10 +66,10 @@ def _function(name: str) -> Callable[..., Affine]:
 
 
 def _heaviside(lowering: Lowering, shadow: Any, a: Affine, at_zero: Any) -> Affine:
-    level = as_factor(at_zero)
-    if not isinstance(level, float) or level not in (0.0, 1.0):
+    levels = [] if isinstance(at_zero, Affine) else torch.as_tensor(at_zero).unique().tolist()
+    if levels not in ([0.0], [1.0]):
         raise lowering.unknown("heaviside")
-    return fired(lowering, a, strict=level == 0.0)
+    return fired(lowering, a, strict=levels == [0.0])
 
 
 def _truth(lowering: Lowering, name: str, x: Operand) -> Operand:

@@ -77,6 +77,17 @@ def _held(key: str, value: Any) -> Iterator[tuple[str, nn.Module]]:
 
 
 @contextmanager
+def uncompiled(module: nn.Module) -> Iterator[None]:
+    """While it lasts, what torch.compile made of a module or its parts runs as it was written: the same, and nothing is compiled."""
+    parts = [m for _, m in modules_of(module)]
+    if not any("_orig_mod" in m._modules or m.__dict__.get("_compiled_call_impl") is not None for m in parts):
+        yield  # without the import of torch's compiler
+        return
+    with torch.compiler.set_stance("force_eager"):
+        yield
+
+
+@contextmanager
 def watched(lowering: Lowering, modules: Modules, declared: Mapping[str, Constants]) -> Iterator[None]:
     """While it lasts the modules are in eval mode, their memories fresh, and the lowering knows which of them runs.
 

@@ -12,6 +12,7 @@ that leaves the chip is not counted.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import defaultdict
 from collections.abc import Sequence
@@ -22,7 +23,7 @@ from typing import Literal
 import numpy as np
 
 from exporters.graph import Array, Shape
-from hardware.chips.blocks import Block, as_grid
+from hardware.chips.blocks import Block, Span, as_grid
 from hardware.chips.limits import Target
 from hardware.chips.projection import Connections, Projection, Window, windows
 
@@ -188,18 +189,35 @@ class FanOut:
 
         `loops`: the neurons lead back to themselves, which takes one entry each, and populations are not made of them.
         """
+        spans = np.array([(block.channels, block.rows, block.columns) for block in parts])
+        if loops:
+            return np.asarray(_in_boxes(self._feeds_before, spans) + np.array([block.neurons for block in parts]))
+        if not target.has_populations:
+            return _in_boxes(self._feeds_before, spans)
+        entries: Array = target["population_entries"] * self._pairs(parts, spans)
+        return entries if self.axons == "population" else entries + _in_boxes(self._discrete_before, spans)
+
+    def _pairs(self, parts: Sequence[Block], spans: Array) -> Array:
+        """So many pairs of a line and a core that its population reaches are there in each block."""
+        if not self._lines_are_columns:
+            return self._pairs_of_any_lines(parts)
+        found = np.zeros(len(spans), np.int64)
+        for rows in {block.rows for block in parts}:
+            if rows not in self._pairs_before:
+                together = np.bitwise_or.reduce(self._shared[:, slice(*rows)], axis=1)
+                self._pairs_before[rows] = _before(np.bitwise_count(together).sum(axis=-1, dtype=np.int64))
+            here = (spans[:, 1] == rows).all(axis=1)
+            found[here] = _in_boxes(self._pairs_before[rows], spans[here][:, [0, 2]])
+        return found
+
+    def _pairs_of_any_lines(self, parts: Sequence[Block]) -> Array:
         senders = np.concatenate([self._numbers[block.slices].ravel() for block in parts])
         block_of = np.repeat(np.arange(len(parts)), [block.neurons for block in parts])
         reached = self.feeds.ravel()[senders]
-        if loops:
-            return np.asarray(_sums(block_of, reached, len(parts)) + np.array([block.neurons for block in parts]))
-        if not target.has_populations:
-            return _sums(block_of, reached, len(parts))
         shared = reached > 0 if self.axons == "population" else reached == 1
-        discrete = _sums(block_of[~shared], reached[~shared], len(parts))
         senders, block_of = senders[shared], block_of[shared]
         if not len(senders):
-            return discrete
+            return np.zeros(len(parts), np.int64)
         # the neurons of one line in one block share their populations; those that are alike add nothing to one another
         lines = int(self.lines.max()) + 1
         kind, first = self._kinds
@@ -209,9 +227,7 @@ class FanOut:
         starts = np.flatnonzero(np.diff(population, prepend=-1))
         together = np.bitwise_or.reduceat(self.bits.view(np.uint64)[first[of_kind]], starts, axis=0)
         pairs = np.bitwise_count(together).sum(axis=1, dtype=np.int64)
-        return np.asarray(
-            discrete + target["population_entries"] * _sums(population[starts] // lines, pairs, len(parts))
-        )
+        return _sums(population[starts] // lines, pairs, len(parts))
 
     def messages(self, block: Block) -> Array:
         """Each core of the next layer listens to so many of a block's neurons: (cores,)."""
@@ -240,7 +256,11 @@ class FanOut:
             return np.zeros(len(self.bits), np.int64), np.zeros(1, np.int64)
         words = self.bits.view(np.uint64)
         factors = np.random.default_rng(0).integers(1, 2**63, words.shape[1], np.uint64) * np.uint64(2) + np.uint64(1)
-        _, first, kind = np.unique(words @ factors, return_index=True, return_inverse=True)
+        sums = words @ factors
+        different = np.unique(sums)
+        kind = np.searchsorted(different, sums)  # there are few kinds, so that this is faster than to sort all
+        first = np.empty(len(different), np.int64)
+        first[kind[::-1]] = np.arange(len(sums))[::-1]
         if not np.array_equal(self.bits[first][kind], self.bits):  # two kinds have the same sum
             _, first, kind = np.unique(self.bits, axis=0, return_index=True, return_inverse=True)
         return kind.ravel(), first
@@ -248,6 +268,33 @@ class FanOut:
     @cached_property
     def _numbers(self) -> Array:
         return np.arange(self.feeds.size).reshape(self.feeds.shape)
+
+    @cached_property
+    def _lines_are_columns(self) -> bool:
+        """Whether a line is a column of a channel, as it is where a convolution reads the layer."""
+        channels, _, width = self.feeds.shape
+        column = np.arange(channels * width).reshape(channels, 1, width)
+        return bool((self.lines == column).all())
+
+    @cached_property
+    def _shared(self) -> Array:
+        """`bits` in words, (C, H, W, words), of those neurons that share their axons with others of their line."""
+        words = self.bits.view(np.uint64).reshape(*self.feeds.shape, -1)
+        return words if self.axons == "population" else words * (self.feeds == 1)[..., None]
+
+    # sums up to each place are cut differently over and over as a layer is placed
+    @cached_property
+    def _feeds_before(self) -> Array:
+        return _before(self.feeds)
+
+    @cached_property
+    def _discrete_before(self) -> Array:
+        return _before(np.where(self.feeds == 1, 0, self.feeds))
+
+    @cached_property
+    def _pairs_before(self) -> dict[Span, Array]:
+        """For ranges of rows that were asked for."""
+        return {}
 
 
 def fan_out(projection: Projection, parts: Sequence[Block], axons: Axons, shape: Shape, first: int = 0) -> FanOut:
@@ -285,3 +332,22 @@ def silent(shape: Shape) -> FanOut:
 def _sums(index: Array, values: Array, size: int) -> Array:
     """Integer values that have the same index, 0…size - 1, are added up."""
     return np.asarray(np.bincount(index, values, size).astype(np.int64))  # in float64, exact below 2⁵³
+
+
+def _before(values: Array) -> Array:
+    """Integers add up to each place along all axes, from 0 on: every axis becomes one longer."""
+    sums: Array = np.zeros([size + 1 for size in values.shape], np.int64)
+    inside = sums[(slice(1, None),) * values.ndim]
+    inside[...] = values
+    for axis in range(values.ndim):
+        np.cumsum(inside, axis=axis, out=inside)
+    return sums
+
+
+def _in_boxes(before: Array, spans: Array) -> Array:
+    """What `_before` added up lies in each box (boxes, axes, 2) so many times: (boxes,)."""
+    total = np.zeros(len(spans), np.int64)
+    for corner in itertools.product((0, 1), repeat=before.ndim):
+        sign = (-1) ** (before.ndim - sum(corner))
+        total += sign * before[tuple(spans[:, axis, side] for axis, side in enumerate(corner))]
+    return total

@@ -81,6 +81,7 @@ def check(
     scales: Sequence[LayerScale] = (),
     max_chips: int | None = None,
     give_up: Callable[[Finding], bool] | None = None,
+    known: Placement | None = None,
 ) -> Fit:
     """An integer chain (from `to_chain`) is held against a chip.
 
@@ -90,6 +91,7 @@ def check(
         scales: how its layers were quantized, from `quantize`.
         max_chips: chips at hand; the largest system built by default.
         give_up: no placement is looked for, which takes longest, where the numbers alone bring such a finding.
+        known: a placement of the same layers with other weights, as in `place`.
 
     Raises:
         DeployError: the graph is not a chain.
@@ -104,7 +106,7 @@ def check(
     placement = None
     try:
         if on_host < len(steps) and (give_up is None or not any(map(give_up, found))):
-            placement = place(chain, target, host_layers=on_host)
+            placement = place(chain, target, host_layers=on_host, known=known)
     except PlacementError as error:
         what, _, change = str(error).removeprefix(f"{error.layer}: ").partition("; ")
         found.append(Finding("error", error.layer, what, change))

@@ -18,6 +18,7 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -44,11 +45,9 @@ class PlacedLayer:
         usage: what each core is used for.
         first_core: number of its first core.
         axons: "discrete" (NxTF's rule) or "population" (`hardware.chips.cores`), of the spikes that come in.
-        messages_per_spike: cores that one spike is sent to, on average if every neuron fires alike.
-        hops_per_spike: expected tiles (east-west, north-south) that one spike's messages cross, if every
-            neuron fires alike; None where no mesh is published.
         incoming: which of its cores each spike that comes in is sent to.
-        outgoing: which cores of the next layer each of its own spikes is sent to.
+        outgoing: which cores of the next layer each of its own spikes is sent to; `back`: which of its own.
+        target: the chip.
     """
 
     name: str
@@ -56,13 +55,29 @@ class PlacedLayer:
     shape: Shape
     blocks: tuple[Block, ...]
     usage: tuple[Usage, ...]
-    limits: Mapping[str, int]
     first_core: int
     axons: Axons
-    messages_per_spike: float
-    hops_per_spike: tuple[float, float] | None
     incoming: FanOut
     outgoing: FanOut
+    back: FanOut
+    target: Target
+
+    @property
+    def limits(self) -> Mapping[str, int]:
+        """A core has so much of each resource."""
+        return self.target.room
+
+    @property
+    def messages_per_spike(self) -> float:
+        """One spike is sent to so many cores, on average if every neuron fires alike."""
+        return float(self.outgoing.feeds.mean() + self.back.feeds.mean())
+
+    @cached_property
+    def hops_per_spike(self) -> tuple[float, float] | None:
+        """One spike's messages are expected to cross so many tiles (east-west, north-south), if every neuron fires alike; None
+        where no mesh is published."""
+        ways = (self.outgoing, self.first_core + self.cores), (self.back, self.first_core)
+        return _hops_per_spike(self.target, self.blocks, self.first_core, *ways)
 
     @property
     def neurons(self) -> int:
@@ -164,13 +179,15 @@ def messages(placement: Placement, events: Mapping[str, float]) -> float:
     )
 
 
-def place(graph: SpikingGraph, target: Target, *, host_layers: int = 0) -> Placement:
+def place(graph: SpikingGraph, target: Target, *, host_layers: int = 0, known: Placement | None = None) -> Placement:
     """An integer chain (from `to_chain`) is placed.
 
     Args:
         graph: the chain. Weights count by being zero or not, and by their bits.
         target: the chip.
         host_layers: this many layers at the front run on the host, which sends their spikes.
+        known: where a network of the same layers with other weights lies; a layer for which its cut is as good is not
+            searched for another.
 
     Raises:
         PlacementError: one neuron of a layer needs more than a core has.
@@ -180,6 +197,7 @@ def place(graph: SpikingGraph, target: Target, *, host_layers: int = 0) -> Place
     plain, _ = set_aside(graph)
     found: list[tuple[ChainLayer, Shape, Cut, FanOut, FanOut]] = []
     outgoing: FanOut | None = None
+    before = {} if known is None else {(layer.name, layer.shape): layer.blocks for layer in known.layers}
     for step in reversed(chain[host_layers:]):
         shape = graph.shapes[step.neuron_name]
         soft = resets_by_subtraction(graph.nodes[step.neuron_name])
@@ -188,7 +206,7 @@ def place(graph: SpikingGraph, target: Target, *, host_layers: int = 0) -> Place
         recurrent = layer is not step.synapse
         seen = (layer.weight.shape[1],) if recurrent else source
         synapses = projection(layer, seen, as_grid(shape), target, soft=soft, delay=delay)
-        best = search(step.name, synapses, outgoing or silent(shape), target)
+        best = search(step.name, synapses, outgoing or silent(shape), target, before.get((step.name, shape), ()))
         if recurrent:
             back = fan_out(synapses, best.blocks, best.axons, shape, math.prod(source))
             best = _with_way_back(step.name, best, back, target, loops=synapses.loops)
@@ -198,10 +216,7 @@ def place(graph: SpikingGraph, target: Target, *, host_layers: int = 0) -> Place
     firsts = list(itertools.accumulate((len(best.blocks) for _, _, best, _, _ in found), initial=0))
     placed = tuple(
         PlacedLayer(
-            step.name, step.neuron_name, shape, best.blocks, best.usage, target.room, first, best.axons,
-            float(best.outgoing.feeds.mean() + back.feeds.mean()),
-            _hops_per_spike(target, best.blocks, first, (best.outgoing, first + len(best.blocks)), (back, first)),
-            incoming, best.outgoing,
+            step.name, step.neuron_name, shape, best.blocks, best.usage, first, best.axons, incoming, best.outgoing, back, target
         )
         for (step, shape, best, back, incoming), first in zip(found, firsts, strict=False)
     )  # fmt: skip
@@ -255,6 +270,8 @@ def _hops_per_spike(
         return None
     east = north = 0
     for outgoing, next_first in ways:
+        if not outgoing.cores:
+            continue
         there = np.array([position(target, next_first + i) for i in range(outgoing.cores)]).reshape(-1, 2)
         for core, block in enumerate(blocks, first):
             messages, here = outgoing.messages(block), np.array(position(target, core))

@@ -201,7 +201,7 @@ def projection(
 
 
 def _exists(weight: Array, target: Target) -> Array:
-    return np.asarray(weight != 0) | target.memory.stores_zeros
+    return np.ones(weight.shape, bool) if target.memory.stores_zeros else np.asarray(weight != 0)
 
 
 def wrapped_source(source: Shape, longest: int) -> Shape:

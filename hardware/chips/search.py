@@ -66,12 +66,16 @@ class Cut:
     outgoing: FanOut
 
 
-def search(name: str, projection: Projection, outgoing: FanOut, target: Target) -> Cut:
-    """The cheapest cut of a layer that exceeds no limit is found.
+def search(name: str, projection: Projection, outgoing: FanOut, target: Target, known: Sequence[Block] = ()) -> Cut:
+    """The cheapest cut of a layer that exceeds no limit is found; or `known`, blocks of a cut, if they exceed none.
 
     Raises:
         PlacementError: there is none.
     """
+    if known and all(block.neurons <= _most_neurons(projection, target) for block in known):
+        again = list(_cuts(projection, outgoing, target, known))
+        if again:
+            return min(again, key=lambda cut: _cost(cut, target))
     _require_one_neuron(name, projection, outgoing, target)
     best: Cut | None = None
     most = math.inf
@@ -98,10 +102,14 @@ def _cost(cut: Cut, target: Target) -> float:
     return len(cut.blocks) + entries * sum(used.input_axons for used in cut.usage) / room
 
 
+def _most_neurons(projection: Projection, target: Target) -> int:
+    return target["compartments"] // projection.compartments
+
+
 def _candidates(projection: Projection, target: Target) -> Iterator[tuple[int, Shape]]:
     """Cuts are (cores, block size) by cores; rows and columns are cut before channels, which repeat the whole
     source."""
-    room = target["compartments"] // projection.compartments
+    room = _most_neurons(projection, target)
     steps = [sorted({-(-n // k) for k in range(1, n + 1)}, reverse=True) for n in projection.grid]
     found = []
     for step in itertools.product(*steps):
@@ -111,7 +119,7 @@ def _candidates(projection: Projection, target: Target) -> Iterator[tuple[int, S
 
 
 def _try(projection: Projection, outgoing: FanOut, target: Target, step: Shape) -> Iterator[Cut]:
-    """A cut into boxes of a size is made once for each kind of input axons with which no core exceeds a limit."""
+    """Cuts into boxes of a size that exceed no limit."""
     # most sizes are refused, most of them for one block: a guess, then that one, then one for each range of channels, then all
     room = target.room["memory"]
     least = at_least(target, projection, middle_block(projection.grid, step), room)
@@ -123,7 +131,11 @@ def _try(projection: Projection, outgoing: FanOut, target: Target, step: Shape) 
             return
         if max(_output_axons(target, projection, outgoing, few)) > target.room.get("output axons", math.inf):
             return
-    parts = blocks(projection.grid, step)
+    yield from _cuts(projection, outgoing, target, blocks(projection.grid, step))
+
+
+def _cuts(projection: Projection, outgoing: FanOut, target: Target, parts: Sequence[Block]) -> Iterator[Cut]:
+    """The blocks as a cut, once for each kind of input axons with which no core exceeds a limit."""
     memory = memory_words(target, projection, parts)
     sending = _output_axons(target, projection, outgoing, parts)
     if not _memory_fits(target, memory) or max(sending) > target.room.get("output axons", math.inf):

@@ -17,7 +17,7 @@ from exporters.from_torch import Calling, node_name
 from exporters.from_torch.neurons import known_kind
 from exporters.from_torch.readout import part_of
 from exporters.from_torch.refusals import first_line
-from exporters.from_torch.watching import as_at_first, is_called, modules_of, unwrapped
+from exporters.from_torch.watching import as_at_first, is_called, modules_of, uncompiled, unwrapped
 from exporters.graph import Array, SpikingGraph
 from kdsnn.errors import KdsnnError
 
@@ -59,7 +59,7 @@ def run_author(
     Raises:
         KdsnnError: it runs in neither.
     """
-    kind = next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
+    kind = own_type(module)
 
     def in_own_type() -> AuthorRun:
         return _run(module, graph, calling, torch.from_numpy(x).to(kind).numpy(), torch.finfo(kind).eps / 2)
@@ -82,6 +82,11 @@ def run_author(
     ) from problem
 
 
+def own_type(module: nn.Module) -> torch.dtype:
+    """The type that a module computes in."""
+    return next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
+
+
 def batch_size(calling: Calling) -> int:
     """How many samples a module is given at once."""
     return 1 if calling.alone else BATCH
@@ -98,7 +103,7 @@ def _run(module: nn.Module, graph: SpikingGraph, calling: Calling, x: Array, rou
         batch = torch.from_numpy(x[start : start + size])
         if calling.shape:
             batch = batch.reshape(*batch.shape[:-3], *calling.shape)
-        with torch.inference_mode(), _at_rest(module), _kept(layers) as found:
+        with torch.inference_mode(), uncompiled(module), _at_rest(module), _kept(layers) as found:
             outputs.append(_called(module, graph, calling, batch))
         for layer, name in layers.items():
             spikes[name].append(_by_sample(found[name], len(batch), graph, name, getattr(layer, "step_mode", "")))

@@ -142,7 +142,10 @@ def _fit(source: NetworkSource, chip: Target, chips: int | None, progress: Progr
     return found if found.fits else _with_remedy(found, network, chips, lowering)
 
 
-def _held(network: Lowered, chip: Target, chips: int | None, give_up: Callable[[Finding], bool] | None = None) -> Fit:
+def _held(
+    network: Lowered, chip: Target, chips: int | None, give_up: Callable[[Finding], bool] | None = None,
+    known: Placement | None = None,
+) -> Fit:  # fmt: skip
     """A lowered network against a chip; that it makes no chain is a finding too."""
     from exporters.errors import DeployError
     from exporters.passes.chain import to_chain
@@ -152,7 +155,7 @@ def _held(network: Lowered, chip: Target, chips: int | None, give_up: Callable[[
         chain = to_chain(network.integer)
     except DeployError as error:
         return fit.Fit(chip, (refusal(error, OTHER_LAYERS if network.graph is None else ONLY_ONNX),), None)
-    return fit.check(chain, chip, scales=network.layer_scales, max_chips=chips, give_up=give_up)
+    return fit.check(chain, chip, scales=network.layer_scales, max_chips=chips, give_up=give_up, known=known)
 
 
 def _with_remedy(found: Fit, network: Lowered, chips: int | None, lowering: dict[str, Any]) -> Fit:
@@ -187,12 +190,14 @@ def _tried(
     how = {key: lowering[key] for key in ("calibrate", "calibration_samples") if key in lowering}
     pixel_bits = network.input_bits
     largest = (2 ** (network.bits - 1) - 1) * 1.05 / first.excess
+    # where numbers alone stand against it, the cores that hold it now hold fewer bits too
+    known = first.placement if all(is_curable(f) for f in first.findings if f.severity == "error") else None
     tries = [bits for bits in range(network.bits - 1, 1, -1) if 2 ** (bits - 1) - 1 <= largest]
     for bits in tries:
         again = lower(network.graph, bits=bits, input_bits=pixel_bits, **how)
         if network.encoder is not None and not isinstance(again.chip, DeployError):
             again = lower(again, encoder="host")
-        found = _held(again, first.target, chips, give_up=is_curable)
+        found = _held(again, first.target, chips, is_curable, known)
         if found.fits:
             return f"quantize with {bits} bits: tried, it fits"
         if not any(map(is_curable, found.findings)):

@@ -25,10 +25,15 @@ from kdsnn.errors import OptionError, UserError
 from profilers.text_table import TextTable, table
 
 if TYPE_CHECKING:
+    from exporters.graph import Array, SpikingGraph
     from exporters.onnx import Form
     from kdsnn.deploy.lower import NetworkSource
 
 VERIFY_SAMPLES = 16
+"""Random samples on which what was read back is compared."""
+
+VERIFY_SPIKES = 2**23
+"""Fewer samples do where they hold more spikes together than these."""
 
 
 @dataclass(frozen=True)
@@ -289,12 +294,19 @@ class _Verified:
     ties: int = 0
 
 
+def _random(graph: SpikingGraph, seed: int) -> Array:
+    """What a file is verified on."""
+    from profilers.counting.sizes import samples_within
+
+    return random_samples(graph, min(VERIFY_SAMPLES, samples_within(VERIFY_SPIKES, graph)), seed)
+
+
 def _compared(written: WrittenFile, seed: int) -> _Verified:
     """Every spike of every layer that the file holds against the emulator's; what runs on the host it does not hold."""
     from hardware import emulator
 
     graph = written.graph
-    x = random_samples(graph, VERIFY_SAMPLES, seed)
+    x = _random(graph, seed)
     recorder = emulator.Recorder(graph)
     emulator.run(graph, graph.encode(x), observe=recorder)
     assert written.run is not None
@@ -307,11 +319,9 @@ def _compared(written: WrittenFile, seed: int) -> _Verified:
 
 def _proven(written: WrittenFile, seed: int) -> _Verified:
     """Every layer by itself, on the spikes that the file's own run gave to it, so that no tie spreads."""
-    from profilers.counting.sizes import samples_within
-
     graph = written.graph
     assert written.run is not None
-    x = random_samples(graph, min(VERIFY_SAMPLES, samples_within(2**27, graph)), seed)
+    x = _random(graph, seed)
     found = written.run(x)
     output = found[graph.output_name]
     sums = graph.output.readout == "membrane" and graph.output.sums

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from kdsnn.deploy.author import run_author
+import torch
+
+from kdsnn.deploy.author import own_type, run_author
 from kdsnn.deploy.images import random_samples
 from kdsnn.deploy.proof import Proof, prove
 from kdsnn.errors import UnfaithfulError
@@ -33,9 +35,10 @@ def few_samples(graph: SpikingGraph) -> int:
 
 
 def proven(
-    name: str, module: nn.Module, graph: SpikingGraph, calling: Calling, x: Array | None = None, *, seed: int = 0
-) -> Proof:
-    """Compare a graph with its module on a few random samples, or on samples x, in float64 where the module can.
+    name: str, module: nn.Module, graph: SpikingGraph, calling: Calling, x: Array | None = None, *, seed: int = 0,
+    double: bool = True,
+) -> Proof:  # fmt: skip
+    """Compare a graph with its module on a few random samples, or on samples x; `double`: in float64 where the module can.
 
     Raises:
         UnfaithfulError: they differ other than by rounding; names layer, sample, step and neuron.
@@ -43,8 +46,8 @@ def proven(
     if x is None:
         largest = max((math.prod(graph.shapes[layer]) for layer in graph.neurons), default=0) * graph.T
         x = random_samples(graph, 1 if largest > LARGE else 2, seed)
-    ran = run_author(module, graph, calling, x, double=True)
-    proof = prove(graph, x, ran.spikes, ran.output, roundoff=ran.roundoff, factor=calling.factor)
+    ran = run_author(module, graph, calling, x, double=double)
+    proof = prove(graph, x, ran.spikes, ran.output, roundoff=ran.roundoff, factor=calling.factor, coarse=not double)
     if not proof.ok:
         raise UnfaithfulError(
             f"{name}: what was lowered is not this network: {proof.first}; please report this with the module"
@@ -73,8 +76,12 @@ def drift_of(graph: SpikingGraph, other: SpikingGraph) -> str:
 def proven_on(network: Lowered, x: Samples) -> None:
     """Compare a lowered network with its module on the first few of the user's samples, real-valued as `run` takes them.
 
+    In float64 it was compared when it was lowered; what samples bring to light is no matter of rounding, so this is in float32 where
+    the module is, in half of the time.
+
     Raises:
         UnfaithfulError: as `proven`.
     """
     if network.module is not None and network.graph is not None and network.calling is not None:
-        proven(network.name, network.module, network.graph, network.calling, x[: few_samples(network.graph)])
+        few, double = x[: few_samples(network.graph)], own_type(network.module) != torch.float32
+        proven(network.name, network.module, network.graph, network.calling, few, double=double)

@@ -115,6 +115,17 @@ def membrane_at_the_end(s, x):
     return s.o.v
 
 
+def membranes_kept(s, x):
+    s.o(s.l(s.n(s.c(x.expand(4, *x.shape).contiguous())).flatten(2)))
+    return s.o.v_seq.mean(0)
+
+
+def membranes_kept_by_step(s, x):
+    for _ in range(4):
+        s.o(s.l(s.n(s.c(x)).flatten(1)))
+    return s.o.v_seq.mean(0)
+
+
 def by_dimension(s, x, return_features=False):
     if x.dim() == 4:
         x = x.unsqueeze(0).repeat(4, 1, 1, 1, 1)
@@ -203,6 +214,10 @@ CALLED = {
         Net(lambda s, x: s.l(s.n(s.c(x.unsqueeze(0).expand(4, -1, -1, -1, -1))).flatten(2).mean(0)), **plain()))),
     "a linear layer on the sum": ("frames", "sum", lambda: multi(Net(lambda s, x: s.l(s.n(s.c(x)).flatten(2).sum(0)), **plain()))),
     "a membrane that never fires": ("image", "sum", lambda: Net(membrane_at_the_end, **plain(o=IF(v_threshold=float("inf"))))),
+    "membranes kept by a layer": ("image", "mean", lambda: multi(Net(
+        membranes_kept, **plain(o=neuron.LIFNode(v_threshold=float("inf"), store_v_seq=True))))),
+    "membranes kept step by step": ("image", "mean", lambda: Net(
+        membranes_kept_by_step, **plain(o=neuron.LIFNode(v_threshold=float("inf"), store_v_seq=True)))),
     "a layer that only integrates": ("frames", "sum", lambda: multi(nn.Sequential(
         conv(2, 4), IF(), layer.Flatten(), dense(64, 4), neuron.NonSpikingIFNode("last_mem")))),
     "chunks of time": ("frames", "steps", lambda: multi(Net(
@@ -360,6 +375,13 @@ READ = {
         nn.ZeroPad2d((1, 2, 0, 3)), conv(2, 3, stride=2), IF(), nn.ConstantPad2d((0, 1, 1, 0), 0.0), conv(3, 4, 2, dilation=2), IF(), features=36),
     "a crop": lambda: Net(lambda s, x: s.b(x[:, :, 1:-1, 2:]), b=body(conv(2, 3), IF(), features=12)),
     "enlarged spikes before a dense layer": lambda: body(conv(2, 3), IF(), nn.Upsample(scale_factor=2), features=192),
+    "enlarged maps before convolutions of that stride": lambda: body(
+        nn.Upsample(scale_factor=2), conv(2, 4, stride=2, padding=1), IF(), nn.Upsample(scale_factor=(3, 2)),
+        conv(4, 2, 4, stride=(3, 4), padding=2, groups=2, dilation=2), IF(), features=36),
+    "pixels apart": lambda: Net(
+        lambda s, x: s.b(F.pixel_unshuffle(x, 2) - 0.2), b=body(conv(8, 4, padding=1), IF(), features=36)),
+    "every second pixel": lambda: Net(
+        lambda s, x: s.b(torch.cat([x[..., ::2, ::2], 2 * x[..., 1::2, 1::2]], 1)), b=body(conv(4, 4, 2, stride=2), IF(), features=4)),
     "mean and deviation": lambda: Net(lambda s, x: s.b(normalized(x)), b=body(conv(2, 3, padding=1), IF(), features=108)),
     "BatchNorm before padded convolutions": shifted_batch_norms,
     "BatchNorm before a max-pool": lambda: body(conv(2, 3), IF(), layer.BatchNorm2d(3), layer.MaxPool2d(2), features=12),
@@ -426,14 +448,16 @@ def test_one_dimensional_convolutions() -> None:
         nn.Conv1d(3, 4, 3, padding=1, stride=2),
         nn.BatchNorm1d(4),
         IF(),
+        nn.MaxPool1d(2),
         nn.Conv1d(4, 5, 2),
         IF(),
+        nn.AdaptiveMaxPool1d(1),
         nn.Flatten(),
-        nn.Linear(15, 4),
+        nn.Linear(5, 4),
         IF(),
     )
-    found = assert_faithful(net, (3, 8), 4)
-    assert found.graph.input.shape == (3, 1, 8)
+    found = assert_faithful(net, (3, 16), 4)
+    assert found.graph.input.shape == (3, 1, 16)
 
 
 def test_thresholds_per_channel_go_into_the_weights() -> None:
@@ -578,6 +602,8 @@ REFUSED = {
     "currents that change": (lambda: simple(changes_with_time), "n: at step 2 it reads another current than at its first"),
     "the last step alone": (lambda: multi(simple(lambda s, x: s.n(s.l(x.flatten(2)))[-1])), "Net: what it returns is of step 4 alone, of 4"),
     "the membrane of neurons that fire": (lambda: simple(lambda s, x: s.n(s.l(x.flatten(1))) + s.n.v), r"Net: it reads the membrane of n, which fires"),
+    "the membranes that neurons kept": (lambda: Net(lambda s, x: s.n(s.l(x.flatten(1))) + s.n.v_seq[-1], l=dense(72, 15), n=IF(store_v_seq=True)),
+                                        r"Net: it reads the membrane of n, which fires"),
     "integrators in single-step mode": (lambda: nn.Sequential(layer.Flatten(), dense(72, 5), IF(), dense(5, 3), neuron.NonSpikingIFNode()),
                                         r"nonspikingifnode4: it takes the first axis of its input \(3, 3\) for the 4 time steps"),
     "an if on numbers": (lambda: simple(lambda s, x: s.n(s.l(x.flatten(1))) if x.mean() > 0 else x), r"Net: its forward compares a single number .*test_forwards.py:\d+\)"),

@@ -36,6 +36,10 @@ def computed_twice(v):
     return torch.sigmoid(slope * v) + ((v >= 0).to(v) - torch.sigmoid(slope * v)).detach()
 
 
+def heaviside(v):
+    return torch.heaviside(v, torch.ones(1, dtype=v.dtype))
+
+
 class Surrogate(nn.Module):
     """Neurons whose spikes come from such a function."""
 
@@ -65,7 +69,7 @@ class Spiking(nn.Module):
         return self.second(self.fc(spikes.flatten(2))).mean(0)
 
 
-@pytest.mark.parametrize("fire", [squashed, computed_twice])
+@pytest.mark.parametrize("fire", [squashed, computed_twice, heaviside])
 def test_what_a_surrogate_gradient_adds_it_takes_away(fire: Callable) -> None:
     found = assert_faithful(Spiking(fire), (1, 8, 8), 4)
     assert [(type(n), n.threshold, n.leak) for n in found.graph.neurons.values()] == [(LIF, 1.0, 0.5)] * 2

@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -289,6 +290,21 @@ def test_host_layers_are_not_placed() -> None:
     whole, rest = place(graph, LOIHI1), place(graph, LOIHI1, host_layers=1)
     first = chain_layers(graph)[0].name
     assert rest.host == (first,) and [p.name for p in rest.layers] == [p.name for p in whole.layers[1:]]
+
+
+def test_a_known_placement_is_kept_where_it_holds(tmp_path: Path) -> None:
+    chip = small_chip(tmp_path, compartments=60)
+    dense = Conv2d(np.random.default_rng(5).integers(1, 100, (8, 4, 3, 3)).astype(np.int32), None, (1, 1), (1, 1))
+    sparse = Conv2d(np.where(dense.weight > 50, 3, 0), None, (1, 1), (1, 1))
+    first = place(one_layer(dense, (4, 8, 8)), chip)
+    # other blocks than the search's, which the chip holds too
+    columns = replace(first.layers[0], blocks=tuple(blocks((8, 8, 8), (3, 4, 4))))
+    again = place(one_layer(sparse, (4, 8, 8)), chip, known=replace(first, layers=(columns,)))
+    assert again.layers[0].blocks == columns.blocks != first.layers[0].blocks
+    assert again.layers[0].totals()["memory"] < first.layers[0].totals()["memory"]
+    too_large = replace(first.layers[0], blocks=tuple(blocks((8, 8, 8), (8, 8, 8))))
+    searched = place(one_layer(dense, (4, 8, 8)), chip, known=replace(first, layers=(too_large,)))
+    assert searched.layers[0].blocks == first.layers[0].blocks
 
 
 def test_one_neuron_that_reads_too_much_is_refused_by_name() -> None:

@@ -162,6 +162,24 @@ def test_it_comes_before_every_answer(monkeypatch: pytest.MonkeyPatch) -> None:
             verb(net, input_shape=SHAPE, T=T)
 
 
+def test_compiled_networks_and_parts_are_run_as_they_were_written() -> None:
+    expected = run_author(net := network(), *_made(net), samples())
+    parts = network()
+    parts[0] = torch.compile(parts[0])
+    parts[4].compile()
+    for compiled in (torch.compile(network()), parts):
+        ran = run_author(compiled, *_made(compiled), samples())
+        assert len(ran.spikes) == len(expected.spikes)
+        for ours, theirs in zip(ran.spikes.values(), expected.spikes.values(), strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+        np.testing.assert_array_equal(ran.output, expected.output)
+
+
+def _made(net: nn.Module) -> tuple:
+    made = lower_module(net, SHAPE, T)
+    return made.graph, made.calling
+
+
 def test_what_cannot_compute_in_double_is_compared_in_its_own_type() -> None:
     class Single(nn.Module):
         def __init__(self) -> None:

@@ -17,6 +17,7 @@ from kdsnn.deploy.tables import Result
 from kdsnn.deploy.trained import TrainedNetwork
 from kdsnn.errors import OptionError
 from kdsnn.factory import is_factory
+from kdsnn.train.config import LARGEST_T
 from profilers.text_table import TextTable, table
 
 if TYPE_CHECKING:
@@ -134,6 +135,8 @@ def evaluate(
     """
     # what is wrong with them is said before data is waited for
     require_device(device)
+    if T is not None and not 1 <= T <= LARGEST_T:
+        raise OptionError(f"{{T}}: it must be 1 to {LARGEST_T:,} time steps", T=T)
     network = _network(source, weights) if isinstance(source, str | Path) else source
     images = load_own(
         data, own_of(network), image_size=image_size, noise=noise, noise_kind=noise_kind, noise_on=noise_on

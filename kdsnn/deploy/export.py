@@ -178,13 +178,14 @@ def export(
     calibrate = lowering.get("calibrate")
     ann = ann_of(source)
     if ann is not None:
+        called = str(source) if isinstance(source, str | Path) else ann.info.model
         if calibrate is not None:
             raise OptionError(
-                f"{{calibrate}}: {source} is an ANN and is not quantized; give a spiking student", calibrate=calibrate
+                f"{{calibrate}}: {called} is an ANN and is not quantized; give a spiking student", calibrate=calibrate
             )
         stem = Path(ann.path).stem if ann.path else ann.info.model
         with sole_writer(out / stem):
-            return ExportResult(str(source), (_write_teacher(ann, out / f"{stem}.onnx", opset),))
+            return ExportResult(called, (_write_teacher(ann, out / f"{stem}.onnx", opset),))
     if calibrate is not None and not holds_integers:
         raise OptionError(
             "{calibrate}: no file holds the quantized network; add {to}, or {quantized} for ONNX",

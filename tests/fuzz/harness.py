@@ -74,8 +74,9 @@ def tried(kind: str, call: Callable[[], object]) -> str:
     try:
         with _not_forever(), _no_warnings(Notice):
             call()
-    except UserError as error:
+    except (UserError, OSError) as error:  # the latter where a file cannot be written, as the docstrings say
         said = str(error)
+        assert isinstance(error, UserError) or error.strerror, repr(error)
         assert len(said) > 10 and "\n" not in said and "0x7f" not in said, said
     tell(kind, "refused" if said else "a result", time.process_time() - began)
     return said

@@ -159,10 +159,12 @@ def _changed_array(array: np.ndarray, rng: Random) -> Any:
     kind = rng.choice(("one", "one", "all", "small", "shape", "type", "scalar", "text", "nothing"))
     if kind == "one" and array.size:
         array = np.array(array)
-        array.flat[rng.randrange(array.size)] = _number(array.dtype, rng)
+        with np.errstate(over="ignore"):
+            array.flat[rng.randrange(array.size)] = _number(array.dtype, rng)
         return array
     if kind == "all":
-        return np.full_like(array, _number(array.dtype, rng))
+        with np.errstate(over="ignore"):
+            return np.full_like(array, _number(array.dtype, rng))
     if kind == "small":
         return array - 1 if array.dtype != bool else ~array
     if kind == "shape":

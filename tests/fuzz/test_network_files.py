@@ -74,7 +74,7 @@ def runs(path: Path, **lowering: Any) -> None:
 def loads(path: Path) -> None:
     """What a checkpoint says is used as the verbs use it."""
     trained = kdsnn.load(path)
-    assert own_data(trained) is not None and str(kdsnn.summary(trained))
+    assert own_data(trained) is not None and str(kdsnn.summary(trained)) and str(trained)
     wanted_by(trained.info, None)
 
 

@@ -19,7 +19,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from random import Random
+from random import Random, SystemRandom
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -64,8 +64,17 @@ def damaged(content: bytes, data: st.DataObject, *, times: int = 4, header: int 
     return bytes(hurt)
 
 
-SEEDS = st.integers(0, 2**63).map(Random)
-"""What draws a mutation; hypothesis shows the seed of one that fails."""
+def for_seeds(count: int, holds: Callable[[Random], object]) -> None:
+    """Try something that is drawn from seeds 0, 1, …; as many as KDSNN_FUZZ_EXAMPLES says, from another one on each time, if that is
+    set. There is nothing to shrink: the seed of a failure is told with it."""
+    more = os.environ.get("KDSNN_FUZZ_EXAMPLES")
+    first = 0 if more is None else SystemRandom().randrange(2**40)
+    for seed in range(first, first + int(more or count)):
+        try:
+            holds(Random(seed))
+        except BaseException as error:
+            error.add_note(f"seed {seed}")
+            raise
 
 
 def tried(kind: str, call: Callable[[], object]) -> str:
@@ -91,7 +100,7 @@ def tell(kind: str, outcome: str, seconds: float = 0.0) -> None:
     for name, more in (("mutations", 1), (outcome, 1), ("seconds", seconds)):
         counts[name] = round(counts.get(name, 0) + more, 3)
     named = os.environ.get("KDSNN_FUZZ_RECORD")
-    if named and sum(one["mutations"] for one in _told.values()) >= 50:
+    if named and sum(one["mutations"] for one in _told.values()) >= 500:
         record(Path(named))
 
 

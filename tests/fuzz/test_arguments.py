@@ -13,13 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
 from spikingjelly.activation_based import layer, neuron
 from torch import nn
 
 import kdsnn
 from exporters.passes.chain import to_chain
-from tests.fuzz.harness import SEEDS, examples, memory_limited, tried, untouched
+from tests.fuzz.harness import for_seeds, memory_limited, tried, untouched
 from tests.fuzz.mutation import FLOATS, TEXTS
 from tests.networks import random_dense_time, random_recurrent
 
@@ -168,8 +167,6 @@ def arguments(verb: str, rng: Random, folder: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize("verb", EXAMPLES)
 def test_any_arguments_give_a_result_or_one_line(verb: str, inputs: Path) -> None:
-    @examples(EXAMPLES[verb])
-    @given(SEEDS)
     def holds(rng: Random) -> None:
         given_ = arguments(verb, rng, inputs)
         try:
@@ -179,7 +176,7 @@ def test_any_arguments_give_a_result_or_one_line(verb: str, inputs: Path) -> Non
             error.add_note(f"kdsnn.{verb}(**{given_!r:.1000})")
             raise
 
-    holds()
+    for_seeds(EXAMPLES[verb], holds)
 
 
 def test_every_verb_is_called() -> None:

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
 
 import kdsnn
 from exporters import netx, nir
@@ -23,7 +22,7 @@ from kdsnn import checkpoint
 from kdsnn.checkpoint import CheckpointInfo
 from kdsnn.deploy.classifiers import wanted_by
 from kdsnn.deploy.own_data import own_data
-from tests.fuzz.harness import SEEDS, examples, memory_limited, tried
+from tests.fuzz.harness import for_seeds, memory_limited, tried
 from tests.fuzz.mutation import change_checkpoint, change_hdf5, change_netx
 from tests.networks import random_dense_time, random_recurrent
 
@@ -108,8 +107,6 @@ def test_what_is_changed_inside_is_refused_or_used(
 ) -> None:
     folder = tmp_path_factory.getbasetemp() / "inside"
 
-    @examples(count)
-    @given(SEEDS)
     def holds(rng: Random) -> None:
         path = mutated(sound, ending, rng, folder)
         try:
@@ -118,4 +115,4 @@ def test_what_is_changed_inside_is_refused_or_used(
             error.add_note(f"the file: {path}")
             raise
 
-    holds()
+    for_seeds(count, holds)

@@ -6,6 +6,7 @@ wrong. It shows no traceback and no warning of a library, ends, and writes nothi
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import io
 import json
@@ -99,13 +100,16 @@ def tell(kind: str, outcome: str, seconds: float = 0.0) -> None:
     counts = _told.setdefault(kind, {})
     for name, more in (("mutations", 1), (outcome, 1), ("seconds", seconds)):
         counts[name] = round(counts.get(name, 0) + more, 3)
-    named = os.environ.get("KDSNN_FUZZ_RECORD")
-    if named and sum(one["mutations"] for one in _told.values()) >= 500:
-        record(Path(named))
+    if sum(one["mutations"] for one in _told.values()) >= 500:
+        record()
 
 
-def record(path: Path) -> None:
-    """What was counted since the last time is added to a file."""
+@atexit.register
+def record() -> None:
+    """What was counted since the last time is added to the file."""
+    if "KDSNN_FUZZ_RECORD" not in os.environ or not _told:
+        return
+    path = Path(os.environ["KDSNN_FUZZ_RECORD"])
     found = json.loads(path.read_text()) if path.exists() else {}
     for kind, counts in _told.items():
         before = found.setdefault(kind, {})

@@ -57,7 +57,8 @@ def test_a_call_is_refused_in_one_line(
     assert "\n" not in str(caught.value)
 
 
-def test_a_message_repeats_no_array() -> None:
+def test_a_message_has_one_line_and_repeats_no_array() -> None:
+    assert str(UserError("a\nb: no such\n")) == "a b: no such"
     assert str(OptionError("{data}: no", data=X)) == "data: no"
     assert str(OptionError("{bits}: no", bits=9)) == "bits=9: no"
 

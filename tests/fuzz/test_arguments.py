@@ -106,11 +106,8 @@ def value(name: str, annotation: str, rng: Random, folder: Path) -> Any:
         "weights": choices["path"],
         "teacher_weights": choices["path"],
     }
-    networks = [
-        one
-        for one in sources(folder)
-        if "Source" in annotation or "Module" in annotation or isinstance(one, str | Path | kdsnn.TrainedNetwork)
-    ]
+    trained = (str, Path, kdsnn.TrainedNetwork, *([nn.Module] if "Module" in annotation else []))
+    networks = [one for one in sources(folder) if "Source" in annotation or isinstance(one, trained)]
     named = networks if network_wanted else choices.get(name, ())
     if name in ("data", "calibrate", "test"):
         return data(rng)

@@ -43,6 +43,7 @@ CALLS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "steps without end": (lambda _: kdsnn.evaluate(torch.nn.Flatten(), (X, Y), T=2**31), "T=2147483648: it must be 1 to 4,096"),
     "a setting of NIR that is none": (lambda p: kdsnn.lower(p / "x.nir", nir={"x": 1}), "nir: x is none of dt, method, reset"),
     "settings of NIR for a module": (lambda _: kdsnn.lower(torch.nn.Flatten(), nir={"dt": 1}), "nir: a Flatten is not a .nir file"),
+    "a lowered network to be evaluated": (lambda p: kdsnn.evaluate(kdsnn.lower(p / "snn.safetensors"), (X, Y)), "a Lowered is no trained network"),
     "an export of nothing": (lambda p: kdsnn.export(p / "snn.safetensors", p / "out", to=[]), "to form: they name no file to write"),
     "an accuracy that nobody measured": (lambda p: kdsnn.load(p / "snn.safetensors").accuracy, "does not say its test accuracy; evaluate it"),
 }  # fmt: skip

@@ -92,8 +92,8 @@ def mutated(sound: Path, ending: str, rng: Random, folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("kind", "ending", "use", "count"),
     [
-        ("netx in time", ".net", runs, 40),
-        ("NIR with cycles", ".nir", runs, 40),
+        ("netx in time", ".net", runs, 25),
+        ("NIR with cycles", ".nir", runs, 25),
         ("checkpoints", ".safetensors", loads, 40),
     ],
 )

@@ -8,6 +8,10 @@ class UserError(Exception):
     this base, so that who calls one half can tell which of them spoke.
     """
 
+    def __str__(self) -> str:
+        """The message in one line, whatever names out of a file it repeats."""
+        return " ".join(super().__str__().splitlines())
+
 
 class DeployError(UserError):
     """What is wrong with a network, a file or a chip: raised by `exporters`, `hardware` and `profilers`."""

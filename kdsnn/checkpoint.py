@@ -275,6 +275,8 @@ def _require_types(info: CheckpointInfo) -> None:
     of_anns = (PIXELS, MEAN, GRADED_MEAN, EACH, GRADED_EACH)
     if info.preprocessing not in ((PIXELS, SPIKES, GRADED) if info.spiking else of_anns):
         raise ValueError(f"preprocessing '{info.preprocessing}' is unknown for a network of this kind")
+    if not all(isinstance(value, int | float) for value in info.metrics.values()):
+        raise TypeError("'metrics' has the wrong type")
     if info.spiking and (info.T is None or info.T < 1):
         raise ValueError("a spiking network needs T")
     if info.T is not None and info.T > LARGEST_T:

@@ -38,8 +38,13 @@ class OptionError(KdsnnError):
         return re.sub(rf"\{{({names})\}}", lambda m: spell(m[1], self.values[m[1]]), self.text) if names else self.text
 
 
+LONGEST_VALUE = 200
+"""Characters of a value that a message repeats; of a longer one, such as an array, the option is named alone."""
+
+
 def _in_python(name: str, value: Any) -> str:
-    return name if value is None else f"{name}={value}"
+    text = str(value)
+    return name if value is None or len(text) > LONGEST_VALUE or not text.isprintable() else f"{name}={text}"
 
 
 class StoppedError(KeyboardInterrupt):

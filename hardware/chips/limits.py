@@ -172,7 +172,7 @@ def load(path: Path) -> Target:
         raise DeployError(f"{path}: no such file") from error
     except OSError as error:
         raise DeployError(f"{path}: cannot be read: {error.strerror}") from error
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # no UTF-8, no JSON, numbers of too many digits, too many brackets
         raise DeployError(f"{path}: not a readable JSON file ({error})") from error
     try:
         return _target(data)

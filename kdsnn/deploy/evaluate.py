@@ -15,8 +15,9 @@ from kdsnn.deploy.processes import ranks
 from kdsnn.deploy.progress import Progress, silent
 from kdsnn.deploy.tables import Result
 from kdsnn.deploy.trained import TrainedNetwork
-from kdsnn.errors import OptionError
+from kdsnn.errors import KdsnnError, OptionError
 from kdsnn.factory import is_factory
+from kdsnn.train.config import LARGEST_T
 from profilers.text_table import TextTable, table
 
 if TYPE_CHECKING:
@@ -134,7 +135,10 @@ def evaluate(
     """
     # what is wrong with them is said before data is waited for
     require_device(device)
+    if T is not None and not 1 <= T <= LARGEST_T:
+        raise OptionError(f"{{T}}: it must be 1 to {LARGEST_T:,} time steps", T=T)
     network = _network(source, weights) if isinstance(source, str | Path) else source
+    _require_module(network)
     images = load_own(
         data, own_of(network), image_size=image_size, noise=noise, noise_kind=noise_kind, noise_on=noise_on
     )
@@ -150,6 +154,16 @@ def evaluate(
     with moved(network.module, device):
         found = _evaluated(network.module, name, info.model, images, T=T, frames=info.frames, progress=told)
     return replace(found, arithmetic=_arithmetic(info))
+
+
+def _require_module(network: Any) -> None:
+    from torch import nn
+
+    if not isinstance(network, TrainedNetwork | nn.Module):
+        raise KdsnnError(
+            f"a {type(network).__name__} is no trained network: give a checkpoint, a TrainedNetwork or a torch module; "
+            "run takes lowered networks and graphs"
+        )
 
 
 def _evaluated(module: nn.Module, name: str, model: str, images: DataSet, *, T: int | None, **how: Any) -> Evaluation:

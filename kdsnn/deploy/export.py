@@ -183,13 +183,8 @@ def export(
     calibrate = lowering.get("calibrate")
     ann = ann_of(source)
     if ann is not None:
-        if calibrate is not None:
-            raise OptionError(
-                f"{{calibrate}}: {source} is an ANN and is not quantized; give a spiking student", calibrate=calibrate
-            )
-        stem = Path(ann.path).stem if ann.path else ann.info.model
-        with sole_writer(out / stem):
-            return ExportResult(str(source), (_write_teacher(ann, out / f"{stem}.onnx", opset),))
+        called = str(source) if isinstance(source, str | Path) else ann.info.model
+        return _exported_ann(ann, called, out, opset, calibrate)
     if calibrate is not None and not holds_integers:
         raise OptionError(
             "{calibrate}: no file holds the quantized network; add {to}, or {quantized} for ONNX",
@@ -217,8 +212,12 @@ def _require_opset(opset: int, to: Sequence[FormatName]) -> None:
 
 
 def _wanted(to: Sequence[FormatName], form: Sequence[Form], quantized: bool, opset: int | None) -> list[Wanted]:
-    """The files to write, netx first, which expresses the least."""
-    found = []
+    """The files to write, netx first, which expresses the least.
+
+    Raises:
+        OptionError: there are none.
+    """
+    found: list[Wanted] = []
     for name in sorted(to, key=lambda name: name != "netx"):
         if name != "onnx":
             found.append(Wanted(name, opset=opset))
@@ -228,6 +227,8 @@ def _wanted(to: Sequence[FormatName], form: Sequence[Form], quantized: bool, ops
             for shape in form
             for integer in ([False, True] if quantized else [False])
         ]
+    if not found:
+        raise OptionError("{to} {form}: they name no file to write", to=None, form=None)
     return found
 
 
@@ -335,6 +336,16 @@ def _differing(file: ExportedFile) -> str:
     from profilers.report.cells import plural
 
     return f"{file.mismatches}, {plural(file.ties, 'tie')}" if file.ties else str(file.mismatches)
+
+
+def _exported_ann(ann: TrainedNetwork, called: str, out: Path, opset: int | None, calibrate: Any) -> ExportResult:
+    if calibrate is not None:
+        raise OptionError(
+            f"{{calibrate}}: {called} is an ANN and is not quantized; give a spiking student", calibrate=calibrate
+        )
+    stem = Path(ann.path).stem if ann.path else ann.info.model
+    with sole_writer(out / stem):
+        return ExportResult(called, (_write_teacher(ann, out / f"{stem}.onnx", opset),))
 
 
 def _write_teacher(ann: TrainedNetwork, path: Path, opset: int | None) -> ExportedFile:

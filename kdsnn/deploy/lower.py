@@ -19,6 +19,9 @@ from kdsnn.deploy.trained import TrainedNetwork
 from kdsnn.errors import KdsnnError, OptionError, notice
 from kdsnn.factory import is_factory
 
+NIR_SETTINGS = {"dt", "method", "reset"}
+"""What `nir` may say."""
+
 MOST_STEPS = 1 << 16
 """A T that is larger is a slip: the run would take days, and memory in proportion."""
 
@@ -126,7 +129,8 @@ def _check(source: NetworkSource, how: Quantization, T: int | None, nir: Mapping
     if T is not None and not 1 <= T <= MOST_STEPS:
         raise OptionError(f"{{T}}: it must be 1 to {MOST_STEPS:,} time steps", T=T)
     if nir and suffix != ".nir":
-        raise OptionError(f"{{nir}}: {source} is not a .nir file; leave it out", nir=None)
+        called = str(source) if isinstance(source, str | Path) else f"a {type(source).__name__}"
+        raise OptionError(f"{{nir}}: {called} is not a .nir file; leave it out", nir=None)
 
 
 def _lower(
@@ -162,6 +166,8 @@ def _lower(
         from exporters import nir as nir_files
 
         try:
+            if wrong := set(nir or ()) - NIR_SETTINGS:
+                raise OptionError(f"{{nir}}: {min(wrong)} is none of {', '.join(sorted(NIR_SETTINGS))}", nir=None)
             read = nir_files.read(path, T=T, encoding=said.input_coding and said.encoding, **(nir or {}))
         except nir_files.CodingError as error:
             raise OptionError(f"{{input_coding}}: {error}", input_coding=said.input_coding) from error
@@ -217,7 +223,8 @@ def _trained(
             notice(f"{called} was trained for {trained_for} bits, not {bits}")
     metadata |= {"model": info.model, "data": info.data, "metrics": dict(info.metrics)}
     metadata |= {"class_names": list(info.class_names)} if info.class_names else {}
-    metadata |= {"noise": dict(info.training["noise"])} if info.training.get("noise") else {}
+    noise = info.training.get("noise")
+    metadata |= {"noise": dict(noise)} if isinstance(noise, Mapping) else {}
     return _module(
         name, trained.module, info.input_shape, T or info.T, how, Brought(input_coding=info.input_coding), metadata
     )

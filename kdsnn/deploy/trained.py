@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdsnn.deploy.tables import Result
+from kdsnn.errors import KdsnnError
 from profilers.text_table import TextTable, table
 
 if TYPE_CHECKING:
@@ -41,7 +42,13 @@ class TrainedNetwork(Result):
 
     @property
     def accuracy(self) -> float:
-        """Accuracy on the test set, 0…1, with all T steps."""
+        """Accuracy on the test set, 0…1, with all T steps.
+
+        Raises:
+            KdsnnError: a checkpoint that does not say it.
+        """
+        if "test_accuracy" not in self.info.metrics:
+            raise KdsnnError(f"{self.path or self.info.model}: it does not say its test accuracy; evaluate it")
         return self.info.metrics["test_accuracy"]
 
     @property
@@ -98,7 +105,8 @@ class TrainedNetwork(Result):
             counted = [quantity(value, plain_below=0, trim=True) for value in (one.cost or {}).values()]
             held_out = [percent(one.info.metrics["val_accuracy"], 2)] if self.best else []
             where = [str(one.path)] if self.path else []
-            rows.append([name, *held_out, percent(one.accuracy, 2), *counted, *where])
+            known = "test_accuracy" in one.info.metrics
+            rows.append([name, *held_out, percent(one.accuracy, 2) if known else "–", *counted, *where])
         T = f", T={self.info.T}" if self.info.spiking else ""
         return (table(f"{self.info.model} on {self.info.data}{T}", columns, rows),)
 

@@ -6,6 +6,7 @@ wrong. It shows no traceback and no warning of a library, ends, and writes nothi
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import io
 import json
@@ -19,7 +20,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from random import Random
+from random import Random, SystemRandom
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -64,8 +65,17 @@ def damaged(content: bytes, data: st.DataObject, *, times: int = 4, header: int 
     return bytes(hurt)
 
 
-SEEDS = st.integers(0, 2**63).map(Random)
-"""What draws a mutation; hypothesis shows the seed of one that fails."""
+def for_seeds(count: int, holds: Callable[[Random], object]) -> None:
+    """Try something that is drawn from seeds 0, 1, …; as many as KDSNN_FUZZ_EXAMPLES says, from another one on each time, if that is
+    set. There is nothing to shrink: the seed of a failure is told with it."""
+    more = os.environ.get("KDSNN_FUZZ_EXAMPLES")
+    first = 0 if more is None else SystemRandom().randrange(2**40)
+    for seed in range(first, first + int(more or count)):
+        try:
+            holds(Random(seed))
+        except BaseException as error:
+            error.add_note(f"seed {seed}")
+            raise
 
 
 def tried(kind: str, call: Callable[[], object]) -> str:
@@ -74,8 +84,9 @@ def tried(kind: str, call: Callable[[], object]) -> str:
     try:
         with _not_forever(), _no_warnings(Notice):
             call()
-    except UserError as error:
+    except (UserError, OSError) as error:  # the latter where a file cannot be written, as the docstrings say
         said = str(error)
+        assert isinstance(error, UserError) or error.strerror, repr(error)
         assert len(said) > 10 and "\n" not in said and "0x7f" not in said, said
     tell(kind, "refused" if said else "a result", time.process_time() - began)
     return said
@@ -89,13 +100,16 @@ def tell(kind: str, outcome: str, seconds: float = 0.0) -> None:
     counts = _told.setdefault(kind, {})
     for name, more in (("mutations", 1), (outcome, 1), ("seconds", seconds)):
         counts[name] = round(counts.get(name, 0) + more, 3)
-    named = os.environ.get("KDSNN_FUZZ_RECORD")
-    if named and sum(one["mutations"] for one in _told.values()) >= 50:
-        record(Path(named))
+    if sum(one["mutations"] for one in _told.values()) >= 500:
+        record()
 
 
-def record(path: Path) -> None:
-    """What was counted since the last time is added to a file."""
+@atexit.register
+def record() -> None:
+    """What was counted since the last time is added to the file."""
+    if "KDSNN_FUZZ_RECORD" not in os.environ or not _told:
+        return
+    path = Path(os.environ["KDSNN_FUZZ_RECORD"])
     found = json.loads(path.read_text()) if path.exists() else {}
     for kind, counts in _told.items():
         before = found.setdefault(kind, {})

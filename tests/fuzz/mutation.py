@@ -159,10 +159,12 @@ def _changed_array(array: np.ndarray, rng: Random) -> Any:
     kind = rng.choice(("one", "one", "all", "small", "shape", "type", "scalar", "text", "nothing"))
     if kind == "one" and array.size:
         array = np.array(array)
-        array.flat[rng.randrange(array.size)] = _number(array.dtype, rng)
+        with np.errstate(over="ignore"):
+            array.flat[rng.randrange(array.size)] = _number(array.dtype, rng)
         return array
     if kind == "all":
-        return np.full_like(array, _number(array.dtype, rng))
+        with np.errstate(over="ignore"):
+            return np.full_like(array, _number(array.dtype, rng))
     if kind == "small":
         return array - 1 if array.dtype != bool else ~array
     if kind == "shape":
@@ -224,7 +226,7 @@ def _change_weights(weights: dict[str, torch.Tensor], rng: Random) -> None:
     tensor = weights.pop(name)
     changes: tuple[Callable[[], torch.Tensor], ...] = (
         lambda: tensor.reshape(-1).clone(), lambda: tensor[None].clone(), lambda: tensor.double(), lambda: tensor.half(),
-        lambda: torch.full_like(tensor, rng.choice(FLOATS)) if tensor.is_floating_point() else tensor - 1,
+        lambda: torch.full_like(tensor, rng.choice((*FLOATS[:5], *FLOATS[-3:]))) if tensor.is_floating_point() else tensor - 1,
         lambda: torch.zeros(0), lambda: tensor.to(torch.int64), lambda: -tensor,
     )  # fmt: skip
     kind = rng.randrange(len(changes) + 2)

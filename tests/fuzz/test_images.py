@@ -20,7 +20,7 @@ from PIL import Image
 
 from kdsnn.data import DataSet, load
 from kdsnn.errors import KdsnnError
-from tests.fuzz.harness import CORPUS, command, damaged, examples, untouched
+from tests.fuzz.harness import CORPUS, command, damaged, examples, tell, untouched
 
 CLASSES = tuple("abcdefghij")
 
@@ -171,7 +171,9 @@ def test_a_mutated_image_is_refused_or_loads(
         (folder / "one" / f"{i}.png").write_bytes(content)
     try:
         assert isinstance(load(f"folder:{folder}"), DataSet)
+        tell("folders of images", "a result")
     except KdsnnError as error:
+        tell("folders of images", "refused")
         assert "mutated" in str(error) and "\n" not in str(error) and "0x7f" not in str(error), str(error)
     assert capfd.readouterr() == ("", "")  # libraries in C print what they please
 

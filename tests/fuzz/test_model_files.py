@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
 
 import kdsnn
 from exporters.passes.chain import to_chain
@@ -20,7 +19,7 @@ from profilers.energy import evaluation, models, time_models, timing
 from profilers.energy.count_names import COUNTS, SIZED
 from profilers.energy.models import Range
 from profilers.energy.operations import Access, Counts
-from tests.fuzz.harness import SEEDS, examples, tried
+from tests.fuzz.harness import for_seeds, tried
 from tests.fuzz.mutation import TEXTS, changed_json
 from tests.networks import random_dense_time
 
@@ -83,11 +82,9 @@ def test_a_changed_model_is_refused_or_used(kind: str, network: Lowered, tmp_pat
         "chips": (CHIPS, places(network)),
     }[kind]
 
-    @examples(60)
-    @given(SEEDS)
     def holds(rng: Random) -> None:
         path.write_bytes(mutated(files, rng))
         said = tried(kind, lambda: use(path))
         assert not said or "mine.json" in said or kind == "chips", said
 
-    holds()
+    for_seeds(60, holds)

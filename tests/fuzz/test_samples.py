@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
 from PIL import Image
 
 import kdsnn
@@ -21,7 +20,7 @@ from kdsnn import checkpoint
 from kdsnn.checkpoint import CheckpointInfo
 from kdsnn.data import DataSet
 from tests.event_files import KINDS, stream, write
-from tests.fuzz.harness import SEEDS, examples, tried
+from tests.fuzz.harness import for_seeds, tried
 
 SMALL = {"channels": (2, 2), "hidden": 4}
 SHAPES = (
@@ -126,13 +125,11 @@ def test_whatever_predict_is_given_has_a_class_or_a_reason(
     os.mkfifo(tmp_path / "pipe.npy")
     (tmp_path / "loop.png").symlink_to("loop.png")
 
-    @examples(60)
-    @given(SEEDS)
     def holds(rng: Random) -> None:
         path, network = sample(files, rng, tmp_path), rng.choice(networks)
         tried("predict inputs", lambda: predicted(network, path))
 
-    holds()
+    for_seeds(60, holds)
 
 
 def predicted(network: Any, path: Path) -> None:
@@ -245,8 +242,6 @@ def data(rng: Random) -> Any:
 
 
 def test_whatever_data_is_given_is_a_data_set_or_refused() -> None:
-    @examples(80)
-    @given(SEEDS)
     def holds(rng: Random) -> None:
         given_ = data(rng)
         options: dict[str, Any] = {}
@@ -261,7 +256,7 @@ def test_whatever_data_is_given_is_a_data_set_or_refused() -> None:
             }
         tried("own data", lambda: loaded(given_, options))
 
-    holds()
+    for_seeds(80, holds)
 
 
 def loaded(given_: Any, options: dict[str, Any]) -> None:

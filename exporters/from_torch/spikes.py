@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -66,7 +67,7 @@ def _function(name: str) -> Callable[..., Affine]:
 
 
 def _heaviside(lowering: Lowering, shadow: Any, a: Affine, at_zero: Any) -> Affine:
-    levels = [] if isinstance(at_zero, Affine) else torch.as_tensor(at_zero).unique().tolist()
+    levels = [] if isinstance(at_zero, Affine) else np.unique(torch.as_tensor(at_zero).numpy()).tolist()
     if levels not in ([0.0], [1.0]):
         raise lowering.unknown("heaviside")
     return fired(lowering, a, strict=levels == [0.0])

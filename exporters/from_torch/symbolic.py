@@ -15,10 +15,16 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from exporters.from_torch.lowering import Lowering
-from exporters.from_torch.values import Affine, concatenated, laid_out, tidied
+from exporters.from_torch.values import Affine, concatenated, laid_out, real, tidied
 
 Move = Callable[[Tensor], Tensor]
 """Something that moves elements."""
+
+
+IN_NUMPY = (
+    "its forward hands what the network computes to numpy, which says nothing of what it does with it; write that in torch, or "
+    "declare a neuron that does so (neuron_as)"
+)
 
 
 class Symbolic(torch.Tensor):
@@ -75,6 +81,17 @@ class Symbolic(torch.Tensor):
         first = next(a for a in tree_leaves((args, kwargs)) if isinstance(a, Symbolic))
         with first.lowering.busy():
             return first.lowering.execute(func, args, kwargs or {})
+
+    def numpy(self, *args: Any, **how: Any) -> Any:
+        """The numbers of what does not depend on the input.
+
+        Raises:
+            LoweringError: it does.
+        """
+        if self.value.is_constant and not self.refusal:
+            return real(self.value, self.dtype).numpy(*args, **how)
+        is_layer = self.lowering.where.replace(".", "").isdigit()  # a bare number says too little
+        raise self.lowering.error(self.refusal or IN_NUMPY, self.lowering.name if is_layer else None)
 
     @property
     def root(self) -> Symbolic:

@@ -255,8 +255,12 @@ class FanOut:
         if not self.cores:
             return np.zeros(len(self.bits), np.int64), np.zeros(1, np.int64)
         words = self.bits.view(np.uint64)
-        factors = np.random.default_rng(0).integers(1, 2**63, words.shape[1], np.uint64) * np.uint64(2) + np.uint64(1)
-        sums = words @ factors
+        factors = np.random.default_rng(0).integers(1, 2**63, (4, words.shape[1]), np.uint64) * np.uint64(
+            2
+        ) + np.uint64(1)
+        # 16 bits at a time: the highest of 64 would leave of any odd factor but one bit, alike for all words
+        lanes = [(words >> np.uint64(16 * lane)) & np.uint64(0xFFFF) for lane in range(4)]
+        sums = sum((part @ by for part, by in zip(lanes, factors, strict=True)), np.zeros(len(words), np.uint64))
         different = np.unique(sums)
         kind = np.searchsorted(different, sums)  # there are few kinds, so that this is faster than to sort all
         first = np.empty(len(different), np.int64)

@@ -81,6 +81,15 @@ def test_the_floats_are_the_authors_and_the_exact_form_is_not() -> None:
     assert exact.comparisons[0].hidden > 5 * torch_run.hidden
 
 
+def test_files_of_large_networks_are_verified_on_fewer_samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    net = kdsnn.lower(nn.Sequential(layer.Conv2d(3, 8, 3), neuron.IFNode()), input_shape=SHAPE, T=T)
+    each = T * 8 * 10 * 10
+    for room, samples in ((2**23, 16), (5 * (each + 8 * 3 * 12 * 12), 5), (1, 1)):
+        monkeypatch.setattr(exporting, "VERIFY_SPIKES", room)
+        found = kdsnn.export(net, tmp_path / str(room), to=["onnx", "nir"])
+        assert [file.verified // each for file in found.files] == [samples * 2, samples]
+
+
 def test_exported_floats_are_the_folded_weights(tmp_path: Path) -> None:
     net = deep()
     (file,) = kdsnn.export(net, tmp_path, to=["onnx"], input_shape=SHAPE, T=T).files

@@ -62,7 +62,7 @@ class Firing:
 def fire(layer: Firing, x: Tensor, v: Tensor, T: int) -> Tensor:
     """Neurons integrate and fire over the time axis of x, (T or 1, N, *shape) to spikes (T, N, *shape); their membranes
     v (N, *shape) are those before the first step, and become those after the last."""
-    order, kernels = _order([x, v[None]]), _kernels_for(x, layer)
+    order, kernels = _order([x, v[None]]), _kernels_for(x)
     if order is None or kernels is None:
         return membranes.fire(layer.node, x, v, T, integer=layer.integer, saturates=layer.saturates, dtype=layer.dtype)
     spikes, _ = _fire_compiled(kernels, layer, [x], v, T, order)
@@ -88,7 +88,7 @@ def fire_from_rest(
     first, *others = currents
     if len(others) > 2:
         first, others = sum(others[:-2], first), others[-2:]
-    order, kernels = _order([first, *others]), _kernels_for(first, layer)
+    order, kernels = _order([first, *others]), _kernels_for(first)
     if order is None or kernels is None:
         return None
     if pool is not None and not order and _order([first, *others], innermost=True):
@@ -106,7 +106,7 @@ def fits(pool: AnyPool, largest: int) -> bool:
     return isinstance(pool, MaxPool2d) or (pool.divisor == 1 and pool.kernel[0] * pool.kernel[1] <= largest)
 
 
-def _kernels_for(x: Tensor, layer: Firing) -> ModuleType | None:
+def _kernels_for(x: Tensor) -> ModuleType | None:
     """The kernels for these currents, where so much is to be computed that they pay."""
     if x.device.type != "cpu" or _expected[0] < PAYS or x.dtype not in _NUMBERS:
         return None

@@ -200,11 +200,11 @@ def test_a_kernel_that_differs_is_not_used() -> None:
 
 
 def test_work_ahead_decides_whether_a_compiler_pays(monkeypatch: pytest.MonkeyPatch) -> None:
-    x, layer = torch.zeros(1, 1, 3), neurons.Firing(IF(2), integer=True, saturates=False, dtype=torch.uint8)
+    x = torch.zeros(1, 1, 3)
     monkeypatch.setattr(neurons, "_expected", [0])
     monkeypatch.setattr(neurons, "_tried", lambda _: "kernels")
     neurons.expect(neurons.PAYS - 1)
-    assert neurons._kernels_for(x, layer) is None
+    assert neurons._kernels_for(x) is None
     neurons.expect(1)
-    assert neurons._kernels_for(x, layer) == "kernels"
-    assert neurons._kernels_for(x.half(), layer) is None
+    assert neurons._kernels_for(x) == "kernels"
+    assert neurons._kernels_for(x.half()) is None

@@ -31,7 +31,8 @@ FORMS: tuple[onnx.Form, ...] = ("sequence", "loop")
 
 
 def rows(quick: bool) -> Iterator[Measured]:
-    in_a_long_run()
+    if not quick:
+        in_a_long_run()
     for name, shape, samples, options in TINY if quick else NETWORKS:
         module, x = settled(name, shape, **options), pictures(samples, shape)
         lowered = from_torch(module, shape, T)

@@ -22,9 +22,9 @@ from exporters.graph import IF, LIF, AnyNeuron, AnyPool, Array, AvgPool2d, MaxPo
 from hardware.emulator import membranes
 from hardware.emulator.membranes import MEMBRANE_MAX, register_factor
 
-PAYS = 2**28
-"""Values of neurons, over all samples and steps, for which a compiler pays: torch's own operations take half a second longer for
-so many, and a short run should not wait."""
+PAYS = 2**29
+"""Values of neurons, over all samples and steps, for which a compiler pays: torch's own operations take a second longer for so
+many, which is what numba takes to start with kernels from its cache (and a few more, once, to compile them)."""
 
 UNIT = 4096
 """Neurons whose membranes, currents and spikes stay in the nearest caches while the steps go by."""

@@ -11,6 +11,7 @@ import torch
 from spikingjelly.activation_based import functional
 
 from exporters.graph import Array
+from hardware.emulator import neurons
 from kdsnn import checkpoint, models
 
 T = 4
@@ -33,6 +34,11 @@ def settled(name: str, shape: tuple[int, int, int], *, steps: int = T, **options
 def pictures(count: int, shape: tuple[int, int, int]) -> Array:
     """Random pixels / 255, (count, C, H, W) float32."""
     return (np.random.default_rng(0).integers(0, 256, (count, *shape)) / np.float32(255)).astype(np.float32)
+
+
+def in_a_long_run() -> None:
+    """From now on the emulator computes as in a run long enough for its compiled neurons; the warm-up compiles them."""
+    neurons.expect(neurons.PAYS)
 
 
 def inference(net: torch.nn.Module, x: Array) -> Callable[[], object]:

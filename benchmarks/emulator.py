@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import statistics
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import torch
 from torch import Tensor
 
 from benchmarks._measure import Measured, alternate, compare, relative, rounds
-from benchmarks._networks import CIFAR, MNIST, T, inference, pictures, settled
+from benchmarks._networks import CIFAR, MNIST, T, in_a_long_run, inference, pictures, settled
 from benchmarks._networks_in_time import event_cnn, events, inference_in_time, spoken_digits
 from exporters import netx
 from exporters.from_torch import from_torch
@@ -30,23 +32,34 @@ LAVA_SAMPLES = 4  # a second each on stock Lava
 
 
 def rows(quick: bool) -> Iterator[Measured]:
+    if not quick:
+        in_a_long_run()
     for name, shape, batch in NETWORKS[:1] if quick else NETWORKS:
         net, x = settled(name, shape), pictures(batch, shape)
         graph, _ = quantize(from_torch(net, shape, T))
         frames = graph.encode(x)
-        yield from compare(
+        measured = compare(
             f"{name} {shape}, T = {T}, batch {batch}, per sample",
             {
                 "SpikingJelly, float": inference(net, x),
-                "emulator, integer": lambda: emulator.run(graph, frames),
+                "emulator, integer": functools.partial(emulator.run, graph, frames),
                 "its synapse layers alone": synapses_alone(graph, frames),
                 "the same layers in float32": synapses_alone(graph, frames, in_bytes=False),
             },
             rounds=rounds(quick, 7),
             per=batch,
         )
+        yield from with_floor(list(measured))
     yield from in_time(quick)
     yield from against_lava(quick)
+
+
+def with_floor(measured: Sequence[Measured]) -> Iterator[Measured]:
+    """A note says how many times as long as its synapse layers, which are the floor, the whole emulator takes."""
+    found = {row.name: row for row in measured}
+    whole = statistics.median(found["emulator, integer"].ratios(found["its synapse layers alone"]))
+    found["emulator, integer"] = replace(found["emulator, integer"], note=f"{whole:.2f} × its synapse layers alone")
+    yield from found.values()
 
 
 def in_time(quick: bool) -> Iterator[Measured]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks._measure import Measured, compare, rounds
-from benchmarks._networks import MNIST, T, pictures, settled
+from benchmarks._networks import MNIST, T, in_a_long_run, pictures, settled
 from exporters import netx, onnx
 from exporters.from_torch import from_torch
 from exporters.graph import SpikingGraph
@@ -48,6 +48,8 @@ class Axis:
 
 
 def rows(quick: bool) -> Iterator[Measured]:
+    if not quick:
+        in_a_long_run()
     for axis in axes(quick):
         sizes = axis.sizes
         works = {name: size.work for name, size in sizes.items()}

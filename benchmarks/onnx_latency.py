@@ -1,4 +1,5 @@
-"""Exported ONNX models on onnxruntime against SpikingJelly's module and the emulator: the same batch in one run."""
+"""Exported ONNX models on onnxruntime against SpikingJelly's module and the emulator: the same batch in one run, and one image,
+which is the latency of an answer. Sessions are made, and the emulator has planned, before."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ import onnxruntime
 import torch
 
 from benchmarks._measure import Measured, compare, rounds
-from benchmarks._networks import CIFAR, MNIST, T, inference, pictures, settled
+from benchmarks._networks import CIFAR, MNIST, T, in_a_long_run, inference, pictures, settled
 from exporters import onnx
 from exporters.from_torch import from_torch
 from exporters.graph import Array, SpikingGraph
@@ -21,14 +22,17 @@ from exporters.passes.quantize import quantize
 from hardware import emulator
 
 NETWORKS: list[tuple[str, tuple[int, int, int], int, dict[str, Any]]] = [
+    ("cnn2", MNIST, 1, {}),
     ("cnn2", MNIST, 16, {}),
-    ("resnet18", CIFAR, 2, {}),
+    ("resnet18", CIFAR, 1, {}),
 ]
 TINY = [("cnn2", MNIST, 2, {"channels": (4, 4), "hidden": 16})]
 FORMS: tuple[onnx.Form, ...] = ("sequence", "loop")
 
 
 def rows(quick: bool) -> Iterator[Measured]:
+    if not quick:
+        in_a_long_run()
     for name, shape, samples, options in TINY if quick else NETWORKS:
         module, x = settled(name, shape, **options), pictures(samples, shape)
         lowered = from_torch(module, shape, T)
@@ -43,12 +47,12 @@ def rows(quick: bool) -> Iterator[Measured]:
                     candidates[f"onnx {form}, {kind}"] = run(path, x)
                     notes[f"onnx {form}, {kind}"] = f"{path.stat().st_size / 1e6:.2f} MB, {onnx.node_count(path)} nodes"
             group = f"{name} {shape}, T = {T}, batch {samples}, per sample"
-            yield from compare(group, candidates, rounds=rounds(quick, 7), per=samples, notes=notes)
+            yield from compare(group, candidates, rounds=rounds(quick, 5), per=samples, notes=notes)
 
 
 def emulate(graph: SpikingGraph, x: Array) -> Callable[[], object]:
-    frames = graph.encode(x)
-    return lambda: emulator.run(graph, frames)
+    planned, frames = emulator.prepare(graph), graph.encode(x)
+    return lambda: planned.run(frames)
 
 
 def run(path: Path, x: Array) -> Callable[[], object]:

@@ -24,6 +24,14 @@ def jit(function: Callable[..., Any]) -> Any:
         return numba.njit(nogil=True, error_model="numpy")(function)
 
 
+def inline(function: Callable[..., Any]) -> Any:
+    """Let kernels call a function: a plain one, because a compiled one would make every process's kernels new to the
+    cache. Raises ImportError without numba."""
+    import numba.extending
+
+    return numba.extending.register_jitable(function)
+
+
 def spread(kernel: Callable[..., None], blocks: int, threads: int, *args: Any) -> None:
     """Run `kernel(first, last, *args)` on so many threads, each a share of the blocks."""
     workers = min(threads, blocks)

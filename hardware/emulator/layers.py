@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import assert_never
 
@@ -16,6 +16,7 @@ from torch import Tensor
 from exporters.graph import (
     IF,
     LIF,
+    AnyNeuron,
     AnyPool,
     AnySynapse,
     Array,
@@ -32,7 +33,8 @@ from exporters.graph import (
 )
 from exporters.graph.registers import CONVOLUTION_BITS, DENSE_BITS
 from hardware.emulator.byte_products import LARGEST_BYTE
-from hardware.emulator.membranes import current_at_rest, fire, integrate, persist, wrap_current, wrap_sum
+from hardware.emulator.membranes import current_at_rest, integrate, persist, wrap_current, wrap_sum
+from hardware.emulator.neurons import fire, fire_from_rest
 from hardware.emulator.plan import EmulationPlan, add
 
 
@@ -61,11 +63,10 @@ def compute(plan: EmulationPlan, name: str, node: Node, x: Tensor, state: State,
         case Flatten():
             return x.flatten(2)
         case IF() | LIF():
-            current, saturates = _membrane_input(plan, name, x, state, T), name in plan.saturating
+            current = _membrane_input(plan, name, x, state, T)
             if name not in state.membranes:
                 state.membranes[name] = torch.full_like(current[0], node.start)
-            dtype = torch.uint8 if plan.products else plan.dtype
-            return fire(node, current, state.membranes[name], T, integer=plan.integer, saturates=saturates, dtype=dtype)
+            return fire(plan.firing(name, node), current, state.membranes[name], T)
         case Delay():
             return delayed(x.expand(T, *x.shape[1:]), node.steps)
         case Output(readout="membrane"):
@@ -74,6 +75,28 @@ def compute(plan: EmulationPlan, name: str, node: Node, x: Tensor, state: State,
             return x.expand(T, *x.shape[1:])
         case _:
             assert_never(node)
+
+
+def fire_and_pool(
+    plan: EmulationPlan, name: str, node: AnyNeuron, values: Mapping[str, Tensor], T: int, *, keep: bool
+) -> dict[str, Tensor] | None:
+    """A neuron layer outside of loops fires, and the pool behind it makes its values in the same pass.
+
+    None where that is not to be had, and nodes compute one by one. Spikes that nobody reads but the pool are not among the
+    values, unless they are to be kept.
+    """
+    if plan.wraps or name in plan.persists:  # registers between the synapses and the membrane
+        return None
+    pool = plan.pooled.get(name)
+    behind = None if pool is None else plan.graph.nodes[pool]
+    assert behind is None or isinstance(behind, MaxPool2d | AvgPool2d)
+    currents = [values[source].to(plan.dtype) for source in plan.sources[name]]
+    made = fire_from_rest(plan.firing(name, node), currents, T, behind, keep=keep or plan.uses[name] > 1)
+    if made is None:
+        return None
+    spikes, pooled = made
+    found = {} if spikes is None else {name: spikes}
+    return found if pool is None or pooled is None else {**found, pool: pooled}
 
 
 def arriving(plan: EmulationPlan, name: str, values: dict[str, Tensor]) -> Tensor:
@@ -122,6 +145,8 @@ def _multiplied(plan: EmulationPlan, name: str, node: AnySynapse, x: Tensor, bia
         case Linear():
             return F.linear(x, weight, bias)
         case Conv2d(stride=stride, padding=padding, dilation=dilation, groups=groups):
+            if plan.products:  # channels innermost, as products of bytes are, and what goes on from here
+                x = _per_frame(x, lambda y: y.contiguous(memory_format=torch.channels_last))
             return _per_frame(x, lambda y: F.conv2d(y, weight, bias, stride, padding, dilation, groups))
         case _:
             assert_never(node)

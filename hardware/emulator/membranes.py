@@ -7,38 +7,22 @@ that saturate at 23. Tensors here hold them in units of the integer weights, exc
 from __future__ import annotations
 
 import math
-from functools import cache
-from types import ModuleType
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from exporters.compiled import spread
-from exporters.graph import Array, Neuron
+from exporters.graph import Neuron
 from exporters.graph.registers import CURRENT_REGISTER, DECAY_ONE, FRACTION, MEMBRANE_REGISTER
 
 MEMBRANE_MAX = MEMBRANE_REGISTER / FRACTION
 """Lava's membrane register saturates here, in units of the integer weights (23 bits, 6 fractional)."""
 
 
-PAYS = 2**28
-"""Values of neurons, over all steps, after which the kernel is compiled: torch's own operations take half a second for so many,
-and a short run should not wait for a compiler."""
-
-_gone_by = [0]
-
-
 def fire(node: Neuron, x: Tensor, v: Tensor, T: int, *, integer: bool, saturates: bool, dtype: torch.dtype) -> Tensor:
     """Neurons integrate and fire over the time axis of x, (T or 1, N, *shape) to spikes (T, N, *shape) of type
     `dtype`; their membranes v (N, *shape) are those before the first step, and become those after the last."""
     spikes = _empty_steps(x, T, dtype)
-    # Lava compares registers, v > (V − 1)·64: for whole numbers that is v ≥ V, and a membrane that
-    # saturates or leaks to a fraction between V − 1 and V fires too
-    compare, threshold = (torch.gt, node.threshold - 1) if integer else (torch.ge, node.threshold)
-    if (kernel := _compiled(spikes.numel())) is not None and (rows := _rows(x, v, spikes)) is not None:
-        _fire_compiled(kernel, node, rows, threshold, integer=integer, saturates=saturates)
-        return spikes.view(torch.uint8) if spikes.dtype == torch.int8 else spikes
+    compare, threshold = torch.gt if integer else torch.ge, level(node, integer=integer)
     # a comparison cannot write bytes into what the membrane is then multiplied with
     room = None if spikes.dtype == v.dtype else torch.empty_like(v)
     for t in range(T):
@@ -58,59 +42,13 @@ def fire(node: Neuron, x: Tensor, v: Tensor, T: int, *, integer: bool, saturates
     return spikes.view(torch.uint8) if spikes.dtype == torch.int8 else spikes
 
 
-def _compiled(values: int) -> ModuleType | None:
-    """The compiled kernel, once so many values have gone by that a compiler has paid; None before, and where there is none."""
-    _gone_by[0] += values
-    return _kernels() if _gone_by[0] >= PAYS else None
+def level(node: Neuron, *, integer: bool) -> float:
+    """Membranes that reach this fire; of an integer graph, those above it.
 
-
-@cache
-def _kernels() -> ModuleType | None:
-    try:
-        from hardware.emulator import kernels
-    except Exception:  # numba raises ImportError, and others, for a numpy or a processor that it does not know
-        return None
-    return kernels
-
-
-def _rows(x: Tensor, v: Tensor, spikes: Tensor) -> tuple[Array, Array, Array] | None:
-    """Currents (T or 1, M), membranes (M,) and spikes (T, M) in the one order of memory that they share; None if they do not."""
-    count, order = v.numel(), v.stride()
-    dense = v.is_contiguous() or (v.ndim == 4 and v.is_contiguous(memory_format=torch.channels_last))
-    steps_follow = len(x) == 1 or x.stride(0) == count
-    if not dense or not steps_follow or v.device.type != "cpu" or not x[0].stride() == spikes[0].stride() == order:
-        return None
-    return (
-        x.as_strided((len(x), count), (count, 1)).numpy(),
-        v.as_strided((count,), (1,)).numpy(),
-        spikes.as_strided((len(spikes), count), (count, 1)).numpy(),
-    )
-
-
-def _fire_compiled(
-    kernels: ModuleType,
-    node: Neuron,
-    rows: tuple[Array, Array, Array],
-    threshold: float,
-    *,
-    integer: bool,
-    saturates: bool,
-) -> None:
-    """What `fire` does step by step."""
-    x, v, spikes = rows
-    number = v.dtype.type
-    level = number(threshold)
-    if integer:  # the next number above it
-        level = np.nextafter(level, number(np.inf))
-    kind, leak = kernels.NO_LEAK, number(1)
-    if node.leak < 1:
-        kind, leak = (kernels.REGISTER, _factor(node.leak)) if integer else (kernels.PLAIN, number(node.leak))
-    largest = number(MEMBRANE_MAX if saturates else np.inf)
-    blocks = -(-len(v) // kernels.BLOCK)
-    spread(
-        kernels.fire, blocks, torch.get_num_threads(), x, v, spikes, level, number(node.threshold), node.reset != "hard", kind,
-        leak, largest,
-    )  # fmt: skip
+    Lava compares registers, v > (V − 1)·64: for whole numbers that is v ≥ V, and a membrane that saturates or leaks to a fraction
+    between V − 1 and V fires too.
+    """
+    return node.threshold - 1 if integer else node.threshold
 
 
 def integrate(x: Tensor, T: int, *, leak: float, integer: bool) -> Tensor:
@@ -168,10 +106,11 @@ def _int32(x: Tensor) -> Tensor:
 
 def _decayed(register: Tensor, leak: float) -> Tensor:
     """A float64 register decays by Loihi's 12 bits: |r|·(4096 − decay) >> 12, the sign kept."""
-    return (register * _factor(leak)).trunc_()  # 24 bits times 12: nothing rounds but at the end
+    return (register * register_factor(leak)).trunc_()  # 24 bits times 12: nothing rounds but at the end
 
 
-def _factor(leak: float) -> float:
+def register_factor(leak: float) -> float:
+    """Registers leak by this: whole 4096ths."""
     return round(leak * DECAY_ONE) / DECAY_ONE
 
 

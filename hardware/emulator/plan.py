@@ -10,11 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from exporters.graph import Array, SpikingGraph
+from exporters.graph import IF, LIF, AnyNeuron, Array, AvgPool2d, MaxPool2d, SpikingGraph
 from exporters.graph.bounds import EXACT_IN_FLOAT32, input_bounds, is_signed, sum_bound
 from exporters.graph.registers import CURRENT_LIMIT
-from hardware.emulator.byte_products import ByteProduct, byte_product
+from hardware.emulator.byte_products import LARGEST_BYTE, ByteProduct, byte_product
 from hardware.emulator.membranes import MEMBRANE_MAX
+from hardware.emulator.neurons import Firing, fits
 from hardware.emulator.repeats import repeats_of
 
 
@@ -36,6 +37,7 @@ class EmulationPlan:
         repeats: synapse layer → its outputs that repeat one input each, where these are many.
         multiplied: synapse layer → what is multiplied of it: all of it, or what remains beside the repeats.
         products: synapse layer → the multiplication of bytes of that, where there is one.
+        pooled: neuron layer → the pool that can be computed with it.
     """
 
     def __init__(self, graph: SpikingGraph, device: torch.device, dtype: torch.dtype | None) -> None:
@@ -70,7 +72,22 @@ class EmulationPlan:
         self.multiplied = graph.synapses | {n: r.layer for n, r in self.repeats.items() if r.layer is not None}
         bytes_possible = self.integer and device.type == "cpu" and self.dtype == torch.float32
         self.products = self._byte_products() if bytes_possible else {}
+        largest = LARGEST_BYTE if self.products else 0  # torch's own pools add up floats
+        self.pooled = {
+            sources[0]: n
+            for n, sources in self.sources.items()
+            if isinstance(node := graph.nodes[n], MaxPool2d | AvgPool2d)
+            and len(sources) == 1
+            and isinstance(graph.nodes[sources[0]], IF | LIF)
+            and sources[0] not in self.loops
+            and fits(node, largest)
+        }
         self.device, self._weights = device, dict[str, Tensor]()
+
+    def firing(self, name: str, node: AnyNeuron) -> Firing:
+        """How a neuron layer fires."""
+        dtype = torch.uint8 if self.products else self.dtype
+        return Firing(node, self.integer, name in self.saturating, dtype)
 
     def weight(self, name: str) -> Tensor:
         """A synapse layer's weights multiply floats in this form; most layers of an integer graph never ask."""

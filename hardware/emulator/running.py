@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from exporters.errors import DeployError
-from exporters.graph import Array, Input, SpikingGraph
+from exporters.graph import IF, LIF, Array, Input, SpikingGraph
 from exporters.graph.nodes import Score
-from hardware.emulator.layers import State, arriving, compute
+from hardware.emulator.layers import State, arriving, compute, fire_and_pool
+from hardware.emulator.neurons import expect
 from hardware.emulator.observers import Observer
 from hardware.emulator.plan import EmulationPlan
 from hardware.emulator.recurrence import run_loop
@@ -83,6 +84,7 @@ class Emulation:
                 f"the emulator needs frames of shape (N, {', '.join(map(str, expected))}), not {frames.shape}"
             )
         size = batch_size or self.batch_size
+        expect(len(frames) * graph.T * sum(math.prod(graph.shapes[name]) for name in graph.neurons))
         outputs = []
         with torch.inference_mode(), exact_arithmetic():
             for start in range(0, len(frames), size):
@@ -154,12 +156,16 @@ def _run_batch(plan: EmulationPlan, batch: Tensor, observe: Observer | None) -> 
     graph = plan.graph
     state = State()
     values: dict[str, Tensor] = {}
-    waiting = dict(plan.uses)
+    waiting, keep = dict(plan.uses), observe is not None
     for name, node in graph.nodes.items():
         loop = plan.loops.get(name, ())
-        if loop and name not in values:
+        if name in values:  # made with another
+            pass
+        elif loop:
             values |= run_loop(plan, loop, values)
-        elif not loop:
+        elif isinstance(node, IF | LIF) and (made := fire_and_pool(plan, name, node, values, graph.T, keep=keep)):
+            values |= made
+        else:
             # nothing here may keep what arrives: it is freed as soon as it has been read
             x = batch if isinstance(node, Input) else arriving(plan, name, values)
             values[name] = compute(plan, name, node, x, state, graph.T)

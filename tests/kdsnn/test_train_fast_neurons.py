@@ -37,7 +37,7 @@ def small_layers_too():
 def plain_python() -> Iterator[None]:
     """Kernels as plain Python, a thousand times slower, with nothing to compile."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("jit", "_inline"):
+        for name in ("jit", "inline"):
             patch.setattr(kernels, name, lambda function: function)
         for factory in FACTORIES:
             factory.cache_clear()

@@ -16,16 +16,14 @@ sums are kept for a fixed number of blocks.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
 
-import numba
-import numba.extending
+import numba  # noqa: F401  who lacks it learns that here, not when a kernel is made
 import numpy as np
 
-from exporters.compiled import jit
+from exporters.compiled import inline, jit
 from kdsnn.train.fast_neurons.dynamics import Charge, Slope
 
 Number = Literal["float32", "float64", "bfloat16"]
@@ -56,17 +54,17 @@ class Kind:
 
 def _load(number: Number) -> Any:
     if number != "bfloat16":
-        return _inline(lambda value: value)
+        return inline(lambda value: value)
 
     def widen(bits: Any) -> Any:
         return np.uint32(np.uint32(bits) << np.uint32(16)).view(np.float32)
 
-    return _inline(widen)
+    return inline(widen)
 
 
 def _store(number: Number) -> Any:
     if number != "bfloat16":
-        return _inline(lambda value: value)
+        return inline(lambda value: value)
 
     def round_to_even(value: Any) -> Any:
         bits = np.float32(value).view(np.uint32)
@@ -74,15 +72,15 @@ def _store(number: Number) -> Any:
         rounded = np.uint16(np.uint32(bits + np.uint32(0x7FFF) + odd) >> np.uint32(16))
         return np.uint16(0x7FC0) if value != value else rounded
 
-    return _inline(round_to_even)
+    return inline(round_to_even)
 
 
 def _charge(charge: Charge) -> Any:
     if charge == "integrate":
-        return _inline(lambda v, y, tau: v + y)
+        return inline(lambda v, y, tau: v + y)
     if charge == "leak":
-        return _inline(lambda v, y, tau: v - v / tau + y)
-    return _inline(lambda v, y, tau: v + (y - v) / tau)
+        return inline(lambda v, y, tau: v - v / tau + y)
+    return inline(lambda v, y, tau: v + (y - v) / tau)
 
 
 def _slope(slope: Slope, real: Any) -> Any:
@@ -96,13 +94,7 @@ def _slope(slope: Slope, real: Any) -> Any:
         fired = one / (one + np.exp(-alpha * u))
         return alpha * fired * (one - fired)
 
-    return _inline(atan if slope == "atan" else sigmoid)
-
-
-def _inline(function: Callable[..., Any]) -> Any:
-    """Let kernels call a function: a plain one, because a compiled one would make every process's kernels new to the
-    cache."""
-    return numba.extending.register_jitable(function)
+    return inline(atan if slope == "atan" else sigmoid)
 
 
 def real_of(number: Number) -> Any:
@@ -191,7 +183,7 @@ def _corner(kind: Kind) -> Any:
         row, column = output // (width // 2), output % (width // 2)
         return int(((row // (height // 2)) * height + row % (height // 2) * 2) * width + column * 2)
 
-    return _inline(corner)
+    return inline(corner)
 
 
 @cache
@@ -283,7 +275,7 @@ def _recompute(kind: Kind) -> Any:
                 for c in range(length):
                     winner[t, c] = number if h[row + t, c] >= theta else winner[t, c]
 
-    return _inline(recompute)
+    return inline(recompute)
 
 
 def _through_time(kind: Kind) -> Any:
@@ -310,7 +302,7 @@ def _through_time(kind: Kind) -> Any:
                 carry[c] = of_h if charge == "integrate" else of_h - of_h / tau
                 dy[t, c] = of_h / tau if charge == "decay" else of_h
 
-    return _inline(through)
+    return inline(through)
 
 
 def _add(kind: Kind) -> Any:
@@ -323,7 +315,7 @@ def _add(kind: Kind) -> Any:
         for c in range(dy.shape[1]):
             part[1, c] += dy[t, c] * ((load(x[t, place, c]) - mean[c]) * inverse[c])
 
-    return _inline(add)
+    return inline(add)
 
 
 @cache

@@ -26,7 +26,8 @@ from benchmarks._process import BenchmarkError, measure_apart
 MEASUREMENTS = {
     name: f"benchmarks.{name}"
     for name in (
-        "startup", "emulator", "onnx_latency", "counting", "training_throughput", "export", "growth", "memory",
+        "startup", "front_end", "emulator", "lava_in_time", "onnx_latency", "counting", "training_throughput", "export",
+        "growth", "memory",
     )
 }  # fmt: skip
 SWEEPS = (

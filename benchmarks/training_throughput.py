@@ -166,7 +166,7 @@ def rows(quick: bool) -> Iterator[Measured]:
     for name, (shape, batch) in list(STUDENTS.items())[: 1 if quick else None]:
         notes: dict[str, str] = {}
         measured = {side: lambda side=side, call=call: apart(call, notes, side) for side, call in sides(name).items()}
-        found = alternate(measured, rounds=rounds(quick, 3), warm_up=False)
+        found = alternate(measured, rounds=rounds(quick, 2), warm_up=False)
         group = f"{name} {shape}, T = {T}, one optimizer step of batch {batch}, median of {STEPS} in each process"
         yield from relative(group, found, notes=notes)
 

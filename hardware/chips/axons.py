@@ -224,7 +224,7 @@ class FanOut:
     def listeners(self, block: Block) -> Array:
         """Which cores of the next layer listen to any of a block's neurons: (cores,) bool."""
         present = np.unique(self.kind[self._numbers[block.slices].ravel()])
-        return self._of(np.bitwise_or.reduce(self.bits[present], axis=0, keepdims=True))[0]
+        return np.asarray(self._of(np.bitwise_or.reduce(self.bits[present], axis=0, keepdims=True))[0])
 
     @property
     def listens(self) -> Array:

@@ -1,11 +1,12 @@
 """Measure everything and write one table: `python -m benchmarks`, which is `make bench`.
 
-    python -m benchmarks [--out FOLDER] [--quick]       all measurements; benchmark-results/DATE.md and .json
-    python -m benchmarks NAME … [--out FOLDER]          some of them; written only where --out says
-    python -m benchmarks SWEEP [OPTION …]               a sweep, which prints a table of its own
+    python -m benchmarks [--out FOLDER] [--quick]         all measurements; benchmark-results/DATE.md and .json
+    python -m benchmarks NAME … [--out FOLDER]            some of them; written only where --out says
+    python -m benchmarks compare BEFORE.json AFTER.json   how the ratios of two such files differ, as Markdown
+    python -m benchmarks SWEEP [OPTION …]                 a sweep, which prints a table of its own
 
 A measurement has `rows(quick)`, which yields `Measured`s, and runs in a process of its own. A sweep has `main()`: it
-compares spikes or sizes over many networks, or trains, and takes from minutes to days.
+compares spikes or sizes over many networks, or trains, and takes from minutes to days; `compare` alone measures nothing.
 """
 
 from __future__ import annotations
@@ -25,12 +26,13 @@ from benchmarks._process import BenchmarkError, measure_apart
 MEASUREMENTS = {
     name: f"benchmarks.{name}"
     for name in (
-        "startup", "emulator", "onnx_latency", "counting", "training_throughput", "export", "growth", "memory",
+        "startup", "front_end", "emulator", "lava_in_time", "onnx_latency", "counting", "training_throughput", "export",
+        "growth", "memory",
     )
 }  # fmt: skip
 SWEEPS = (
-    "check_students", "kdsnn_tables", "lava_parity", "neurobench_metrics", "nir_peers", "onnx_students", "step_times", "zoo",
-    "results",
+    "check_students", "compare", "kdsnn_tables", "lava_parity", "neurobench_metrics", "nir_peers", "onnx_students", "results",
+    "step_times", "zoo",
 )  # fmt: skip
 RESULTS = Path("benchmark-results")
 LONGEST_WAIT = 120.0

@@ -10,7 +10,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -164,6 +164,28 @@ def as_json(report: Report) -> dict[str, Any]:
         ],
         "failed": report.failed,
     }
+
+
+def read(path: Path) -> Report:
+    """A report as `write` has written it to a JSON file.
+
+    Raises:
+        ValueError: there is no such file, or it holds something else; one line.
+    """
+    try:
+        found = json.loads(path.read_text("utf-8"))
+        rows: dict[str, list[Measured]] = {}
+        for row in found["measured"]:
+            measured = {one.name: row[one.name] for one in fields(Measured)}
+            rows.setdefault(row["benchmark"], []).append(Measured(**measured | {"values": tuple(row["values"])}))
+        report = Report(dict(found["head"]), rows, dict(found["failed"]), list(found["warnings"]))
+        for _ in lines(report):
+            pass
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{path} is no JSON file of the benchmarks; give what `--out FOLDER` wrote") from error
+    return report
 
 
 def write(report: Report, folder: Path) -> Path:

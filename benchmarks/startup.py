@@ -27,7 +27,8 @@ def rows(quick: bool) -> Iterator[Measured]:
     yield from processes("commands that read no network, to a bare command of typer", light, rounds=rounds(quick, 9))
     with tempfile.TemporaryDirectory() as folder:
         run(python(f"from benchmarks._networks import *; write_checkpoint(Path({folder!r}), 'cnn2', {SMALL})"))
-        student, netx = f"{folder}/cnn2.safetensors", f"{folder}/cnn2.net"
+        student, netx, image = (f"{folder}/{name}" for name in ("cnn2.safetensors", "cnn2.net", "image.png"))
+        run(python(f"from PIL import Image; Image.new('L', (8, 8), 128).save({image!r})"))
         run([CLI, "export", student, "--to", "netx", "--out", folder])
         heavy = {
             'python -c "import torch"': python("import torch"),
@@ -36,6 +37,8 @@ def rows(quick: bool) -> Iterator[Measured]:
             "kdsnn-deploy summary STUDENT": [CLI, "summary", student],
             "kdsnn-deploy check STUDENT.net": [CLI, "check", netx, "--target", "loihi1"],
             "kdsnn-deploy check STUDENT": [CLI, "check", student, "--target", "loihi1"],
+            "kdsnn-deploy predict STUDENT.net IMAGE": [CLI, "predict", netx, image],
+            "kdsnn-deploy predict STUDENT IMAGE": [CLI, "predict", student, image],
             "kdsnn-deploy run STUDENT --on emulator": [CLI, "run", student, "--on", "emulator", "--data", "digits"],
         }
         yield from processes("commands on a student of 600 neurons", heavy, rounds=rounds(quick, 4))

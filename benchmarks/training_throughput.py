@@ -8,9 +8,12 @@ memory traffic, at the bandwidth of a copy measured here; the sum of both, since
 from __future__ import annotations
 
 import itertools
+import json
 import math
+import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from benchmarks._measure import Measured, alternate, relative, rounds
 from benchmarks._process import python, run
@@ -19,6 +22,9 @@ T, STEPS = 4, 4
 
 STUDENTS = {"cnn2": ((1, 28, 28), 64), "resnet14": ((3, 32, 32), 32), "wrn16-2": ((3, 32, 32), 32)}
 """Architecture → (input shape, batch)."""
+
+WITHOUT_NUMBA = "cnn2"
+"""The student that is also trained as where numba is missing."""
 
 PASSES = {"conv": 6, "layer": 9}
 """How often a value is read or written in a step. A convolution's output: written; its gradient read for weights and for
@@ -75,8 +81,28 @@ def ours(name: str, precision: str, kernels: bool = True) -> list[float]:
     return [b - a for a, b in itertools.pairwise(ends)][1:]  # the first may have waited for a compiler
 
 
-def roofline(name: str, precision: str) -> float:
-    """Seconds of a step at this machine's own rates."""
+@dataclass(frozen=True)
+class Roofline:
+    """A step multiplies and moves so much, and this machine does that at these rates, per second."""
+
+    products: float
+    product_rate: float
+    bytes_moved: float
+    bandwidth: float
+
+    @property
+    def seconds(self) -> float:
+        return self.products / self.product_rate + self.bytes_moved / self.bandwidth
+
+    def __str__(self) -> str:
+        return (
+            f"{self.products / 1e9:.3g} G multiplications at {self.product_rate / 1e9:.3g} G/s, "
+            f"{self.bytes_moved / 1e9:.3g} GB at {self.bandwidth / 1e9:.3g} GB/s"
+        )
+
+
+def roofline(name: str, precision: str) -> Roofline:
+    """A step at this machine's own rates."""
     import torch
     from spikingjelly.activation_based import functional
     from torch import nn
@@ -109,7 +135,7 @@ def roofline(name: str, precision: str) -> float:
         rate = maps.numel() * 128 * 9 / fastest(lambda: conv(maps))
     bandwidth = 2 * source.nbytes / fastest(lambda: target.copy_(source))
     moved = sum(PASSES[kind] * count for kind, count in values.items()) * source.itemsize
-    return 3 * products / rate + moved / bandwidth
+    return Roofline(3 * products, rate, moved, bandwidth)
 
 
 def fastest(function) -> float:  # type: ignore[no-untyped-def]
@@ -122,27 +148,37 @@ def fastest(function) -> float:  # type: ignore[no-untyped-def]
     return min(taken)
 
 
-SIDES = {
-    "SpikingJelly, plain loop": "statistics.median(plain({name!r}))",
-    "kdsnn.train.distill, fp32": "statistics.median(ours({name!r}, 'fp32'))",
-    "kdsnn.train.distill, fp32, without numba": "statistics.median(ours({name!r}, 'fp32', False))",
-    "kdsnn.train.distill, bf16": "statistics.median(ours({name!r}, 'bf16'))",
-    "roofline, fp32": "roofline({name!r}, 'fp32')",
-    "roofline, bf16": "roofline({name!r}, 'bf16')",
-}
+def sides(name: str) -> dict[str, str]:
+    """What is measured side by side, each as an expression of a process of its own; bf16 where the processor has units."""
+    import torch
+
+    from kdsnn.train.precision import faster_in_bf16
+
+    precisions = ["fp32", *(["bf16"] if faster_in_bf16(torch.device("cpu")) else [])]
+    found = {"SpikingJelly, plain loop": f"plain({name!r})"}
+    found |= {f"kdsnn.train.distill, {kind}": f"ours({name!r}, {kind!r})" for kind in precisions}
+    if name == WITHOUT_NUMBA:
+        found["kdsnn.train.distill, fp32, without numba"] = f"ours({name!r}, 'fp32', False)"
+    return found | {f"roofline, {kind}": f"roofline({name!r}, {kind!r})" for kind in precisions}
 
 
 def rows(quick: bool) -> Iterator[Measured]:
-    for name, (shape, batch) in STUDENTS.items():
-        sides = {side: lambda call=call: one(call.format(name=name)) for side, call in SIDES.items()}
+    for name, (shape, batch) in list(STUDENTS.items())[: 1 if quick else None]:
+        notes: dict[str, str] = {}
+        measured = {side: lambda side=side, call=call: apart(call, notes, side) for side, call in sides(name).items()}
+        found = alternate(measured, rounds=rounds(quick, 2), warm_up=False)
         group = f"{name} {shape}, T = {T}, one optimizer step of batch {batch}, median of {STEPS} in each process"
-        yield from relative(group, alternate(sides, rounds=rounds(quick, 3), warm_up=False))
+        yield from relative(group, found, notes=notes)
 
 
-def one(call: str) -> float:
-    """What a call returns, in a process of its own."""
-    return float(
-        run(python(f"from benchmarks.training_throughput import *; import statistics; print({call})")).output.split()[
-            -1
-        ]
-    )
+def apart(call: str, notes: dict[str, str], side: str) -> float:
+    """The seconds of a step that a call gives in a process of its own; of a roofline, `notes` tell what they are made of."""
+    code = f"from benchmarks.training_throughput import *; import json; print(json.dumps(said({call})))"
+    seconds, notes[side] = json.loads(run(python(code)).output.splitlines()[-1])
+    return float(seconds)
+
+
+def said(found: Sequence[float] | Roofline) -> tuple[float, str]:
+    if isinstance(found, Roofline):
+        return found.seconds, str(found)
+    return statistics.median(found), ""

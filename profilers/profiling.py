@@ -6,6 +6,7 @@ What runs a network is passed in (`hardware.emulator.run`, or anything of its si
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 from exporters.errors import DeployError
 from exporters.graph import Array, SpikingGraph
 from profilers import report
-from profilers.counting.activity import Activity, ActivityCounter
+from profilers.counting.activity import Activity, ActivityCounter, Ints
 from profilers.counting.confusion import Confusion, confusion
 from profilers.counting.neurobench import MixedInputs
 from profilers.counting.sizes import samples_within
@@ -133,44 +134,78 @@ def count(
         )
     graphs = [graph] if quantized is None else [graph, quantized]
     counters, mixed = [ActivityCounter(g) for g in graphs], [MixedInputs(g) for g in graphs]
-    right = np.zeros((len(graphs), graph.T), np.int64)
-    decided: list[list[Array]] = [[] for _ in graphs]
-    mine = slice(0, len(x)) if group is None else group.part(len(x))
-    chunks = _chunks(mine, graph)
+    chunks = _chunks(_part(x, group), graph)
     drift = None if quantized is None else _Drift(graph, quantized, max((size for _, size in chunks), default=0))
-    total = len(graphs) * (mine.stop - mine.start)
-    for start, size in chunks:
-        part = slice(start, start + size)
-        for index, (g, counter, inputs) in enumerate(zip(graphs, counters, mixed, strict=True)):
-            before = len(graphs) * (start - mine.start) + index * size
-            observe = _all_of(counter, inputs, None if drift is None else drift.compare if index else drift.keep)
-
-            def show(done: int, before: int = before) -> None:
-                if progress is not None:
-                    progress(before + done, total)
-
-            outcome = run(g, g.encode(x[part]), observe=observe, progress=show)
-            if labels is not None:
-                right[index] += [round(size * outcome.accuracy(labels[part], t)) for t in range(1, g.T + 1)]
-                decided[index].append(outcome.scores().argmax(axis=1))
-        if drift is not None:
-            drift.forget()
-    everyone = [(right, decided)]
+    keep, compare = (None, None) if drift is None else (drift.keep, drift.compare)
+    observers = [_all_of(*one) for one in zip(counters, mixed, (keep, compare), strict=False)]
+    answers = _answered(graphs, x, labels, observers, chunks, run=run, progress=progress)
     if group is not None:
         joined: list[ActivityCounter | MixedInputs | _Drift] = [*counters, *mixed, *([] if drift is None else [drift])]
         for one in joined:
             one.join(group.gather)
-        everyone = group.gather((right, decided))
-    rights = np.sum([theirs for theirs, _ in everyone], axis=0)
-    accuracies = [[] if labels is None else (row / len(x)).tolist() for row in rights]
+        answers = _joined(group.gather(answers))
+    accuracies = [one.accuracies(len(x)) for one in answers]
     found = [
-        None
-        if labels is None
-        else _confusion(g, labels, [part for _, theirs in everyone for part in theirs[i]], class_names)
-        for i, g in enumerate(graphs)
+        None if labels is None else _confusion(g, labels, one.decided, class_names)
+        for g, one in zip(graphs, answers, strict=True)
     ]
     runs = _runs(graphs, counters, mixed, accuracies, None if drift is None else drift.per_sample(len(x)), found)
     return Student(name, runs[0], runs[1] if quantized is not None else None, role)
+
+
+@dataclass(frozen=True, eq=False)
+class _Answers:
+    """One network answered this: `right`, (T,) samples that are right after each step; `decided`, the class of each sample; both
+    nothing where there are no labels."""
+
+    right: Ints
+    decided: Ints
+
+    def accuracies(self, samples: int) -> list[float]:
+        """The share of so many samples that is right after each step."""
+        return (self.right / samples).tolist() if len(self.decided) else []
+
+
+def _part(x: Samples, group: Group | None) -> slice:
+    return slice(0, len(x)) if group is None else group.part(len(x))
+
+
+def _answered(
+    graphs: Sequence[SpikingGraph],
+    x: Samples,
+    labels: Array | None,
+    observers: Sequence[Observer],
+    chunks: Sequence[tuple[int, int]],
+    *,
+    run: NetworkRunner,
+    progress: Callable[[int, int], None] | None,
+) -> list[_Answers]:
+    """The samples of some chunks run through all graphs, each with its observer, chunk by chunk, and what each answers."""
+    right = np.zeros((len(graphs), graphs[0].T), np.int64)
+    decided: list[list[Ints]] = [[np.zeros(0, np.int64)] for _ in graphs]
+    done, total = 0, len(graphs) * sum(size for _, size in chunks)
+    for start, size in chunks:
+        part = slice(start, start + size)
+        for index, (graph, observe) in enumerate(zip(graphs, observers, strict=True)):
+
+            def show(now: int, before: int = done) -> None:
+                if progress is not None:
+                    progress(before + now, total)
+
+            outcome = run(graph, graph.encode(x[part]), observe=observe, progress=show)
+            done += size
+            if labels is not None:
+                right[index] += [round(size * outcome.accuracy(labels[part], t)) for t in range(1, graph.T + 1)]
+                decided[index].append(outcome.scores().argmax(axis=1))
+    return [_Answers(row, np.concatenate(parts)) for row, parts in zip(right, decided, strict=True)]
+
+
+def _joined(everyone: Sequence[Sequence[_Answers]]) -> list[_Answers]:
+    """What every graph answered to the samples of all processes, in their order."""
+    return [
+        _Answers(np.sum([one.right for one in same], axis=0), np.concatenate([one.decided for one in same]))
+        for same in zip(*everyone, strict=True)
+    ]
 
 
 def _all_of(*observers: Observer | None) -> Observer:
@@ -197,22 +232,12 @@ def activity(
     Raises:
         DeployError: samples that do not fit the graph.
     """
-    counter = ActivityCounter(graph)
-    right = np.zeros(graph.T, np.int64)
-    mine = slice(0, len(x)) if group is None else group.part(len(x))
-    for start, size in _chunks(mine, graph):
-        part = slice(start, start + size)
-
-        def show(done: int, before: int = start - mine.start) -> None:
-            if progress is not None:
-                progress(before + done, mine.stop - mine.start)
-
-        outcome = run(graph, graph.encode(x[part]), observe=counter, progress=show)
-        right += [round(size * outcome.accuracy(labels[part], t)) for t in range(1, graph.T + 1)]
+    counter, chunks = ActivityCounter(graph), _chunks(_part(x, group), graph)
+    answers = _answered([graph], x, labels, [counter], chunks, run=run, progress=progress)
     if group is not None:
         counter.join(group.gather)
-        right = np.sum(group.gather(right), axis=0)
-    return counter.result(), tuple((right / len(x)).tolist())
+        answers = _joined(group.gather(answers))
+    return counter.result(), tuple(answers[0].accuracies(len(x)))
 
 
 def _runs(
@@ -232,9 +257,9 @@ def _runs(
     ]
 
 
-def _confusion(graph: SpikingGraph, labels: Array, decided: Sequence[Array], names: Sequence[str]) -> Confusion:
+def _confusion(graph: SpikingGraph, labels: Array, decided: Ints, names: Sequence[str]) -> Confusion:
     classes = max(graph.shapes[graph.output_name][0], int(labels.max()) + 1)
-    return confusion(labels, np.concatenate(decided), classes, names)
+    return confusion(labels, decided, classes, names)
 
 
 def _chunks(samples: slice, graph: SpikingGraph) -> list[tuple[int, int]]:
@@ -246,7 +271,7 @@ def _chunks(samples: slice, graph: SpikingGraph) -> list[tuple[int, int]]:
 class _Drift:
     """The drift is the spikes of the quantized run that differ from the float run's, in layers that both have.
 
-    `samples` is the most that are compared at once. Their spikes are kept in room that is taken once: pieces of it
+    `samples` is the most that are compared at once: the float run keeps them all before the quantized one begins. Their spikes are kept in room that is taken once: pieces of it
     that come and go between the runs' own would scatter these over gigabytes.
     """
 
@@ -263,6 +288,8 @@ class _Drift:
             return
         if name not in self._spikes:
             self._spikes[name] = torch.empty(self._shapes[name], dtype=torch.bool, device=values.device)
+        if self._compared[name]:  # the samples that follow are new ones
+            self._kept[name] = self._compared[name] = 0
         first = self._kept[name]
         self._kept[name] += values.shape[1]
         torch.ne(values, 0, out=self._spikes[name][:, first : self._kept[name]])
@@ -275,11 +302,6 @@ class _Drift:
         kept = self._spikes[name][:, first : self._compared[name]]
         for before, now in zip(kept, values, strict=True):
             self._differing[name] += int(torch.count_nonzero(before != (now != 0)))
-
-    def forget(self) -> None:
-        """The samples that follow are new ones."""
-        for name in self._kept:
-            self._kept[name] = self._compared[name] = 0
 
     def join(self, gather: Callable[[Any], list[Any]]) -> None:
         everyone = gather(self._differing)

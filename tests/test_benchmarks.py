@@ -11,10 +11,12 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from benchmarks import _process, _report
+from benchmarks import compare as before_after
 from benchmarks.__main__ import MEASUREMENTS, SWEEPS, main, measure_all, wait_for_quiet
 from benchmarks._measure import Measured, alternate, compare
 from benchmarks._report import Report
@@ -218,6 +220,86 @@ def test_unknown_names_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
         main(["emulators"])
     assert end.value.code == 2
     assert "choose from" in capsys.readouterr().err
+
+
+def written(folder: Path, rows: list[Measured], **head: str) -> str:
+    report = Report(HEAD | {"system": "wood"} | head, {"fable": rows}, {}, ["it rained"])
+    return str(_report.write(report, folder).with_suffix(".json"))
+
+
+def race(hare: tuple[float, ...], tortoise: tuple[float, ...], **more: Any) -> list[Measured]:
+    return [Measured("race", "hare", hare), Measured("race", "tortoise", tortoise, relative_to="hare"), *more.values()]
+
+
+def test_what_was_written_is_read_again(tmp_path: Path) -> None:
+    report = Report(dict(HEAD), {"fable": race((0.001, 0.002), (0.003, 0.004))}, {"peer": "missing"}, ["it rained"])
+    page = _report.write(report, tmp_path)
+    assert _report.read(page.with_suffix(".json")) == report
+
+
+def test_before_and_after(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    others = {
+        "snail": Measured("race", "snail", (6.0, 6.6, 7.2), relative_to="hare"),
+        "fox": Measured("hunt", "fox", (1,)),
+    }
+    before = written(tmp_path / "a", race((1.0, 1.1, 1.2), (3.0, 3.3, 3.6), **others))  # ratios of exactly 3 and 6
+    others = {
+        "snail": Measured("race", "snail", (14.0, 9.0, 12.0), relative_to="hare"),
+        "owl": Measured("hunt", "owl", (1,)),
+    }
+    after = written(tmp_path / "b", race((2.0, 2.0, 2.0), (2.0, 3.0, 2.4), **others))  # 1, 1.5, 1.2 and 7, 4.5, 6
+    before_after.main([before, after])
+    page = capsys.readouterr().out.replace("\u00a0", " ")
+    # the times went from 1.1 s to 2 s and from 3.3 s to 2.4 s: a ratio may fall by more than either
+    assert cells(page, "tortoise") == [
+        [
+            "tortoise",
+            "3 (3.00)",
+            "1.20 (1.00–1.50)",
+            "**0.400**",
+            "3.30 s (3.00–3.60 s)",
+            "2.40 s (2.00–3.00 s)",
+            "no change",
+        ]
+    ]
+    assert cells(page, "snail")[0][1:4] == ["6 (6.00)", "6 (4.50–7.00)", "no change"]
+    assert cells(page, "hare") == [["hare", "1", "1", "", "1.10 s (1.00–1.20 s)", "2.00 s (2.00 s)", "**1.82**"]]
+    assert "Of 2 ratios 1 became smaller and 0 larger; of 1 the rounds overlap" in page
+    assert "Only before:\n\n* fable: hunt: fox\n" in page and "Only after:\n\n* fable: hunt: owl\n" in page
+    assert "**Before: it rained.**" in page and "machines differ" not in page
+
+
+def test_other_machines_are_compared_by_ratios_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = written(tmp_path / "a", race((1.0,), (3.0,), alone=Measured("hunt", "fox", (1.0,))))
+    after = written(tmp_path / "b", race((2.0,), (12.0,), alone=Measured("hunt", "fox", (1.0,))), processor="quipu")
+    before_after.main([before, after])
+    page = capsys.readouterr().out
+    assert cells(page, "tortoise") == [["tortoise", "3", "6", "**2**"]]
+    assert cells(page, "fox") == [] and "machines differ" in page
+    assert cells(page, "processor") == [["processor", "abacus", "quipu"]]
+
+
+def test_ratios_to_other_rows_are_not_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    hare, tortoise = Measured("race", "hare", (1.0,)), Measured("race", "tortoise", (2.0,))
+    before = written(tmp_path / "a", [hare, tortoise, Measured("race", "snail", (4.0,), relative_to="hare")])
+    after = written(tmp_path / "b", [hare, tortoise, Measured("race", "snail", (4.0,), relative_to="tortoise")])
+    before_after.main([before, after])
+    page = capsys.readouterr().out
+    assert "Of 0 ratios" in page and "\n* fable: race: snail\n" in page
+    assert cells(page, "snail")[0][1:4] == ["", "", ""]
+
+
+@pytest.mark.parametrize("text", [None, "[1]", '{"measured": []}', "no JSON", '{"measured": [{"group": "race"}]}'])
+def test_other_files_are_refused_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str | None
+) -> None:
+    path = tmp_path / "other.json"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(SystemExit) as end:
+        before_after.main([str(path), str(path)])
+    assert end.value.code == 2
+    assert str(path) in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_a_real_one_from_end_to_end(tmp_path: Path) -> None:

@@ -170,7 +170,8 @@ class FanOut:
     """The spikes of a layer go to these cores.
 
     Attributes:
-        bits: (neurons, bytes) uint8: the cores of the next layer that listen to each neuron. Core k is bit k % 8 of
+        kind: (neurons,) the kind of each: neurons that feed the same cores are alike, and of most layers few differ.
+        bits: (kinds, bytes) uint8: the cores of the next layer that listen to each kind. Core k is bit k % 8 of
             byte k // 8; the bytes are a multiple of 8.
         cores: of the next layer.
         feeds: (C, H, W): how many cores each neuron feeds.
@@ -178,6 +179,7 @@ class FanOut:
         axons: how they are addressed.
     """
 
+    kind: Array
     bits: Array
     cores: int
     feeds: Array
@@ -204,7 +206,7 @@ class FanOut:
         found = np.zeros(len(spans), np.int64)
         for rows in {block.rows for block in parts}:
             if rows not in self._pairs_before:
-                together = np.bitwise_or.reduce(self._shared[:, slice(*rows)], axis=1)
+                together = np.bitwise_or.reduce(self._shared(rows), axis=1)
                 self._pairs_before[rows] = _before(np.bitwise_count(together).sum(axis=-1, dtype=np.int64))
             here = (spans[:, 1] == rows).all(axis=1)
             found[here] = _in_boxes(self._pairs_before[rows], spans[here][:, [0, 2]])
@@ -220,54 +222,34 @@ class FanOut:
             return np.zeros(len(parts), np.int64)
         # the neurons of one line in one block share their populations; those that are alike add nothing to one another
         lines = int(self.lines.max()) + 1
-        kind, first = self._kinds
+        kinds = len(self.bits)
         population, of_kind = np.divmod(
-            np.unique((block_of * lines + self.lines.ravel()[senders]) * len(first) + kind[senders]), len(first)
+            np.unique((block_of * lines + self.lines.ravel()[senders]) * kinds + self.kind[senders]), kinds
         )
         starts = np.flatnonzero(np.diff(population, prepend=-1))
-        together = np.bitwise_or.reduceat(self.bits.view(np.uint64)[first[of_kind]], starts, axis=0)
+        together = np.bitwise_or.reduceat(self.bits.view(np.uint64)[of_kind], starts, axis=0)
         pairs = np.bitwise_count(together).sum(axis=1, dtype=np.int64)
         return _sums(population[starts] // lines, pairs, len(parts))
 
     def messages(self, block: Block) -> Array:
         """Each core of the next layer listens to so many of a block's neurons: (cores,)."""
-        alike, listens = self.alike
-        count = np.bincount(alike[self._numbers[block.slices].ravel()])
+        count = np.bincount(self.kind[self._numbers[block.slices].ravel()])
         present = np.flatnonzero(count)
-        return np.asarray(count[present] @ listens[present].astype(np.int64))
+        return np.asarray(count[present] @ self._of(self.bits[present]).astype(np.int64))
 
     def listeners(self, block: Block) -> Array:
         """Which cores of the next layer listen to any of a block's neurons: (cores,) bool."""
-        alike, listens = self.alike
-        return np.asarray(listens[np.unique(alike[self._numbers[block.slices].ravel()])].any(axis=0))
+        present = np.unique(self.kind[self._numbers[block.slices].ravel()])
+        return np.asarray(self._of(np.bitwise_or.reduce(self.bits[present], axis=0, keepdims=True))[0])
 
-    @cached_property
-    def alike(self) -> tuple[Array, Array]:
-        """Neurons that feed the same cores are alike, and of most layers few differ: (neurons,) the kind of each, and (kinds, cores)
-        bool, who listens to a kind."""
-        kind, first = self._kinds
-        listens = np.unpackbits(self.bits[first], axis=1, count=self.cores, bitorder="little").astype(bool)
-        return kind, listens
+    @property
+    def listens(self) -> Array:
+        """Which cores of the next layer listen to each kind: (kinds, cores) bool."""
+        return self._of(self.bits)
 
-    @cached_property
-    def _kinds(self) -> tuple[Array, Array]:
-        """(neurons,) the kind of each, and (kinds,) the first neuron of each."""
-        if not self.cores:
-            return np.zeros(len(self.bits), np.int64), np.zeros(1, np.int64)
-        words = self.bits.view(np.uint64)
-        factors = np.random.default_rng(0).integers(1, 2**63, (4, words.shape[1]), np.uint64) * np.uint64(
-            2
-        ) + np.uint64(1)
-        # 16 bits at a time: the highest of 64 would leave of any odd factor but one bit, alike for all words
-        lanes = [(words >> np.uint64(16 * lane)) & np.uint64(0xFFFF) for lane in range(4)]
-        sums = sum((part @ by for part, by in zip(lanes, factors, strict=True)), np.zeros(len(words), np.uint64))
-        different = np.unique(sums)
-        kind = np.searchsorted(different, sums)  # there are few kinds, so that this is faster than to sort all
-        first = np.empty(len(different), np.int64)
-        first[kind[::-1]] = np.arange(len(sums))[::-1]
-        if not np.array_equal(self.bits[first][kind], self.bits):  # two kinds have the same sum
-            _, first, kind = np.unique(self.bits, axis=0, return_index=True, return_inverse=True)
-        return kind.ravel(), first
+    def _of(self, bits: Array) -> Array:
+        """Which cores these rows of bits stand for: (rows, cores) bool."""
+        return np.unpackbits(bits, axis=1, count=self.cores, bitorder="little").view(bool)
 
     @cached_property
     def _numbers(self) -> Array:
@@ -280,11 +262,11 @@ class FanOut:
         column = np.arange(channels * width).reshape(channels, 1, width)
         return bool((self.lines == column).all())
 
-    @cached_property
-    def _shared(self) -> Array:
-        """`bits` in words, (C, H, W, words), of those neurons that share their axons with others of their line."""
-        words = self.bits.view(np.uint64).reshape(*self.feeds.shape, -1)
-        return words if self.axons == "population" else words * (self.feeds == 1)[..., None]
+    def _shared(self, rows: Span) -> Array:
+        """The bits of these rows' neurons in words, (C, rows, W, words), 0 for those that share no axon with others of their line."""
+        kinds, feeds = (values.reshape(self.feeds.shape)[:, slice(*rows)] for values in (self.kind, self.feeds))
+        words = self.bits.view(np.uint64)[kinds]
+        return words if self.axons == "population" else words * (feeds == 1)[..., None]
 
     # sums up to each place are cut differently over and over as a layer is placed
     @cached_property
@@ -299,6 +281,23 @@ class FanOut:
     def _pairs_before(self) -> dict[Span, Array]:
         """For ranges of rows that were asked for."""
         return {}
+
+
+def alike(bits: Array) -> tuple[Array, Array]:
+    """Rows (neurons, bytes) uint8 that are equal are of one kind: (neurons,) the kind of each, and the kinds' rows (kinds, bytes); the
+    bytes are a multiple of 8."""
+    words = bits.view(np.uint64)
+    factors = np.random.default_rng(0).integers(1, 2**63, (4, words.shape[1]), np.uint64) * np.uint64(2) + np.uint64(1)
+    # 16 bits at a time: the highest of 64 would leave of any odd factor but one bit, alike for all words
+    lanes = [(words >> np.uint64(16 * lane)) & np.uint64(0xFFFF) for lane in range(4)]
+    sums = sum((part @ by for part, by in zip(lanes, factors, strict=True)), np.zeros(len(words), np.uint64))
+    different = np.unique(sums)
+    kind = np.searchsorted(different, sums)  # there are few kinds, so that this is faster than to sort all
+    first = np.empty(len(different), np.int64)
+    first[kind[::-1]] = np.arange(len(sums))[::-1]
+    if not np.array_equal(bits[first][kind], bits):  # two kinds have the same sum
+        _, first, kind = np.unique(bits, axis=0, return_index=True, return_inverse=True)
+    return kind.ravel(), bits[first]
 
 
 def fan_out(projection: Projection, parts: Sequence[Block], axons: Axons, shape: Shape, first: int = 0) -> FanOut:
@@ -323,14 +322,14 @@ def fan_out(projection: Projection, parts: Sequence[Block], axons: Axons, shape:
     # a flat source was wrapped into lines and padded
     own, grid = slice(first, first + math.prod(shape)), as_grid(shape)
     reached, lines = (values.ravel()[own].reshape(grid) for values in (feeds(projection, stacked), line))
-    return FanOut(bits.reshape(-1, bits.shape[-1])[own], len(parts), reached, lines, axons)
+    return FanOut(*alike(bits.reshape(-1, bits.shape[-1])[own]), len(parts), reached, lines, axons)
 
 
 def silent(shape: Shape) -> FanOut:
     """The last layer, which only the host reads, sends its spikes to no core."""
     grid = as_grid(shape)
     nothing = np.zeros(grid, np.int64)
-    return FanOut(np.zeros((math.prod(grid), 0), np.uint8), 0, nothing, nothing, "discrete")
+    return FanOut(np.zeros(math.prod(grid), np.int64), np.zeros((1, 0), np.uint8), 0, nothing, nothing, "discrete")
 
 
 def _sums(index: Array, values: Array, size: int) -> Array:

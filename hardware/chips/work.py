@@ -191,7 +191,7 @@ def _block_sums(grid: torch.Tensor, blocks: Sequence[Block]) -> torch.Tensor:
 
 def _listeners(fan_out: FanOut, events: torch.Tensor) -> torch.Tensor:
     """Events (B, sources) are messages to each core: (B, cores)."""
-    kind, listens = fan_out.alike
+    kind, listens = fan_out.kind, fan_out.listens
     # float32 adds up as many events as it has neurons exactly
     dtype = events.dtype if events.shape[1] < _EXACT_IN_FLOAT32 else torch.float64
     of_kind = torch.zeros((len(events), len(listens)), dtype=dtype, device=events.device)

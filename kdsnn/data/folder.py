@@ -29,14 +29,16 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", 
 
 @dataclass(frozen=True)
 class FileKind:
-    """Files of this kind lie in class folders: `prefix` stands before the folder's name, `what` is what they are called."""
+    """Files of this kind lie in class folders: `prefix` stands before the folder's name, `what` is what they are
+    called, and `one` what each is."""
 
     prefix: str
     what: str
+    one: str
     suffixes: frozenset[str]
 
 
-IMAGES = FileKind("folder", "images", SUFFIXES)
+IMAGES = FileKind("folder", "images", "image", SUFFIXES)
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,7 +122,8 @@ def _class_files(folder: Path, seed: int, kind: FileKind) -> ClassFiles:
         train, y_train = [train[i] for i in np.flatnonzero(~chosen)], y_train[~chosen]
         notes.append(f"{TEST_FRACTION:.0%} of every class are the test set, drawn with seed {seed}.")
     if others:
-        notes.append(f"{others} files that are no {kind.what} were left out.")
+        left = f"1 file that is no {kind.one} was" if others == 1 else f"{others} files that are no {kind.what} were"
+        notes.append(f"{left} left out.")
     return ClassFiles(train, y_train, test, y_test, tuple(names), tuple(notes))
 
 

@@ -47,6 +47,18 @@ def run_ann_file(
     return f"{path.name} (ANN) on {images.name}", BackendRun("onnx", scores[:, None], scores, {}, seconds), labels, x
 
 
+def source_in(path: Path) -> Any:
+    """What the `.onnx` file of an ANN or a spiking network remembers of where it came from, for `own_data`; None where it does not.
+
+    Raises:
+        OnnxError: no such file, or not such a model.
+    """
+    from exporters import onnx
+
+    facts = onnx.load(path).facts if onnx.is_spiking(path) else onnx.load_ann(path).metadata
+    return facts.get("source")
+
+
 def names_in(model: AnnModel) -> tuple[str, ...]:
     """The class names that a model's metadata holds, if it does."""
     return class_names_in(model.metadata.get("source")) or class_names_in(model.metadata)

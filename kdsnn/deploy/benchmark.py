@@ -12,12 +12,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kdsnn.deploy.ann_file import source_in
 from kdsnn.deploy.backends import BACKENDS, RunOptions, opened, require_backend
 from kdsnn.deploy.classifiers import classifier
 from kdsnn.deploy.images import require_fit, some_tests
 from kdsnn.deploy.load import ann_of
 from kdsnn.deploy.lower import lower
-from kdsnn.deploy.own_data import load_own, own_of
+from kdsnn.deploy.own_data import load_own, own_data, own_of
 from kdsnn.deploy.peak_memory import watched
 from kdsnn.deploy.processes import cores
 from kdsnn.deploy.progress import Progress, silent
@@ -256,7 +257,8 @@ def _of_one(
     if other is not None:
         kind = "a finished model and runs" if ann is None else "an ANN, which runs"
         raise OptionError(f"{{on}}: {called} is {kind} on {wanted} only", on=other)
-    images = load_own(data, own_of(ann), image_size=image_size)
+    own = own_data(source_in(Path(source)), called) if ann is None else own_of(ann)
+    images = load_own(data, own, image_size=image_size)
     x, labels = some_tests(images, samples)
 
     @contextmanager

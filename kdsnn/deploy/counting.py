@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache
 from typing import TYPE_CHECKING
 
 from kdsnn.deploy.evaluate import accuracies
@@ -14,16 +15,35 @@ from kdsnn.deploy.progress import Progress, silent
 from kdsnn.errors import KdsnnError, OptionError
 
 if TYPE_CHECKING:
-    from exporters.graph import Array
+    from exporters.graph import Array, SpikingGraph
     from kdsnn.data import DataSet
     from kdsnn.deploy.backends import BackendRun
     from kdsnn.deploy.comparisons import BackendComparison
     from kdsnn.deploy.lowered import Lowered
     from kdsnn.deploy.trained import TrainedNetwork
     from profilers import report
+    from profilers.profiling import NetworkRunner, Observer, Outcome
 
 FEW_SAMPLES = 256
 """Samples on which a teacher's zero activations and the chain on a chip are counted: their means hardly vary."""
+
+
+def planned_once() -> NetworkRunner:
+    """What runs graphs as `hardware.emulator.run` does, in any number of parts of their samples: each graph is planned once."""
+    from hardware import emulator
+
+    prepared = cache(emulator.prepare)
+
+    def run(
+        graph: SpikingGraph,
+        frames: Array,
+        *,
+        observe: Observer | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> Outcome:
+        return prepared(graph).run(frames, observe=observe, progress=progress)
+
+    return run
 
 
 def count(
@@ -44,7 +64,6 @@ def count(
         KdsnnError: a `.net` file that reads spikes of an encoder on the host.
     """
     from exporters.errors import DeployError
-    from hardware import emulator
     from profilers import profiling
 
     if network.encoder is not None:
@@ -59,7 +78,7 @@ def count(
         network.integer if running is None else running,
         samples,
         labels,
-        run=emulator.run,
+        run=planned_once(),
         quantized=network.integer if both else None,
         class_names=class_names,
         role="twin" if twin else "student",

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from kdsnn.deploy.counting import FEW_SAMPLES
+from kdsnn.deploy.counting import FEW_SAMPLES, planned_once
 from kdsnn.deploy.images import chosen
 from kdsnn.deploy.on_chip import deployed
 from kdsnn.deploy.progress import Progress, silent
@@ -51,7 +51,6 @@ def thin(
     has no placement there, it is the deployed run. At most `FEW_SAMPLES` samples are taken.
     """
     from exporters.passes.chain import to_chain
-    from hardware import emulator
     from hardware.chips import fit, limits
     from profilers import profiling
     from profilers.counting.thinning import KEPT, Thinned
@@ -68,17 +67,17 @@ def thin(
     rows = chosen(len(x), FEW_SAMPLES)
     samples = network.samples(x[rows])
     told = None if student.deployed.accuracy is None else labels[rows]
-    found = {}
+    found, run = {}, planned_once()
     for index, kept in enumerate(KEPT):
 
         def show(done: int, total: int, index: int = index) -> None:
             progress("thin the events", index * total + done, len(KEPT) * total)
 
-        ran = profiling.count(student.name, graph, Thinned(samples, rows, kept), told, run=emulator.run, progress=show)
+        ran = profiling.count(student.name, graph, Thinned(samples, rows, kept), told, run=run, progress=show)
         if placed is not None:
-            run = ran.deployed
-            spikes = {layer.name: layer.spikes for layer in run.layers if layer.spikes is not None}
-            deployment = deployed(graph, chip, placed, run.counts, spikes, run.samples, time)
+            did = ran.deployed
+            spikes = {layer.name: layer.spikes for layer in did.layers if layer.spikes is not None}
+            deployment = deployed(graph, chip, placed, did.counts, spikes, did.samples, time)
             ran = replace(ran, deployments=(deployment,))
         found[kept] = ran
     return found

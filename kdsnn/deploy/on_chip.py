@@ -255,7 +255,9 @@ def run_chain(network: Lowered, few: Array, chips: Sequence[Target]) -> ChainRun
             if one is not None:
                 one(name, values)
 
-    emulator.run(chain, chain.encode(few), observe=observe)
+    planned = emulator.prepare(chain)
+    # what each core does is worked out in floats that take several times the emulator's own memory
+    planned.run(chain.encode(few), observe=observe, batch_size=max(1, planned.batch_size // 4))
     notes = [f"is not timed: what delayed and recurrent spikes take ({name}) no model here counts" for name in in_time]
     work = tuple(() if each is None else each.result() for each in cores)
     return ChainRun(chain, fits, work, counter.result(), tuple(notes[:1]))

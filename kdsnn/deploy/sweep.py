@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from exporters.errors import DeployError
-from kdsnn.deploy.counting import some
+from kdsnn.deploy.counting import planned_once, some
 from kdsnn.deploy.faithful import proven_on
 from kdsnn.deploy.lower import MOST_STEPS, requantized
 from kdsnn.deploy.lowered import Lowered
@@ -185,7 +185,6 @@ def _points(
     plan: SweepPlan, name: str, bits: int | None, x: Array, labels: Array, progress: Progress
 ) -> tuple[tuple[SweepPoint, ...], tuple[str, ...]]:
     """The points of one network in some bits, by rising T, and what is to be said of them."""
-    from hardware import emulator
     from profilers import profiling
     from profilers.counting.prefix import first_steps
     from profilers.report.sweep import sweep_point
@@ -200,7 +199,7 @@ def _points(
         graph,
         samples,
         labels,
-        run=emulator.run,
+        run=planned_once(),
         group=ranks(),
         progress=lambda done, total: progress(f"count {called}", done, total),
     )

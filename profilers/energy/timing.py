@@ -8,7 +8,7 @@ constants, with the units of a core working at the same time or one after the ot
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -20,6 +20,10 @@ from profilers.energy.operations import Counts, placed
 from profilers.energy.time_models import RECEIVING, Duration, TimeModel, TimeTerm
 
 BOUNDS = ("low", "nominal", "high")
+UPDATES = ("updates", "active_updates", "inactive_updates")
+"""Counts per core that follow from its compartments and spikes."""
+
+_AT_ONCE = 1 << 26  # bytes of counts that are laid out in steps of the chip
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,15 +125,12 @@ def estimate(
     """
     if model.target != network.target:
         raise DeployError(f"{model.title} is a model of {model.target}, and the network is placed on {network.target}")
-    alone, folded = _chip_steps(model, network, folded=False), _chip_steps(model, network, folded=True)
-    on_top = _on_top(model, network)
-    latency, period = _seconds(model, network, alone, on_top), _seconds(model, network, folded, on_top)
-    steps = next(iter(alone.values())).shape[1]
-    core, share, unit = _critical(model, folded)
+    latency, period = _seconds(model, network, folded=False), _seconds(model, network, folded=True)
+    core, share, unit = _critical(model, network)
     layer = "" if core is None else next(x.name for x in reversed(network.layers) if x.first_core <= core)
     return TimeEstimate(
-        model.name, model.title, model.basis, model.boundary, model.at_least, steps,
-        period * (1 / network.T), latency, period, core, layer, share, unit,
+        model.name, model.title, model.basis, model.boundary, model.at_least,
+        _steps(model, network, folded=False), period * (1 / network.T), latency, period, core, layer, share, unit,
         tuple(_products(network, counts, latency, period, energy_models)),
         dict(model.constants), tuple(model.sources.values()), model.remarks,
     )  # fmt: skip
@@ -158,6 +159,25 @@ def _unit_seconds(model: TimeModel, terms: Sequence[TimeTerm], counts: Mapping[s
     return np.asarray(np.add.reduce(parts), np.float64)
 
 
+def _steps(model: TimeModel, network: TimedNetwork, *, folded: bool) -> int:
+    """The chip takes so many steps for one inference alone, or `folded` for one of many that follow each other."""
+    return network.T + (len(network.layers) if model.pipelined and not folded else 0)
+
+
+def _some_at_a_time(model: TimeModel, network: TimedNetwork, *, folded: bool) -> Iterator[dict[str, Array]]:
+    """`_chip_steps`, some samples after others: a deep network on thousands of cores takes megabytes for each of them."""
+    samples = len(network.layers[0].counts["spikes"])
+    cores = sum(len(layer.compartments) for layer in network.layers)
+    names = len(network.layers[0].counts) + len(UPDATES)
+    size = max(1, _AT_ONCE // (8 * names * cores * _steps(model, network, folded=folded)))
+    for start in range(0, samples, size):
+        layers = (
+            replace(layer, counts={name: values[start : start + size] for name, values in layer.counts.items()})
+            for layer in network.layers
+        )
+        yield _chip_steps(model, replace(network, layers=tuple(layers)), folded=folded)
+
+
 def _chip_steps(model: TimeModel, network: TimedNetwork, *, folded: bool) -> dict[str, Array]:
     """Counts per core come at the steps of the chip at which they happen, (N, steps, cores): those of one inference alone, or
     `folded` into T steps where inferences follow each other.
@@ -167,7 +187,7 @@ def _chip_steps(model: TimeModel, network: TimedNetwork, *, folded: bool) -> dic
     """
     found: dict[str, list[Array]] = {}
     for depth, layer in enumerate(network.layers):
-        steps = network.T + (len(network.layers) if model.pipelined else 0)
+        steps = _steps(model, network, folded=False)
         for name, values in layer.counts.items():
             shift = 0 if not model.pipelined else depth + (name not in RECEIVING)
             if folded:
@@ -178,9 +198,8 @@ def _chip_steps(model: TimeModel, network: TimedNetwork, *, folded: bool) -> dic
             found.setdefault(name, []).append(moved)
         some = found["spikes"][-1]
         updates = np.broadcast_to(layer.compartments, some.shape)
-        found.setdefault("updates", []).append(updates)
-        found.setdefault("active_updates", []).append(some)
-        found.setdefault("inactive_updates", []).append(updates - some)
+        for name, values in zip(UPDATES, (updates, some, updates - some), strict=True):
+            found.setdefault(name, []).append(values)
     return {name: np.concatenate(parts, axis=2) for name, parts in found.items()}
 
 
@@ -205,11 +224,14 @@ def _on_top(model: TimeModel, network: TimedNetwork) -> Range:
     return total
 
 
-def _seconds(model: TimeModel, network: TimedNetwork, counts: Mapping[str, Array], on_top: Range) -> Range:
+def _seconds(model: TimeModel, network: TimedNetwork, *, folded: bool) -> Range:
     """All steps take so long together: the mean over samples."""
-    cores = core_seconds(model, counts)
-    means = [float(_slowest(model, network, cores[bound]).sum(axis=1).mean()) for bound in BOUNDS]
-    found = Range(*means) + on_top * float(cores["low"].shape[1])
+    taken: dict[str, list[Array]] = {bound: [] for bound in BOUNDS}
+    for counts in _some_at_a_time(model, network, folded=folded):
+        for bound, cores in core_seconds(model, counts).items():
+            taken[bound].append(_slowest(model, network, cores).sum(axis=1))
+    means = [float(np.concatenate(taken[bound]).mean()) for bound in BOUNDS]
+    found = Range(*means) + _on_top(model, network) * float(_steps(model, network, folded=folded))
     return Range.exactly(found.low) if model.at_least else found
 
 
@@ -221,16 +243,21 @@ def _slowest(model: TimeModel, network: TimedNetwork, seconds: Array) -> Array:
     return np.asarray(np.maximum.reduceat(seconds, firsts, axis=2).sum(axis=2))
 
 
-def _critical(model: TimeModel, counts: Mapping[str, Array]) -> tuple[int | None, float | None, str]:
-    """The core that most often decides how long a step takes, its share of the steps, and its slowest unit."""
+def _critical(model: TimeModel, network: TimedNetwork) -> tuple[int | None, float | None, str]:
+    """The core that most often decides how long a step takes where inferences follow each other, its share of the steps, and its
+    slowest unit."""
     if not model.core:
         return None, None, ""
     bound = "low" if model.at_least else "nominal"
-    slowest = core_seconds(model, counts)[bound].argmax(axis=2)
+    slowest = np.concatenate(
+        [core_seconds(model, counts)[bound].argmax(axis=2) for counts in _some_at_a_time(model, network, folded=True)]
+    )
     core = int(np.bincount(slowest.ravel()).argmax())
-    of_core = {name: values[:, :, core] for name, values in counts.items()}
-    totals = [float(_unit_seconds(model, unit.terms, of_core, bound).sum()) for unit in model.core]
-    return core, float((slowest == core).mean()), model.core[int(np.argmax(totals))].name
+    totals = np.zeros(len(model.core))
+    for counts in _some_at_a_time(model, network, folded=True):
+        of_core = {name: values[:, :, core] for name, values in counts.items()}
+        totals += [float(_unit_seconds(model, unit.terms, of_core, bound).sum()) for unit in model.core]
+    return core, float((slowest == core).mean()), model.core[int(totals.argmax())].name
 
 
 def _products(

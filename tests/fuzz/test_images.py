@@ -236,7 +236,8 @@ def test_an_odd_folder_loses_nothing(
     assert found.code == 0 and len(data.y_train) == 20 and len(data.y_test) == 10
     shown = {image.tobytes() for image in (*data.x_train, *data.x_test)}
     assert shown == {picture(10 * k + i).tobytes() for k in range(10) for i in range(3)}
-    assert any(f"{left_out} files that are no images" in note for note in data.notes) == bool(left_out)
+    left = "1 file that is no image was" if left_out == 1 else f"{left_out} files that are no images were"
+    assert any(f"{left} left out" in note for note in data.notes) == bool(left_out)
     said = [line for line in found.stderr.splitlines() if line.startswith("note: ")]
     assert len(said) == len(data.notes) + 1 and "10 classes: " in said[-1]
 

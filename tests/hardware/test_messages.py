@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from exporters.graph import IF, Conv2d, Flatten, Input, Linear, Output, chain
 from hardware.chips import limits
-from hardware.chips.axons import FanOut
+from hardware.chips.axons import FanOut, alike
 from hardware.chips.blocks import Block
 from hardware.chips.placement import PlacedLayer, messages, place
 
@@ -87,8 +87,8 @@ def test_neurons_that_feed_the_same_cores_are_alike(cores: int, collide: bool, m
     if collide:
         ones = type("Ones", (), {"integers": lambda self, low, high, size, dtype: np.zeros(size, dtype)})
         monkeypatch.setattr(np.random, "default_rng", lambda _: ones())
-    found = FanOut(bits, cores, nothing, nothing, "discrete")
-    kind, of_kind = found.alike
+    found = FanOut(*alike(bits), cores, nothing, nothing, "discrete")
+    kind, of_kind = found.kind, found.listens
     np.testing.assert_array_equal(of_kind[kind], listens)
     assert len(of_kind) == max(1, len(np.unique(listens, axis=0)) if cores else 1)
     block = Block((1, 3), (0, 3), (1, 2))

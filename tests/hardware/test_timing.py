@@ -147,7 +147,9 @@ def slow_steps(model: time_models.TimeModel, graph, placement, own, bound: str, 
 
 
 @pytest.mark.parametrize("model", [m for m in time_models.built_in().values() if m.core], ids=lambda m: m.name)
-def test_latency_throughput_and_critical_core_against_loops(tmp_path: Path, model: time_models.TimeModel) -> None:
+def test_latency_throughput_and_critical_core_against_loops(
+    tmp_path: Path, model: time_models.TimeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     graph = network()
     placement, work, activity, spikes = placed_and_run(graph, small_chip(tmp_path, model.target))
     timed = timed_network(placement, work, graph.T)
@@ -186,6 +188,8 @@ def test_latency_throughput_and_critical_core_against_loops(tmp_path: Path, mode
     owner = next(x for x in placement.layers if x.first_core <= found.core < x.first_core + x.cores)
     assert found.layer == owner.name
     assert found.step.nominal == pytest.approx(found.period.nominal / 3)
+    monkeypatch.setattr(timing, "_AT_ONCE", 1)  # one sample after the other
+    assert timing.estimate(model, timed, operations.snn_counts(activity)) == found
 
 
 def test_ways_and_tiles_against_every_pair_of_cores(tmp_path: Path) -> None:

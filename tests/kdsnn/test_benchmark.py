@@ -28,11 +28,12 @@ def without_lava(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("KDSNN_SANAFE", raising=False)
 
 
-def network(spiking: bool) -> kdsnn.TrainedNetwork:
-    module = models.build("cnn2", spiking=spiking, input_shape=(1, 8, 8), classes=10, **OPTIONS)
+def network(spiking: bool, data: str = "digits", side: int = 8) -> kdsnn.TrainedNetwork:
+    shape = (1, side, side)
+    module = models.build("cnn2", spiking=spiking, input_shape=shape, classes=10, **OPTIONS)
     randomize(module, 0)
     kinds: dict[str, Any] = {"readout": "rate", "neuron": "if", "T": 3} if spiking else {}
-    info = CheckpointInfo("cnn2", spiking, (1, 8, 8), 10, "digits", OPTIONS, metrics={"test_accuracy": 0.1}, **kinds)
+    info = CheckpointInfo("cnn2", spiking, shape, 10, data, OPTIONS, metrics={"test_accuracy": 0.1}, **kinds)
     return kdsnn.TrainedNetwork(module.float().eval(), info)
 
 
@@ -70,6 +71,13 @@ def test_anns_and_finished_models_run_where_they_can(tmp_path: Path) -> None:
         kdsnn.benchmark(next((tmp_path / "a").glob("*.onnx")), "digits+9x9", samples=5)
     with pytest.raises(OptionError, match="repeats"):
         kdsnn.benchmark(snn, repeats=0)
+
+
+@pytest.mark.parametrize("spiking", [False, True])
+def test_a_finished_model_runs_on_the_data_it_was_trained_on(tmp_path: Path, spiking: bool) -> None:
+    kdsnn.export(network(spiking, "digits+9x9", 9), tmp_path, to=["onnx"])
+    found = kdsnn.benchmark(next(tmp_path.glob("*.onnx")), samples=2, repeats=1)
+    assert found.data == "digits+9x9" and found.speeds[0].samples == 2
 
 
 def test_a_back_end_that_cannot_run_it_is_told(tmp_path: Path) -> None:

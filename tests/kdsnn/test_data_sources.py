@@ -91,7 +91,7 @@ def test_folder_other_files_are_left_out_and_counted(tmp_path):
     saved(tmp_path / "ant" / "deeper" / "9.JPG", picture(9))
     data = load(f"folder:{tmp_path}")
     assert len(data.y_train) + len(data.y_test) == 16
-    assert "1 files that are no images" in data.notes[-1]
+    assert data.notes[-1] == "1 file that is no image was left out."
 
 
 FOLDER_ERRORS = {

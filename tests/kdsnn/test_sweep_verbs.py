@@ -64,13 +64,13 @@ def swept(folder: Path, data: DataSet) -> tuple[Sweep, list[int]]:
     samples: list[int] = []
     patch = pytest.MonkeyPatch()
 
-    def counted(graph: Any, frames: Any, **more: Any) -> Any:
+    def counted(planned: Any, frames: Any, **more: Any) -> Any:
         samples.append(len(frames))
-        return emulator_run(graph, frames, **more)
+        return run_planned(planned, frames, **more)
 
-    emulator_run = emulator.run
+    run_planned = emulator.Emulation.run
     with patch.context() as patched:
-        patched.setattr(emulator, "run", counted)
+        patched.setattr(emulator.Emulation, "run", counted)
         found = kdsnn.profile(folder / "a.safetensors", data, bits=(3, 8), timesteps=(1, 2, 4))
     assert isinstance(found, Sweep)
     return found, samples

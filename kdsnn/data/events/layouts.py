@@ -28,7 +28,7 @@ from kdsnn.data.events.files import READERS, read
 from kdsnn.data.folder import FileKind, class_files
 from kdsnn.errors import KdsnnError
 
-RECORDINGS = FileKind("events", "files of events", frozenset(READERS))
+RECORDINGS = FileKind("events", "files of events", "file of events", frozenset(READERS))
 
 GESTURES = (
     "hand clapping", "right hand wave", "left hand wave", "right arm clockwise", "right arm counter clockwise",

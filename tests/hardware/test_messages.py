@@ -108,5 +108,5 @@ def test_neurons_that_feed_one_core_each_are_told_apart_by_their_sums(monkeypatc
 
     monkeypatch.setattr(np, "unique", by_sums)
     nothing = np.zeros((256, 1, 1), np.int64)
-    kind, listens = FanOut(bits, 256, nothing, nothing, "discrete").alike
-    np.testing.assert_array_equal(listens[kind], np.eye(256, dtype=bool))
+    found = FanOut(*alike(bits), 256, nothing, nothing, "discrete")
+    np.testing.assert_array_equal(found.listens[found.kind], np.eye(256, dtype=bool))

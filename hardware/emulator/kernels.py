@@ -4,8 +4,8 @@ Importing this module imports numba, so only `hardware.emulator.neurons` does, a
 value is computed by the operations of `membranes` and `layers`, in their order: no spike and no membrane differs.
 
 Values lie in memory as (steps, units, length): a unit is a stretch of neurons whose membranes stay in the nearest caches while
-the steps go by. Where a pool follows, it is a row of an image, channels innermost. No array is sliced, because each slice is more to
-compile, and counts references.
+the steps go by. Where a pool follows, it is a row of an image, channels innermost. Long loops slice no array, because each slice is
+more to compile, and counts references.
 """
 
 from __future__ import annotations
@@ -85,16 +85,18 @@ def _across(many: Any, across: int, pool: int, unit: int, pooled: Any) -> None:
     for t in range(steps):
         for column in range(columns):
             at = column * across * channels
+            out = pooled[t, unit, column]  # slices: indices of four axes keep the compiler from vectors
             for c in range(channels):
-                pooled[t, unit, column, c] = many[t, at + c]
+                out[c] = many[t, at + c]
             for _ in range(1, across):
                 at += channels
+                more = many[t, at : at + channels]
                 if pool == LARGEST:
                     for c in range(channels):
-                        pooled[t, unit, column, c] = max(pooled[t, unit, column, c], many[t, at + c])
+                        out[c] = max(out[c], more[c])
                 else:
                     for c in range(channels):
-                        pooled[t, unit, column, c] += many[t, at + c]
+                        out[c] += more[c]
 
 
 @jit

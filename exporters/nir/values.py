@@ -22,8 +22,9 @@ def pair(value: Any) -> Pair:
 
 def just_above(threshold: float) -> float:
     """The smallest float32 above a threshold: NIR's v > θ is v ≥ this for every membrane that float32 holds, integers among them."""
-    nearest = np.float32(threshold)
-    return float(nearest if nearest > threshold else np.nextafter(nearest, np.float32(np.inf)))
+    with np.errstate(over="ignore"):  # beyond float32 it is infinite
+        nearest = np.float32(threshold)
+    return float(nearest if float(nearest) > threshold else np.nextafter(nearest, np.float32(np.inf)))
 
 
 def just_below(threshold: float) -> float:

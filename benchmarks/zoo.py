@@ -216,7 +216,7 @@ forward on symbols, whose neurons are tried on test currents and whose weights a
 its weights included, and 0.15<!--=lowering.seconds.graph_in_float64--> s for the graph in float64, which are the proof and 2.8<!--=lowering.forwards--> forwards of that type; 0.15<!--=lowering.seconds.quantization--> s for the
 quantization of 11 million weights. The first and the last do not depend on samples. The proof stays in float64, where rounding decides nothing.
 So `lower` is 18 forwards in float32. Three is below the floor: a proof needs the module once and the graph once, which in float64 are
-5.8 forwards in float32, and 2 in float32; what else it takes, 0.5 s, is spent on 11 million weights and not on samples.
+5.8<!--=lowering.forwards_in_float64--> forwards in float32, and 2 in float32; what else it takes, 0.5<!--=lowering.seconds.not_by_samples--> s, is spent on 11 million weights and not on samples.
 
 """
 

@@ -117,8 +117,7 @@ def distill(
         epochs, batch_size, lr, alpha (weight of the teacher in Eq. 5), temperature (of the logits): None takes the recipe's.
         quantize: train on with weights of so many bits, 2 to 8, from the trained student `start`.
         init: the weights to start from: "teacher", a checkpoint, what `pretrain` or `distill` returned, or a module; an ANN of the
-            same architecture is scaled to thresholds of 1 on training images, a student is copied; the learning rate is a fifth
-            of the recipe's then. None: random weights.
+            same architecture is scaled to thresholds of 1 on training images, a student is copied; `lr` is a fifth of the recipe's.
         seeds: train once for each of them, (0, 1, 2) or "0-4" or "0,3,7", as NAME.seedN.safetensors, and sum up: a `SeedRuns`.
         processes: how many seeds are trained side by side, each with its share of the cores; by default as many as there are
             cores, one on a GPU. Under `torchrun` or `accelerate launch` each process takes its share of the seeds.

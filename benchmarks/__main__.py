@@ -21,7 +21,7 @@ from pathlib import Path
 
 from benchmarks import _report
 from benchmarks._measure import Measured
-from benchmarks._process import BenchmarkError, measure_apart
+from benchmarks._process import BenchmarkError, measure_apart, stay_small
 
 MEASUREMENTS = {
     name: f"benchmarks.{name}"
@@ -59,6 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if name not in MEASUREMENTS:
             parser.error(f"there is no measurement {name!r}; choose from {', '.join(MEASUREMENTS)}")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill ends like Ctrl-C
+    stay_small()  # to print a row imports torch
     chosen = {name: MEASUREMENTS[name] for name in given.names} or MEASUREMENTS
     if not (given.names or given.quick):
         wait_for_quiet()

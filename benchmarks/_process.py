@@ -14,6 +14,7 @@ import time
 import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -84,13 +85,18 @@ def peak(command: Sequence[str]) -> int:
     return found
 
 
+def stay_small() -> None:
+    """Processes are forked from here on from one that is as small as this one is now: their peaks start at its size."""
+    forkserver.ensure_running()
+
+
 def measure_apart(module: str, quick: bool) -> Iterator[Measured]:
     """What `rows(quick)` of a module yields, in a fresh process: nothing that ran before weighs on it or is lost with it.
 
     Raises:
         BenchmarkError: it raised, or its process died.
     """
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_send, args=(module, quick, sender), daemon=True)
     process.start()

@@ -20,7 +20,7 @@ ROUNDS = 2
 
 
 def rows(quick: bool) -> Iterator[Measured]:
-    few, many, pictures = (8, 16, 8) if quick else (64, 10_000, 1000)
+    few, many, pictures = (8, 16, 20) if quick else (64, 10_000, 1000)
     call = "from benchmarks import memory; memory."
     batches = {
         f"SpikingJelly, float, {few} samples": python(f"{call}spikingjelly('cnn2', {few})"),

@@ -258,9 +258,9 @@ def _excess(step: ChainLayer, target: Target) -> float:
     lowest, highest = int(weight.min()), int(weight.max())
     both = lowest < 0 < highest
     threshold = 0 if step.threshold == SILENT else step.threshold << both
-    return max(
-        max(-lowest, highest) / ((1 << target["weight_bits"]) - 1 >> both), threshold / (1 << target["threshold_bits"])
-    )
+    room, largest = (1 << target["weight_bits"]) - 1 >> both, max(-lowest, highest)
+    weights = largest / room if room else float("inf")  # of one bit nothing is left where a layer has both signs
+    return max(weights, threshold / (1 << target["threshold_bits"]))
 
 
 def _chips(placement: Placement, max_chips: int | None) -> Iterator[Finding]:

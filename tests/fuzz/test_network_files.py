@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -65,7 +66,7 @@ def runs(path: Path, **lowering: Any) -> None:
     network = kdsnn.lower(path, **lowering)
     graph = network.integer
     assert network.name and str(kdsnn.check(network, "loihi1"))
-    if graph.T * sum(np.prod(shape) for shape in graph.shapes.values()) < 1e6:
+    if graph.T * sum(math.prod(shape) for shape in graph.shapes.values()) < 1e6:
         x = np.zeros((1, *([graph.T] if graph.input.over_time else []), *graph.input.shape), np.float32)
         assert np.isfinite(emulator.run(graph, x).output).all()
 

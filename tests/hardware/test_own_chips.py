@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 
 from exporters.graph import IF, Conv2d, Flatten, Input, Linear, Output, SpikingGraph, chain
 from exporters.passes.chain import to_chain
-from hardware.chips import limits
+from hardware.chips import fit, limits
 from hardware.chips.placement import Placement, place
 from hardware.chips.search import WINDOW, PlacementError
 from tests.hardware import by_enumeration as counted
@@ -181,6 +181,12 @@ def usage(
         leaves = counted.output_axons(holds[core], goes, next_line, next_axons, target, loop=own) if counts else 0
         found.append((n, n * (1 + loop), *words, comes, leaves))
     return found
+
+
+def test_weights_of_one_bit_hold_no_two_signs(tmp_path: Path) -> None:
+    found = fit.check(small_network(3), own_chip(tmp_path, {"storage": "weights", "shared_along": []}, weight_bits=1))
+    assert not found.fits and found.excess == math.inf
+    assert any("holds ±0" in finding.what for finding in found.findings)
 
 
 # -- the search, by trying everything ------------------------------------------------------------------

@@ -13,7 +13,7 @@ from pathlib import Path
 from benchmarks._measure import Measured, alternate, relative, rounds
 from benchmarks._process import CLI, peak, python, run
 
-SHAPES = {"cnn2": (1, 28, 28), "vgg11": (3, 32, 32), "resnet18": (3, 32, 32)}
+SHAPES = {"cnn2": (1, 28, 28), "resnet18": (3, 32, 32)}
 """Student → shape of its images."""
 
 ROUNDS = 2

@@ -176,6 +176,8 @@ def export(
             raise OptionError(f"{{form}}: no such form; choose from {', '.join(FORMS)}", form=shape)
     if opset is not None:
         _require_opset(opset, to)
+    if not 0 <= seed < 2**32:
+        raise OptionError("{seed}: it must be 0 to 2^32 - 1", seed=seed)
     if encoder == "host" and "netx" not in to:
         raise OptionError("{encoder}: it divides the network for the chip; add {to}", encoder="host", to="netx")
     writable_folder(out)

@@ -45,6 +45,7 @@ CALLS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "settings of NIR for a module": (lambda _: kdsnn.lower(torch.nn.Flatten(), nir={"dt": 1}), "nir: a Flatten is not a .nir file"),
     "a lowered network to be evaluated": (lambda p: kdsnn.evaluate(kdsnn.lower(p / "snn.safetensors"), (X, Y)), "a Lowered is no trained network"),
     "an export of nothing": (lambda p: kdsnn.export(p / "snn.safetensors", p / "out", to=[]), "to form: they name no file to write"),
+    "a seed below 0": (lambda p: kdsnn.export(p / "snn.safetensors", p / "out", to=["nir"], seed=-1), "seed=-1: it must be 0 to 2^32 - 1"),
     "a chip of too many digits": (lambda p: kdsnn.check(p / "snn.safetensors", str(p / "digits.json")), "digits.json: not a readable JSON file"),
     "an accuracy that nobody measured": (lambda p: kdsnn.load(p / "snn.safetensors").accuracy, "does not say its test accuracy; evaluate it"),
 }  # fmt: skip

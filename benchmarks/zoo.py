@@ -210,6 +210,13 @@ random weights under which its neurons fire. `python -m benchmarks zoo` writes t
   `check` for Loihi 1 from 4.5 to 2.7 processor seconds and `profile` from 8.5 to 6.9, to the same bytes. Files are verified on 16
   samples, or on fewer where these hold more than 2²³ spikes together, which older rows of large networks do not show yet.
 
+The largest on two idle cores (29 November 2026):
+
+<!--=zoo_idle.wall|table-->
+| a |
+|---|
+| b |
+
 What `lower` takes beside a forward, on spiking_resnet18 (29 November 2026, best of two on one thread, 0.89<!--=lowering.seconds.all--> s; one forward of the one
 image that the proof takes there is 0.05<!--=lowering.seconds.forward--> s, in float64 0.14<!--=lowering.seconds.forward_in_float64--> s): 0.35<!--=lowering.seconds.graph--> s for the graph, whose layers are found by running the
 forward on symbols, whose neurons are tried on test currents and whose weights are folded in float64; 0.23<!--=lowering.seconds.module_in_float64--> s for the module in float64, copy of

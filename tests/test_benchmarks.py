@@ -39,9 +39,9 @@ def rows(quick):
     yield Measured("race", "tortoise", (3.0,), relative_to="hare")
 """
 INTERRUPTS = (
-    "import os, signal, time\n"
+    "import multiprocessing, os, signal, time\n"
     + GOOD
-    + "    time.sleep(0.5)\n    os.kill(os.getppid(), signal.SIGINT)\n    time.sleep(60)\n"
+    + "    time.sleep(0.5)\n    os.kill(multiprocessing.parent_process().pid, signal.SIGINT)\n    time.sleep(60)\n"
 )
 
 

@@ -77,7 +77,16 @@ def read(path: Path, *, T: int | None = None, encoding: Encoding = "direct") -> 
             )
         try:
             return _to_graph(file, int(steps), {"input": {"encoding": encoding}} | extra, once)
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError, OSError, RuntimeError) as error:
+        except (
+            KeyError,
+            TypeError,
+            ValueError,
+            AttributeError,
+            IndexError,
+            OSError,
+            OverflowError,
+            RuntimeError,
+        ) as error:
             raise NetxError(f"{path.name}: it cannot be understood ({error}); write it again") from error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,8 +14,8 @@ from kdsnn.factory import made_by
 if TYPE_CHECKING:
     from torch import nn
 
-LONGEST_AXIS = 1 << 20
-"""Of one image, in pixels or features."""
+LONGEST_AXIS, LARGEST_SAMPLE = 1 << 20, 1 << 28
+"""Of one image, in pixels or features: along an axis, and in all."""
 
 
 def module_of(
@@ -47,6 +48,11 @@ def require_shape(shape: Sequence[int]) -> tuple[int, ...]:
     """
     if len(shape) not in (1, 2, 3) or not all(1 <= length <= LONGEST_AXIS for length in shape):
         raise shape_error(",".join(map(str, shape)))
+    if (values := math.prod(shape)) > LARGEST_SAMPLE:
+        raise OptionError(
+            f"{{input_shape}}: these are {values:,} values, and a sample has {LARGEST_SAMPLE:,} at most",
+            input_shape=",".join(map(str, shape)),
+        )
     return tuple(shape)
 
 

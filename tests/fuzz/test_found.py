@@ -16,6 +16,7 @@ import torch
 
 import kdsnn
 from exporters import netx, nir
+from exporters.graph import IF, Input, Linear, Output, chain
 from exporters.netx.sidecar import digest, sidecar_path
 from exporters.passes.chain import to_chain
 from kdsnn import checkpoint
@@ -45,6 +46,7 @@ CALLS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "settings of NIR for a module": (lambda _: kdsnn.lower(torch.nn.Flatten(), nir={"dt": 1}), "nir: a Flatten is not a .nir file"),
     "a lowered network to be evaluated": (lambda p: kdsnn.evaluate(kdsnn.lower(p / "snn.safetensors"), (X, Y)), "a Lowered is no trained network"),
     "an export of nothing": (lambda p: kdsnn.export(p / "snn.safetensors", p / "out", to=[]), "to form: they name no file to write"),
+    "a sample of a trillion pixels": (lambda _: kdsnn.summary(torch.nn.Flatten(), input_shape=(1, 2**20, 2**20), T=1), "a sample has 268,435,456 at most"),
     "a seed below 0": (lambda p: kdsnn.export(p / "snn.safetensors", p / "out", to=["nir"], seed=-1), "seed=-1: it must be 0 to 2^32 - 1"),
     "a chip of too many digits": (lambda p: kdsnn.check(p / "snn.safetensors", str(p / "digits.json")), "digits.json: not a readable JSON file"),
     "an accuracy that nobody measured": (lambda p: kdsnn.load(p / "snn.safetensors").accuracy, "does not say its test accuracy; evaluate it"),
@@ -71,11 +73,21 @@ def test_a_message_has_one_line_and_repeats_no_array() -> None:
 def test_names_in_the_json_beside_a_netx_file_are_texts(tmp_path: Path) -> None:
     path = netx.write(to_chain(random_dense_time(0)), tmp_path / "n.net")
     sound = json.loads(sidecar_path(path).read_text())
-    for changed in ({**sound, "layers": [{**row, "neuron": 3} for row in sound["layers"]]}, {**sound, "input": 3}):
+    named, scaled = (
+        [{**row, key: value} for row in sound["layers"]] for key, value in {"neuron": 3, "scale": 10**400}.items()
+    )
+    for changed in ({**sound, "layers": named}, {**sound, "layers": scaled}, {**sound, "input": 3}):
         changed["digest"] = digest(path, changed)
         sidecar_path(path).write_text(json.dumps(changed))
         with pytest.raises(UserError, match=r"n\.net: it cannot be understood"):
             kdsnn.lower(path)
+
+
+def test_weights_beyond_float32_are_infinite() -> None:
+    with pytest.raises(UserError, match=r"w: the weight contains NaN or infinite values"):
+        chain(
+            [("in", Input((2,))), ("w", Linear(np.full((1, 2), 1e39))), ("if", IF(1.0)), ("out", Output("rate"))], T=2
+        )
 
 
 def test_complex_numbers_are_refused(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, get_args, overload
 
 from kdsnn.deploy.devices import computing_on, require_device
 from kdsnn.deploy.factory import module_of
@@ -186,6 +186,10 @@ def _teacher(
     Raises:
         KdsnnError: there is none, it is a spiking student, or it cannot be loaded.
     """
+    from kdsnn.train import config
+
+    if method not in (methods := get_args(config.Method)):
+        raise OptionError(f"{{method}}: choose from {', '.join(methods)}", method=method)
     if teacher is None:
         raise OptionError(
             "{method}: it needs {teacher}, a network that pretrain makes; or use method none",

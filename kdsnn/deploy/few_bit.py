@@ -35,7 +35,9 @@ def named(given: Qann | Sequence[Qann] | None) -> dict[str, TrainedNetwork]:
     """
     if given is None:
         return {}
-    several = [given] if isinstance(given, str | Path | TrainedNetwork) else list(given)
+    several = [given] if isinstance(given, str | Path | TrainedNetwork) else given
+    if not isinstance(several, Sequence):
+        raise OptionError("{qann}: it must be a checkpoint, what `pretrain` returned, or several of them", qann=given)
     found = [one if isinstance(one, TrainedNetwork) else load(one) for one in several]
     files = [str(one.path) if one.path else f"quantized ANN {i}" for i, one in enumerate(found, start=1)]
     for name, network in zip(files, found, strict=True):

@@ -115,7 +115,7 @@ def pretrain(
     config = configured(base, epochs=epochs, batch_size=batch_size, lr=lr, val=val, seed=seed)
     config = with_precision(config, path, resume=resume, device=device)
     tell_batches(config, images)
-    named, module = named_model(model, seed)
+    named, module = _named_ann(model, seed)
     job = Training(
         f"pretrain {named}", named, images, config, options or {}, path, module,
         augmentation=augmentation_for(images, augmentation), label="teacher",
@@ -163,6 +163,17 @@ def _start(
             "{start}: its options stay as they are; leave {options} out", start=called, options=None
         )  # fmt: skip
     return found
+
+
+def _named_ann(model: str | nn.Module, seed: int) -> tuple[str, nn.Module | None]:
+    from spikingjelly.activation_based.base import MemoryModule
+
+    name, module = named_model(model, seed)
+    if module is not None and any(isinstance(part, MemoryModule) for part in module.modules()):
+        raise OptionError(
+            f"{name}: it has spiking neurons, and no ANN has; distill with {{method}} trains it", method="none"
+        )
+    return name, module
 
 
 def named_model(model: str | nn.Module, seed: int) -> tuple[str, nn.Module | None]:

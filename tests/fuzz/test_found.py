@@ -13,6 +13,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from spikingjelly.activation_based import layer, neuron
 
 import kdsnn
 from exporters import netx, nir
@@ -47,6 +48,9 @@ CALLS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a lowered network to be evaluated": (lambda p: kdsnn.evaluate(kdsnn.lower(p / "snn.safetensors"), (X, Y)), "a Lowered is no trained network"),
     "an export of nothing": (lambda p: kdsnn.export(p / "snn.safetensors", p / "out", to=[]), "to form: they name no file to write"),
     "a sample of a trillion pixels": (lambda _: kdsnn.summary(torch.nn.Flatten(), input_shape=(1, 2**20, 2**20), T=1), "a sample has 268,435,456 at most"),
+    "a method that is none": (lambda _: kdsnn.distill("cnn2", "digits", teacher=torch.nn.Flatten(), method="kd"), "method=kd: choose from response"),
+    "a spiking network as an ANN": (lambda _: kdsnn.pretrain(torch.nn.Sequential(layer.Flatten(), layer.Linear(64, 10), neuron.IFNode()), "digits"), "it has spiking neurons"),
+    "a quantized ANN that is none": (lambda p: kdsnn.profile(p / "snn.safetensors", (X, Y), qann=3), "qann=3: it must be a checkpoint"),
     "a seed below 0": (lambda p: kdsnn.export(p / "snn.safetensors", p / "out", to=["nir"], seed=-1), "seed=-1: it must be 0 to 2^32 - 1"),
     "a chip of too many digits": (lambda p: kdsnn.check(p / "snn.safetensors", str(p / "digits.json")), "digits.json: not a readable JSON file"),
     "an accuracy that nobody measured": (lambda p: kdsnn.load(p / "snn.safetensors").accuracy, "does not say its test accuracy; evaluate it"),

@@ -108,7 +108,7 @@ def _split(synapse: AnySynapse) -> Repeats | None:
     row, column, tap = row[order], column[order], tap[order]
     where = [(int(y), int(x)) for y, x in zip(*np.unravel_index(np.unique(tap), kernel), strict=True)]
     ends = [*np.flatnonzero(np.diff(tap, prepend=-1)).tolist(), len(tap)]
-    read = np.flatnonzero(reads)
+    read = np.flatnonzero(reads) if reads.any() else np.arange(1)  # where the others have no weights at all
     layer = (
         replace(synapse, weight=np.ascontiguousarray(synapse.weight[np.ix_(other, read)]), bias=None)
         if len(other)

@@ -139,12 +139,7 @@ def markdown(report: Report, rows: list[Line] | None = None) -> str:
 
 def page(found: Mapping[str, Any]) -> str:
     """The page of a file that holds what `as_json` gives, with the ratios that it holds."""
-    rows = []
-    for row in found["measured"]:
-        measured = Measured(
-            row["group"], row["name"], tuple(row["values"]), row["unit"], row["relative_to"], row["note"]
-        )
-        rows.append(Line(row["benchmark"], measured, row["ratios"] and tuple(row["ratios"])))
+    rows = [Line(row["benchmark"], _measured(row), row["ratios"] and tuple(row["ratios"])) for row in found["measured"]]
     return markdown(Report(found["head"], {}, found["failed"], found["warnings"]), rows)
 
 
@@ -166,6 +161,11 @@ def as_json(report: Report) -> dict[str, Any]:
     }
 
 
+def _measured(row: Mapping[str, Any]) -> Measured:
+    """What was measured of a row of `as_json`."""
+    return Measured(**{one.name: row[one.name] for one in fields(Measured)} | {"values": tuple(row["values"])})
+
+
 def read(path: Path) -> Report:
     """A report as `write` has written it to a JSON file.
 
@@ -176,8 +176,7 @@ def read(path: Path) -> Report:
         found = json.loads(path.read_text("utf-8"))
         rows: dict[str, list[Measured]] = {}
         for row in found["measured"]:
-            measured = {one.name: row[one.name] for one in fields(Measured)}
-            rows.setdefault(row["benchmark"], []).append(Measured(**measured | {"values": tuple(row["values"])}))
+            rows.setdefault(row["benchmark"], []).append(_measured(row))
         report = Report(dict(found["head"]), rows, dict(found["failed"]), list(found["warnings"]))
         for _ in lines(report):
             pass

@@ -177,6 +177,7 @@ def _check_output(name: str, node: Output) -> None:
 
 
 LARGEST = float(np.finfo(np.float32).max)
+"""What is larger is infinite in float32, as which files hold it."""
 
 
 def _check_numbers(name: str, what: str, array: Array | None) -> None:
@@ -184,7 +185,7 @@ def _check_numbers(name: str, what: str, array: Array | None) -> None:
         return
     require(array.dtype.kind in "fi", name, f"{what} has type {array.dtype}; it must be float or integer")
     require(array.size > 0, name, f"{what} is empty")
-    # in float32, as files hold them; a NaN is the least and the largest of all
+    # of values with a NaN among them the least and the largest are NaN, which is within no bounds
     finite = array.dtype.kind == "i" or bool(array.min() >= -LARGEST and array.max() <= LARGEST)
     require(finite, name, f"{what} contains NaN or infinite values; retrain or repair it")
 

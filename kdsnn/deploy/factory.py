@@ -40,6 +40,13 @@ def module_of(
     return module
 
 
+def has_spiking_neurons(module: nn.Module) -> bool:
+    """Whether SpikingJelly's neurons, or other layers of it that keep a state, are in a module."""
+    from spikingjelly.activation_based.base import MemoryModule
+
+    return any(isinstance(part, MemoryModule) for part in module.modules())
+
+
 def require_shape(shape: Sequence[int]) -> tuple[int, ...]:
     """The shape of a sample as a tuple.
 

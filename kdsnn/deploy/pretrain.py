@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from kdsnn.deploy.devices import computing_on, require_device
-from kdsnn.deploy.factory import module_of
+from kdsnn.deploy.factory import has_spiking_neurons, module_of
 from kdsnn.deploy.images import require_frames, require_trained_fit
 from kdsnn.deploy.load import load
 from kdsnn.deploy.own_data import load_own, own_of
@@ -166,10 +166,8 @@ def _start(
 
 
 def _named_ann(model: str | nn.Module, seed: int) -> tuple[str, nn.Module | None]:
-    from spikingjelly.activation_based.base import MemoryModule
-
     name, module = named_model(model, seed)
-    if module is not None and any(isinstance(part, MemoryModule) for part in module.modules()):
+    if module is not None and has_spiking_neurons(module):
         raise OptionError(
             f"{name}: it has spiking neurons, and no ANN has; distill with {{method}} trains it", method="none"
         )

@@ -179,9 +179,9 @@ def _module(source: Any, text: str, weights: Any) -> nn.Module | None:
 
 
 def _of_module(name: str, module: nn.Module, shape: Shape) -> Summary:
-    from spikingjelly.activation_based.base import MemoryModule
+    from kdsnn.deploy.factory import has_spiking_neurons
 
-    if any(isinstance(part, MemoryModule) for part in module.modules()):
+    if has_spiking_neurons(module):
         raise OptionError(f"{name}: a network with spiking neurons needs {{T}} (time steps)", T=None)
     layers = module_layers(name, module.eval(), shape)
     return Summary(name, None, shape, tuple(layers), sum(p.numel() for p in module.parameters()))

@@ -15,7 +15,7 @@ test: lava
 
 # apart from `test`, which it would make half as slow again
 coverage: lava
-	$(BIN)/python -m pytest tests/exporters tests/hardware tests/profilers tests/integration -n 2 --dist loadfile --cov
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --cov
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -10,7 +10,6 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import functools
-import io
 import itertools
 import os
 import pickle
@@ -40,6 +39,7 @@ from kdsnn.errors import KdsnnError
 from kdsnn.train import loop
 from kdsnn.train.history import EpochRecord
 from kdsnn.train.resume import RunFiles
+from tests.integration.copies import forked
 from tests.integration.test_cli import COMMAND, cli, error_line
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs fork, /proc and mounts of its own")
@@ -114,35 +114,7 @@ def alive_in(session: int) -> list[int]:
 def start(*arguments: object, before: Callable[[], object] = lambda: None) -> Started:
     """Start a command in a copy of this process; `before` runs in it first."""
     out, err = os.memfd_create("out"), os.memfd_create("err")
-    # a command that ran in this very process has left its handler, which the copy would seem to have taken over at once
-    taken = signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    pid = os.fork()
-    if pid != 0:
-        signal.signal(signal.SIGTERM, taken)
-    else:
-        code = 99
-        try:
-            os.setsid()
-            os.dup2(out, 1)
-            os.dup2(err, 2)
-            sys.stdout = io.TextIOWrapper(open(1, "wb", closefd=False), encoding="utf-8")  # noqa: SIM115
-            sys.stderr = io.TextIOWrapper(open(2, "wb", closefd=False), encoding="utf-8", line_buffering=True)  # noqa: SIM115
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-            tempfile.tempdir = None
-            sys.unraisablehook = sys.__unraisablehook__  # that of pytest keeps what a destructor drops
-            sys.argv = ["kdsnn-deploy", *map(str, arguments)]
-            before()
-            from kdsnn.cli.app import main
-
-            main()
-        except SystemExit as end:
-            code = int(end.code or 0)
-        except BaseException:
-            traceback.print_exc()
-            sys.stderr.flush()
-        finally:
-            os._exit(code)
-    return Started(pid, out, err)
+    return Started(forked(arguments, out=out, err=err, before=before), out, err)
 
 
 def command(*arguments: object, before: Callable[[], object] = lambda: None) -> Ended:

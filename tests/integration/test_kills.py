@@ -7,9 +7,7 @@ import json
 import os
 import random
 import signal
-import sys
 import time
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,6 +21,7 @@ from exporters import netx
 from kdsnn import checkpoint, models
 from kdsnn.checkpoint import CheckpointInfo
 from kdsnn.data import load
+from tests.integration.copies import forked
 
 KILLS, FEW = 10, 3
 """Of the commands that were there first, and of those that write with the same means."""
@@ -30,28 +29,10 @@ KILLS, FEW = 10, 3
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork, which spares importing torch at each kill")
 
 
-def forked(arguments: list[str], log: Path) -> int:
-    """Start a command in a copy of this process, so that it is at work at once; its process number."""
-    pid = os.fork()
-    if pid == 0:
-        try:
-            os.setpgid(0, 0)
-            handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-            os.dup2(handle, 1)
-            os.dup2(handle, 2)
-            sys.argv = ["kdsnn-deploy", *arguments]
-            from kdsnn.cli.app import main
-
-            main()
-            os._exit(0)
-        except SystemExit as end:
-            os._exit(int(end.code or 0))
-        except BaseException:
-            traceback.print_exc()
-            sys.stderr.flush()
-            os._exit(99)
-    os.setpgid(pid, pid)  # here too: it may be killed before it has come to it itself
-    return pid
+def started(arguments: list[str], log: Path) -> int:
+    """Start a command, so that it is at work at once; its process number."""
+    with log.open("wb") as file:
+        return forked(arguments, out=file.fileno(), err=file.fileno())
 
 
 def ended(pid: int) -> int:
@@ -126,19 +107,19 @@ def test_killed_at_random_moments(verb: str, student: Path, tmp_path: Path) -> N
     out, log = tmp_path / "out", tmp_path / "log"
     out.mkdir()
     arguments = {**COMMANDS, **SIMILAR}[verb].replace("STUDENT", str(student)).replace("OUT", str(out)).split()
-    started = time.monotonic()
-    assert ended(forked(arguments, log)) == 0, log.read_text()
-    whole = time.monotonic() - started
+    begun = time.monotonic()
+    assert ended(started(arguments, log)) == 0, log.read_text()
+    whole = time.monotonic() - begun
     before = {path.name for path in out.iterdir()}
     assert before and not any(name.startswith(".") for name in before)
     check(out)
     moments = random.Random(verb)
     for _ in range(KILLS if verb in COMMANDS else FEW):
-        pid = forked(arguments, log)
+        pid = started(arguments, log)
         time.sleep(moments.random() * whole)
         os.killpg(pid, signal.SIGKILL)
         assert ended(pid) in (0, -signal.SIGKILL), log.read_text()
         check(out)
         assert before <= {path.name for path in out.iterdir()}  # what was there is still there, old or new
-    assert ended(forked(arguments, log)) == 0, log.read_text()
+    assert ended(started(arguments, log)) == 0, log.read_text()
     check(out)

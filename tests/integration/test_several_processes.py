@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import socket
-import sys
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,8 +14,8 @@ import pytest
 
 from kdsnn import checkpoint, models
 from kdsnn.checkpoint import CheckpointInfo
-from kdsnn.cli.app import main
 from kdsnn.data import load
+from tests.integration.copies import forked
 from tests.networks import randomize
 
 pytestmark = pytest.mark.skipif(
@@ -35,27 +33,15 @@ def ann(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def forked(arguments: Sequence[object], folder: Path, environment: dict[str, str]) -> int:
-    pid = os.fork()
-    if pid == 0:
-        code = 99
-        try:
-            os.environ.update(environment)
-            folder.mkdir(parents=True)
-            for name, number in (("out", 1), ("err", 2)):
-                os.dup2(os.open(folder / name, os.O_WRONLY | os.O_CREAT), number)
-            os.chdir(folder)
-            sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
-            sys.argv = ["kdsnn-deploy", *map(str, arguments)]
-            main()
-        except SystemExit as end:
-            code = int(end.code or 0)
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            sys.stderr.flush()
-            os._exit(code)
-    return pid
+def started(arguments: Sequence[object], folder: Path, environment: dict[str, str]) -> int:
+    folder.mkdir(parents=True)
+
+    def inside() -> None:
+        os.environ.update(environment)
+        os.chdir(folder)
+
+    with (folder / "out").open("wb") as out, (folder / "err").open("wb") as err:
+        return forked(arguments, out=out.fileno(), err=err.fileno(), before=inside)
 
 
 def together(arguments: Sequence[object], folder: Path, count: int) -> list[Path]:
@@ -65,7 +51,7 @@ def together(arguments: Sequence[object], folder: Path, count: int) -> list[Path
         port = str(free.getsockname()[1])
     launcher = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     folders = [folder / f"{rank}" for rank in range(count)]
-    pids = [forked(arguments, one, {"RANK": str(rank), **launcher}) for rank, one in enumerate(folders)]
+    pids = [started(arguments, one, {"RANK": str(rank), **launcher}) for rank, one in enumerate(folders)]
     for pid, one in zip(pids, folders, strict=True):
         code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         assert code == 0, (one / "err").read_text()

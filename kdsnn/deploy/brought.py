@@ -23,6 +23,9 @@ InputCoding = Literal["pixels", "spikes", "frames"]
 ENCODINGS: Mapping[str, Encoding] = {"pixels": "direct", "frames": "frames", "spikes": "spikes"}
 """Input coding → what graphs call it."""
 
+PIXEL_BITS, CALIBRATION_SAMPLES = 8, 512
+"""Unless something else is said."""
+
 DECLARATION = "CLASS=KIND:NAME=VALUE,…, such as my.LIFLayer=LIF:tau=2,v_threshold=1"
 
 
@@ -95,6 +98,27 @@ def require_sayable(source: Any, said: Brought, *, is_module: bool) -> None:
         raise OptionError(
             f"{{input_coding}}: {called} says itself what it reads; leave it out", input_coding=said.input_coding
         )
+
+
+def require_unlowered(called: Any, lowering: Mapping[str, Any], kind: str, *, takes: Sequence[str] = ()) -> None:
+    """Refuse options of `lower` that change nothing, of an ANN or a finished model.
+
+    Args:
+        called: the network.
+        lowering: the options.
+        kind: what it is.
+        takes: the options that do say something of it.
+
+    Raises:
+        OptionError: one of the others is given.
+    """
+    usual = {"encoder": "chip", "input_bits": PIXEL_BITS, "calibration_samples": CALIBRATION_SAMPLES}
+    for option, value in lowering.items():
+        empty = value is None or value is False or (isinstance(value, list | tuple | dict) and not value)
+        if not (empty or option in ("name", *takes) or (option in usual and value == usual[option])):
+            raise OptionError(
+                f"{{{option}}}: {called} is {kind}, which it does not change; leave it out", **{option: None}
+            )
 
 
 def lowered_module(

@@ -207,6 +207,8 @@ def load(path: str | Path, module: nn.Module | None = None) -> tuple[nn.Module, 
     this project, is damaged or cut short, or holds weights that do not fit the network or are not finite; and when
     the network cannot be built.
     """
+    import torch
+
     path = Path(path)
     try:
         _require_file(path)
@@ -219,7 +221,11 @@ def load(path: str | Path, module: nn.Module | None = None) -> tuple[nn.Module, 
     if header["weights_sha256"] != _digest_weights(weights):
         raise _damaged(path)
     _require_finite(path, weights)
-    module = _build(path, info) if module is None else info.prepared(module)
+    if module is None:
+        with torch.random.fork_rng(devices=[]):  # its initial weights are not kept, nor is what they drew
+            module = _build(path, info)
+    else:
+        module = info.prepared(module)
     _require_fit(path, info, module, weights)
     module.load_state_dict(weights)
     return module.eval(), info

@@ -190,9 +190,7 @@ def predict(
     paths = [files] if isinstance(files, str | Path) else list(files) if isinstance(files, Sequence) else [files]
     for one in paths:
         if not isinstance(one, str | Path):
-            raise KdsnnError(
-                f"files: a {type(one).__name__} is no path of one; write arrays with numpy.save, and give that file"
-            )
+            raise KdsnnError(f"files: {type(one).__name__} is given; give paths (numpy.save makes a file of an array)")
     paths = [Path(one) for one in paths]
     size = None if image_size is None else require_size(image_size)
     with classifier(source, on, size, dict(lowering), progress) as ready:

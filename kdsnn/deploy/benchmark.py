@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from kdsnn.deploy.ann_file import source_in
 from kdsnn.deploy.backends import BACKENDS, RunOptions, named_backends, opened
+from kdsnn.deploy.brought import require_unlowered
 from kdsnn.deploy.classifiers import classifier
 from kdsnn.deploy.images import require_count, require_fit, some_tests
 from kdsnn.deploy.load import ann_of
@@ -257,6 +258,7 @@ def _of_one(
     if other is not None:
         kind = "a finished model and runs" if ann is None else "an ANN, which runs"
         raise OptionError(f"{{on}}: {called} is {kind} on {wanted} only", on=other)
+    require_unlowered(called, lowering, "a finished model" if ann is None else "an ANN")
     own = own_data(source_in(Path(source)), called) if ann is None else own_of(ann)
     images = load_own(data, own, image_size=image_size)
     x, labels = some_tests(images, samples)

@@ -132,7 +132,7 @@ def lowered_module(
     """
     from exporters.from_torch import LoweringError, lower_module
     from exporters.from_torch.declared import parsed
-    from exporters.from_torch.refusals import SeveralOutputsError
+    from exporters.from_torch.refusals import ONE_TENSOR, SeveralOutputsError
 
     how = normalization(said.normalize, shape)
     if how is not None and said.encoding == "spikes":
@@ -153,6 +153,8 @@ def lowered_module(
         made = lower_module(module, shape, T, encoding=said.encoding, output=said.output, neuron_as=declared, **facts)
     except SeveralOutputsError as error:
         given = said.output
+        if error.returned == ONE_TENSOR:
+            raise OptionError(f"{{output}}: {name} returns {error.returned}; leave it out", output=given) from error
         raise OptionError(
             f"{{output}}: {name} returns {error.returned}; name one tensor of it by index, key or path", output=given
         ) from error

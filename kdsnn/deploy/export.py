@@ -16,7 +16,7 @@ from kdsnn.deploy.images import random_samples
 from kdsnn.deploy.load import ann_of
 from kdsnn.deploy.lower import lower
 from kdsnn.deploy.lowered import Lowered
-from kdsnn.deploy.places import sole_writer, writable_folder
+from kdsnn.deploy.places import require_other, sole_writer, writable_folder
 from kdsnn.deploy.progress import Progress, silent
 from kdsnn.deploy.proof import prove
 from kdsnn.deploy.quantization import drift_rows, quantization_table
@@ -191,6 +191,8 @@ def export(
         require_unlowered(called, {**lowering, **said}, "an ANN")
         return _exported_ann(ann, called, out, to, opset)
     _require_used(to, form, quantized, holds_integers, lowering)
+    if isinstance(source, str | Path) and Path(source).suffix in {FORMATS[name].suffix for name in to}:
+        require_other(out / Path(source).name, "out", source)
     network = lower(source, progress=progress, **lowering)
     called = str(source) if isinstance(source, str | Path) else network.name
     split = lower(network, encoder=encoder)

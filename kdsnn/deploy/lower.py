@@ -150,6 +150,10 @@ def _require_so(
     if input_shape is not None and [n for n in input_shape if n != 1] != [n for n in found.input_shape if n != 1]:
         own, given = (",".join(map(str, shape)) for shape in (found.input_shape, input_shape))
         raise OptionError(f"{{input_shape}}: {found.name} takes {own}; leave it out", input_shape=given)
+    if input_bits != PIXEL_BITS and not graph.input.is_graded and found.encoder is None:
+        raise OptionError(
+            f"{{input_bits}}: {found.name} reads spikes of 0 and 1, not pixels; leave it out", input_bits=input_bits
+        )
     if (found.graph is None or found is source) and not (
         bits in (None, found.bits) and (input_bits == PIXEL_BITS or graph.input.scale == 2**input_bits - 1)
     ):
@@ -279,6 +283,8 @@ def _module(
         raise OptionError(f"{name}: a module needs {{input_shape}} and {{T}}", input_shape=None, T=None)
     from kdsnn.train.calling import in_eval
 
+    if any(parameter.is_meta for parameter in module.parameters()):
+        raise KdsnnError(f"{name}: its weights are on the meta device, without values; load them first")
     with in_eval(module):
         module, made = lowered_module(name, module, require_shape(input_shape), T, said, metadata)
     for layer, text in made.notes.items():

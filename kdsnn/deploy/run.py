@@ -19,7 +19,7 @@ from kdsnn.deploy.images import Pixels, class_names_in, require_count, require_f
 from kdsnn.deploy.lower import lower
 from kdsnn.deploy.lowered import Lowered, require_network_fit, told_labels
 from kdsnn.deploy.own_data import chosen_data, load_own, own_data, telling_whose
-from kdsnn.deploy.places import writable_file
+from kdsnn.deploy.places import require_other, writable_file
 from kdsnn.deploy.processes import is_first_process, ranks
 from kdsnn.deploy.progress import Progress, silent
 from kdsnn.deploy.proof import Proof
@@ -144,11 +144,14 @@ def run(
         raise OptionError("{timeout}: it must be seconds above 0", timeout=timeout)
     if save is not None:
         writable_file(Path(save))
+        require_other(Path(save), "save", source, data, lowering.get("weights"))
     if isinstance(source, str | Path) and Path(source).suffix == ".onnx":
         result, frames = _run_onnx_file(Path(source), on, data, samples, image_size, lowering, progress)
     else:
         network = lower(source, progress=progress, **lowering)
         x, labels, called = chosen_samples(network, data, samples, image_size)
+        if save is not None:
+            require_other(Path(save), "save", called)
         if "torch" not in on or network.exact is not None:  # else the module's own run is proven
             proven_on(network, x)
         runs, found, refused = run_all(

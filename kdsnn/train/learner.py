@@ -132,8 +132,11 @@ def decisions(
     images, indices = placed(data.x_test, device), torch.arange(len(data.y_test), device=device)
     with in_eval(module):
         learner = Learner(module, T, None if T is None else convention_of(module, data.sample_shape, T), frames=frames)
-        require_fit(learner, data, device)
-        return _all_decided(learner, data, images, indices, progress)
+        try:
+            require_fit(learner, data, device)
+            return _all_decided(learner, data, images, indices, progress)
+        finally:
+            reset_net(module)  # without the membranes of the last batch
 
 
 def _all_decided(
@@ -153,12 +156,14 @@ def step_scores(
     steps: (N, T, K); (N, 1, K) of an ANN, and of a module that averages over time itself. The highest is what `decisions`
     gives."""
     device, found = device_of(module), []
-    with in_eval(module), fused(module):
+    with in_eval(module):
         learner = Learner(module, T, None if T is None else convention_of(module, samples.shape[1:], T))
-        for part in torch.split(torch.from_numpy(np.ascontiguousarray(samples)), EVALUATION_BATCH):
-            output, _ = learner(floats(part.to(device), graded))
-            sums = output.float().cumsum(0).double().cpu()  # in double, so that a division makes no ties
-            found.append((sums / torch.arange(1, len(sums) + 1)[:, None, None]).transpose(0, 1))
+        with fused(module):
+            for part in torch.split(torch.from_numpy(np.ascontiguousarray(samples)), EVALUATION_BATCH):
+                output, _ = learner(floats(part.to(device), graded))
+                sums = output.float().cumsum(0).double().cpu()  # in double, so that a division makes no ties
+                found.append((sums / torch.arange(1, len(sums) + 1)[:, None, None]).transpose(0, 1))
+        reset_net(module)
     return torch.cat(found).numpy()
 
 

@@ -74,8 +74,9 @@ def test_a_module_keeps_its_modes_and_weights(verb: str, data: DataSet) -> None:
 
 def test_training_leaves_the_teacher_and_what_torch_draws(data: DataSet) -> None:
     teacher = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 3))
+    student = network()
     with untouched(teacher):
-        kdsnn.distill(network(), data, teacher=teacher, T=T, epochs=1, batch_size=10)
+        kdsnn.distill(student, data, teacher=teacher, T=T, epochs=1, batch_size=10)
         kdsnn.pretrain("cnn2", data, epochs=1, batch_size=10, options={"channels": (1, 1), "hidden": 2})
 
 

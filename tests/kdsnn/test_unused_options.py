@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from spikingjelly.activation_based import layer, neuron
 
 import kdsnn
 from kdsnn import checkpoint, models
@@ -74,7 +76,7 @@ def test_a_lowered_network_or_a_graph_keeps_its_steps_and_bits(folder: Path) -> 
         with pytest.raises(OptionError, match=name):
             kdsnn.check(source, "loihi1", **said)
     for said in ({"bits": 4}, {"timesteps": 2}):
-        with pytest.raises(KdsnnError, match="lowered"):
+        with pytest.raises(KdsnnError, match="lower"):
             kdsnn.profile(net, "digits", samples=2, **said)
 
 
@@ -124,6 +126,48 @@ def test_no_verb_takes_what_it_would_do_nothing_with(
     with pytest.raises(kdsnn.UserError) as caught:
         getattr(kdsnn, verb)(source, **said)
     assert line in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_module_without_values_and_a_file_in_place_of_a_module_are_named() -> None:
+    with torch.device("meta"):
+        empty = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2))
+    with pytest.raises(KdsnnError, match="on the meta device, without values; load them first"):
+        kdsnn.lower(empty, input_shape=(1, 2, 2), T=2)
+    with pytest.raises(KdsnnError, match="write mine:net"):
+        kdsnn.evaluate("mine.py:net", "digits", weights="x.safetensors")
+
+
+def test_of_one_tensor_nothing_is_chosen_and_spikes_have_no_bits() -> None:
+    module = torch.nn.Sequential(layer.Flatten(), layer.Linear(4, 2), neuron.IFNode())
+    with pytest.raises(OptionError, match="output=3: sequential returns one tensor; leave it out"):
+        kdsnn.lower(module, input_shape=(1, 2, 2), T=2, output=3)
+    with pytest.raises(OptionError, match="input_bits=4: sequential reads spikes of 0 and 1, not pixels"):
+        kdsnn.lower(module, input_shape=(1, 2, 2), T=2, input_coding="spikes", input_bits=4)
+
+
+def test_a_checkpoint_of_another_network_is_told_from_an_old_one(folder: Path) -> None:
+    with pytest.raises(
+        KdsnnError, match=r"do not fit the network that is given, they are those of 'cnn2': .* give its own"
+    ):
+        kdsnn.load(folder / "ann.safetensors", module=torch.nn.Linear(2, 2))
+
+
+def test_nothing_is_written_over_what_is_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    x, y = np.zeros((10, 8, 8), np.uint8), np.arange(10)
+    np.savez("data.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+    (folder / "link.npz").symlink_to("data.npz")
+    before = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    for source, data, save in (
+        ("student.safetensors", "digits", "student.safetensors"), ("student.onnx", "npz:data.npz", "data.npz"),
+        ("student.onnx", "data.npz", "link.npz"), ("student.net", "digits", Path("student.net")),
+    ):  # fmt: skip
+        with pytest.raises(OptionError, match="is what is read; choose another name"):
+            kdsnn.run(source, data, save=save, samples=2)
+    for file, kind in (("student.nir", "nir"), ("student.net", "netx")):
+        with pytest.raises(OptionError, match="is what is read"):
+            kdsnn.export(file, ".", to=kind)
+    assert {path: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
 
 
 def test_one_name_does_where_several_may_be_given(folder: Path, tmp_path: Path) -> None:

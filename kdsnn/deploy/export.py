@@ -169,7 +169,7 @@ def export(
             and is removed.
     """
     out = Path(out)
-    to, form = (((one,) if isinstance(one, str) else tuple(one)) for one in (to, form))
+    to, form = (tuple(dict.fromkeys([one] if isinstance(one, str) else one)) for one in (to, form))
     for name in to:
         if name not in FORMATS:
             raise OptionError(f"{{to}}: no such format; choose from {', '.join(FORMATS)}", to=name)

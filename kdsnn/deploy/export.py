@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 
@@ -169,7 +169,7 @@ def export(
             and is removed.
     """
     out = Path(out)
-    to, form = (tuple(dict.fromkeys([one] if isinstance(one, str) else one)) for one in (to, form))
+    to, form = _each(to), _each(form)
     for name in to:
         if name not in FORMATS:
             raise OptionError(f"{{to}}: no such format; choose from {', '.join(FORMATS)}", to=name)
@@ -201,6 +201,15 @@ def export(
         return ExportResult(called, files, unwritten=unwritten)
     scales = split.layer_scales if set(to) == {"netx"} else network.layer_scales
     return ExportResult(called, files, tuple(drift_rows(scales, network.layer_drifts)), network.bits, unwritten)
+
+
+Name = TypeVar("Name", bound=str)
+
+
+def _each(named: Name | Sequence[Name]) -> tuple[Name, ...]:
+    """One name or several, each once."""
+    several: Sequence[Name] = (named,) if isinstance(named, str) else named
+    return tuple(dict.fromkeys(several))
 
 
 def _require_used(

@@ -155,7 +155,8 @@ def _require_so(
             f"{{input_bits}}: {found.name} reads spikes of 0 and 1, not pixels; leave it out", input_bits=input_bits
         )
     if (found.graph is None or found is source) and not (
-        bits in (None, found.bits) and (input_bits == PIXEL_BITS or graph.input.scale == 2**input_bits - 1)
+        bits in (None, found.bits)
+        and (input_bits in (PIXEL_BITS, found.input_bits) or graph.input.scale == 2**input_bits - 1)
     ):
         option, value = ("input_bits", input_bits) if bits in (None, found.bits) else ("bits", bits)
         raise OptionError(

@@ -187,11 +187,11 @@ def predict(
     from kdsnn.data import require_size
 
     require_count("top", top)
-    paths = [files] if isinstance(files, str | Path) else list(files) if isinstance(files, Sequence) else [files]
-    for one in paths:
+    given = [files] if isinstance(files, str | Path) or not isinstance(files, Sequence) else list(files)
+    for one in given:
         if not isinstance(one, str | Path):
             raise KdsnnError(f"files: {type(one).__name__} is given; give paths (numpy.save makes a file of an array)")
-    paths = [Path(one) for one in paths]
+    paths = [Path(one) for one in given]
     size = None if image_size is None else require_size(image_size)
     with classifier(source, on, size, dict(lowering), progress) as ready:
         if size is not None and ready.wanted.over_time:

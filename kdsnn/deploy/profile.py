@@ -225,8 +225,11 @@ def _sweep(
                 teacher=None, qann=None,
             )  # fmt: skip
     alone, pricing, progress = len(asked.sources) == 1, asked.pricing, asked.progress
+    unsaid = {k: v for k, v in asked.lowering.items() if k != "bits"}  # which a sweep refuses itself, all of them
     lowered = [
-        one if isinstance(one, Lowered) else _lowered(one, asked.lowering, progress, alone=alone)
+        one
+        if isinstance(one, Lowered)
+        else _lowered(one, unsaid if str(one).endswith(".net") else asked.lowering, progress, alone=alone)
         for one in asked.sources
     ]
     networks = dict(zip(_names(asked.sources, lowered, len(lowered)), lowered, strict=True))

@@ -207,6 +207,8 @@ def load(path: str | Path, module: nn.Module | None = None) -> tuple[nn.Module, 
     this project, is damaged or cut short, or holds weights that do not fit the network or are not finite; and when
     the network cannot be built.
     """
+    import torch
+
     path = Path(path)
     try:
         _require_file(path)
@@ -219,8 +221,13 @@ def load(path: str | Path, module: nn.Module | None = None) -> tuple[nn.Module, 
     if header["weights_sha256"] != _digest_weights(weights):
         raise _damaged(path)
     _require_finite(path, weights)
-    module = _build(path, info) if module is None else info.prepared(module)
-    _require_fit(path, info, module, weights)
+    given = module is not None
+    if module is None:
+        with torch.random.fork_rng(devices=[]):  # its initial weights are not kept, nor is what they drew
+            module = _build(path, info)
+    else:
+        module = info.prepared(module)
+    _require_fit(path, info, module, weights, given=given)
     module.load_state_dict(weights)
     return module.eval(), info
 
@@ -330,16 +337,21 @@ def _weights(path: Path, module: nn.Module) -> dict[str, Tensor]:
     return weights
 
 
-def _require_fit(path: Path, info: CheckpointInfo, module: nn.Module, weights: Mapping[str, Tensor]) -> None:
+def _require_fit(
+    path: Path, info: CheckpointInfo, module: nn.Module, weights: Mapping[str, Tensor], *, given: bool
+) -> None:
+    """Raise KdsnnError where the weights are not a module's, which is the user's own where it is `given`."""
     expected = {name: (tuple(t.shape), t.dtype) for name, t in _weights(path, module).items()}
     found = {name: (tuple(t.shape), t.dtype) for name, t in weights.items()}
     wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
     if wrong:
         name = wrong[0]
+        where, remedy = f"'{info.model}'", f"use the version that wrote it ({info.version}) or train it again"
+        if given:
+            where, remedy = f"the network that is given, they are those of '{info.model}'", "give its own checkpoint"
         raise KdsnnError(
-            f"{path}: weights do not fit '{info.model}': {name} is {_shape(found.get(name))} in the file and "
-            f"{_shape(expected.get(name))} in the network ({len(wrong)} differ): use the version that wrote it "
-            f"({info.version}) or train it again."
+            f"{path}: weights do not fit {where}: {name} is {_shape(found.get(name))} in the file and "
+            f"{_shape(expected.get(name))} in the network ({len(wrong)} differ): {remedy}."
         )
 
 

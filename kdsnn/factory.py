@@ -37,6 +37,10 @@ def made_by(source: str) -> nn.Module:
     from torch import nn
 
     module_name, _, factory_name = source.partition(":")
+    if module_name.endswith(".py"):
+        raise KdsnnError(
+            f"{source}: a module is named as Python imports it; write {module_name.removesuffix('.py')}:{factory_name}"
+        )
     sys.path.insert(0, "")
     try:
         with contextlib.redirect_stdout(sys.stderr):  # standard output may have to be JSON

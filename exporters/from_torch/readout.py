@@ -13,7 +13,7 @@ from exporters.from_torch.decode import Read, UndecodableError, reads_of, shift_
 from exporters.from_torch.delays import in_time
 from exporters.from_torch.leaking import StepsError, StepSum, membrane_of_steps, step_sum
 from exporters.from_torch.lowering import Lowering
-from exporters.from_torch.refusals import LoweringError, SeveralOutputsError, user_line
+from exporters.from_torch.refusals import ONE_TENSOR, LoweringError, SeveralOutputsError, user_line
 from exporters.from_torch.steps import arriving, neuron_shape, shift_for
 from exporters.from_torch.symbolic import Symbolic
 from exporters.from_torch.synapses import placed_current
@@ -94,7 +94,7 @@ def _several(lowering: Lowering, result: Any, problem: str) -> SeveralOutputsErr
 
 def _described(result: Any) -> str:
     if isinstance(result, torch.Tensor):
-        return "one tensor"
+        return ONE_TENSOR
     kind = type(result).__name__
     if isinstance(result, Mapping):
         return f"a {kind} with {', '.join(map(repr, result))}"

@@ -28,6 +28,10 @@ class MixedSamplesError(LoweringError):
     """Membranes that run on from one sample of a batch to the next: a network that is right for one sample at a time at most."""
 
 
+ONE_TENSOR = "one tensor"
+"""What a network returns of which nothing is to be chosen."""
+
+
 class SeveralOutputsError(LoweringError):
     """A network that returns several tensors, of which none was chosen, or one that is not there.
 

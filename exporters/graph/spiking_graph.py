@@ -88,6 +88,10 @@ class SpikingGraph:
         object.__setattr__(self, "shapes", MappingProxyType(shapes))
         object.__setattr__(self, "signals", MappingProxyType(signals))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A graph is pickled and copied by what it is made of, and checked again where it arrives."""
+        return type(self), (dict(self.nodes), self.edges, self.T, dict(self.metadata))
+
     def _check_currents(self) -> None:
         """Neurons whose current persists are fed by synapse layers alone, which feed neurons alone.
 

@@ -55,7 +55,7 @@ def settings_of(file: Unfolded, given: Arguments) -> Settings:
     """What a file is read with.
 
     Raises:
-        NirError: an argument that is out of range, or no T.
+        NirError: an argument that is out of range, no T, or what a file of this program says itself.
         CodingError: a coding for a file that says its own.
     """
     facts = {k.removeprefix(PREFIX): v for k, v in file.metadata.items() if str(k).startswith(PREFIX)}
@@ -75,6 +75,9 @@ def settings_of(file: Unfolded, given: Arguments) -> Settings:
     encoding = facts.get("input_encoding", given.encoding or "direct")
     if given.encoding not in (None, encoding):
         raise CodingError(f"it says itself how its input is coded ({encoding}); leave the coding out")
+    said = {"dt": facts.get("dt", dt) != dt, "method": given.method != "euler", "reset": given.reset is not None}
+    for name in [name for name, other in said.items() if other and facts]:
+        raise NirError(f"it is a file of this program, which says everything itself; leave {name} out")
     time = Time(dt, given.method, given.dt is None and "dt" not in facts)
     return Settings(facts, T, time, encoding, given.reset, () if facts else _assumed(given))
 

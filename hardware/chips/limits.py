@@ -84,6 +84,10 @@ class Target:
     memory: SynapseMemory
     limits: Mapping[str, Limit]
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A target is pickled and copied by its fields, of which mappings that cannot change are no such thing."""
+        return type(self), (self.name, self.title, self.graded_spikes, self.memory, dict(self.limits))
+
     def __getitem__(self, key: str) -> int:
         """Every target has this limit, and this is its value."""
         return self.limits[key].value

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from kdsnn.cli.options import LOWERING, Data, Json, OutDir, Resized, Wide, takes
-from kdsnn.cli.texts import lowering_of, size_of
+from kdsnn.cli.texts import listed, lowering_of, size_of
 
 SWEPT: dict[str, tuple[Any, Any]] = {
     **LOWERING,
@@ -86,7 +86,7 @@ def profile(
         list[str] | None,
         typer.Option(
             "--format",
-            help="html, json, csv, markdown, latex or neurobench (repeatable). Of a sweep html, json, csv or svg.",
+            help="html, json, csv, markdown, latex or neurobench (repeatable, or comma-separated). Of a sweep html, json, csv or svg.",
             show_default="html, json, csv; of a sweep all",
         ),
     ] = None,
@@ -132,7 +132,7 @@ def profile(
         from kdsnn.deploy.sweep import chosen_points
 
         wanted = chosen_points(len(sources), lowering["bits"], lowering["timesteps"], compare=compare)
-        formats = report_formats(format_, sweep=wanted.several)
+        formats = report_formats(listed(format_, "") if format_ else None, sweep=wanted.several)
         writable_folder(out)
 
         def written(found: Any) -> dict[str, Path]:

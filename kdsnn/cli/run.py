@@ -48,7 +48,7 @@ def run(
     network and the others do.
     """
     import kdsnn
-    from kdsnn.cli.console import draw, progress, show
+    from kdsnn.cli.console import draw, progress, say, show
 
     with progress(quiet=json) as told:
         result = kdsnn.run(
@@ -57,7 +57,9 @@ def run(
             encoder=encoder, timeout=timeout, stock_lava=stock_lava, progress=told, **lowering_of(lowering),
         )  # fmt: skip
     show(result, json=json, wide=wide)
-    if compare and result.comparisons and not json:
+    if compare and not result.comparisons:
+        say("note: --compare: one back end ran, and there is nothing to compare it with; name more with --on")
+    elif compare and not json:
         draw(result.layers_table(), wide=wide)
     if not result.ok:
         raise typer.Exit(1)

@@ -165,7 +165,10 @@ def _members(path: Path, archive: zipfile.ZipFile) -> dict[str, _Array]:
     names = archive.namelist()
     missing = [key for key in KEYS if f"{key}.npy" not in names]
     if missing:
-        raise KdsnnError(f"{path}: array {', '.join(missing)} is missing: the file needs {', '.join(KEYS)}.")
+        held = brief(", ".join(name.removesuffix(".npy") for name in names)) or "nothing"
+        raise KdsnnError(
+            f"{path}: array {', '.join(missing)} is missing: the file needs {', '.join(KEYS)}, and it holds {held}."
+        )
     found: dict[str, _Array] = {}
     for key in (*KEYS, "layout"):
         count = names.count(f"{key}.npy")
@@ -213,6 +216,8 @@ def _data_set(name: str, path: Path, arrays: Mapping[str, _Array]) -> DataSet:
                 "for each image."
             )
     y_train, y_test = (arrays[key].whole().astype(np.int64) for key in ("y_train", "y_test"))
+    if y_train.size == 0:
+        raise KdsnnError(f"{path}: y_train is empty: give at least one image, with its label.")
     if not are_numbered(y_train):
         raise KdsnnError(
             f"{path}: y_train must hold every label from 0 to K-1; it holds {brief(np.unique(y_train))}: renumber the "

@@ -97,7 +97,8 @@ def _of_image(path: Path, wanted: SampleShape) -> Pixels:
 
 def _fitted(path: Path, images: Pixels, wanted: SampleShape) -> Pixels:
     """Images (n, C, H, W) go through what the training images went through, and must fit the network then."""
-    for name in wanted.variants:
+    asked = () if wanted.image_size is None else ("x".join(map(str, wanted.image_size)),)
+    for name in (*asked, *wanted.variants):
         variant = variant_of(name) if name in ("gray", "rgb") or size_in(name) else None
         if variant is not None:
             nothing = np.zeros(len(images), np.int64)

@@ -20,6 +20,7 @@ from exporters.from_torch.refusals import first_line
 from exporters.from_torch.watching import as_at_first, is_called, modules_of, uncompiled, unwrapped
 from exporters.graph import Array, SpikingGraph
 from kdsnn.errors import KdsnnError
+from kdsnn.train.calling import in_eval
 
 if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
@@ -103,7 +104,7 @@ def _run(module: nn.Module, graph: SpikingGraph, calling: Calling, x: Array, rou
         batch = torch.from_numpy(x[start : start + size])
         if calling.shape:
             batch = batch.reshape(*batch.shape[:-3], *calling.shape)
-        with torch.inference_mode(), uncompiled(module), _at_rest(module), _kept(layers) as found:
+        with torch.inference_mode(), uncompiled(module), in_eval(module), _at_rest(module), _kept(layers) as found:
             outputs.append(_called(module, graph, calling, batch))
         for layer, name in layers.items():
             spikes[name].append(_by_sample(found[name], len(batch), graph, name, getattr(layer, "step_mode", "")))
@@ -159,15 +160,12 @@ def _chosen(result: Any, calling: Calling) -> Tensor:
 def _at_rest(module: nn.Module) -> Iterator[None]:
     from spikingjelly.activation_based import functional
 
-    training = module.training
-    module.eval()
     functional.reset_net(module)
     try:
         with as_at_first(module):  # neurons of the user's own may keep their membranes where no reset knows them
             yield
     finally:
         functional.reset_net(module)
-        module.train(training)
 
 
 @contextmanager

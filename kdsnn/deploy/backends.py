@@ -10,7 +10,7 @@ whose effect is reported, not judged.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
@@ -148,6 +148,14 @@ def require_backend(name: str) -> None:
     """Raise KdsnnError unless there is a back end of this name."""
     if name not in BACKENDS:
         raise OptionError(f"{{on}}: no such backend; choose from {', '.join(BACKENDS)}", on=name)
+
+
+def named_backends(on: str | Sequence[str]) -> list[str]:
+    """The back ends that one name or several name; OptionError where there is no such one."""
+    names = [on] if isinstance(on, str) else list(on)
+    for name in names:
+        require_backend(name)
+    return names
 
 
 @contextmanager

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdsnn.deploy.ann_file import source_in
-from kdsnn.deploy.backends import BACKENDS, RunOptions, opened, require_backend
+from kdsnn.deploy.backends import BACKENDS, RunOptions, named_backends, opened
+from kdsnn.deploy.brought import require_unlowered
 from kdsnn.deploy.classifiers import classifier
-from kdsnn.deploy.images import require_fit, some_tests
+from kdsnn.deploy.images import require_count, require_fit, some_tests
 from kdsnn.deploy.load import ann_of
 from kdsnn.deploy.lower import lower
 from kdsnn.deploy.own_data import load_own, own_data, own_of
@@ -163,7 +164,7 @@ def benchmark(
     source: NetworkSource,
     data: Any = None,
     *,
-    on: Sequence[str] = (),
+    on: str | Sequence[str] = (),
     samples: int = 100,
     repeats: int = 20,
     batch_size: int = 32,
@@ -192,10 +193,10 @@ def benchmark(
         KdsnnError, DeployError: a network or data that cannot be used, or no back end that can run it; one line each.
     """
     for option, value in (("samples", samples), ("repeats", repeats), ("batch_size", batch_size)):
-        if value < 1:
-            raise OptionError(f"{{{option}}}: it must be 1 or more", **{option: value})
-    for name in on:
-        require_backend(name)
+        require_count(option, value)
+    if not seconds >= 0:
+        raise OptionError("{seconds}: it must be 0 or more", seconds=seconds)
+    on = named_backends(on)
     entered = _contest(source, data, list(dict.fromkeys(on)), samples, image_size, lowering, progress)
     speeds, refused, first = [], list(entered.absent), None
     for i, (name, ready) in enumerate(entered.contenders.items()):
@@ -257,6 +258,7 @@ def _of_one(
     if other is not None:
         kind = "a finished model and runs" if ann is None else "an ANN, which runs"
         raise OptionError(f"{{on}}: {called} is {kind} on {wanted} only", on=other)
+    require_unlowered(called, lowering, "a finished model" if ann is None else "an ANN")
     own = own_data(source_in(Path(source)), called) if ann is None else own_of(ann)
     images = load_own(data, own, image_size=image_size)
     x, labels = some_tests(images, samples)

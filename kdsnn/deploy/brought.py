@@ -23,6 +23,9 @@ InputCoding = Literal["pixels", "spikes", "frames"]
 ENCODINGS: Mapping[str, Encoding] = {"pixels": "direct", "frames": "frames", "spikes": "spikes"}
 """Input coding → what graphs call it."""
 
+PIXEL_BITS, CALIBRATION_SAMPLES = 8, 512
+"""Unless something else is said."""
+
 DECLARATION = "CLASS=KIND:NAME=VALUE,…, such as my.LIFLayer=LIF:tau=2,v_threshold=1"
 
 
@@ -97,6 +100,27 @@ def require_sayable(source: Any, said: Brought, *, is_module: bool) -> None:
         )
 
 
+def require_unlowered(called: Any, lowering: Mapping[str, Any], kind: str, *, takes: Sequence[str] = ()) -> None:
+    """Refuse options of `lower` that change nothing, of an ANN or a finished model.
+
+    Args:
+        called: the network.
+        lowering: the options.
+        kind: what it is.
+        takes: the options that do say something of it.
+
+    Raises:
+        OptionError: one of the others is given.
+    """
+    usual = {"encoder": "chip", "input_bits": PIXEL_BITS, "calibration_samples": CALIBRATION_SAMPLES}
+    for option, value in lowering.items():
+        empty = value is None or value is False or (isinstance(value, list | tuple | dict) and not value)
+        if not (empty or option in ("name", *takes) or (option in usual and value == usual[option])):
+            raise OptionError(
+                f"{{{option}}}: {called} is {kind}, which it does not change; leave it out", **{option: None}
+            )
+
+
 def lowered_module(
     name: str, module: nn.Module, shape: tuple[int, ...], T: int, said: Brought, metadata: Mapping[str, Any]
 ) -> tuple[nn.Module, LoweredModule]:
@@ -108,7 +132,7 @@ def lowered_module(
     """
     from exporters.from_torch import LoweringError, lower_module
     from exporters.from_torch.declared import parsed
-    from exporters.from_torch.refusals import SeveralOutputsError
+    from exporters.from_torch.refusals import ONE_TENSOR, SeveralOutputsError
 
     how = normalization(said.normalize, shape)
     if how is not None and said.encoding == "spikes":
@@ -129,6 +153,8 @@ def lowered_module(
         made = lower_module(module, shape, T, encoding=said.encoding, output=said.output, neuron_as=declared, **facts)
     except SeveralOutputsError as error:
         given = said.output
+        if error.returned == ONE_TENSOR:
+            raise OptionError(f"{{output}}: {name} returns {error.returned}; leave it out", output=given) from error
         raise OptionError(
             f"{{output}}: {name} returns {error.returned}; name one tensor of it by index, key or path", output=given
         ) from error

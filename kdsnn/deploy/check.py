@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdsnn.deploy.formats import FORMATS
+from kdsnn.deploy.images import require_count
 from kdsnn.deploy.lower import lower
 from kdsnn.deploy.lowered import Lowered
 from kdsnn.deploy.progress import Progress, silent
@@ -97,7 +98,7 @@ class CheckResult(Result):
 
 def check(
     source: NetworkSource,
-    target: str,
+    target: str | Path,
     *,
     chips: int | None = None,
     progress: Progress = silent,
@@ -117,7 +118,8 @@ def check(
     """
     from hardware.chips import limits
 
-    chip = limits.target(target)
+    require_count("chips", chips)
+    chip = limits.target(str(target))
     called = str(source) if isinstance(source, str | Path) else getattr(source, "name", type(source).__name__)
     return CheckResult(called, _fit(source, chip, chips, progress, lowering))
 

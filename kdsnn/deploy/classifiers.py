@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdsnn.deploy.backends import BackendRun, RunOptions, opened, require_backend, run_onnx
+from kdsnn.deploy.brought import require_unlowered
 from kdsnn.deploy.images import Pixels, class_names_in
 from kdsnn.deploy.load import load, trained_by_us
 from kdsnn.deploy.lower import lower
@@ -58,6 +59,7 @@ def classifier(
     if on is not None:
         require_backend(on)
     if isinstance(source, str | Path) and Path(source).suffix == ".onnx":
+        require_unlowered(source, lowering, "a finished model")
         yield _of_onnx(Path(source), on, image_size)
         return
     trained = _trained(source, lowering)
@@ -111,11 +113,20 @@ def _of_trained(
         raise OptionError(
             f"{{on}}: {called} is an ANN, which runs on torch; export it, and give the .onnx file for onnx", on=on
         )
-    for name, value in lowering.items():
-        if name in ("bits", "calibrate") and value is not None:
-            raise OptionError(
-                f"{{{name}}}: torch runs the network as it was trained; say {{on}} emulator", on=None, **{name: value}
-            )
+    if lowering.get("T") == info.T:  # which is said twice
+        lowering = {name: value for name, value in lowering.items() if name != "T"}
+    takes = ("weights",) if is_factory(called) else ()
+    if info.spiking:
+        for name in ("bits", "calibrate"):
+            if lowering.get(name) is not None:
+                raise OptionError(
+                    f"{{{name}}}: torch runs the network as it was trained; say {{on}} emulator",
+                    on=None,
+                    **{name: None},
+                )
+        require_unlowered(called, lowering, "run on torch as it was trained", takes=takes)
+    else:
+        require_unlowered(called, lowering, "an ANN", takes=takes)
 
     def run(x: Array) -> Array:
         return step_scores(trained.module, x, T=info.T if info.spiking else None, graded=info.graded)

@@ -46,15 +46,18 @@ def require_device(name: str | None) -> None:
 
 @contextmanager
 def computing_on(name: str | None) -> Iterator[None]:
-    """Inside, trainings compute on this device; None leaves the choice to accelerate.
+    """Inside, trainings compute on this device; None leaves the choice to accelerate. What they draw leaves torch's random
+    numbers as they were.
 
     Raises:
         OptionError: as `device_named`; a launcher has given every process a device already.
     """
-    if name is None:
-        yield
-        return
     import torch
+
+    if name is None:
+        with torch.random.fork_rng(devices=[]):
+            yield
+        return
     from accelerate import Accelerator, PartialState
 
     Accelerator()  # so that there is a state
@@ -63,7 +66,8 @@ def computing_on(name: str | None) -> Iterator[None]:
         raise OptionError("{device}: the launcher gives every process its device; leave it out", device=name)
     before, state.device = state.device, device  # whoever makes an accelerator from now on reads it there
     try:
-        with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+        chosen = torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+        with chosen, torch.random.fork_rng(devices=[]):
             yield
     finally:
         state.device = before

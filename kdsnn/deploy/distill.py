@@ -15,7 +15,7 @@ from kdsnn.deploy.load import load
 from kdsnn.deploy.own_data import load_own, own_of
 from kdsnn.deploy.places import writable_checkpoint
 from kdsnn.deploy.precision import with_precision
-from kdsnn.deploy.pretrain import named_model
+from kdsnn.deploy.pretrain import named_model, require_architecture
 from kdsnn.deploy.progress import Progress, silent
 from kdsnn.deploy.recipes import augmentation_for, configured, recipe_for, tell_batches
 from kdsnn.deploy.seeds import ALONE, SeedRuns, over_seeds
@@ -24,6 +24,7 @@ from kdsnn.deploy.trained import TrainedNetwork
 from kdsnn.deploy.training import Training
 from kdsnn.errors import OptionError
 from kdsnn.factory import is_factory
+from kdsnn.train.config import Method
 
 if TYPE_CHECKING:
     from torch import nn
@@ -32,8 +33,10 @@ if TYPE_CHECKING:
     from kdsnn.data import Augmentation, DataSet
     from kdsnn.deploy.images import ImageSize
     from kdsnn.models.kit import Neuron, Readout
-    from kdsnn.train import Method, TeacherFrames, TrainConfig
+    from kdsnn.train import TeacherFrames, TrainConfig
     from kdsnn.train.config import Optimizer, Precision, Schedule
+
+METHODS: tuple[str, ...] = get_args(Method)
 
 COUNTED = 200
 """Test images on which the cost of a student and its twin is counted, spread over the set."""
@@ -128,8 +131,8 @@ def distill(
     """
     if seeds is not None or processes is not None:
         return _over_seeds(dict(locals()))
+    kinds = _kinds_used(dict(locals()))
     path = writable_checkpoint(out)
-    require_device(device)
     began = None if quantize is None and start is None else _start(model, quantize, start, options, T)
     ann = _teacher(teacher, teacher_weights, method) if method != "none" or init == TEACHER else None
     source = None if init is None else source_of(init, ann, model, quantize)
@@ -150,7 +153,7 @@ def distill(
         label="student" if method == "none" else "distilled", init=source.module if isinstance(source, TrainedNetwork) else source,
         others={"teacher": ann.path.with_suffix(".csv")} if isinstance(ann, TrainedNetwork) and ann.path else {},
     )  # fmt: skip
-    job = job if began is None else _on_grid(job, began, quantize)
+    job = job if began is None else _on_grid(job, began, quantize, kinds)
     with computing_on(device):
         return _trained(job, progress, twin=twin, resume=resume, overwrite=overwrite)
 
@@ -178,6 +181,38 @@ def twin_path(out: Path) -> Path:
     return out.with_name(f"{out.stem}.twin{out.suffix}")
 
 
+USED_BY: Mapping[str, tuple[str, ...]] = {
+    "alpha": ("response",), "temperature": ("response", "temporal", "selective"),
+}  # fmt: skip
+"""Option → the methods that do something with it."""
+
+
+def _kinds_used(given: Mapping[str, Any]) -> dict[str, str | None]:
+    """Of what `distill` was given: readout, neuron and reset, None where they are left to it.
+
+    Raises:
+        OptionError: something that nothing would be done with, of a network of the user's own or with this method; a device
+            that there is not.
+    """
+    require_device(given["device"])
+    method, usual = given["method"], {"readout": None, "neuron": "if", "reset": "hard"}
+    kinds = {option: None if given[option] == value else given[option] for option, value in usual.items()}
+    require_architecture(given["model"], options=given["options"], **kinds)
+    for option in ("teacher", "teacher_weights"):
+        if given[option] is not None and method == "none" and given["init"] != TEACHER:
+            raise OptionError(
+                f"{{{option}}}: {{method}} learns from labels alone; leave one of them out",
+                method=method, **{option: None},
+            )  # fmt: skip
+    for option, methods in USED_BY.items():
+        if given[option] is not None and method in METHODS and method not in methods:
+            raise OptionError(
+                f"{{{option}}}: only {{method}} {', '.join(methods)} does something with it, not {method}; leave it out",
+                method=None, **{option: None},
+            )  # fmt: skip
+    return kinds
+
+
 def _teacher(
     teacher: str | Path | TrainedNetwork | nn.Module | None, weights: str | Path | None, method: str
 ) -> nn.Module | TrainedNetwork:
@@ -186,10 +221,8 @@ def _teacher(
     Raises:
         KdsnnError: there is none, it is a spiking student, or it cannot be loaded.
     """
-    from kdsnn.train import config
-
-    if method not in (methods := get_args(config.Method)):
-        raise OptionError(f"{{method}}: choose from {', '.join(methods)}", method=method)
+    if method not in METHODS:
+        raise OptionError(f"{{method}}: choose from {', '.join(METHODS)}", method=method)
     if teacher is None:
         raise OptionError(
             "{method}: it needs {teacher}, a network that pretrain makes; or use method none",
@@ -256,12 +289,18 @@ def _steps(data: DataSet, T: int | None) -> int | None:
     return data.T if T is None else T
 
 
-def _on_grid(job: Training, began: TrainedNetwork, bits: int | None) -> Training:
+def _on_grid(job: Training, began: TrainedNetwork, bits: int | None, kinds: Mapping[str, str | None]) -> Training:
     if job.config.compile:
         raise OptionError(
             "compile=true: thresholds change at every step with {quantize}; leave compile out", quantize=None
         )
     info: Any = began.info
+    for option, value in kinds.items():
+        own = getattr(info, option) or "hard"  # only a reset may be left unsaid
+        if value not in (None, own):
+            raise OptionError(
+                f"{{{option}}}: {began.path or info.model} has {own}, which stays; leave it out", **{option: value}
+            )
     require_trained_fit(str(began.path or info.model), began, job.data)
     start: Any = began.module
     return replace(

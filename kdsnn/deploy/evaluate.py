@@ -137,8 +137,13 @@ def evaluate(
     require_device(device)
     if T is not None and not 1 <= T <= LARGEST_T:
         raise OptionError(f"{{T}}: it must be 1 to {LARGEST_T:,} time steps", T=T)
+    if weights is not None and not (isinstance(source, str | Path) and is_factory(str(source))):
+        raise OptionError("{weights}: only package.module:factory takes them; leave it out", weights=weights)
     network = _network(source, weights) if isinstance(source, str | Path) else source
     _require_module(network)
+    if isinstance(network, TrainedNetwork) and T not in (None, network.info.T):
+        own = f"T = {network.info.T}" if network.info.spiking else "no time steps"
+        raise OptionError(f"{{T}}: {network.path or network.info.model} was trained with {own}; leave it out", T=T)
     images = load_own(
         data, own_of(network), image_size=image_size, noise=noise, noise_kind=noise_kind, noise_on=noise_on
     )

@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 
 from exporters.errors import DeployError
+from kdsnn.deploy.brought import require_unlowered
 from kdsnn.deploy.formats import FORMATS, FORMS, FormatName, Wanted, WrittenFile
 from kdsnn.deploy.images import random_samples
 from kdsnn.deploy.load import ann_of
 from kdsnn.deploy.lower import lower
 from kdsnn.deploy.lowered import Lowered
-from kdsnn.deploy.places import sole_writer, writable_folder
+from kdsnn.deploy.places import require_other, sole_writer, writable_folder
 from kdsnn.deploy.progress import Progress, silent
 from kdsnn.deploy.proof import prove
 from kdsnn.deploy.quantization import drift_rows, quantization_table
@@ -133,8 +134,8 @@ def export(
     source: NetworkSource,
     out: str | Path,
     *,
-    to: Sequence[FormatName] = ("onnx", "netx"),
-    form: Sequence[Form] = ("sequence",),
+    to: FormatName | Sequence[FormatName] = ("onnx", "netx"),
+    form: Form | Sequence[Form] = ("sequence",),
     quantized: bool = False,
     opset: int | None = None,
     encoder: Literal["chip", "host"] = "chip",
@@ -150,7 +151,7 @@ def export(
     Args:
         source: whatever `lower` takes, or what it returned.
         out: the folder to write into; made if missing.
-        to: the formats.
+        to: the format, or several.
         form: of ONNX models: "sequence" (T fixed), "loop" (T an input), "step" (states explicit).
         quantized: of ONNX, the integer network too, bit-identical to the emulator and Lava.
         opset: of ONNX models, 18 to 23; None for 20.
@@ -168,6 +169,7 @@ def export(
             and is removed.
     """
     out = Path(out)
+    to, form = _each(to), _each(form)
     for name in to:
         if name not in FORMATS:
             raise OptionError(f"{{to}}: no such format; choose from {', '.join(FORMATS)}", to=name)
@@ -182,16 +184,15 @@ def export(
         raise OptionError("{encoder}: it divides the network for the chip; add {to}", encoder="host", to="netx")
     writable_folder(out)
     holds_integers = "netx" in to or "sanafe" in to or (quantized and "onnx" in to)
-    calibrate = lowering.get("calibrate")
     ann = ann_of(source)
     if ann is not None:
         called = str(source) if isinstance(source, str | Path) else ann.info.model
-        return _exported_ann(ann, called, out, opset, calibrate)
-    if calibrate is not None and not holds_integers:
-        raise OptionError(
-            "{calibrate}: no file holds the quantized network; add {to}, or {quantized} for ONNX",
-            calibrate=calibrate, to="netx", quantized=None,
-        )  # fmt: skip
+        said = {"form": None if form == ("sequence",) else form, "quantized": quantized, "encoder": encoder}
+        require_unlowered(called, {**lowering, **said}, "an ANN")
+        return _exported_ann(ann, called, out, to, opset)
+    _require_used(to, form, quantized, holds_integers, lowering)
+    if isinstance(source, str | Path) and Path(source).suffix in {FORMATS[name].suffix for name in to}:
+        require_other(out / Path(source).name, "out", source)
     network = lower(source, progress=progress, **lowering)
     called = str(source) if isinstance(source, str | Path) else network.name
     split = lower(network, encoder=encoder)
@@ -200,6 +201,31 @@ def export(
         return ExportResult(called, files, unwritten=unwritten)
     scales = split.layer_scales if set(to) == {"netx"} else network.layer_scales
     return ExportResult(called, files, tuple(drift_rows(scales, network.layer_drifts)), network.bits, unwritten)
+
+
+Name = TypeVar("Name", bound=str)
+
+
+def _each(named: Name | Sequence[Name]) -> tuple[Name, ...]:
+    """One name or several, each once."""
+    several: Sequence[Name] = (named,) if isinstance(named, str) else named
+    return tuple(dict.fromkeys(several))
+
+
+def _require_used(
+    to: Sequence[FormatName], form: Sequence[Form], quantized: bool, holds_integers: bool, lowering: Mapping[str, Any]
+) -> None:
+    """Raise OptionError for what none of the files would show."""
+    for option in ("calibrate", "bits"):
+        value = lowering.get(option)
+        if value is not None and not holds_integers:
+            raise OptionError(
+                f"{{{option}}}: no file holds the quantized network; add {{to}}, or {{quantized}} for ONNX",
+                to="netx", quantized=None, **{option: None if value is True else value},
+            )  # fmt: skip
+    for option, given in (("form", tuple(form) != ("sequence",)), ("quantized", quantized)):
+        if given and to and "onnx" not in to:
+            raise OptionError(f"{{{option}}}: no ONNX model is asked for; add {{to}}", to="onnx", **{option: None})
 
 
 def _require_opset(opset: int, to: Sequence[FormatName]) -> None:
@@ -340,11 +366,11 @@ def _differing(file: ExportedFile) -> str:
     return f"{file.mismatches}, {plural(file.ties, 'tie')}" if file.ties else str(file.mismatches)
 
 
-def _exported_ann(ann: TrainedNetwork, called: str, out: Path, opset: int | None, calibrate: Any) -> ExportResult:
-    if calibrate is not None:
-        raise OptionError(
-            f"{{calibrate}}: {called} is an ANN and is not quantized; give a spiking student", calibrate=calibrate
-        )
+def _exported_ann(
+    ann: TrainedNetwork, called: str, out: Path, to: Sequence[FormatName], opset: int | None
+) -> ExportResult:
+    if "onnx" not in to or {"nir", "sanafe"} & set(to):  # netx is among those that are written where nobody says
+        raise OptionError(f"{{to}}: {called} is an ANN, which is written as onnx alone", to=",".join(to))
     stem = Path(ann.path).stem if ann.path else ann.info.model
     with sole_writer(out / stem):
         return ExportResult(called, (_write_teacher(ann, out / f"{stem}.onnx", opset),))

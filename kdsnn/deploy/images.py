@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +52,7 @@ def load_data(
 
     from kdsnn.data import DataSet, Noise, as_data, load, of_size, require_size
 
+    require_noise(noise, noise_kind, noise_on)
     added = Noise.on(noise_on, noise, noise_kind) if noise else None
     known = isinstance(data, DataSet)
     if isinstance(data, str | Path):
@@ -64,6 +66,15 @@ def load_data(
             notice(text)
         _tell_classes(found)
     return found
+
+
+def require_noise(noise: float = 0.0, noise_kind: str = "std", noise_on: str = "train,test", **_: Any) -> None:
+    """Raise OptionError where something is said of noise and there is none."""
+    for option, value, usual in (("noise_kind", noise_kind, "std"), ("noise_on", noise_on, "train,test")):
+        if not noise and value != usual:
+            raise OptionError(
+                f"{{{option}}}: there is no noise; add {{noise}}, or leave it out", noise=None, **{option: value}
+            )
 
 
 def _tell_classes(data: DataSet) -> None:
@@ -87,6 +98,12 @@ def class_list(names: Sequence[str]) -> str:
 def _one_line(name: str) -> str:
     """The name of a class for a message, whatever a folder is called."""
     return (name if name.isprintable() else ascii(name))[:LONGEST_NAME]
+
+
+def require_count(option: str, value: int | None) -> None:
+    """Raise OptionError unless a number of things is a whole one of at least 1; None, for all, passes."""
+    if value is not None and (isinstance(value, bool) or not isinstance(value, Integral) or value < 1):
+        raise OptionError(f"{{{option}}}: it must be 1 or more", **{option: value})
 
 
 def require_fit(

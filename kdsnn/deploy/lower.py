@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from exporters.errors import DeployError
 from exporters.graph import SpikingGraph
-from kdsnn.deploy.brought import Brought, InputCoding, lowered_module, require_sayable
+from kdsnn.deploy.brought import CALIBRATION_SAMPLES, PIXEL_BITS, Brought, InputCoding, lowered_module, require_sayable
 from kdsnn.deploy.factory import module_of, require_shape
 from kdsnn.deploy.load import load, trained_by_us
 from kdsnn.deploy.lowered import Lowered
@@ -40,12 +40,12 @@ def lower(
     source: NetworkSource,
     *,
     bits: int | None = None,
-    input_bits: int = 8,
+    input_bits: int = PIXEL_BITS,
     T: int | None = None,
     input_shape: tuple[int, ...] | None = None,
     weights: str | Path | None = None,
     calibrate: Any = None,
-    calibration_samples: int = 512,
+    calibration_samples: int = CALIBRATION_SAMPLES,
     nir: Mapping[str, Any] | None = None,
     input_coding: InputCoding | None = None,
     output: int | str | None = None,
@@ -90,6 +90,7 @@ def lower(
         KdsnnError, DeployError: missing, damaged or of another kind; one line each.
     """
     said = Brought(output, neuron_as, normalize, input_coding)
+    _require_used(source, weights, calibrate, calibration_samples)
     if isinstance(source, Lowered):
         require_sayable(source, said, is_module=False)
         if bits is not None or calibrate is not None:
@@ -99,6 +100,7 @@ def lower(
         how = Quantization(8 if bits is None else bits, input_bits, calibrate, calibration_samples, progress)
         _check(source, how, T, nir)
         found = _lower(source, how, bits, T, input_shape, weights, nir, said, name)
+    _require_so(source, found, bits, input_bits, T, input_shape)
     if exact and found.exact is None:
         found = _on_grid(found)
     if encoder == "chip" or (found is source and found.encoder is not None):
@@ -118,6 +120,48 @@ def _on_grid(network: Lowered) -> Lowered:
     exact = make_exact(network.graph)
     notice(f"exact: {drift_of(network.graph, exact)}")
     return replace(network, exact=exact)
+
+
+def _require_used(source: NetworkSource, weights: str | Path | None, calibrate: Any, calibration_samples: int) -> None:
+    """Raise OptionError for what nothing would be done with."""
+    if weights is not None and not (isinstance(source, str | Path) and is_factory(str(source))):
+        called = str(source) if isinstance(source, str | Path) else f"a {type(source).__name__}"
+        raise OptionError(
+            f"{{weights}}: {called} has its own, and only package.module:factory takes others; leave it out",
+            weights=weights,
+        )
+    if calibrate is None and calibration_samples != CALIBRATION_SAMPLES:
+        raise OptionError(
+            "{calibration_samples}: nothing is calibrated; add {calibrate}",
+            calibration_samples=calibration_samples, calibrate=None,
+        )  # fmt: skip
+
+
+def _require_so(
+    source: NetworkSource, found: Lowered, bits: int | None, input_bits: int, T: int | None, input_shape: tuple[int, ...] | None
+) -> None:  # fmt: skip
+    """Raise OptionError for what was said of a network and is not so, because the source says it itself."""
+    graph = found.graph or found.chip
+    if isinstance(graph, DeployError):
+        return
+    if T not in (None, graph.T):
+        raise OptionError(f"{{T}}: {found.name} has T = {graph.T}; leave it out, or lower what it was made from", T=T)
+    # axes of one are a matter of how a shape is written
+    if input_shape is not None and [n for n in input_shape if n != 1] != [n for n in found.input_shape if n != 1]:
+        own, given = (",".join(map(str, shape)) for shape in (found.input_shape, input_shape))
+        raise OptionError(f"{{input_shape}}: {found.name} takes {own}; leave it out", input_shape=given)
+    if input_bits != PIXEL_BITS and not graph.input.is_graded and found.encoder is None:
+        raise OptionError(
+            f"{{input_bits}}: {found.name} reads spikes of 0 and 1, not pixels; leave it out", input_bits=input_bits
+        )
+    if (found.graph is None or found is source) and not (
+        bits in (None, found.bits)
+        and (input_bits in (PIXEL_BITS, found.input_bits) or graph.input.scale == 2**input_bits - 1)
+    ):
+        option, value = ("input_bits", input_bits) if bits in (None, found.bits) else ("bits", bits)
+        raise OptionError(
+            f"{{{option}}}: {found.name} is quantized already; give what it was made from", **{option: value}
+        )
 
 
 def _check(source: NetworkSource, how: Quantization, T: int | None, nir: Mapping[str, Any] | None) -> None:
@@ -238,7 +282,12 @@ def _module(
 
     if input_shape is None or T is None:
         raise OptionError(f"{name}: a module needs {{input_shape}} and {{T}}", input_shape=None, T=None)
-    module, made = lowered_module(name, module.eval(), require_shape(input_shape), T, said, metadata)
+    from kdsnn.train.calling import in_eval
+
+    if any(parameter.is_meta for parameter in module.parameters()):
+        raise KdsnnError(f"{name}: its weights are on the meta device, without values; load them first")
+    with in_eval(module):
+        module, made = lowered_module(name, module, require_shape(input_shape), T, said, metadata)
     for layer, text in made.notes.items():
         notice(f"{layer}: {text}")
     proof = proven(name, module, made.graph, made.calling)

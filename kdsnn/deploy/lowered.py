@@ -43,7 +43,7 @@ class Lowered(Result):
 
     Attributes:
         name: for file names and titles.
-        module: the spiking torch module in eval mode, None for a file that has none (`.net`).
+        module: the spiking torch module, in whatever mode it is; it is run in eval mode. None for a file that has none (`.net`).
         graph: the float graph as it was lowered, None where there is no float form.
         chip: the quantized graph, or why there is none (a layer that rounds to nothing, say): then only verbs that need it fail.
         layer_scales: how each synapse layer was quantized.

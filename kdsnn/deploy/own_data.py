@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from exporters.graph import SpikingGraph
-from kdsnn.deploy.images import load_data
+from kdsnn.deploy.images import load_data, require_noise
 from kdsnn.deploy.trained import TrainedNetwork
 from kdsnn.errors import KdsnnError, OptionError
 
@@ -94,6 +94,7 @@ def load_own(data: Any, own: OwnData | None, *, option: str = "data", **options:
     Raises:
         KdsnnError: as `load_data`; of the network's own data, naming both and the `option` that names others.
     """
+    require_noise(**options)
     if data is None and own is not None and not options.get("noise"):
         options = {**options, **own.noise}
     with telling_whose(data, own, option):

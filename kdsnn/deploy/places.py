@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from exporters.files import atomic_path
 from kdsnn.errors import KdsnnError, OptionError
@@ -73,6 +74,24 @@ def writable_file(out: Path) -> None:
     if out.exists() and not out.is_file():
         raise KdsnnError(f"{out}: this is a device or a pipe; give a file name")
     writable_folder(out.parent)
+
+
+def require_other(out: Path, option: str, *read: Any) -> None:
+    """Refuse to write over what is read.
+
+    Args:
+        out: where something is to be written.
+        option: that says so.
+        read: files, data sets by name, and whatever else a verb takes, which is no file.
+
+    Raises:
+        OptionError: `out` is one of the files.
+    """
+    for one in read:
+        source = Path(str(one).removeprefix("npz:")) if isinstance(one, str | Path) else None
+        with suppress(OSError, ValueError):  # neither has to exist, or to be a name of a file at all
+            if source is not None and out.samefile(source):
+                raise OptionError(f"{{{option}}}: {out} is what is read; choose another name", **{option: None})
 
 
 def require_checkpoint_name(out: Path) -> None:

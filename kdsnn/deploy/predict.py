@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdsnn.deploy.classifiers import Classifier, classifier
+from kdsnn.deploy.images import require_count
 from kdsnn.deploy.progress import Progress, silent
 from kdsnn.deploy.tables import Result
 from kdsnn.errors import KdsnnError, OptionError, UserError
@@ -185,11 +186,19 @@ def predict(
     """
     from kdsnn.data import require_size
 
-    if top < 1:
-        raise OptionError("{top}: it must be 1 or more", top=top)
-    paths = [Path(files)] if isinstance(files, str | Path) else [Path(file) for file in files]
+    require_count("top", top)
+    given = [files] if isinstance(files, str | Path) or not isinstance(files, Sequence) else list(files)
+    for one in given:
+        if not isinstance(one, str | Path):
+            raise KdsnnError(f"files: {type(one).__name__} is given; give paths (numpy.save makes a file of an array)")
+    paths = [Path(one) for one in given]
     size = None if image_size is None else require_size(image_size)
     with classifier(source, on, size, dict(lowering), progress) as ready:
+        if size is not None and ready.wanted.over_time:
+            raise OptionError(
+                f"{{image_size}}: {ready.name} reads frames over time, which are not resized; leave it out",
+                image_size=None,
+            )
         samples, refused = _read(paths, ready)
         decisions = _decided(ready, samples, progress)
     return Predictions(ready.name, ready.on, ready.scored, ready.class_names, tuple(decisions), top, tuple(refused))

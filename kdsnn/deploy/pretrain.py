@@ -137,6 +137,7 @@ def _start(
     Raises:
         OptionError: bits that are not possible or say too little, or a network that cannot be started from.
     """
+    require_architecture(model, options=options)
     for option, value, least in (("quantize_activations", activation_bits, 1), ("quantize", bits, 2)):
         if value is not None and not least <= value <= MOST_BITS:
             raise OptionError(f"{{{option}}}: it must be {least} to {MOST_BITS} bits", **{option: value})
@@ -174,6 +175,24 @@ def _named_ann(model: str | nn.Module, seed: int) -> tuple[str, nn.Module | None
     return name, module
 
 
+def require_architecture(model: str | nn.Module, **given: Any) -> None:
+    """Refuse what only an architecture can be told, each None or empty where nothing was.
+
+    Raises:
+        OptionError: the model is a network of the user's own.
+    """
+    if isinstance(model, str) and not is_factory(model):
+        return
+    called = model if isinstance(model, str) else type(model).__name__
+    for option, value in given.items():
+        if value:
+            raise OptionError(
+                f"{{{option}}}: {called} is a network of your own, and only architectures of `list models` are told this; "
+                "leave it out",
+                **{option: value if isinstance(value, str) else None},
+            )
+
+
 def named_model(model: str | nn.Module, seed: int) -> tuple[str, nn.Module | None]:
     """What a model is called, and the module of the user's own that it is, if it is one; what a factory makes has initial
     weights drawn with `seed`."""
@@ -183,5 +202,8 @@ def named_model(model: str | nn.Module, seed: int) -> tuple[str, nn.Module | Non
 
     if not isinstance(model, str):
         return model_text(model), model
-    torch.manual_seed(seed)
-    return model, module_of(model, trained=False) if is_factory(model) else None
+    if not is_factory(model):
+        return model, None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return model, module_of(model, trained=False)

@@ -13,7 +13,7 @@ from kdsnn.deploy.counting import count, count_ann
 from kdsnn.deploy.density import thin, wants_density
 from kdsnn.deploy.devices import moved
 from kdsnn.deploy.few_bit import Qann, count_few_bit, named
-from kdsnn.deploy.images import class_list, some_tests
+from kdsnn.deploy.images import class_list, require_count, some_tests
 from kdsnn.deploy.load import ann_of, load
 from kdsnn.deploy.lower import lower
 from kdsnn.deploy.lowered import Lowered, require_network_fit, told_labels
@@ -34,6 +34,7 @@ from kdsnn.deploy.sweep import (
 )
 from kdsnn.deploy.trained import TrainedNetwork
 from kdsnn.errors import KdsnnError, OptionError
+from kdsnn.factory import is_factory
 
 OF_OWN_NETWORKS = ("input_coding", "output", "neuron_as", "normalize")
 """Options that say of a network what its user alone knows."""
@@ -113,6 +114,7 @@ def profile(
     Raises:
         KdsnnError, DeployError: networks and data that do not fit, files that are damaged; one line each.
     """
+    require_count("samples", samples)
     sources = list(source) if isinstance(source, Sequence) and not isinstance(source, str) else [source]
     steps = lowering.pop("T", None) if timesteps is None else timesteps
     wanted = chosen_points(len(sources), bits, steps, compare=compare)
@@ -122,19 +124,8 @@ def profile(
     pricing = Pricing(energy_models(energy_model, chips), time_models(time_model, chips), time)
     ann, few_bit = None if teacher is None else _trained(teacher), named(qann)
     asked = _Asked(
-        sources,
-        data,
-        samples,
-        image_size,
-        ann,
-        few_bit,
-        chips,
-        pricing,
-        command,
-        progress,
-        {**lowering, **wanted.first},
-        device,
-    )
+        sources, data, samples, image_size, ann, few_bit, chips, pricing, command, progress, {**lowering, **wanted.first}, device,
+    )  # fmt: skip
     if not wanted.several:
         return _report(asked, twin, density, simulate=simulate)
     return _sweep(asked, wanted, written, {*energy_models(()), *time_models(())})
@@ -234,7 +225,13 @@ def _sweep(
                 teacher=None, qann=None,
             )  # fmt: skip
     alone, pricing, progress = len(asked.sources) == 1, asked.pricing, asked.progress
-    lowered = [_lowered(one, asked.lowering, progress, alone=alone) for one in asked.sources]
+    unsaid = {k: v for k, v in asked.lowering.items() if k != "bits"}  # which a sweep refuses itself, all of them
+    lowered = [
+        one
+        if isinstance(one, Lowered)
+        else _lowered(one, unsaid if str(one).endswith(".net") else asked.lowering, progress, alone=alone)
+        for one in asked.sources
+    ]
     networks = dict(zip(_names(asked.sources, lowered, len(lowered)), lowered, strict=True))
     require_sweepable(networks, wanted.bits, wanted.steps)
     own = None if asked.data is not None else _own(list(networks), lowered)
@@ -370,12 +367,15 @@ def _names(given: Sequence[NetworkSource], networks: Sequence[Lowered], students
 def _lowered(source: NetworkSource, lowering: dict[str, Any], progress: Progress, *, alone: bool) -> Lowered:
     """One source lowered; of several, options that only some kinds take go to those and pass the others by."""
     suffix = Path(source).suffix if isinstance(source, str | Path) else ""
-    mine = {
-        k: v
-        for k, v in lowering.items()
-        if alone or not ((k == "nir" and suffix != ".nir") or (k in OF_OWN_NETWORKS and suffix in TRAINED))
+    is_text = isinstance(source, str | Path)
+    others = {
+        "nir": suffix != ".nir",
+        "weights": not (is_text and is_factory(str(source))),
+        "input_shape": is_text and not is_factory(str(source)),
+        **dict.fromkeys(OF_OWN_NETWORKS, suffix in TRAINED),
     }
-    return source if isinstance(source, Lowered) else lower(source, progress=progress, **mine)
+    mine = {k: v for k, v in lowering.items() if alone or not others.get(k)}
+    return lower(source, progress=progress, **mine)
 
 
 def _trained(teacher: str | Path | TrainedNetwork) -> TrainedNetwork:

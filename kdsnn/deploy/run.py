@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
@@ -10,14 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdsnn.deploy.ann_file import run_ann_file
-from kdsnn.deploy.backends import BackendRun, RunOptions, RunsSamples, flat, onnx_runs, opened, require_backend
+from kdsnn.deploy.backends import BackendRun, RunOptions, RunsSamples, flat, named_backends, onnx_runs, opened
+from kdsnn.deploy.brought import require_unlowered
 from kdsnn.deploy.comparisons import BackendComparison, comparisons, joined, joined_comparisons, proofs_of
 from kdsnn.deploy.faithful import few_samples, proven_on
-from kdsnn.deploy.images import Pixels, class_names_in, require_fit, some_tests
+from kdsnn.deploy.images import Pixels, class_names_in, require_count, require_fit, some_tests
 from kdsnn.deploy.lower import lower
 from kdsnn.deploy.lowered import Lowered, require_network_fit, told_labels
 from kdsnn.deploy.own_data import chosen_data, load_own, own_data, telling_whose
-from kdsnn.deploy.places import writable_file
+from kdsnn.deploy.places import require_other, writable_file
 from kdsnn.deploy.processes import is_first_process, ranks
 from kdsnn.deploy.progress import Progress, silent
 from kdsnn.deploy.proof import Proof
@@ -102,7 +104,7 @@ def run(
     source: NetworkSource,
     data: Any = None,
     *,
-    on: Sequence[str] = ("emulator",),
+    on: str | Sequence[str] = ("emulator",),
     samples: int = 20,
     image_size: ImageSize = None,
     save: str | Path | None = None,
@@ -117,7 +119,7 @@ def run(
         source: whatever `lower` takes, what it returned, or an `.onnx` file of this program or of an ANN.
         data: whatever `load_data` takes; for a network that reads spikes data over time, or `npz:FILE` with spike trains of
             any shape. By default what the network was trained on; digits where it does not say.
-        on: of "torch", "onnx", "emulator", "lava", "sanafe"; an `.onnx` file runs on "onnx" only.
+        on: one or several of "torch", "onnx", "emulator", "lava", "sanafe"; an `.onnx` file runs on "onnx" only.
         samples: how many test images, spread over the set.
         image_size: as in `load_data`.
         save: also write integer input and outputs to this `.npz`.
@@ -129,15 +131,27 @@ def run(
     Raises:
         KdsnnError, DeployError: no such back end, a network or data that do not fit; one line each.
     """
-    for name in on:
-        require_backend(name)
+    on = named_backends(on)
+    if not on:
+        raise OptionError("{on}: it names no back end", on=None)
+    require_count("samples", samples)
+    for option, value in (("timeout", timeout), ("stock_lava", stock_lava or None)):
+        if value is not None and "lava" not in on:
+            raise OptionError(
+                f"{{{option}}}: only Lava has one; add {{on}}, or leave it out", **{option: value, "on": "lava"}
+            )
+    if timeout is not None and not 0 < timeout < math.inf:
+        raise OptionError("{timeout}: it must be seconds above 0", timeout=timeout)
     if save is not None:
         writable_file(Path(save))
+        require_other(Path(save), "save", source, data, lowering.get("weights"))
     if isinstance(source, str | Path) and Path(source).suffix == ".onnx":
         result, frames = _run_onnx_file(Path(source), on, data, samples, image_size, lowering, progress)
     else:
         network = lower(source, progress=progress, **lowering)
         x, labels, called = chosen_samples(network, data, samples, image_size)
+        if save is not None:
+            require_other(Path(save), "save", called)
         if "torch" not in on or network.exact is not None:  # else the module's own run is proven
             proven_on(network, x)
         runs, found, refused = run_all(
@@ -263,17 +277,7 @@ def _run_onnx_file(
 
     from exporters import onnx
 
-    given = {
-        name: value
-        for name, value in lowering.items()
-        if value is not None and value is not False and value != {} and name not in _FINISHED_TAKES
-    }
-    if given.pop("encoder", "chip") != "chip":
-        given = {"encoder": "host"}
-    for name in given:
-        raise OptionError(
-            f"{{{name}}}: {path} is a finished model; give it when exporting the checkpoint", **{name: None}
-        )
+    require_unlowered(path, lowering, "a finished model", takes=("T",))
     other = next((name for name in on if name != "onnx"), None)
     if other is not None:
         raise OptionError(
@@ -316,10 +320,6 @@ def _samples_for(
     require_fit(name, shape, images, classes=classes, class_names=names, T=steps, over_time=over_time, graded=graded)
     chosen, labels = some_tests(images, samples)
     return Pixels(chosen, shape, graded)[:], labels, images.name
-
-
-_FINISHED_TAKES = ("T", "input_bits", "calibration_samples", "weights", "input_shape", "name")
-"""Options of `lower` that say nothing of a finished model and are not worth a refusal."""
 
 
 def _input_of(network: Lowered, x: Array) -> Array:

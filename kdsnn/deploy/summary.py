@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kdsnn.deploy.brought import require_unlowered
 from kdsnn.deploy.layer_summary import (
     LayerSummary,
     ann_onnx_layers,
@@ -32,9 +33,6 @@ if TYPE_CHECKING:
     from hardware.chips.placement import Placement
     from kdsnn.deploy.lower import NetworkSource
     from kdsnn.deploy.lowered import Lowered
-
-OF_FINISHED = ("T", "input_bits", "calibration_samples", "input_shape", "name")
-"""Options of `lower` that may be given with an ONNX model or an ANN, which they do not change."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -119,7 +117,9 @@ class Summary(Result):
         }  # fmt: skip
 
 
-def summary(source: NetworkSource, *, target: str = "loihi1", progress: Progress = silent, **lowering: Any) -> Summary:
+def summary(
+    source: NetworkSource, *, target: str | Path = "loihi1", progress: Progress = silent, **lowering: Any
+) -> Summary:
     """Say what a network is, layer by layer: output shapes, parameters, multiply-accumulates, neurons, and the neurocores
     they take. No data is needed.
 
@@ -135,7 +135,7 @@ def summary(source: NetworkSource, *, target: str = "loihi1", progress: Progress
     """
     from hardware.chips import limits
 
-    chip = limits.target(target)  # said before anything is loaded
+    chip = limits.target(str(target))  # said before anything is loaded
     if isinstance(source, str | Path) and Path(source).suffix == ".onnx":
         return _of_onnx(Path(source), lowering)
     if (ann := _ann(source, lowering)) is not None:
@@ -158,7 +158,8 @@ def _ann(source: Any, lowering: dict[str, Any]) -> Summary | None:
         found = load(weights, module=text)
         trained = None if found.info.spiking else found
     if trained is not None:
-        _require_unlowered(trained.path or trained.info.model, lowering, "an ANN")
+        takes = ("weights",) if is_factory(text) else ()
+        require_unlowered(trained.path or trained.info.model, lowering, "an ANN", takes=takes)
         name = trained.path.name if trained.path else trained.info.model
         return _of_module(name, trained.module, trained.info.input_shape)
     given, shape = lowering.get("T"), lowering.get("input_shape")
@@ -180,25 +181,19 @@ def _module(source: Any, text: str, weights: Any) -> nn.Module | None:
 
 def _of_module(name: str, module: nn.Module, shape: Shape) -> Summary:
     from kdsnn.deploy.factory import has_spiking_neurons
+    from kdsnn.train.calling import in_eval
 
     if has_spiking_neurons(module):
         raise OptionError(f"{name}: a network with spiking neurons needs {{T}} (time steps)", T=None)
-    layers = module_layers(name, module.eval(), shape)
+    with in_eval(module):
+        layers = module_layers(name, module, shape)
     return Summary(name, None, shape, tuple(layers), sum(p.numel() for p in module.parameters()))
-
-
-def _require_unlowered(called: Any, lowering: dict[str, Any], kind: str) -> None:
-    """Raise OptionError for options of `lower` that would change nothing."""
-    for name, value in lowering.items():
-        plain = value is None or value is False or value == {} or (name, value) == ("encoder", "chip")
-        if not plain and name not in (*OF_FINISHED, "weights"):
-            raise OptionError(f"{{{name}}}: {called} is {kind}, which it does not change; leave it out", **{name: None})
 
 
 def _of_onnx(path: Path, lowering: dict[str, Any]) -> Summary:
     from exporters import onnx
 
-    _require_unlowered(path, lowering, "a finished model")
+    require_unlowered(path, lowering, "a finished model")
     if not onnx.is_spiking(path):
         ann = onnx.load_ann(path)
         layers = ann_onnx_layers(ann)

@@ -7,10 +7,12 @@ time (N, T, C, H, W) step t sees frame t; of images (N, C, H, W) every step sees
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, assert_never
+from weakref import WeakKeyDictionary
 
 import torch
 from spikingjelly.activation_based.functional import reset_net
@@ -103,20 +105,36 @@ def is_neuron_layer(module: nn.Module) -> bool:
     return any(kind.__module__.startswith("spikingjelly.activation_based.neuron") for kind in type(module).__mro__)
 
 
+_IN_USE: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
+_LOOKING = threading.Lock()
+
+
+@contextmanager
+def in_eval(module: nn.Module) -> Iterator[None]:
+    """Inside, a module is in eval mode and no other thread has it so: its membranes, hooks and modes are its own, and
+    two runs at once would mix them. Afterwards every part of it is in the mode in which it was."""
+    with _LOOKING:
+        lock = _IN_USE.setdefault(module, threading.RLock())
+    with lock:
+        training = [(part, part.training) for part in module.modules()]
+        module.eval()
+        try:
+            yield
+        finally:
+            for part, was in training:
+                part.training = was
+
+
 @contextmanager
 def trial(module: nn.Module) -> Iterator[None]:
     """Inside, a module may be called in eval mode, without gradients; afterwards it is as before, its neurons at
     rest."""
-    training = [(part, part.training) for part in module.modules()]
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        module.eval()
+    with torch.no_grad(), torch.random.fork_rng(devices=[]), in_eval(module):
         reset_net(module)
         try:
             yield
         finally:
             reset_net(module)
-            for part, was in training:
-                part.training = was
 
 
 def device_of(module: nn.Module) -> torch.device:

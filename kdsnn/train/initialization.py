@@ -27,7 +27,7 @@ from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 from kdsnn.data import DataSet
 from kdsnn.data.device import floats
 from kdsnn.errors import KdsnnError
-from kdsnn.train.calling import convention_of, device_of, is_neuron_layer, neuron_layers
+from kdsnn.train.calling import convention_of, device_of, in_eval, is_neuron_layer, neuron_layers
 from kdsnn.train.fast_neurons import fused
 from kdsnn.train.learner import still
 
@@ -85,13 +85,8 @@ def initialize(student: nn.Module, source: nn.Module, data: DataSet, T: int) -> 
     if not layers:
         raise KdsnnError("the student has no neurons of SpikingJelly: its thresholds are not known")
     images = calibration_images(data)
-    was = [(part, part.training) for part in source.modules()]
-    source.eval()
-    try:
+    with in_eval(source):
         scaled = scaled_weights(source, still(images), T=T, neurons=layers[0], rate=_fires_at_its_end(student))
-    finally:
-        for part, training in was:
-            part.training = training
     student.load_state_dict(_voted({**weights, **scaled}, student))
     remeasure(student, images, T)
 
@@ -331,20 +326,18 @@ def remeasure(student: nn.Module, images: Tensor, T: int) -> None:
     """Measure the BatchNorm statistics of a spiking network anew, in place: the mean over batches of `images`."""
     norms = [part for part in student.modules() if isinstance(part, BatchNorm) and part.track_running_stats]
     convention = convention_of(student, tuple(images.shape[1:]), T)
-    momenta, was = [part.momentum for part in norms], [(part, part.training) for part in student.modules()]
-    student.eval()
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None
-        norm.train()
-    try:
-        with fused(student):
-            for batch in torch.split(images, BATCH):
-                reset_net(student)
-                convention.run(student, batch.to(device_of(student)), T)
-    finally:
-        reset_net(student)
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
-        for part, training in was:
-            part.training = training
+    momenta = [part.momentum for part in norms]
+    with in_eval(student):
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None
+            norm.train()
+        try:
+            with fused(student):
+                for batch in torch.split(images, BATCH):
+                    reset_net(student)
+                    convention.run(student, batch.to(device_of(student)), T)
+        finally:
+            reset_net(student)
+            for norm, momentum in zip(norms, momenta, strict=True):
+                norm.momentum = momentum

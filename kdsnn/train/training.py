@@ -9,6 +9,7 @@ with `torch.manual_seed` before building the network.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import asdict
 from typing import Any
 
@@ -18,7 +19,7 @@ from torch import nn
 
 from kdsnn.data import DataSet
 from kdsnn.data.augment import Mix
-from kdsnn.train.calling import convention_of
+from kdsnn.train.calling import convention_of, in_eval
 from kdsnn.train.config import Method, TrainConfig
 from kdsnn.train.features import Taps
 from kdsnn.train.history import OnEpoch
@@ -86,7 +87,7 @@ def distill(
     of the stages of this project's networks, or of any two modules at the layers that `taps` pairs, (student's,
     teacher's) from the first stage to the last (`kdsnn.train.features`); "temporal" teaches every step
     (`kdsnn.train.losses.temporal`), "selective" too, with care where a step is wrong; "none" is cross entropy on the
-    mean output, the student's twin without a teacher. The teacher is put in eval mode and never changed. The rest is
+    mean output, the student's twin without a teacher. The teacher runs in eval mode and is never changed. The rest is
     as in `pretrain`.
 
     Raises KdsnnError as `pretrain` does, when a method has no teacher, and when a student cannot be called.
@@ -97,17 +98,18 @@ def distill(
     require_steps(data, config.T)
     convention = convention_of(student, data.sample_shape, config.T)
     learner = Learner(student, config.T, convention)
-    objective, guided = objective_of(
-        method, learner, teacher, data, config, accelerator.device, augmented=augmented, taps=taps
-    )
-    named = {"taps": [list(pair) for pair in taps]} if taps else {}
-    run = described_run(data, config, method, {**named, **(about or {})})
-    job = Job(data, config, run, augment, mix, files, on_epoch, on_step)
-    logits = logits_of(student, convention, data.sample_shape, method, config)
-    try:
-        return fit(Learner(student, config.T, convention, guided, logits), objective, job, accelerator)
-    finally:
-        reset_net(student)  # hand it back at rest, without the membranes of the last batch
+    with nullcontext() if teacher is None else in_eval(teacher):
+        objective, guided = objective_of(
+            method, learner, teacher, data, config, accelerator.device, augmented=augmented, taps=taps
+        )
+        named = {"taps": [list(pair) for pair in taps]} if taps else {}
+        run = described_run(data, config, method, {**named, **(about or {})})
+        job = Job(data, config, run, augment, mix, files, on_epoch, on_step)
+        logits = logits_of(student, convention, data.sample_shape, method, config)
+        try:
+            return fit(Learner(student, config.T, convention, guided, logits), objective, job, accelerator)
+        finally:
+            reset_net(student)  # hand it back at rest, without the membranes of the last batch
 
 
 def described_run(data: DataSet, config: TrainConfig, method: str, about: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -151,16 +151,16 @@ def _accuracy(all_of: tuple[Party, ...]) -> Iterator[Sentence]:
     if len(known) == 1:
         text = f"{best.label} is right in {best.accuracy_text}{on}; the interval holds with 95 % confidence"
     elif not close:
-        text = f"{best.label} is the most accurate{on}, {best.accuracy_text}; below it, beyond 95 % intervals, {_are(below)}"
+        text = f"{best.label} is the most accurate{on}, {best.accuracy_text}; below it, beyond 95 % intervals, {_is(below)} {enumerated(below)}"
     else:
         near = enumerated([f"{party.label} {party.accuracy_text}" for party in (best, *close)])
         text = f"nobody is established as the most accurate{on}; the 95 % intervals of {near} overlap"
-        text += f"; {_are(below)} below" if below else ""
+        text += f"; {enumerated(below)} {_is(below)} below" if below else ""
     yield Sentence("accuracy", f"Accuracy: {text}.{tail}")
 
 
-def _are(below: list[str]) -> str:
-    return f"{'is' if len(below) == 1 else 'are'} {enumerated(below)}"
+def _is(below: list[str]) -> str:
+    return "is" if len(below) == 1 else "are"
 
 
 def _distilled(all_of: tuple[Party, ...]) -> Iterator[Sentence]:

@@ -104,7 +104,7 @@ def test_three_networks_side_by_side(folder: Path, tmp_path: Path) -> None:
 def test_several_networks_and_bits_are_a_sweep(folder: Path, tmp_path: Path) -> None:
     a, c = folder / "a/net.safetensors", folder / "c.safetensors"
     out = ("--samples", 12, "--out", tmp_path, "--bits", "4,8", "--timesteps", "1-2")
-    shown, told = cli("profile", a, c, *out, "--format", "csv", "--format", "svg")
+    shown, told = cli("profile", a, c, *out, "--format", "csv, svg")
     rows = [line.split()[:3] for line in shown.splitlines() if line.split()[:1] in (["net"], ["c"])]
     assert rows == [[name, bits, T] for name in ("net", "c") for bits in "48" for T in "12"]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["sweep.csv", "sweep.svg"]

@@ -420,7 +420,9 @@ def test_a_module_comes_back_into_one_that_the_caller_gives(data, tmp_path):
     loaded, read = checkpoint.load(tmp_path / "student.safetensors", module=given)
     assert loaded is given and read == info == checkpoint.read_info(tmp_path / "student.safetensors")
     assert not loaded.training and evaluate(loaded, data, T=T)[-1] == info.metrics["test_accuracy"]
-    with pytest.raises(KdsnnError, match="weights do not fit 'a torch module"):
+    with pytest.raises(
+        KdsnnError, match="weights do not fit the network that is given, they are those of 'a torch module"
+    ):
         checkpoint.load(tmp_path / "student.safetensors", module=layers("m")[:3])
 
 

@@ -22,6 +22,7 @@ from profilers.report import comparing, verdict
 from profilers.report.data import ModelEnergies, Student, StudentEnergy, Teacher
 from profilers.report.few_bit import FewBitAnn, FewBitEnergy
 from profilers.report.numbers import SPACE
+from profilers.report.parties import Party
 
 NOTHING = Counts("ann", {})
 
@@ -207,6 +208,22 @@ def test_accuracy_is_judged_by_the_intervals(run: report.NetworkRun) -> None:
             assert best.startswith(f"Accuracy: {winner} is the most accurate on {n:,} samples")
         seen.add(expected)
     assert len(seen) == 3
+
+
+def test_who_is_below_two_that_nobody_tells_apart_is_said_in_words() -> None:
+    def read(*accuracies: float) -> str:
+        kinds = ("student", "twin", "teacher", "quantized ANN")
+        all_of = tuple(
+            Party(name, kind, accuracy, 100, 1, 8)
+            for name, kind, accuracy in zip("abcd", kinds, accuracies, strict=False)
+        )
+        (sentence,) = verdict._accuracy(all_of)
+        return sentence.text.replace(SPACE, " ")
+
+    assert read(0.9, 0.89, 0.3).endswith("overlap; c (teacher) 30.0 % (21.9–39.6 %) is below.")
+    assert read(0.9, 0.89, 0.3, 0.2).endswith(
+        "c (teacher) 30.0 % (21.9–39.6 %) and d (quantized ANN) 20.0 % (13.3–28.9 %) are below."
+    )
 
 
 def test_an_accuracy_on_nobody_knows_how_many_samples_is_not_compared(run: report.NetworkRun) -> None:

@@ -19,7 +19,7 @@ from exporters.from_torch.symbolic import Symbolic
 from exporters.from_torch.synapses import placed_current
 from exporters.from_torch.unknown import unknown_of
 from exporters.from_torch.values import Affine, concatenated, laid_out
-from exporters.graph import Array, Output, Shape
+from exporters.graph import Array, Flatten, Output, Shape
 
 Chosen = int | str | None
 """Which of several outputs: an index, a key or the name of a field, or a path of such ("logits", "0.spikes"); None where there is
@@ -227,9 +227,18 @@ def _finished(
         and first.scale > 0
         and not np.any(shift)
     ):
-        lowering.builder.add("output", Output("rate"), first.origin.nodes)
+        lowering.builder.add(
+            "output", Output("rate"), _as_flat(lowering, first, first.origin.nodes, first.origin.shape, shape)
+        )
         return replace(answer, factor=answer.factor * first.scale)
     inner = neuron_shape(reads, shape)
     nodes = placed_current(lowering, reads, shift_for(shift, shape, inner), "output", inner)
-    lowering.builder.add("output", node, nodes)
+    lowering.builder.add("output", node, _as_flat(lowering, first, nodes, inner, shape))
     return answer
+
+
+def _as_flat(lowering: Lowering, read: Read, nodes: Sequence[str], inner: Shape, shape: Shape) -> Sequence[str]:
+    """The nodes that the output reads, of shape `inner`, behind a Flatten where the network returns their maps as features."""
+    if len(shape) > 1 or len(inner) == 1:
+        return nodes
+    return (lowering.builder.add(read.flat or "output.flatten", Flatten(), nodes),)

@@ -148,6 +148,10 @@ def _full(lowering: Lowering, shadow: Tensor, *args: Any, **_: Any) -> Affine:
     return Affine(tuple(shadow.shape), (), float(args[-1]))
 
 
+def _fill(lowering: Lowering, shadow: Tensor, a: Operand, value: Operand) -> Affine:
+    return expanded(as_value(value), tuple(shadow.shape))
+
+
 def put(
     lowering: Lowering, shadow: Any, a: Operand, indices: Sequence[Any], values: Operand, accumulate: bool = False
 ) -> Affine:
@@ -177,6 +181,7 @@ HANDLERS: dict[str, Callable[..., Any]] = {
     **{name: _filled(0.0) for name in ("zeros_like", "new_zeros", "empty_like", "new_empty")},
     **{name: _filled(1.0) for name in ("ones_like", "new_ones")},
     "full_like": _full,
+    "fill": _fill,
     "new_full": _full,
 }
 """Operation → what it does to values."""

@@ -88,6 +88,8 @@ def _execute(
             if isinstance(shadow, Tensor):
                 return Symbolic(shadow, Affine(tuple(shadow.shape)), lowering, refusal)
         raise lowering.error(refusal)
+    if isinstance(kwargs.get("out"), Tensor):
+        raise lowering.error("it writes into a tensor that it is given (out=); use what the operation returns instead")
     if torch.Tag.nondeterministic_seeded in func.tags:
         raise lowering.error(RANDOM)
     if name == "detach_":

@@ -62,6 +62,8 @@ def chosen(lowering: Lowering, result: Any, output: Chosen) -> Symbolic:
         result = result[0]
     if isinstance(result, Sequence) and len(result) == lowering.T:
         result = _of_each_step(lowering, result)
+    if result is None:
+        raise lowering.error("its forward returns nothing; return the spikes or currents of its last layer")
     if not isinstance(result, torch.Tensor):
         raise _several(
             lowering, result, f"its forward returns {_described(result)}; choose one tensor of it with output="
@@ -83,7 +85,7 @@ def part_of(result: Any, key: str) -> Any:
         raise TypeError("a tensor is one output")
     if isinstance(result, Sequence) and key not in getattr(result, "_fields", ()):
         return result[int(key)]
-    return getattr(result, key) if isinstance(result, tuple) else result[key]
+    return result[key] if hasattr(result, "__getitem__") and not isinstance(result, tuple) else getattr(result, key)
 
 
 def _several(lowering: Lowering, result: Any, problem: str) -> SeveralOutputsError:
@@ -100,7 +102,9 @@ def _described(result: Any) -> str:
         return f"a {kind} with {', '.join(map(repr, result))}"
     if hasattr(result, "_fields"):
         return f"a {kind} with {', '.join(map(repr, result._fields))}"
-    return f"a {kind} of {len(result)}" if isinstance(result, Sequence) else f"a {kind}"
+    if isinstance(result, Sequence):
+        return f"a {kind} of {len(result)}"
+    return f"a {kind} with {', '.join(map(repr, vars(result)))}" if hasattr(result, "__dict__") else f"a {kind}"
 
 
 def _not_steps(lowering: Lowering, result: Any) -> str:

@@ -97,7 +97,17 @@ def own_neurons() -> nn.Module:
     return net
 
 
+def silences_a_channel(s: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    spikes = s.body[1](s.body[0](x)).clone()
+    spikes[:, 0] = 0
+    return s.body[2:](spikes)
+
+
 COMES_IN = {
+    "a channel that is written over": lambda: Does(silences_a_channel),
+    "an image made smaller": lambda: Does(
+        lambda s, x: s.body(nn.functional.interpolate(x.repeat(1, 1, 3, 3), size=(6, 6)))
+    ),
     "a hook that turns spikes around": hooked,
     "own neurons that ran before": lambda: used_before(own_neurons()),
     "SpikingJelly's neurons that ran before": lambda: used_before(body()),
@@ -148,6 +158,14 @@ def autocast(s: nn.Module, x: torch.Tensor) -> torch.Tensor:
         return s.body(x).float()
 
 
+def never_resets(s: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    v, spikes = 0.0, []
+    for _ in range(T):
+        v = 0.5 * v + s.body[0](x)
+        spikes.append(s.body[2:](1.0 * (v > 0.2)))
+    return torch.stack(spikes)
+
+
 class FailingReset(Counts):
     def reset(self) -> None:
         if hasattr(self, "v"):
@@ -156,6 +174,10 @@ class FailingReset(Counts):
 
 
 REFUSED = {
+    "a tensor that is written into": (lambda: Does(lambda s, x: torch.add(s.body(x), 1, out=x.new_empty(0))), "writes into a tensor"),
+    "nothing returned": (lambda: Does(lambda s, x: None), "its forward returns nothing"),
+    "a list of numbers": (lambda: Does(lambda s, x: s.body(x).tolist()), "hands what the network computes to numpy or a list"),
+    "neurons that never reset": (lambda: Does(never_resets), "have its own spikes reset it"),
     "the size of the batch": (lambda: Does(lambda s, x: s.body(x / x.shape[0])), "depends on the batch that the sample is in"),
     "the mean of the batch": (lambda: Does(lambda s, x: (lambda y: y - y.mean(0))(s.body(x))), "mixes the samples of a batch"),
     "dropout that goes on": (lambda: nn.Sequential(AlwaysDrops(0.5), body()), "it draws random numbers"),
@@ -173,6 +195,18 @@ def test_it_is_refused_in_a_line_that_says_why(name: str) -> None:
     with pytest.raises((KdsnnError, DeployError), match=why) as caught:
         kdsnn.lower(make(), input_shape=SHAPE, T=T)
     assert "\n" not in str(caught.value) and "please report" not in str(caught.value)
+
+
+def test_one_of_several_outputs_is_an_attribute_too() -> None:
+    class Returned:
+        def __init__(self, logits: torch.Tensor) -> None:
+            self.logits, self.loss = logits, None
+
+    made = Does(lambda s, x: Returned(s.body(x)))
+    with pytest.raises(KdsnnError, match="returns a Returned with 'logits', 'loss'"):
+        kdsnn.lower(made, input_shape=SHAPE, T=T)
+    network = kdsnn.lower(made, input_shape=SHAPE, T=T, output="logits")
+    assert network.proof is not None and network.proof.ok and network.proof.compared
 
 
 def test_chance_that_no_operation_shows_is_named() -> None:

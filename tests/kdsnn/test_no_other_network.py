@@ -175,11 +175,18 @@ class FailingReset(Counts):
         super().reset()
 
 
+def behind(first: nn.Module) -> nn.Module:
+    net = body()
+    net[1] = first
+    return net
+
+
 REFUSED = {
     "a tensor that is written into": (lambda: Does(lambda s, x: torch.add(s.body(x), 1, out=x.new_empty(0))), "writes into a tensor"),
     "nothing returned": (lambda: Does(lambda s, x: None), "its forward returns nothing"),
     "a list of numbers": (lambda: Does(lambda s, x: s.body(x).tolist()), "hands what the network computes to numpy or a list"),
     "neurons that never reset": (lambda: nn.Sequential(body()[0], NeverResets(), nn.Flatten(), nn.Linear(64, 3)), "have its own spikes reset it"),
+    "neurons behind silence": (lambda: behind(neuron.RAFNode()), "ifnode4: its membrane .v. has moved before anything of the input"),
     "the size of the batch": (lambda: Does(lambda s, x: s.body(x / x.shape[0])), "depends on the batch that the sample is in"),
     "the mean of the batch": (lambda: Does(lambda s, x: (lambda y: y - y.mean(0))(s.body(x))), "mixes the samples of a batch"),
     "dropout that goes on": (lambda: nn.Sequential(AlwaysDrops(0.5), body()), "it draws random numbers"),

@@ -202,5 +202,9 @@ def _by_sample(calls: list[Array], samples: int, graph: SpikingGraph, name: str,
     many = step_mode == "m" or (not step_mode and len(calls) == 1 and calls[0].size == T * samples * layer)
     if len(calls) != (1 if many else T):
         return np.zeros(0, np.uint8)
-    found = calls[0].reshape(T, samples, -1).swapaxes(0, 1) if many else np.stack(calls, 1)
+    found = (
+        calls[0].reshape(T, samples, -1).swapaxes(0, 1)
+        if many
+        else np.stack([call.reshape(samples, -1) for call in calls], 1)
+    )
     return found.reshape(samples, T, *graph.shapes[name])

@@ -123,8 +123,8 @@ def _fitted(state: Mapping[str, Any], module: nn.Module) -> Mapping[str, Any]:
     ours, theirs = ({_bare(name): name for name in names} for names in (expected, state))
     if len(ours) < len(expected) or len(theirs) < len(state):  # two names of one wrapper apart
         return state
-    ours, theirs = _in_one_place(ours, theirs)
-    return {ours.get(bare, bare): state[name] for bare, name in theirs.items()}
+    own, held = _in_one_place(ours, theirs)
+    return {own.get(bare, bare): state[name] for bare, name in held.items()}
 
 
 def _in_one_place(ours: Mapping[str, str], theirs: Mapping[str, str]) -> tuple[Mapping[str, str], Mapping[str, str]]:

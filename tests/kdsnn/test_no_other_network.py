@@ -218,6 +218,31 @@ def test_one_of_several_outputs_is_an_attribute_too() -> None:
     assert network.proof is not None and network.proof.ok and network.proof.compared
 
 
+class Wide(nn.Module):
+    """So many neurons that one random sample is compared alone."""
+
+    def __init__(self, forward) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.does, self.conv, self.fires = forward, layer.Conv2d(1, 128, 1), neuron.IFNode(v_threshold=0.2)
+        self.end, self.votes = layer.Linear(128, 3), neuron.IFNode(v_threshold=0.1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.does(self, x)
+
+
+def test_a_single_sample_may_lose_its_axis_within_a_forward() -> None:
+    squeezes = Wide(lambda s, x: s.votes(s.end(s.fires(s.conv(x)).mean((2, 3)).squeeze())))
+    proof = kdsnn.lower(squeezes, input_shape=(1, 17, 17), T=T).proof
+    assert proof is not None and proof.ok and proof.samples == 1
+
+
+def test_the_size_of_the_batch_is_found_with_one_sample_too() -> None:
+    divides = Wide(lambda s, x: s.votes(s.end(s.fires(s.conv(x / len(x))).mean((2, 3)))))
+    with pytest.raises(KdsnnError, match="depends on the batch that the sample is in"):
+        kdsnn.lower(divides, input_shape=(1, 17, 17), T=T)
+
+
 def test_chance_that_no_operation_shows_is_named() -> None:
     """Numbers from elsewhere, drawn once a sample: the graph has those of the run in which it was made."""
     rng = np.random.default_rng(0)

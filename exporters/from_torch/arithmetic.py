@@ -137,21 +137,6 @@ def _pad(lowering: Lowering, shadow: Any, a: Affine, pad: Sequence[int], value: 
     return padded(a, pad, float(value))
 
 
-def enlarged(lowering: Lowering, shadow: Tensor, a: Affine, *args: Any) -> Affine:
-    """The maps of a value (N, C, …), each pixel repeated."""
-    size = tuple(shadow.shape[2:])
-    for n, m in zip(a.shape[2:], size, strict=True):
-        if m % n:
-            raise lowering.error(f"it enlarges {n} pixels to {m}, which is no whole multiple")
-
-    def repeated(t: Tensor) -> Tensor:
-        for d, m in enumerate(size, start=2):
-            t = t.repeat_interleave(m // t.shape[d], d)
-        return t
-
-    return laid_out(a, repeated)
-
-
 def _filled(fill: float) -> Callable[..., Affine]:
     def made(lowering: Lowering, shadow: Tensor, *args: Any, **_: Any) -> Affine:
         return Affine(tuple(shadow.shape), (), fill)
@@ -161,6 +146,10 @@ def _filled(fill: float) -> Callable[..., Affine]:
 
 def _full(lowering: Lowering, shadow: Tensor, *args: Any, **_: Any) -> Affine:
     return Affine(tuple(shadow.shape), (), float(args[-1]))
+
+
+def _fill(lowering: Lowering, shadow: Tensor, a: Operand, value: Operand) -> Affine:
+    return expanded(as_value(value), tuple(shadow.shape))
 
 
 def put(
@@ -189,13 +178,10 @@ HANDLERS: dict[str, Callable[..., Any]] = {
     "cat": _cat,
     "stack": _stack,
     "constant_pad_nd": _pad,
-    "upsample_nearest1d": enlarged,
-    "upsample_nearest2d": enlarged,
-    "_upsample_nearest_exact1d": enlarged,
-    "_upsample_nearest_exact2d": enlarged,
     **{name: _filled(0.0) for name in ("zeros_like", "new_zeros", "empty_like", "new_empty")},
     **{name: _filled(1.0) for name in ("ones_like", "new_ones")},
     "full_like": _full,
+    "fill": _fill,
     "new_full": _full,
 }
 """Operation → what it does to values."""

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from exporters.errors import DeployError
 from exporters.from_torch import arithmetic, layers, spikes
 from exporters.from_torch.execution import Factories, executor
+from exporters.from_torch.flat_outputs import dense_at_the_end
 from exporters.from_torch.lowering import Constants, Lowering
 from exporters.from_torch.neurons import known_kind
 from exporters.from_torch.readout import Chosen, Returned, chosen, read_out
@@ -98,7 +99,7 @@ def run(task: Task) -> LoweredModule:
     root = unwrapped(task.module)
     modules = modules_of(root)
     failures: list[tuple[int, bool, DeployError]] = []
-    waiting = [(way, _samples(task)) for way in _ways(task, modules)]
+    waiting = [(way, batch_size(task.T, task.shape)) for way in _ways(task, modules)]
     try:
         while waiting:
             way, samples = waiting.pop(0)
@@ -134,9 +135,9 @@ def _ways(task: Task, modules: Modules) -> tuple[Way, ...]:
     return (*likeliest, "frames, samples first", "frames, time last")
 
 
-def _samples(task: Task) -> int:
-    """A batch whose size is not that of another axis, so that nothing that is confused goes unnoticed."""
-    taken = {task.T, *task.shape}
+def batch_size(T: int, shape: Shape) -> int:
+    """How many samples are pushed through a network: a size that no other axis has, so that nothing that is confused goes unnoticed."""
+    taken = {T, *shape}
     return next(n for n in (2, 3, 5, 7, 11, 13) if n not in taken)
 
 
@@ -160,7 +161,12 @@ def _lowered(lowering: Lowering, task: Task, root: nn.Module, modules: Modules, 
             value = concatenated([laid_out(t.value, lambda t: t.unsqueeze(0)) for t in tensors], 0)
         for layer in lowering.neurons.values():
             if layer.steps != task.T:
-                raise lowering.error(f"it runs {layer.steps} steps, but T is {task.T}; make them the same", layer.name)
+                what = f"it runs {layer.steps} steps, but T is {task.T}; make them the same"
+                if any(w.layer is layer and w.found is None for w in lowering.written.values()):
+                    what += (
+                        ", and have its own spikes reset it, as those of a neuron do that the network writes out itself"
+                    )
+                raise lowering.error(what, layer.name)
         settle(lowering)
         answer = read_out(lowering, value)
     alone = lowering.samples == 1
@@ -240,7 +246,8 @@ def _graph(lowering: Lowering, task: Task) -> SpikingGraph:
         raise lowering.error("it has no layer of weights and no neurons; analog arrives at its end as it came in")
     kept = [(a, b) for a, b in edges if b in needed]
     metadata = {**task.metadata, **_facts(lowering, needed)}
-    return SpikingGraph({n: node for n, node in nodes.items() if n in needed}, tuple(kept), task.T, metadata)
+    graph = SpikingGraph({n: node for n, node in nodes.items() if n in needed}, tuple(kept), task.T, metadata)
+    return dense_at_the_end(graph)
 
 
 def _facts(lowering: Lowering, needed: set[str]) -> dict[str, Any]:

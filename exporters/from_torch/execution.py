@@ -26,7 +26,8 @@ LAYOUT = frozenset(
         "view", "_unsafe_view", "_reshape_alias", "reshape", "permute", "transpose", "t", "squeeze", "unsqueeze",
         "expand", "repeat", "select", "slice", "index", "index_select", "split", "split_with_sizes", "unsafe_split",
         "chunk", "unbind", "flip", "roll", "clone", "alias", "detach", "lift_fresh", "diagonal", "unfold", "gather", "reflection_pad1d", "reflection_pad2d", "replication_pad1d", "replication_pad2d",
-        "pixel_shuffle", "pixel_unshuffle", "native_channel_shuffle", "channel_shuffle",
+        "pixel_shuffle", "pixel_unshuffle", "native_channel_shuffle", "channel_shuffle", "upsample_nearest1d",
+        "upsample_nearest2d", "_upsample_nearest_exact1d", "_upsample_nearest_exact2d", "rot90",
     ]
 )  # fmt: skip
 """Operations that only move elements: torch does them to the indices."""
@@ -34,6 +35,7 @@ LAYOUT = frozenset(
 OF_FLOATS = frozenset(
     [
         "pixel_shuffle", "pixel_unshuffle", "reflection_pad1d", "reflection_pad2d", "replication_pad1d", "replication_pad2d",
+        "upsample_nearest1d", "upsample_nearest2d", "_upsample_nearest_exact1d", "_upsample_nearest_exact2d",
     ]
 )  # fmt: skip
 """Those of them that torch does not have for integers, such as indices are."""
@@ -48,6 +50,9 @@ READS_NUMBERS = frozenset(
 
 FACTORIES = frozenset(["zeros", "ones", "full", "empty", "zeros_like", "ones_like", "empty_like", "full_like"])
 """Operations that make tensors which a network may write into."""
+
+SHORT = (torch.float16, torch.bfloat16)
+"""Types that round by more than a neuron at its threshold stands."""
 
 RANDOM = (
     "it draws random numbers, so that the network is another one at every run; dropout must end with training, and what "
@@ -83,6 +88,8 @@ def _execute(
             if isinstance(shadow, Tensor):
                 return Symbolic(shadow, Affine(tuple(shadow.shape)), lowering, refusal)
         raise lowering.error(refusal)
+    if isinstance(kwargs.get("out"), Tensor):
+        raise lowering.error("it writes into a tensor that it is given (out=); use what the operation returns instead")
     if torch.Tag.nondeterministic_seeded in func.tags:
         raise lowering.error(RANDOM)
     if name == "detach_":
@@ -155,7 +162,16 @@ def _wrapped(lowering: Lowering, shadow: Any, value: Any) -> Any:
 
 
 def _converted(lowering: Lowering, tensor: Symbolic, shadow: Tensor) -> Symbolic:
-    """Another type. Whole numbers hold spikes as well as floats do."""
+    """Another type. Whole numbers and short floats hold spikes as well as others do."""
+    if (
+        shadow.dtype in SHORT
+        and lowering.dtype not in SHORT
+        and not all(g.origin.is_binary for g in tensor.value.gathers)
+    ):
+        raise lowering.error(
+            f"it rounds what the network computes to {str(shadow.dtype).removeprefix('torch.')}, as autocast does, while its weights are "
+            f"{str(lowering.dtype).removeprefix('torch.')}; leave that out, or convert the whole network"
+        )
     if not shadow.is_floating_point() and not all(g.origin.is_binary for g in tensor.value.gathers):
         raise lowering.error("it rounds what the network computes to whole numbers, which a spiking network does not")
     return Symbolic(shadow, tensor.value, lowering)

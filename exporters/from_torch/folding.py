@@ -24,8 +24,8 @@ class UnfoldableError(Exception):
 
 
 ENLARGED = (
-    "its pixels are enlarged or rearranged; a convolution of the original map does that only where its stride is a multiple "
-    "of the enlargement"
+    "before it the pixels of its map are moved, mirrored, enlarged or averaged; no layer on the original map does that, but a "
+    "convolution whose stride is a multiple of the enlargement"
 )
 
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from exporters.from_torch.arithmetic import Operand, as_value, enlarged
+from exporters.from_torch.arithmetic import Operand, as_value
 from exporters.from_torch.decode import UndecodableError, reads_of
 from exporters.from_torch.lowering import Lowering
 from exporters.from_torch.pools import pool
@@ -141,9 +142,16 @@ def _batch_norm(
 ) -> tuple[Any, ...]:
     """y = (x − mean)/√(var + eps)·weight + bias with the running statistics: a factor and a shift of each channel."""
     training = bool(rest[0]) if len(rest) == 3 else False
+    if training and mean is not None:
+        raise lowering.error(
+            "this norm is in training mode where the network is in eval mode, and takes the statistics of each batch; a module in a "
+            "plain list is not reached by eval(): put it into an nn.ModuleList",
+            lowering.name,
+        )
     if training or mean is None or var is None:
         raise lowering.error(
-            "this BatchNorm keeps no running statistics, but takes those of each batch; set track_running_stats=True",
+            "this norm keeps no running statistics, but takes those of each batch or sample; use a BatchNorm with "
+            "track_running_stats=True",
             lowering.name,
         )
     mean, var = (t.detach().double().cpu() for t in (mean, var))
@@ -153,6 +161,11 @@ def _batch_norm(
     shift = -mean * scale
     if bias is not None:
         shift = shift + bias.detach().double().cpu()
+    if not bool((scale.isfinite() & shift.isfinite()).all()):
+        raise lowering.error(
+            "its statistics or weights make NaN or infinite numbers (a negative variance, say); retrain or repair it",
+            lowering.name,
+        )
     axes = (1, -1, *[1] * (len(a.shape) - 2))
     scale, shift = scale.reshape(axes), shift.reshape(axes)
     return added(scaled(a, scale), Affine(tuple(shift.shape), (), shift)), NO_STATISTICS, NO_STATISTICS
@@ -272,7 +285,7 @@ def _adaptive(lowering: Lowering, shadow: Tensor, a: Affine, make: Callable[[Pai
     out: Shape = tuple(shadow.shape[1:])
     given = a.shape[2:]
     if not any(m % n for m, n in zip(out[1:], given, strict=True)):
-        return enlarged(lowering, shadow, a)
+        return laid_out(a, lambda t: F.interpolate(t.double(), out[1:], mode="nearest").to(t.dtype))
     if any(n % m for m, n in zip(out[1:], given, strict=True)):
         raise lowering.error(
             f"adaptive pooling of {given} to {out[1:]} has windows of unequal size; use AvgPool2d", lowering.name

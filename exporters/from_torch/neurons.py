@@ -216,6 +216,12 @@ def _require_rest(lowering: Lowering, module: Any, layer: NeuronLayer | None) ->
                     f"its membrane ({name}) was reset or changed between two steps; a graph resets at the start of each sample",
                     lowering.name,
                 )
+        elif isinstance(held, Tensor):
+            raise lowering.error(
+                f"its membrane ({name}) has moved before anything of the input reached it: it starts as a tensor, or ran at steps at "
+                "which its input was constant; each of its steps must read the input",
+                lowering.name,
+            )
         elif not isinstance(held, int | float) or (held != 0 and name != "v"):
             raise lowering.error(f"its membrane ({name}) does not start at 0 but at {held}", lowering.name)
 

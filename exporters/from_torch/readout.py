@@ -19,7 +19,7 @@ from exporters.from_torch.symbolic import Symbolic
 from exporters.from_torch.synapses import placed_current
 from exporters.from_torch.unknown import unknown_of
 from exporters.from_torch.values import Affine, concatenated, laid_out
-from exporters.graph import Array, Output, Shape
+from exporters.graph import Array, Flatten, Output, Shape
 
 Chosen = int | str | None
 """Which of several outputs: an index, a key or the name of a field, or a path of such ("logits", "0.spikes"); None where there is
@@ -62,6 +62,8 @@ def chosen(lowering: Lowering, result: Any, output: Chosen) -> Symbolic:
         result = result[0]
     if isinstance(result, Sequence) and len(result) == lowering.T:
         result = _of_each_step(lowering, result)
+    if result is None:
+        raise lowering.error("its forward returns nothing; return the spikes or currents of its last layer")
     if not isinstance(result, torch.Tensor):
         raise _several(
             lowering, result, f"its forward returns {_described(result)}; choose one tensor of it with output="
@@ -83,7 +85,7 @@ def part_of(result: Any, key: str) -> Any:
         raise TypeError("a tensor is one output")
     if isinstance(result, Sequence) and key not in getattr(result, "_fields", ()):
         return result[int(key)]
-    return getattr(result, key) if isinstance(result, tuple) else result[key]
+    return result[key] if hasattr(result, "__getitem__") and not isinstance(result, tuple) else getattr(result, key)
 
 
 def _several(lowering: Lowering, result: Any, problem: str) -> SeveralOutputsError:
@@ -100,7 +102,9 @@ def _described(result: Any) -> str:
         return f"a {kind} with {', '.join(map(repr, result))}"
     if hasattr(result, "_fields"):
         return f"a {kind} with {', '.join(map(repr, result._fields))}"
-    return f"a {kind} of {len(result)}" if isinstance(result, Sequence) else f"a {kind}"
+    if isinstance(result, Sequence):
+        return f"a {kind} of {len(result)}"
+    return f"a {kind} with {', '.join(map(repr, vars(result)))}" if hasattr(result, "__dict__") else f"a {kind}"
 
 
 def _not_steps(lowering: Lowering, result: Any) -> str:
@@ -227,9 +231,18 @@ def _finished(
         and first.scale > 0
         and not np.any(shift)
     ):
-        lowering.builder.add("output", Output("rate"), first.origin.nodes)
+        lowering.builder.add(
+            "output", Output("rate"), _as_flat(lowering, first, first.origin.nodes, first.origin.shape, shape)
+        )
         return replace(answer, factor=answer.factor * first.scale)
     inner = neuron_shape(reads, shape)
     nodes = placed_current(lowering, reads, shift_for(shift, shape, inner), "output", inner)
-    lowering.builder.add("output", node, nodes)
+    lowering.builder.add("output", node, _as_flat(lowering, first, nodes, inner, shape))
     return answer
+
+
+def _as_flat(lowering: Lowering, read: Read, nodes: Sequence[str], inner: Shape, shape: Shape) -> Sequence[str]:
+    """The nodes that the output reads, of shape `inner`, behind a Flatten where the network returns their maps as features."""
+    if len(shape) > 1 or len(inner) == 1:
+        return nodes
+    return (lowering.builder.add(read.flat or "output.flatten", Flatten(), nodes),)

@@ -139,6 +139,11 @@ def _channels(shape: tuple[int, ...]) -> int:
     return shape[-3] if len(shape) > 3 else shape[-1]
 
 
+def _is_spikingjellys_layer(module: nn.Module) -> bool:
+    """Whether it is one of SpikingJelly's layers, which take shapes of their own; its neurons take any."""
+    return any(kind.__module__.startswith("spikingjelly.activation_based.layer") for kind in type(module).__mro__)
+
+
 def explained(module: nn.Module, args: tuple[Any, ...], error: Exception) -> str:
     """What is wrong with the shape that a layer of torch was given, in the words of the graph; else the error's own."""
     given = args[0] if args else None
@@ -159,7 +164,7 @@ def explained(module: nn.Module, args: tuple[Any, ...], error: Exception) -> str
                 return f"a pool needs (C, H, W) input, but {shape[1:]} arrives; put it before the flatten"
             case nn.MaxPool2d() | nn.AvgPool2d():
                 return f"its {module.kernel_size} window does not fit into its {shape[-2]}×{shape[-1]} input"
-            case _ if getattr(module, "step_mode", "s") == "m" and given.ndim < 5:
+            case _ if getattr(module, "step_mode", "s") == "m" and given.ndim < 5 and _is_spikingjellys_layer(module):
                 return (
                     f'{first_line(error)}: its step_mode is "m", so that it takes (T, N, …), and {shape} arrives; set that of the '
                     'whole network (functional.set_step_mode(net, "m"))'

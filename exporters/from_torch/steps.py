@@ -14,6 +14,8 @@ from exporters.from_torch.refusals import LoweringError
 from exporters.from_torch.values import NOTHING
 from exporters.graph import Array, Shape
 
+MIXED_SAMPLES = "it mixes the samples of a batch, or takes them for time steps; each has to stay by itself"
+
 ANOTHER_CURRENT = (
     "it reads another current than at its first: it is called twice per step and would share its membrane, or the network "
     "changes over time; use one neuron layer for each"
@@ -72,7 +74,7 @@ def _lag(lowering: Lowering, read: Read, reads: Sequence[Read], done: int, steps
     expected = torch.arange(done * samples, (done + steps) * samples)
     held = rows != NOTHING
     if len(rows) != len(expected):
-        raise lowering.error("the samples of its input are out of order", name)
+        raise lowering.error(MIXED_SAMPLES, name)
     if read.origin.is_static:
         if not bool(held.all()):
             raise lowering.error(
@@ -81,7 +83,7 @@ def _lag(lowering: Lowering, read: Read, reads: Sequence[Read], done: int, steps
                 name,
             )
         if not torch.equal(rows, expected % samples):
-            raise lowering.error("the samples of its input are out of order", name)
+            raise lowering.error(MIXED_SAMPLES, name)
         return 0
     at = int(held.int().argmax())
     behind = int(expected[at] - rows[at])
@@ -89,7 +91,9 @@ def _lag(lowering: Lowering, read: Read, reads: Sequence[Read], done: int, steps
     if behind >= 0 and behind % samples == 0 and torch.equal(rows, later):
         return behind // samples
     _require_one_time(lowering, reads, steps, name)
-    found = sorted({int(r) // samples + 1 for r in rows[held]})
+    found = list(dict.fromkeys(int(r) // samples + 1 for r in rows[held]))
+    if sorted(found) == [done + 1 + i for i in range(steps)] and found == sorted(found):
+        raise lowering.error(MIXED_SAMPLES, name)
     raise lowering.error(
         f"its input holds step {_listed(found)} where step {_listed([done + 1 + i for i in range(steps)])} of "
         f"{samples} samples is due; time must come first and in order",

@@ -22,7 +22,7 @@ Move = Callable[[Tensor], Tensor]
 
 
 IN_NUMPY = (
-    "its forward hands what the network computes to numpy, which says nothing of what it does with it; write that in torch, or "
+    "its forward hands what the network computes to numpy or a list, which says nothing of what it does with it; write that in torch, or "
     "declare a neuron that does so (neuron_as)"
 )
 
@@ -92,6 +92,14 @@ class Symbolic(torch.Tensor):
             return real(self.value, self.dtype).numpy(*args, **how)
         is_layer = self.lowering.where.replace(".", "").isdigit()  # a bare number says too little
         raise self.lowering.error(self.refusal or IN_NUMPY, self.lowering.name if is_layer else None)
+
+    def tolist(self) -> Any:
+        """The numbers of what does not depend on the input, as `numpy`.
+
+        Raises:
+            LoweringError: it does.
+        """
+        return self.numpy().tolist()
 
     @property
     def root(self) -> Symbolic:

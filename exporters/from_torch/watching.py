@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from torch import nn
 from exporters.from_torch.declared import check_declared
 from exporters.from_torch.lowering import Constants, Lowering
 from exporters.from_torch.neurons import constants_of, known_kind, run_neuron
-from exporters.from_torch.refusals import WITHOUT_COUNTERPART, LoweringError
+from exporters.from_torch.refusals import WITHOUT_COUNTERPART, LoweringError, first_line
 from exporters.from_torch.symbolic import Symbolic
 from exporters.from_torch.values import laid_out
 
@@ -89,24 +90,44 @@ def uncompiled(module: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def watched(lowering: Lowering, modules: Modules, declared: Mapping[str, Constants]) -> Iterator[None]:
-    """While it lasts the modules are in eval mode, their memories fresh, and the lowering knows which of them runs.
+    """While it lasts the modules are in eval mode and at rest, and the lowering knows which of them runs.
 
     `declared`: class name → the neuron that the user says it is.
     """
     kept = [_Kept(module) for _, module in modules]
     try:
+        put_at_rest(modules)
         for _, module in modules:
-            module.training = False
             module.__dict__["_compiled_call_impl"] = None
-            if "_memories" in module.__dict__:
-                at_first: Any = module.__dict__["_memories_rv"]
-                module.__dict__["_memories"] = {k: copy.deepcopy(v) for k, v in at_first.items()}
         for path, module in modules:
             module.__dict__["forward"] = _forward(lowering, path, module, declared)
         yield
     finally:
         for one in kept:
             one.restore()
+
+
+def put_at_rest(modules: Modules) -> None:
+    """The modules, of which the first is the network, are in eval mode, whatever their classes make of it, and are reset as
+    SpikingJelly's `reset_net` does it. A `reset` that wants arguments is the network's own business.
+
+    Raises:
+        LoweringError: a reset fails.
+    """
+    modules[0][1].eval()
+    for path, module in modules:
+        reset = getattr(module, "reset", None)
+        if not callable(reset) or _wants_arguments(reset):
+            continue
+        try:
+            reset()
+        except Exception as error:  # whatever a user's own reset raises
+            raise LoweringError(f"{path or type(module).__name__}: its reset() fails: {first_line(error)}") from error
+
+
+def _wants_arguments(method: Callable[..., Any]) -> bool:
+    parameters = inspect.signature(method).parameters.values()
+    return any(p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters)
 
 
 def _forward(lowering: Lowering, path: str, module: nn.Module, declared: Mapping[str, Constants]) -> Callable[..., Any]:

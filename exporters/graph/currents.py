@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from exporters.graph import AnySynapse, Array, Conv2d, GraphError, Linear, Node, Shape, Synapse
+from exporters.graph import AnySynapse, Array, Conv2d, Flatten, GraphError, Linear, Node, Pool, Shape, Synapse
 from exporters.graph.editing import Draft
 
 Layer = TypeVar("Layer", bound=Synapse)
@@ -155,6 +155,12 @@ class GraphBuilder:
     def add(self, name: str, node: Node, sources: Sequence[str]) -> str:
         """Add a node behind its sources; the name that it got comes back."""
         return self.draft.add(name, node, sources)
+
+    def gives_currents(self, name: str) -> bool:
+        """Whether what a node gives are currents, flattened or pooled perhaps, and no spikes."""
+        node, edges = self.draft.nodes[name], self.draft.edges
+        passed_on = [a for a, b in edges if b == name] if isinstance(node, Flatten | Pool) else []
+        return isinstance(node, Synapse) or any(map(self.gives_currents, passed_on))
 
     def place(self, current: Current) -> list[str]:
         """The nodes whose sum is the current; synapses get theirs when they are first asked for, factors become synapses."""

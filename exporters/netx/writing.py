@@ -90,6 +90,8 @@ def _layers(graph: SpikingGraph) -> Iterator[dict[str, Any]]:
                 "gradedSpike": np.bool_(False),
             },
         }
+    if any(isinstance(plain.nodes[source], Flatten) for source in plain.sources(plain.output_name)):
+        yield {"type": _text("flatten"), "shape": np.array(graph.shapes[graph.output_name], np.int64)}
 
 
 def _synapses(synapse: AnySynapse) -> dict[str, Any]:

@@ -370,7 +370,8 @@ class _Reader:
     def read_out(self, own: str, x: Current) -> Current:
         if self.output is not None:
             raise NirError(f"{own}: it is the second Output node; only one can be mapped")
-        is_spikes = all(isinstance(p, Signal) and is_one(p.scale) for p in x.parts)
+        of_nodes = all(isinstance(p, Signal) and is_one(p.scale) for p in x.parts)
+        is_spikes = of_nodes and not any(self.built.gives_currents(name) for p in x.parts for name in p.nodes)
         if self.integrated is not None:
             node = self.integrated
         elif is_spikes and str(self.facts.get("readout", "rate")) == "rate":

@@ -22,6 +22,7 @@ from exporters.graph import (
     Flatten,
     Linear,
     Node,
+    Output,
     Pair,
     Shape,
     SpikingGraph,
@@ -45,8 +46,10 @@ def fold_average_pools(graph: SpikingGraph) -> SpikingGraph:
     copies: dict[str, list[str]] = {}  # synapse → the layers that stand for it
 
     for name, node in graph.nodes.items():
-        before_delay = isinstance(node, Flatten) and any(isinstance(graph.nodes[t], Delay) for t in graph.targets(name))
-        if isinstance(node, AvgPool2d | Flatten) and not before_delay:
+        stays = isinstance(node, Flatten) and any(
+            isinstance(graph.nodes[t], Delay | Output) for t in graph.targets(name)
+        )
+        if isinstance(node, AvgPool2d | Flatten) and not stays:
             continue
         if not isinstance(node, Synapse):
             for source in graph.sources(name):

@@ -108,6 +108,8 @@ def _chained(plan: Levels, names: Mapping[str, str]) -> SpikingGraph:
             if slot[0] in level.members:
                 members[slot[0]] = [neurons, start, start + plan.width(slot)]
     else:
+        (last,) = graph.sources(graph.output_name)
+        nodes += [(last, Flatten())] if isinstance(graph.nodes[last], Flatten) else []
         nodes.append((graph.output_name, graph.output))
     return chain(nodes, graph.T, metadata={**graph.metadata, "members": members})
 

@@ -17,7 +17,7 @@ from exporters.from_torch import Calling, node_name
 from exporters.from_torch.neurons import known_kind
 from exporters.from_torch.readout import part_of
 from exporters.from_torch.refusals import first_line
-from exporters.from_torch.watching import as_at_first, is_called, modules_of, uncompiled, unwrapped
+from exporters.from_torch.watching import as_at_first, is_called, modules_of, put_at_rest, uncompiled, unwrapped
 from exporters.graph import Array, SpikingGraph
 from kdsnn.errors import KdsnnError
 from kdsnn.train.calling import in_eval
@@ -63,10 +63,10 @@ def run_author(
     kind = own_type(module)
 
     def in_own_type() -> AuthorRun:
-        return _run(module, graph, calling, torch.from_numpy(x).to(kind).numpy(), torch.finfo(kind).eps / 2)
+        return _run(module, graph, calling, torch.from_numpy(x).to(kind), torch.finfo(kind).eps / 2)
 
     def in_float64() -> AuthorRun:
-        return _run(copy.deepcopy(module).double(), graph, calling, x.astype(np.float64), 2.0**-53)
+        return _run(copy.deepcopy(module).double(), graph, calling, torch.from_numpy(x).double(), 2.0**-53)
 
     problems = []
     for attempt in (in_float64, in_own_type) if double else (in_own_type, in_float64):
@@ -93,7 +93,7 @@ def batch_size(calling: Calling) -> int:
     return 1 if calling.alone else BATCH
 
 
-def _run(module: nn.Module, graph: SpikingGraph, calling: Calling, x: Array, roundoff: float) -> AuthorRun:
+def _run(module: nn.Module, graph: SpikingGraph, calling: Calling, x: Tensor, roundoff: float) -> AuthorRun:
     modules = modules_of(unwrapped(module))
     layers = {m: node_name(path, m) for path, m in modules if known_kind(m) or is_called(m, calling.declared)}
     layers = {m: name for m, name in layers.items() if name in graph.neurons}
@@ -101,7 +101,7 @@ def _run(module: nn.Module, graph: SpikingGraph, calling: Calling, x: Array, rou
     outputs = []
     size = batch_size(calling)
     for start in range(0, len(x), size):
-        batch = torch.from_numpy(x[start : start + size])
+        batch = x[start : start + size]
         if calling.shape:
             batch = batch.reshape(*batch.shape[:-3], *calling.shape)
         with torch.inference_mode(), uncompiled(module), in_eval(module), _at_rest(module), _kept(layers) as found:
@@ -114,12 +114,14 @@ def _run(module: nn.Module, graph: SpikingGraph, calling: Calling, x: Array, rou
 
 def _called(module: Any, graph: SpikingGraph, calling: Calling, batch: Tensor) -> Array:
     """What comes back for one batch, (N, T, F), or (N, 1, F) where that is a mean or sum."""
-    T, over_time = graph.T, graph.input.over_time
+    T, over_time, N = graph.T, graph.input.over_time, len(batch)
+    shape = graph.shapes[graph.output_name]
     # copies, because the module may write into its input or take views that an expanded tensor refuses
     frames = batch.movedim(1, 0) if over_time else batch.unsqueeze(0).repeat(T, *[1] * batch.ndim)
     match calling.way:
         case "step":
-            return torch.stack([_chosen(module(x.clone()), calling) for x in frames], 1).double().cpu().numpy()
+            steps = [_laid_out(_chosen(module(x.clone()), calling), N, *shape) for x in frames]
+            return torch.stack(steps, 1).double().cpu().numpy()
         case "image":
             back = _chosen(module(batch.clone()), calling)
         case "frames":
@@ -132,15 +134,15 @@ def _called(module: Any, graph: SpikingGraph, calling: Calling, batch: Tensor) -
             assert_never(calling.way)
     match calling.returned:
         case "steps":
-            back = back.movedim(0, 1)
+            back = _laid_out(back, T, N, *shape).movedim(0, 1)
         case "steps, samples first":
-            pass
+            back = _laid_out(back, N, T, *shape)
         case "steps, time last":
-            back = back.movedim(-1, 1)
+            back = _laid_out(back, N, *shape, T).movedim(-1, 1)
         case "steps, flattened":
-            back = back.view(T, len(batch), *back.shape[1:]).movedim(0, 1)
+            back = _laid_out(back, T, N, *shape).movedim(0, 1)
         case "mean" | "sum":
-            back = back.unsqueeze(1)
+            back = _laid_out(back, N, 1, *shape)
         case _:
             assert_never(calling.returned)
     return back.double().cpu().numpy()
@@ -156,27 +158,34 @@ def _chosen(result: Any, calling: Calling) -> Tensor:
     return found
 
 
+def _laid_out(back: Tensor, *shape: int) -> Tensor:
+    """What came back with the axes that the graph's output has; it lacks some where the module squeezes a batch of one sample.
+
+    What has another number of elements is left for the comparison to say.
+    """
+    return back.reshape(shape) if back.numel() == math.prod(shape) else back
+
+
 @contextmanager
 def _at_rest(module: nn.Module) -> Iterator[None]:
-    from spikingjelly.activation_based import functional
-
-    functional.reset_net(module)
+    modules = modules_of(unwrapped(module))
+    put_at_rest(modules)
     try:
         with as_at_first(module):  # neurons of the user's own may keep their membranes where no reset knows them
             yield
     finally:
-        functional.reset_net(module)
+        put_at_rest(modules)
 
 
 @contextmanager
 def _kept(layers: Mapping[nn.Module, str]) -> Iterator[dict[str, list[Array]]]:
-    """What the layers give at each of their calls."""
+    """What the layers give at each of their calls, before hooks of the user's own may change it."""
     found: dict[str, list[Array]] = {name: [] for name in layers.values()}
 
     def keep(module: Any, args: Any, spikes: Tensor) -> None:
         found[layers[module]].append(spikes.to(torch.uint8).cpu().numpy())
 
-    hooks: list[RemovableHandle] = [m.register_forward_hook(keep) for m in layers]
+    hooks: list[RemovableHandle] = [m.register_forward_hook(keep, prepend=True) for m in layers]
     try:
         yield found
     finally:
@@ -193,5 +202,9 @@ def _by_sample(calls: list[Array], samples: int, graph: SpikingGraph, name: str,
     many = step_mode == "m" or (not step_mode and len(calls) == 1 and calls[0].size == T * samples * layer)
     if len(calls) != (1 if many else T):
         return np.zeros(0, np.uint8)
-    found = calls[0].reshape(T, samples, -1).swapaxes(0, 1) if many else np.stack(calls, 1)
+    found = (
+        calls[0].reshape(T, samples, -1).swapaxes(0, 1)
+        if many
+        else np.stack([call.reshape(samples, -1) for call in calls], 1)
+    )
     return found.reshape(samples, T, *graph.shapes[name])

@@ -19,6 +19,9 @@ ENVELOPES = ("state_dict", "model_state_dict", "net", "model", "params")
 WRAPPERS = frozenset({"module", "_orig_mod"})
 """What `DataParallel` and `torch.compile` put into the names of weights."""
 
+COUNTER = "num_batches_tracked"
+"""What torch adds itself to the weights of a BatchNorm that is older than this counter."""
+
 DEPTH = 4
 """Dicts inside dicts that are looked into."""
 
@@ -120,7 +123,34 @@ def _fitted(state: Mapping[str, Any], module: nn.Module) -> Mapping[str, Any]:
     ours, theirs = ({_bare(name): name for name in names} for names in (expected, state))
     if len(ours) < len(expected) or len(theirs) < len(state):  # two names of one wrapper apart
         return state
-    return {ours.get(bare, bare): state[name] for bare, name in theirs.items()}
+    own, held = _in_one_place(ours, theirs)
+    return {own.get(bare, bare): state[name] for bare, name in held.items()}
+
+
+def _in_one_place(ours: Mapping[str, str], theirs: Mapping[str, str]) -> tuple[Mapping[str, str], Mapping[str, str]]:
+    """Both without what stands before all names of one of them, if they are the same names then: a training program that holds the
+    network as its `model` saves it so."""
+    if ours.keys() == theirs.keys():
+        return ours, theirs
+    inner, others = ours, theirs
+    for _ in range(DEPTH):
+        inner, others = _inside(inner), _inside(others)
+        for a, b in ((ours, others), (inner, theirs)):
+            if _counted(a) == _counted(b):
+                return a, b
+    return ours, theirs
+
+
+def _inside(names: Mapping[str, str]) -> Mapping[str, str]:
+    """The names without their first part, if it is the same in all; else none."""
+    if len({name.partition(".")[0] for name in names}) != 1 or not all("." in name for name in names):
+        return {}
+    return {name.partition(".")[2]: whole for name, whole in names.items()}
+
+
+def _counted(names: Iterable[str]) -> set[str]:
+    """The names without those of counters, which old files have not."""
+    return {name for name in names if not name.endswith(COUNTER)}
 
 
 def _bare(name: str) -> str:
@@ -136,8 +166,7 @@ def _require_same(state: Mapping[str, Any], module: nn.Module) -> None:
     import torch
 
     expected: Mapping[str, Any] = module.state_dict()
-    # what torch adds itself to the weights of a BatchNorm that is older than this counter
-    missing = [name for name in expected if name not in state and not name.endswith("num_batches_tracked")]
+    missing = [name for name in expected if name not in state and not name.endswith(COUNTER)]
     others = [name for name in state if name not in expected]
     if missing or others:
         told = [f"{len(missing)} weights of the network are missing in it ({_some(missing)})"] if missing else []
@@ -151,6 +180,11 @@ def _require_same(state: Mapping[str, Any], module: nn.Module) -> None:
             raise _UnusableError(
                 f"not a state dict of this network: {name} has the shape {tuple(value.shape)} in it and "
                 f"{tuple(own.shape)} in the network; build the network as it was trained"
+            )
+        if own.is_floating_point() and not value.is_floating_point():
+            raise _UnusableError(
+                f"{name} holds {str(value.dtype).removeprefix('torch.')} in it, and the network's are floats; save the weights as they "
+                "were trained, before they were quantized"
             )
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
             raise _UnusableError(

@@ -322,7 +322,7 @@ def behind_neurons(*layers: nn.Module) -> nn.Sequential:
 @pytest.mark.parametrize(
     ("net", "message"),
     [
-        (nn.Sequential(layer.Conv2d(2, 3, 3), layer.BatchNorm2d(3, track_running_stats=False)), "batchnorm2d1: this BatchNorm keeps no running statistics"),
+        (nn.Sequential(layer.Conv2d(2, 3, 3), layer.BatchNorm2d(3, track_running_stats=False)), "batchnorm2d1: this norm keeps no running statistics"),
         (nn.Sequential(layer.Conv2d(2, 3, 3), layer.BatchNorm2d(4)), "batchnorm2d1: it normalizes 4 channels, but 3 arrive"),
         (nn.Sequential(layer.Conv2d(2, 2, 3), neuron.IFNode(), layer.MaxPool2d(3, 2, ceil_mode=True)), "maxpool2d2: max-pool with ceil_mode has no counterpart where"),
         (nn.Sequential(layer.Conv2d(2, 2, 3), neuron.IFNode(), layer.MaxPool2d(2, dilation=2)), "maxpool2d2: max-pool with dilation"),
@@ -333,8 +333,8 @@ def behind_neurons(*layers: nn.Module) -> nn.Sequential:
         (nn.Sequential(layer.Conv2d(2, 2, 3), layer.MaxPool2d(2)), "maxpool2d1: a max-pool over membrane currents"),
         *((behind_neurons(layer.Flatten(), pool), r"a pool needs \(C, H, W\) input, but \(8,\) arrives") for pool in (layer.MaxPool2d(2), layer.AvgPool2d(2))),
         (behind_neurons(layer.Flatten(), layer.AdaptiveAvgPool2d(1)), "Sequential: it returns a tensor of shape"),
-        (behind_neurons(layer.AdaptiveAvgPool2d(4), layer.Conv2d(2, 2, 3)), "conv2d3: its pixels are enlarged or rearranged"),
-        (behind_neurons(layer.AdaptiveAvgPool2d(4), layer.MaxPool2d(2)), "maxpool2d3: its pixels are enlarged or rearranged"),
+        (behind_neurons(layer.AdaptiveAvgPool2d(4), layer.Conv2d(2, 2, 3)), "conv2d3: before it the pixels of its map are moved"),
+        (behind_neurons(layer.AdaptiveAvgPool2d(4), layer.MaxPool2d(2)), "maxpool2d3: before it the pixels of its map are moved"),
         (behind_neurons(layer.AdaptiveAvgPool2d(4), layer.Flatten(), layer.Linear(30, 2)), "linear4: the weight expects 30 inputs, but 32 arrive"),
         (TwoInputs(None), r"TwoInputs: .*missing 1 required positional argument: 'y'"),
         (Forward(lambda net, x: (net.conv(x), x)), r"Forward: its forward returns a tuple of 2; choose one tensor of it with output="),

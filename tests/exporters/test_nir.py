@@ -462,6 +462,12 @@ def test_read_outs() -> None:
     np.testing.assert_allclose(simulate(leaky, X)[:, -1], kept * current, rtol=1e-5)
     assert not any("dropped" in text for text in leaky.metadata["nir_warnings"])
     assert any("their sum over time is read" in text for text in plain.metadata["nir_warnings"])
+    maps = X.reshape(-1, 1, 2, 2)
+    convolution = nir.Conv2d(None, weights(3, 1, 2, 2), 1, 0, 1, 1, np.zeros(3))
+    flat = door.from_nir(nir_chain(convolution, nir.Flatten(None, 0, -1), shape=(1, 2, 2)), T=3)  # currents, flattened
+    np.testing.assert_allclose(
+        simulate(flat, maps)[:, -1], 3 * X @ np.asarray(convolution.weight).reshape(3, 4).T, rtol=1e-5
+    )
 
 
 def test_neurons_that_think_in_steps() -> None:

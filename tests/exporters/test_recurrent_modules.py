@@ -328,7 +328,9 @@ def test_what_is_carried_otherwise_is_refused(name: str) -> None:
 
 def test_the_step_to_come_is_refused() -> None:
     net = Net(lambda s, x: s.out(s.n(s.fc(torch.cat([x[1:], x[:1]])))), **layers())
-    with pytest.raises(LoweringError, match="n: its input holds step 1 to 5 where step 1 to 5 of 2 samples is due"):
+    with pytest.raises(
+        LoweringError, match="n: its input holds step 2, 3, 4, 5, 1 where step 1 to 5 of 2 samples is due"
+    ):
         from_torch(multi(net), (F,), T, encoding="frames")
 
 

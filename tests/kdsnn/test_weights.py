@@ -51,6 +51,8 @@ SHAPES = {
     "data parallel": lambda s: {f"module.{k}": v for k, v in s.items()},
     "compiled": lambda s: {f"_orig_mod.{k}": v for k, v in s.items()},
     "both": lambda s: {"net": {f"module._orig_mod.{k}": v for k, v in s.items()}},
+    "inside what trained it": lambda s: {"state_dict": {f"model.{k}": v for k, v in s.items()}, "epoch": 3},
+    "two names inside": lambda s: {f"learner._orig_mod.net.{k}": v for k, v in s.items() if not k.endswith("tracked")},
     "a compiled part": lambda s: {k.replace("4.", "4._orig_mod."): v for k, v in s.items()},
     "of an older BatchNorm": lambda s: {k: v for k, v in s.items() if not k.endswith("num_batches_tracked")},
 }
@@ -72,6 +74,9 @@ def test_a_factory_may_wrap_what_was_saved_bare_and_have_a_part_named_module(tmp
         def __init__(self, seed):
             super().__init__()
             self.module = network(seed)
+
+    inner = nn.ModuleDict({"net": network(1)})
+    assert same(loaded(tmp_path / "i.pt", state, inner)["net"], state)
 
     assert same(loaded(tmp_path / "o.pt", Own(0).state_dict(), Own(1)), Own(0).state_dict())
     assert same(
@@ -105,6 +110,11 @@ REFUSED = {
         r"5 in it are not the network's \(head\.0, head\.1, head\.2, …\)",
     ),
     "another shape": (lambda s: s | {"4.weight": torch.ones(4, 10)}, r"4\.weight has the shape \(4, 10\) in it and \(4, 144\)"),
+    "a teacher beside it": (
+        lambda s: {f"{part}.{k}": v for part in ("student", "teacher") for k, v in s.items()},
+        r"8 weights of the network are missing in it .* 18 in it are not the network's",
+    ),
+    "whole numbers": (lambda s: s | {"4.weight": s["4.weight"].char()}, r"4\.weight holds int8 in it, .* before they were quantized"),
     "NaN": (with_nan, r"4\.weight is NaN or infinite"),
     "no weights": (lambda s: {"epoch": 3, "lr": 0.1}, "no weights in it: it holds epoch, lr, and none of state_dict, "),
     "a list": (lambda s: [1, 2], "not a state dict but a list"),

@@ -13,9 +13,9 @@ demo: lava
 test: lava
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-# apart from `test`, which it would make half as slow again
+# apart from `test`, which it would make slower; without the stops at any moment: a signal in coverage's own lock waits for ever
 coverage: lava
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --cov
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --cov -k "not stopped_at_any_moment"
 
 lint: $(READY)
 	$(BIN)/ruff check .

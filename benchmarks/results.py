@@ -1,6 +1,6 @@
 """Figures on the pages come from the files of docs/results: `python -m benchmarks results` brings them up to date.
 
-    python -m benchmarks results            write every figure anew, and docs/results/speed.md
+    python -m benchmarks results            write every figure anew, and the pages of the speed
     python -m benchmarks results --check    say which pages and files disagree, with exit code 1
 
 A comment behind a figure says what it is, as an expression of Jinja over the files, each under its name (`-` as `_`):
@@ -25,13 +25,15 @@ from typing import Any
 
 import jinja2
 
-from benchmarks import _report, zoo
+from benchmarks import _report, compare, zoo
 from benchmarks._process import ROOT, BenchmarkError
 from exporters.files import atomic_path
 
 RESULTS = Path("docs") / "results"
 SPEED = RESULTS / "speed.md"
 """Written whole, from the JSON file beside it, which is a copy of what `make bench` writes."""
+CHANGES = RESULTS / "speed-changes.md"
+"""Written whole, from that file and speed-before.json: the same measurements of an earlier version on the same machine."""
 ZOO = Path("docs") / "zoo.md"
 """Written by `python -m benchmarks zoo`."""
 
@@ -71,13 +73,14 @@ def rebuilt(root: Path) -> dict[Path, str]:
     files = read(root)
     found = {page: filled((root / page).read_text(encoding="utf-8"), files, str(page)) for page in written(root)}
     found[ZOO] = filled(zoo.page(files["zoo"]), files, str(ZOO))
-    return found | {SPEED: _report.page(files["speed"])}
+    changes = compare.page(*(_report.read(root / RESULTS / f"{name}.json") for name in ("speed-before", "speed")))
+    return found | {SPEED: _report.page(files["speed"]), CHANGES: changes}
 
 
 def written(root: Path) -> list[Path]:
-    """README.md and the pages of docs/, relative to `root`, but for the one that is written whole."""
+    """README.md and the pages of docs/, relative to `root`, but for those that are written whole."""
     found = [page.relative_to(root) for page in sorted((root / "docs").rglob("*.md")) if "_build" not in page.parts]
-    return [Path("README.md"), *(page for page in found if page != SPEED)]
+    return [Path("README.md"), *(page for page in found if page not in (SPEED, CHANGES))]
 
 
 def read(root: Path) -> dict[str, Any]:

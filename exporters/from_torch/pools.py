@@ -14,7 +14,7 @@ from exporters.from_torch.decode import Read, grouped, joint
 from exporters.from_torch.factors import plain
 from exporters.from_torch.folding import UnfoldableError, channels_of, fold_linear
 from exporters.from_torch.lowering import Lowering, as_bytes
-from exporters.from_torch.synapses import rows_index, rows_of, signals
+from exporters.from_torch.synapses import flattened, rows_index, rows_of, signals
 from exporters.from_torch.values import NOTHING, Affine, Gather, Origin, added, as_run, constant
 from exporters.graph import AnyPool, Array, AvgPool2d, Linear, Shape
 from exporters.graph.currents import LARGEST_DIAGONAL, SynapseTerm, per_channel
@@ -76,7 +76,8 @@ def _pooled(lowering: Lowering, name: str, node: AnyPool, read: Read, shape: Sha
     try:
         channels = channels_of(read.features, shape, origin.shape)
     except UnfoldableError as error:
-        if isinstance(node, AvgPool2d) and len(origin.shape) == 1:
+        is_flat = len(origin.shape) == 1 or math.prod(shape) == max(shape)
+        if isinstance(node, AvgPool2d) and is_flat:
             return _pooled_flat(lowering, name, node, read, shape, out)
         raise lowering.error(str(error), name) from error
     factors = per_channel(name, "what it pools", read.scale, shape)
@@ -101,7 +102,7 @@ def _pooled(lowering: Lowering, name: str, node: AnyPool, read: Read, shape: Sha
 
 
 def _pooled_flat(lowering: Lowering, name: str, node: AvgPool2d, read: Read, shape: Shape, out: Shape) -> Affine:
-    """An average over groups of flat neurons, as voting layers take it: a dense layer."""
+    """An average over groups of flat neurons, or of maps that were flattened, as voting layers take it: a dense layer."""
     size = read.origin.size
     if size > LARGEST_DIAGONAL:
         raise lowering.error(f"it averages {size} flat neurons, which would be a needlessly large layer", name)
@@ -114,7 +115,7 @@ def _pooled_flat(lowering: Lowering, name: str, node: AvgPool2d, read: Read, sha
         columns = torch.from_numpy(np.ascontiguousarray(same.weight.T)).reshape(size, *shape)
         given = F.avg_pool2d(columns, node.kernel, node.stride, node.padding, divisor_override=node.divisor)
         weight = np.ascontiguousarray(given.reshape(size, -1).numpy().T)
-        term = SynapseTerm(name, Linear(weight), read.origin.nodes)
+        term = SynapseTerm(name, Linear(weight), flattened(lowering, read))
         lowering.origins[key] = Origin(name, (len(weight),), read.origin.steps, lowering.samples, term=term)
     origin = lowering.origins[key]
     return Affine((len(read.rows), *out), (Gather(origin, rows_index(origin, read.rows, out)),))

@@ -58,6 +58,8 @@ NETWORKS = {
         layer.Conv2d(4, 6, (5, 4), stride=8, padding=(2, 1), dilation=(2, 1), groups=2, bias=False), layer.Flatten()
     ),
     "global mean": lambda: body(layer.Conv2d(4, 5, 1), fires(), layer.AdaptiveAvgPool2d(1), layer.Flatten()),
+    "votes": lambda: body(layer.Conv2d(4, 6, 6), fires(), layer.Flatten(), layer.VotingLayer(2)),
+    "votes of maps": lambda: body(layer.Conv2d(4, 6, 5), fires(), layer.Flatten(), layer.VotingLayer(8)),
     "global maximum": lambda: body(layer.Conv2d(4, 5, 1), fires(), layer.MaxPool2d(6), layer.Flatten()),
 }
 

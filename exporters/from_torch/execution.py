@@ -163,17 +163,15 @@ def _wrapped(lowering: Lowering, shadow: Any, value: Any) -> Any:
 
 def _converted(lowering: Lowering, tensor: Symbolic, shadow: Tensor) -> Symbolic:
     """Another type. Whole numbers and short floats hold spikes as well as others do."""
-    if (
-        shadow.dtype in SHORT
-        and lowering.dtype not in SHORT
-        and not all(g.origin.is_binary for g in tensor.value.gathers)
-    ):
+    if all(g.origin.is_binary for g in tensor.value.gathers):
+        return Symbolic(shadow, tensor.value, lowering)
+    if not shadow.is_floating_point():
+        raise lowering.error("it rounds what the network computes to whole numbers, which a spiking network does not")
+    if shadow.dtype in SHORT and lowering.dtype not in SHORT:
         raise lowering.error(
             f"it rounds what the network computes to {str(shadow.dtype).removeprefix('torch.')}, as autocast does, while its weights are "
             f"{str(lowering.dtype).removeprefix('torch.')}; leave that out, or convert the whole network"
         )
-    if not shadow.is_floating_point() and not all(g.origin.is_binary for g in tensor.value.gathers):
-        raise lowering.error("it rounds what the network computes to whole numbers, which a spiking network does not")
     return Symbolic(shadow, tensor.value, lowering)
 
 

@@ -17,7 +17,15 @@ from exporters.from_torch import Calling, node_name
 from exporters.from_torch.neurons import known_kind
 from exporters.from_torch.readout import part_of
 from exporters.from_torch.refusals import first_line
-from exporters.from_torch.watching import as_at_first, is_called, modules_of, put_at_rest, uncompiled, unwrapped
+from exporters.from_torch.watching import (
+    Modules,
+    as_at_first,
+    is_called,
+    modules_of,
+    put_at_rest,
+    uncompiled,
+    unwrapped,
+)
 from exporters.graph import Array, SpikingGraph
 from kdsnn.errors import KdsnnError
 from kdsnn.train.calling import in_eval
@@ -104,7 +112,13 @@ def _run(module: nn.Module, graph: SpikingGraph, calling: Calling, x: Tensor, ro
         batch = x[start : start + size]
         if calling.shape:
             batch = batch.reshape(*batch.shape[:-3], *calling.shape)
-        with torch.inference_mode(), uncompiled(module), in_eval(module), _at_rest(module), _kept(layers) as found:
+        with (
+            torch.inference_mode(),
+            uncompiled(module),
+            in_eval(module),
+            _at_rest(module, modules),
+            _kept(layers) as found,
+        ):
             outputs.append(_called(module, graph, calling, batch))
         for layer, name in layers.items():
             spikes[name].append(_by_sample(found[name], len(batch), graph, name, getattr(layer, "step_mode", "")))
@@ -167,8 +181,7 @@ def _laid_out(back: Tensor, *shape: int) -> Tensor:
 
 
 @contextmanager
-def _at_rest(module: nn.Module) -> Iterator[None]:
-    modules = modules_of(unwrapped(module))
+def _at_rest(module: nn.Module, modules: Modules) -> Iterator[None]:
     put_at_rest(modules)
     try:
         with as_at_first(module):  # neurons of the user's own may keep their membranes where no reset knows them

@@ -115,8 +115,9 @@ def _of_trained(
         )
     if lowering.get("T") == info.T:  # which is said twice
         lowering = {name: value for name, value in lowering.items() if name != "T"}
-    takes = ("weights",) if is_factory(called) else ()
+    kind = "an ANN"
     if info.spiking:
+        kind = "run on torch as it was trained"
         for name in ("bits", "calibrate"):
             if lowering.get(name) is not None:
                 raise OptionError(
@@ -124,9 +125,7 @@ def _of_trained(
                     on=None,
                     **{name: None},
                 )
-        require_unlowered(called, lowering, "run on torch as it was trained", takes=takes)
-    else:
-        require_unlowered(called, lowering, "an ANN", takes=takes)
+    require_unlowered(called, lowering, kind, takes=("weights",) if is_factory(called) else ())
 
     def run(x: Array) -> Array:
         return step_scores(trained.module, x, T=info.T if info.spiking else None, graded=info.graded)

@@ -27,7 +27,7 @@ from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 from kdsnn.data import DataSet
 from kdsnn.data.device import floats
 from kdsnn.errors import KdsnnError
-from kdsnn.train.calling import convention_of, device_of, in_eval, is_neuron_layer, neuron_layers
+from kdsnn.train.calling import convention_of, device_of, in_eval, is_neuron_layer, neuron_layers, trial
 from kdsnn.train.fast_neurons import fused
 from kdsnn.train.learner import still
 
@@ -321,13 +321,12 @@ def rate_one(values: Tensor, T: int, neurons: Any) -> float:
     return min(candidates, key=error)
 
 
-@torch.no_grad()
 def remeasure(student: nn.Module, images: Tensor, T: int) -> None:
     """Measure the BatchNorm statistics of a spiking network anew, in place: the mean over batches of `images`."""
     norms = [part for part in student.modules() if isinstance(part, BatchNorm) and part.track_running_stats]
     convention = convention_of(student, tuple(images.shape[1:]), T)
     momenta = [part.momentum for part in norms]
-    with in_eval(student):
+    with trial(student):
         for norm in norms:
             norm.reset_running_stats()
             norm.momentum = None
@@ -338,6 +337,5 @@ def remeasure(student: nn.Module, images: Tensor, T: int) -> None:
                     reset_net(student)
                     convention.run(student, batch.to(device_of(student)), T)
         finally:
-            reset_net(student)
             for norm, momentum in zip(norms, momenta, strict=True):
                 norm.momentum = momentum

@@ -16,7 +16,7 @@ from kdsnn.data import DataSet
 from kdsnn.data.device import Streamed, floats, pick, placed
 from kdsnn.errors import KdsnnError
 from kdsnn.models import StagedNetwork
-from kdsnn.train.calling import CallingConvention, convention_of, device_of, in_eval
+from kdsnn.train.calling import CallingConvention, convention_of, device_of, trial
 from kdsnn.train.config import TeacherFrames
 from kdsnn.train.fast_neurons import fused
 from kdsnn.train.features import Guided, recorded
@@ -113,7 +113,6 @@ def evaluate(
     return tuple(count / len(data.y_test) for count in right.sum(axis=1).tolist())
 
 
-@torch.no_grad()
 def decisions(
     module: nn.Module,
     data: DataSet,
@@ -130,25 +129,15 @@ def decisions(
     require_steps(data, T)
     device = device_of(module)
     images, indices = placed(data.x_test, device), torch.arange(len(data.y_test), device=device)
-    with in_eval(module):
+    with trial(module):
         learner = Learner(module, T, None if T is None else convention_of(module, data.sample_shape, T), frames=frames)
-        try:
-            require_fit(learner, data, device)
-            return _all_decided(learner, data, images, indices, progress)
-        finally:
-            reset_net(module)  # without the membranes of the last batch
+        require_fit(learner, data, device)
+        with few_threads(data, EVALUATION_BATCH), fused(module):
+            begun = itertools.count(0, EVALUATION_BATCH)
+            tell = int if progress is None else lambda: progress(next(begun), len(indices))
+            return np.asarray(_decided(learner, images, indices, data.graded, tell).cpu().numpy())
 
 
-def _all_decided(
-    learner: Learner, data: DataSet, images: Tensor | Streamed, indices: Tensor, progress: Callable[[int, int], object] | None
-) -> NDArray[np.int64]:  # fmt: skip
-    with few_threads(data, EVALUATION_BATCH), fused(learner.network):
-        begun = itertools.count(0, EVALUATION_BATCH)
-        tell = int if progress is None else lambda: progress(next(begun), len(indices))
-        return np.asarray(_decided(learner, images, indices, data.graded, tell).cpu().numpy())
-
-
-@torch.no_grad()
 def step_scores(
     module: nn.Module, samples: NDArray[np.uint8], *, T: int | None = None, graded: bool = False
 ) -> NDArray[np.float64]:
@@ -156,14 +145,13 @@ def step_scores(
     steps: (N, T, K); (N, 1, K) of an ANN, and of a module that averages over time itself. The highest is what `decisions`
     gives."""
     device, found = device_of(module), []
-    with in_eval(module):
+    with trial(module):
         learner = Learner(module, T, None if T is None else convention_of(module, samples.shape[1:], T))
         with fused(module):
             for part in torch.split(torch.from_numpy(np.ascontiguousarray(samples)), EVALUATION_BATCH):
                 output, _ = learner(floats(part.to(device), graded))
                 sums = output.float().cumsum(0).double().cpu()  # in double, so that a division makes no ties
                 found.append((sums / torch.arange(1, len(sums) + 1)[:, None, None]).transpose(0, 1))
-        reset_net(module)
     return torch.cat(found).numpy()
 
 

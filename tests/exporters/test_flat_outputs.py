@@ -17,13 +17,7 @@ from exporters.passes.quantize import quantize
 from hardware import emulator
 from tests.exporters.faithful import assert_faithful, pixels
 
-
-@pytest.fixture(autouse=True)
-def _double():
-    torch.set_default_dtype(torch.float64)
-    torch.manual_seed(0)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("in_float64")
 
 
 def fires() -> nn.Module:

@@ -21,12 +21,7 @@ from tests.exporters.faithful import assert_faithful, pixels
 IF = neuron.IFNode
 
 
-@pytest.fixture(autouse=True)
-def _double():
-    torch.set_default_dtype(torch.float64)
-    torch.manual_seed(3)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("in_float64")
 
 
 def _many(net: nn.Module) -> nn.Module:

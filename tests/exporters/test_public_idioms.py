@@ -13,13 +13,7 @@ from exporters.from_torch import LoweringError, lower_module
 from exporters.graph import IF, LIF
 from tests.exporters.faithful import assert_faithful
 
-
-@pytest.fixture(autouse=True)
-def _double():
-    torch.set_default_dtype(torch.float64)
-    torch.manual_seed(3)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("in_float64")
 
 
 # -- gradients written straight through ----------------------------------------------------------------

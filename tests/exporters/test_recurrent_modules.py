@@ -21,12 +21,7 @@ T, F = 5, 6
 IF, LIF = neuron.IFNode, neuron.LIFNode
 
 
-@pytest.fixture(autouse=True)
-def _double():
-    torch.set_default_dtype(torch.float64)
-    torch.manual_seed(3)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("in_float64")
 
 
 def lif(threshold: float = 0.3, **how) -> nn.Module:

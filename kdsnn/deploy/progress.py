@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Hashable
 from typing import Protocol
 
 FIRST_SECONDS = 2.0
@@ -33,33 +34,35 @@ class Part:
 
 
 class Estimated:
-    """Progress over several pieces of about the same work, with the time that they all still take in its note."""
+    """Progress over several pieces of about the same work, with the time that they all still take in its note.
+
+    Where a piece is when it is first heard of lies behind it: it starts there, or is resumed.
+    """
 
     def __init__(self, progress: Progress, pieces: int) -> None:
-        self.progress, self.left = progress, float(pieces)
-        self.title: str | None = None
-        self.at = self.done = self.started = 0.0
+        self.progress, self.pieces = progress, pieces
+        self.first: dict[Hashable, float] = {}
+        self.at: dict[Hashable, float] = {}
+        self.started: float | None = None
 
     def __call__(self, title: str, done: float, total: float, note: str = "") -> None:
         """As `Progress`."""
-        now, fraction = time.monotonic(), done / total
-        if (
-            self.title is None and not done
-        ):  # what is done first takes longer than what follows: time is taken from there
-            self.progress(title, done, total, note)
-            return
-        if self.title is None:  # what a resumed piece has behind it was not done now
-            self.started, self.left = now, self.left - fraction
-        elif title == self.title:
-            self.done, self.left = self.done + fraction - self.at, self.left - (fraction - self.at)
-        else:
-            self.done, self.left = self.done + fraction, self.left - fraction
-        self.title, self.at = title, fraction
-        spent = now - self.started
-        if spent >= FIRST_SECONDS and self.done > 0 and self.left > 1e-9:
-            left = f"about {duration(spent / self.done * self.left)} left in all"
-            note = f"{note}; {left}" if note else left
-        self.progress(title, done, total, note)
+        self.progress(title, done, total, self.noted(title, done / total, note))
+
+    def noted(self, piece: Hashable, fraction: float, note: str = "") -> str:
+        """The note with the time that is left, once there is enough to tell it from; `piece` is at `fraction`, 0…1."""
+        now = time.monotonic()
+        if self.started is None and fraction:  # what is done first takes longer than what follows: not counted
+            self.started = now
+            self.first[piece] = fraction
+        self.first.setdefault(piece, fraction)
+        self.at[piece] = fraction
+        done = sum(self.at.values()) - sum(self.first.values())
+        left = self.pieces - sum(self.at.values())
+        if self.started is None or now - self.started < FIRST_SECONDS or done <= 0 or left <= 1e-9:
+            return note
+        told = f"about {duration((now - self.started) / done * left)} left in all"
+        return f"{note}; {told}" if note else told
 
 
 def duration(seconds: float) -> str:

@@ -272,17 +272,20 @@ def _trained(
     twins = bool(next(iter(calls.values()))["twin"])
     fractions = dict.fromkeys(calls, 0.0)
     model = next(iter(calls.values()))["model"]
-    estimated = Estimated(progress, 1)
+    whole = f"distill {model}, {len(calls)} seeds" if len(calls) > 1 else f"distill {model}, {next(iter(calls))}"
+    estimated = Estimated(progress, len(calls) * (1 + twins))
 
     def tell(name: str, fraction: float, title: str, note: str) -> None:
-        if twins and title:
-            fraction = (fraction + title.endswith(ALONE)) / 2
         if not title and fractions[name] == 1:  # the last epoch has been told
             return
-        fractions[name] = max(fractions[name], fraction)
-        called = f"{name}, {ALONE}" if title.endswith(ALONE) else name
-        whole = f"distill {model}, {len(calls)} seeds" if len(calls) > 1 else f"distill {model}, {name}"
-        estimated(whole, sum(fractions.values()) / len(fractions), 1, f"{called}: {note}" if note else called)
+        alone = title.endswith(ALONE)
+        if alone or not title:  # what was finished before this run tells nothing
+            estimated.noted((name, "student"), 1.0)
+        called = f"{name}, {ALONE}" if alone else name
+        told = f"{called}: {note}" if note else called
+        told = estimated.noted((name, "twin" if alone or (twins and not title) else "student"), fraction, told)
+        fractions[name] = max(fractions[name], (fraction + alone) / 2 if twins and title else fraction)
+        progress(whole, sum(fractions.values()) / len(fractions), 1, told)
 
     if count > 1 or launched:
         why = _not_portable(calls)

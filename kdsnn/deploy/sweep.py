@@ -195,6 +195,7 @@ def _points(
         network = requantized(network, replace(plan.how, bits=bits))
     graph, samples = network.integer, network.samples(x)
     called = _called(name, network.bits)
+    progress(f"count {called}", 0, 1)
     activity, accuracies = profiling.activity(
         graph,
         samples,

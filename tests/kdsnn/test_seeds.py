@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 import time
 from pathlib import Path
@@ -15,7 +16,9 @@ import torch
 
 import kdsnn
 from kdsnn.data import DataSet
-from kdsnn.deploy.seeds import SeedRun, SeedRuns, seeds_of, spread_of
+from kdsnn.deploy import seeds
+from kdsnn.deploy.progress import Progress
+from kdsnn.deploy.seeds import ALONE, SeedRun, SeedRuns, seeds_of, spread_of
 from kdsnn.errors import KdsnnError, OptionError, StoppedError
 from kdsnn.train import loop
 from kdsnn.train.resume import RunFiles
@@ -130,6 +133,31 @@ def test_side_by_side_they_are_the_same(
     assert result.values("test_accuracy")[1] == single.accuracy
     with pytest.raises(KdsnnError, match=r"seed [01]: .*no setting 'emu'"):
         kdsnn.distill("cnn2", data, overwrite=True, **call, emu=1)
+
+
+def test_what_a_resumed_run_has_behind_it_does_not_shorten_its_estimate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Six trainings of 100 s each: seed 0 is finished, and of seed 1 the student and half the twin."""
+    now, told = [0.0], []
+    monkeypatch.setattr("kdsnn.deploy.progress.time.monotonic", lambda: now[0])
+
+    def one_seed(train: object, arguments: dict[str, Any], progress: Progress) -> SeedRun:
+        begun = {0: (), 1: (("cnn2 " + ALONE, 50),), 2: (("cnn2", 0), ("cnn2 " + ALONE, 0))}[arguments["seed"]]
+        for title, first in begun:
+            for second in range(first, 101):
+                now[0] += second > first
+                progress(title, second, 100)
+        return SeedRun(arguments["seed"], {}, {})
+
+    monkeypatch.setattr(seeds, "_one_seed", one_seed)
+    calls = {f"seed {seed}": {"seed": seed, "twin": True, "model": "cnn2"} for seed in (0, 1, 2)}
+    seeds._trained(int, calls, 1, lambda *say: told.append((now[0], say[1], say[3])), launched=False)
+    assert now[0] == 250 and told[-1][1] == 1 and [one[1] for one in told] == sorted(one[1] for one in told)
+    estimates = [(at, re.search(r"about (\d+) (s|min) left", note)) for at, _, note in told]
+    assert sum(found is not None for _, found in estimates) > 240
+    for at, found in estimates:
+        if found is not None:
+            minutes = found[2] == "min"
+            assert abs(int(found[1]) * (60 if minutes else 1) - (250 - at)) <= (32 if minutes else 2), (at, found[0])
 
 
 def test_the_statistics_are_those_of_the_paired_t_test() -> None:

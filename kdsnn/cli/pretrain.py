@@ -33,6 +33,13 @@ def pretrain(
         Path | None,
         typer.Option(help="For --quantize-activations: fine-tune this trained ANN of the same architecture."),
     ] = None,
+    init: Annotated[
+        str | None,
+        typer.Option(
+            help="Train on from the weights of this ANN of the same architecture, a checkpoint of pretrain.",
+            show_default="random weights",
+        ),
+    ] = None,
     seed: Seed = 0,
     json: Json = False,
     wide: Wide = False,
@@ -43,8 +50,8 @@ def pretrain(
 
     with progress(quiet=json) as told:
         trained = kdsnn.pretrain(
-            model, data, out=out, quantize_activations=quantize_activations, quantize=quantize, start=start, seed=seed,
-            progress=told, **images_of(images), **training_of(training),
+            model, data, out=out, quantize_activations=quantize_activations, quantize=quantize, start=start, init=init,
+            seed=seed, progress=told, **images_of(images), **training_of(training),
         )  # fmt: skip
     if json:
         print_json(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, get_args, overload
 from kdsnn.deploy.devices import computing_on, require_device
 from kdsnn.deploy.factory import module_of
 from kdsnn.deploy.images import Pixels, require_frames, require_trained_fit, some_tests
-from kdsnn.deploy.initial import TEACHER, source_of
+from kdsnn.deploy.initial import TEACHER, options_from, source_of
 from kdsnn.deploy.load import load
 from kdsnn.deploy.own_data import load_own, own_of
 from kdsnn.deploy.places import writable_checkpoint
@@ -268,7 +268,7 @@ def _settled(
         options, T = dict(began.info.options), began.info.T
         config = configured(config, lr=config.lr / 10, warmup_epochs=0.0)
     elif isinstance(source, TrainedNetwork):
-        options = {**source.info.options, **options}
+        options = options_from(source, options)
     elif model == recipe.student:
         options = {**recipe.student_options, **options}
     if source is not None:

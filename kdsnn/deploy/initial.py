@@ -1,9 +1,10 @@
-"""Where the weights of a student come from: the option `init` of `distill`."""
+"""Where the weights come from that a network starts with: the option `init` of `pretrain` and `distill`."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kdsnn.deploy.load import load
 from kdsnn.deploy.trained import TrainedNetwork
@@ -22,21 +23,20 @@ def source_of(
     model: str | nn.Module,
     quantize: int | None,
 ) -> TrainedNetwork | nn.Module:
-    """The network whose weights a student starts from.
+    """The network whose weights a student, or an ANN, starts from.
 
     Args:
         init: as `distill` takes it.
-        teacher: the teacher, loaded.
-        model: the student's architecture, or the student.
-        quantize: bits of a student that is trained on a grid, which has a start of its own.
+        teacher: the teacher, loaded; None for an ANN.
+        model: the architecture that is trained, or the module.
+        quantize: bits of a network that is trained on a grid, which has a start of its own.
 
     Raises:
         KdsnnError: a network of another architecture, one on a grid, or no network; or a start was given already.
     """
     if quantize is not None:
         raise OptionError("{quantize}: it goes on from {start}; leave {init} out", quantize=None, start=None, init=None)
-    if init == TEACHER:
-        assert teacher is not None  # `distill` has refused that
+    if init == TEACHER and teacher is not None:
         found: TrainedNetwork | nn.Module = teacher
     else:
         found = load(init) if isinstance(init, str | Path) else init
@@ -45,13 +45,18 @@ def source_of(
     info, called = found.info, init if isinstance(init, str | Path) else found.path or found.info.model
     if isinstance(model, str) and info.model != model:
         raise OptionError(
-            f"{{init}}: this is a {info.model}, not a {model}; give a network of the student's architecture",
+            f"{{init}}: this is a {info.model}, not a {model}; give a network of that architecture",
             init=called,
         )
     if info.quantized is not None:
         raise OptionError(
-            "{init}: this student was trained on a grid, its weights are those of other layers; give the student that it "
+            "{init}: this was trained on a grid, its weights are those of other layers; give the network that it "
             "started from",
             init=called,
         )
     return found
+
+
+def options_from(source: TrainedNetwork | nn.Module, options: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """The architecture's options: those that the source has, and those that were given."""
+    return {**(source.info.options if isinstance(source, TrainedNetwork) else {}), **(options or {})}

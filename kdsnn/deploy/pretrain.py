@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 from kdsnn.deploy.devices import computing_on, require_device
 from kdsnn.deploy.factory import has_spiking_neurons, module_of
 from kdsnn.deploy.images import require_frames, require_trained_fit
+from kdsnn.deploy.initial import options_from, source_of
 from kdsnn.deploy.load import load
 from kdsnn.deploy.own_data import load_own, own_of
 from kdsnn.deploy.places import writable_checkpoint
@@ -16,6 +17,7 @@ from kdsnn.deploy.precision import with_precision
 from kdsnn.deploy.progress import Progress, silent
 from kdsnn.deploy.recipes import augmentation_for, configured, recipe_for, tell_batches
 from kdsnn.deploy.starting import train_all
+from kdsnn.deploy.trained import TrainedNetwork
 from kdsnn.deploy.training import Training
 from kdsnn.errors import OptionError
 from kdsnn.factory import is_factory
@@ -23,11 +25,10 @@ from kdsnn.factory import is_factory
 if TYPE_CHECKING:
     from torch import nn
 
-    from kdsnn.data import Augmentation
+    from kdsnn.data import Augmentation, DataSet
     from kdsnn.deploy.images import ImageSize
-    from kdsnn.deploy.trained import TrainedNetwork
     from kdsnn.models import Network
-    from kdsnn.train import TeacherFrames
+    from kdsnn.train import TeacherFrames, TrainConfig
     from kdsnn.train.config import Optimizer, Precision, Schedule
 
 WEIGHT_BITS, MOST_BITS = 8, 8
@@ -51,6 +52,7 @@ def pretrain(
     quantize_activations: int | None = None,
     quantize: int | None = None,
     start: str | Path | TrainedNetwork | None = None,
+    init: str | Path | TrainedNetwork | nn.Module | None = None,
     teacher_frames: TeacherFrames | None = None,
     seed: int = 0,
     options: Mapping[str, Any] | None = None,
@@ -71,7 +73,7 @@ def pretrain(
     Args:
         model: an architecture of `kdsnn-deploy list models`, `package.module:factory`, or any torch module, images
             (N, C, H, W) in 0…1 → logits (N, K), which is trained in place.
-        data: whatever `load_data` takes; by default what `start` was trained on, or else digits.
+        data: whatever `load_data` takes; by default what `start` or `init` was trained on, or else digits.
         out: the checkpoint to write (`.safetensors`), with the history of the epochs as CSV and as a picture (SVG) beside it
             and the state from which a run that was cut off goes on; None writes nothing.
         epochs, batch_size, lr: the recipe's own where they are None.
@@ -82,6 +84,7 @@ def pretrain(
         quantize: bits of its weights, 2 to 8, as many as the student's; 8 where it is None.
         start: a trained ANN of the same architecture to fine-tune to those bits, a checkpoint or what `pretrain` returned, at a
             tenth of the learning rate and without warm-up unless said otherwise; None starts from random weights.
+        init: train this ANN of the same architecture on, given like `start` or as a module, at a fifth of the learning rate.
         teacher_frames: what the ANN sees of frames over time: their "mean", by default, or "each", and its logits are averaged.
         seed: makes the run repeatable.
         options: of the architecture, e.g. {"widths": (8, 16, 32)}.
@@ -96,18 +99,16 @@ def pretrain(
         **settings: any other field of `kdsnn.train.TrainConfig`, e.g. ema=0.999.
 
     Raises:
-        KdsnnError: an unknown model or setting, data that does not fit, a run that diverges, something that lies at `out`
-            already; one line each.
+        KdsnnError: an unknown model or setting, data that does not fit, a run that diverges, something at `out` already.
         StoppedError: a KeyboardInterrupt that says where the state is which `resume` goes on from.
     """
     path = writable_checkpoint(out)
     require_device(device)
     began = _start(model, quantize_activations, quantize, start, options, teacher_frames)
-    images = load_own(data, own_of(began), image_size=image_size, noise=noise, noise_kind=noise_kind, noise_on=noise_on)
-    base = recipe_for(images).pretrain
-    if began is not None:
-        require_trained_fit(str(began.path or began.info.model), began, images)
-        options, base = began.info.options, configured(base, lr=base.lr / 10, warmup_epochs=0.0)
+    source = None if init is None else source_of(init, None, model, quantize_activations)
+    noisy: dict[str, Any] = {"noise": noise, "noise_kind": noise_kind, "noise_on": noise_on}
+    images = load_own(data, own_of(began, source), image_size=image_size, **noisy)
+    options, base = _settled(images, began, source, options)
     settings |= {"optimizer": optimizer, "weight_decay": weight_decay, "schedule": schedule, "precision": precision}
     settings |= {"warmup_epochs": warmup_epochs, "label_smoothing": label_smoothing, "teacher_frames": teacher_frames}
     base = configured(base, **settings)
@@ -117,12 +118,13 @@ def pretrain(
     tell_batches(config, images)
     named, module = _named_ann(model, seed)
     job = Training(
-        f"pretrain {named}", named, images, config, options or {}, path, module,
+        f"pretrain {named}", named, images, config, options, path, module,
         augmentation=augmentation_for(images, augmentation), label="teacher",
         tensorboard=None if tensorboard is None else Path(tensorboard),
         activation_bits=quantize_activations,
         quantize=None if quantize_activations is None else quantize or WEIGHT_BITS,
         start=None if began is None else cast("Network", began.module),
+        init=source.module if isinstance(source, TrainedNetwork) else source,
     )  # fmt: skip
     with computing_on(device):
         return train_all([job], progress, resume=resume, overwrite=overwrite)[0]
@@ -164,6 +166,19 @@ def _start(
             "{start}: its options stay as they are; leave {options} out", start=called, options=None
         )  # fmt: skip
     return found
+
+
+def _settled(
+    images: DataSet, began: TrainedNetwork | None, source: TrainedNetwork | nn.Module | None, options: Mapping[str, Any] | None
+) -> tuple[Mapping[str, Any], TrainConfig]:  # fmt: skip
+    """The architecture's options and the recipe, gentler on weights that were trained before."""
+    base = recipe_for(images).pretrain
+    if began is not None:
+        require_trained_fit(str(began.path or began.info.model), began, images)
+        return began.info.options, configured(base, lr=base.lr / 10, warmup_epochs=0.0)
+    if source is not None:
+        return options_from(source, options), configured(base, lr=base.lr / 5)
+    return options or {}, base
 
 
 def _named_ann(model: str | nn.Module, seed: int) -> tuple[str, nn.Module | None]:

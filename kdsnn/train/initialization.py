@@ -1,4 +1,4 @@
-"""Initial weights of a spiking student: those of the same architecture, an ANN or another student.
+"""Initial weights of a spiking student: those of the same architecture, an ANN or another student; of an ANN, a copy.
 
 The two have the same parameters under the same names, so a student is a plain copy. An ANN's activations are no firing
 rates: they may be larger than 1, and a neuron fires at most once a step. As in the conversion of ANNs (Diehl et al.,
@@ -63,10 +63,10 @@ METHODS = ("flatten", "view", "reshape", "mean", "relu", "contiguous", "add", "s
 
 
 def initialize(student: nn.Module, source: nn.Module, data: DataSet, T: int) -> None:
-    """Give a student the weights of another network of the same form, in place.
+    """Give a student, or an ANN, the weights of another network of the same form, in place.
 
     Args:
-        student: spiking, as `kdsnn.train.distill` takes it.
+        student: spiking, as `kdsnn.train.distill` takes it; or an ANN, which no spiking network gives its weights.
         source: a spiking network, copied as it is; or an ANN, whose layers are scaled to the student's neurons, after
             which the student's BatchNorm statistics are measured anew, on spikes. It is left as it was.
         data: its training images are what is measured on.
@@ -76,14 +76,14 @@ def initialize(student: nn.Module, source: nn.Module, data: DataSet, T: int) -> 
         KdsnnError: the two differ in a parameter, which is named; or the ANN does something that does not commute with
             a factor.
     """
+    layers = [part for _, part in neuron_layers(student)]
+    if neuron_layers(source) and not layers:
+        raise KdsnnError("it has spiking neurons and the network that is trained has none; give an ANN")
     weights = {name: tensor.detach().clone() for name, tensor in source.state_dict().items()}
     _require_same(_voted(weights, student), student.state_dict())
-    if neuron_layers(source):
+    if not layers or neuron_layers(source):
         student.load_state_dict(_voted(weights, student))
         return
-    layers = [part for _, part in neuron_layers(student)]
-    if not layers:
-        raise KdsnnError("the student has no neurons of SpikingJelly: its thresholds are not known")
     images = calibration_images(data)
     with in_eval(source):
         scaled = scaled_weights(source, still(images), T=T, neurons=layers[0], rate=_fires_at_its_end(student))

@@ -248,6 +248,32 @@ def test_the_twin_of_a_run_starts_from_the_same_weights(digits: DataSet, teacher
         assert torch.allclose(again.module.get_parameter(name), tensor, atol=1e-6)
 
 
+def test_an_ann_is_trained_on(digits: DataSet, teacher: TrainedNetwork, tmp_path: Path) -> None:
+    few = replace(digits, x_train=digits.x_train[:64], y_train=digits.y_train[:64])
+    one = {"epochs": 1, "batch_size": 64, "precision": "fp32", "warmup_epochs": 0.0}
+    still = kdsnn.pretrain("cnn2", few, init=teacher, out=tmp_path / "on.safetensors", lr=1e-9, **one)
+    assert still.info.options == teacher.info.options and still.info.model == "cnn2"
+    for name, tensor in teacher.module.named_parameters():
+        assert torch.allclose(still.module.get_parameter(name), tensor, atol=1e-6)
+    rates = [kdsnn.pretrain("cnn2", few, **one, **more).info.training["lr"] for more in ({}, {"init": teacher})]
+    assert rates[1] == pytest.approx(rates[0] / 5)
+    module = build("cnn2", spiking=False, input_shape=SHAPE, classes=10, **teacher.info.options)
+    own = kdsnn.pretrain(module, few, init=teacher.module, lr=1e-9, **one).module
+    assert torch.allclose(own.get_parameter("stem.conv.weight"), teacher.module.get_parameter("stem.conv.weight"))
+    spiking = build("cnn2", spiking=True, input_shape=SHAPE, classes=10, **teacher.info.options)
+    for more, said in (
+        ({"init": spiking}, "init: it has spiking neurons"),
+        ({"init": teacher, "options": {"hidden": 16}}, r"init: .*fc1.weight is \(32, 64\) in it and \(16, 64\)"),
+        ({"init": tmp_path / "none.safetensors"}, "no such file"),
+        ({"init": "teacher"}, "no such file"),
+        ({"init": teacher, "start": teacher, "quantize_activations": 3}, "leave init out"),
+    ):
+        with pytest.raises(KdsnnError, match=said):
+            kdsnn.pretrain("cnn2", few, **one, **more)
+    with pytest.raises(KdsnnError, match=r"this is a cnn2, not a vgg11"):
+        kdsnn.pretrain("vgg11", few, init=teacher.path, **one)
+
+
 def test_another_network_is_refused_by_name(digits: DataSet, teacher: TrainedNetwork, tmp_path: Path) -> None:
     path = teacher.path
     for more, said in (

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdsnn.deploy.devices import moved, require_device
+from kdsnn.deploy.factory import require_factory
 from kdsnn.deploy.images import require_trained_fit
 from kdsnn.deploy.load import load
 from kdsnn.deploy.own_data import load_own, own_of
@@ -137,8 +138,7 @@ def evaluate(
     require_device(device)
     if T is not None and not 1 <= T <= LARGEST_T:
         raise OptionError(f"{{T}}: it must be 1 to {LARGEST_T:,} time steps", T=T)
-    if weights is not None and not (isinstance(source, str | Path) and is_factory(str(source))):
-        raise OptionError("{weights}: only package.module:factory takes them; leave it out", weights=weights)
+    require_factory(source, weights)
     network = _network(source, weights) if isinstance(source, str | Path) else source
     _require_module(network)
     if isinstance(network, TrainedNetwork) and T not in (None, network.info.T):

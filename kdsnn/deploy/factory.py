@@ -5,17 +5,32 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kdsnn.deploy.weights import load_weights
 from kdsnn.errors import OptionError, notice
-from kdsnn.factory import made_by
+from kdsnn.factory import is_factory, made_by
 
 if TYPE_CHECKING:
     from torch import nn
 
 LONGEST_AXIS, LARGEST_SAMPLE = 1 << 20, 1 << 28
 """Of one image, in pixels or features: along an axis, and in all."""
+
+
+def require_factory(source: Any, weights: str | Path | None) -> None:
+    """Refuse weights where a source has its own.
+
+    Raises:
+        OptionError: there are some, and the source is no `package.module:factory`.
+    """
+    if weights is None or (isinstance(source, str | Path) and is_factory(str(source))):
+        return
+    called = str(source) if isinstance(source, str | Path) else f"a {type(source).__name__}"
+    raise OptionError(
+        f"{{weights}}: {called} has its own, and only package.module:factory takes others; leave it out",
+        weights=weights,
+    )
 
 
 def module_of(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from exporters.errors import DeployError
 from exporters.graph import SpikingGraph
 from kdsnn.deploy.brought import CALIBRATION_SAMPLES, PIXEL_BITS, Brought, InputCoding, lowered_module, require_sayable
-from kdsnn.deploy.factory import module_of, require_shape
+from kdsnn.deploy.factory import module_of, require_factory, require_shape
 from kdsnn.deploy.load import load, trained_by_us
 from kdsnn.deploy.lowered import Lowered
 from kdsnn.deploy.progress import Progress, silent
@@ -124,12 +124,7 @@ def _on_grid(network: Lowered) -> Lowered:
 
 def _require_used(source: NetworkSource, weights: str | Path | None, calibrate: Any, calibration_samples: int) -> None:
     """Raise OptionError for what nothing would be done with."""
-    if weights is not None and not (isinstance(source, str | Path) and is_factory(str(source))):
-        called = str(source) if isinstance(source, str | Path) else f"a {type(source).__name__}"
-        raise OptionError(
-            f"{{weights}}: {called} has its own, and only package.module:factory takes others; leave it out",
-            weights=weights,
-        )
+    require_factory(source, weights)
     if calibrate is None and calibration_samples != CALIBRATION_SAMPLES:
         raise OptionError(
             "{calibration_samples}: nothing is calibrated; add {calibrate}",

@@ -95,7 +95,7 @@ VERBS: list[tuple[str, str, Mapping[str, Any], str]] = [
     ("check", "student.safetensors", {"target": Path("none.json")}, "none.json: no such file"),
     ("summary", "ann.safetensors", {"T": 4}, "is an ANN, which it does not change"),
     ("summary", "student.onnx", {"input_shape": (1, 2, 3)}, "finished model"),
-    ("evaluate", "student.safetensors", {"weights": "ann.safetensors"}, "weights=ann.safetensors: only package.module:factory"),
+    ("evaluate", "student.safetensors", {"weights": "ann.safetensors"}, "weights=ann.safetensors: student.safetensors has its own, and only package.module:factory"),
     ("evaluate", "student.safetensors", {"noise_kind": "var"}, "noise_kind=var: there is no noise; add noise"),
     ("predict", "student.safetensors", {"files": "image.npy", "exact": True}, "exact: "),
     ("predict", "student.safetensors", {"files": "image.npy", "T": 7}, "T: "),

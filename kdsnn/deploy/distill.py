@@ -135,7 +135,7 @@ def distill(
     path = writable_checkpoint(out)
     began = None if quantize is None and start is None else _start(model, quantize, start, options, T)
     ann = _teacher(teacher, teacher_weights, method) if method != "none" or init == TEACHER else None
-    source = None if init is None else source_of(init, ann, model, quantize)
+    source = None if init is None else source_of(init, ann, model, quantize=quantize)
     noisy: dict[str, Any] = {"noise": noise, "noise_kind": noise_kind, "noise_on": noise_on}
     images = load_own(data, own_of(began, ann, source), image_size=image_size, **noisy)
     settings |= {"epochs": epochs, "batch_size": batch_size, "lr": lr, "optimizer": optimizer, "schedule": schedule}

@@ -21,7 +21,7 @@ def source_of(
     init: str | Path | TrainedNetwork | nn.Module,
     teacher: TrainedNetwork | nn.Module | None,
     model: str | nn.Module,
-    quantize: int | None,
+    **grid: int | None,
 ) -> TrainedNetwork | nn.Module:
     """The network whose weights a student, or an ANN, starts from.
 
@@ -29,13 +29,15 @@ def source_of(
         init: as `distill` takes it.
         teacher: the teacher, loaded; None for an ANN.
         model: the architecture that is trained, or the module.
-        quantize: bits of a network that is trained on a grid, which has a start of its own.
+        **grid: the option with which it is trained on a grid, from a start of its own, and its bits; None where it is not.
 
     Raises:
         KdsnnError: a network of another architecture, one on a grid, or no network; or a start was given already.
     """
-    if quantize is not None:
-        raise OptionError("{quantize}: it goes on from {start}; leave {init} out", quantize=None, start=None, init=None)
+    for option, bits in grid.items():
+        if bits is not None:
+            text = f"{{{option}}}: it goes on from {{start}}; leave {{init}} out"
+            raise OptionError(text, **{option: bits}, start=None, init=None)
     if init == TEACHER and teacher is not None:
         found: TrainedNetwork | nn.Module = teacher
     else:

@@ -105,7 +105,7 @@ def pretrain(
     path = writable_checkpoint(out)
     require_device(device)
     began = _start(model, quantize_activations, quantize, start, options, teacher_frames)
-    source = None if init is None else source_of(init, None, model, quantize_activations)
+    source = None if init is None else source_of(init, None, model, quantize_activations=quantize_activations)
     noisy: dict[str, Any] = {"noise": noise, "noise_kind": noise_kind, "noise_on": noise_on}
     images = load_own(data, own_of(began, source), image_size=image_size, **noisy)
     options, base = _settled(images, began, source, options)

@@ -126,7 +126,7 @@ def _require_same(source: Mapping[str, Tensor], student: Mapping[str, Tensor]) -
         if ours != theirs:
             raise KdsnnError(
                 f"{name} is {theirs or 'absent' if theirs != () else 'a number'} in it and "
-                f"{ours or 'absent' if ours != () else 'a number'} in the student: take a network of the student's form"
+                f"{ours or 'absent' if ours != () else 'a number'} in the network that is trained: take one of its form"
             )
 
 

@@ -121,14 +121,17 @@ class SeedRuns(Result):
             return percent(value, 2) if measure == "test_accuracy" else quantity(value, plain_below=0, trim=True)
 
         def signed(measure: str, value: float) -> str:
-            text = _points(value) if measure == "test_accuracy" else f"{value:+.4g}".replace("-", "−")
-            return text if np.isfinite(value) else "–"
+            if not np.isfinite(value):
+                return "–"
+            sign = "−" if value < 0 else "+"
+            return _points(value) if measure == "test_accuracy" else f"{sign}{shown(measure, abs(value))}"
 
         measures = list(MEASURES) if self.has_twin else ["test_accuracy"]
         rows = []
         for called, twin in ((name, False), *([(ALONE, True)] if self.has_twin else [])):
             found = {m: spread_of(self.values(m, twin=twin)) for m in measures}
-            rows.append([called, *(f"{shown(m, s.mean)} ± {shown(m, s.std)}" for m, s in found.items())])
+            deviations = {m: f" ± {shown(m, s.std)}" if len(self.runs) > 1 else "" for m, s in found.items()}
+            rows.append([called, *(f"{shown(m, s.mean)}{deviations[m]}" for m, s in found.items())])
         if self.has_twin:
             differences = {m: self.difference(m) for m in measures}
             rows.append(["difference", *(signed(m, d.mean) for m, d in differences.items())])
@@ -137,8 +140,11 @@ class SeedRuns(Result):
                     "its 95 % interval",
                     *(f"{signed(m, d.low)} to {signed(m, d.high)}" for m, d in differences.items()),
                 ])  # fmt: skip
-        title = f"mean ± sample standard deviation over {len(self.runs)} seeds"
-        title += "; differences are paired by seed, intervals Student's t" if self.has_twin else ""
+        if len(self.runs) == 1:
+            title = "one seed, which has no spread"
+        else:
+            title = f"mean ± sample standard deviation over {len(self.runs)} seeds"
+            title += "; differences are paired by seed, intervals Student's t" if self.has_twin else ""
         return table(title, ["network", *(MEASURES[m] for m in measures)], rows)
 
     def rows(self) -> list[dict[str, Any]]:
@@ -235,7 +241,8 @@ def over_seeds(
             raise
         raise StoppedError(f"{Path(out).stem}.seed… beside {out} hold what was trained") from None
     merged = {name: run for part in group.gather(found) for name, run in part.items()}
-    return SeedRuns(f"{given['model']} over {len(wanted)} seeds", tuple(merged[f"seed {seed}"] for seed in wanted))
+    many = f"{len(wanted)} seeds" if len(wanted) > 1 else "one seed"
+    return SeedRuns(f"{given['model']} over {many}", tuple(merged[f"seed {seed}"] for seed in wanted))
 
 
 def _require_seedable(given: Mapping[str, Any], processes: int | None) -> None:

@@ -179,9 +179,14 @@ def test_the_statistics_are_those_of_the_paired_t_test() -> None:
     summary = runs.tables()[1]
     assert [row[0] for row in summary.rows] == ["distilled", "without a teacher", "difference", "its 95 % interval"]
     assert f"{100 * found.mean:+.2f}".replace("-", "−") in summary.rows[2][1]
+    assert [cell[0] for cell in summary.rows[2][1:]] == ["−" if found.mean < 0 else "+"] * 3
+    assert not any("e+" in cell or "e-" in cell for row in summary.rows for cell in row)
     assert runs.to_dict()["difference"]["test_accuracy"]["mean"] == found.mean
     one = SeedRuns("some", runs.runs[:1])
-    assert "interval" not in str(one.tables()[1].rows) and one.to_dict()["student"]["spikes"]["low"] is None
+    assert not {"interval", "±"} & set(str(one.tables()[1]).replace("%", " ").split()) and "one seed" in str(
+        one.tables()[1]
+    )
+    assert one.to_dict()["student"]["spikes"]["low"] is None
     assert spread_of([2.0]).high == np.inf
 
 

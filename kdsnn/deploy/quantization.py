@@ -50,7 +50,8 @@ COARSE_BITS = 4
 more bits that gains nothing: on six digit students, decisions that differ from the float network's went from 2.4 to 1.8 % at 3 bits,
 1.3 to 1.0 % at 4, and from 0.50 to 0.53 % at 8."""
 PASSES = 3
-"""How often it is measured again. A correction changes the layers behind it, so that each pass settles one more layer."""
+"""How often it is measured again. A correction changes the layers behind it, so that each pass settles one more layer; in a
+deep network those behind it go astray meanwhile, and the best pass is kept."""
 
 Quantized = tuple["SpikingGraph", "tuple[LayerScale, ...]", "tuple[LayerDrift, ...]"]
 """The integer graph, how each layer was quantized, and (calibrated only) how each layer drifted."""

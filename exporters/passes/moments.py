@@ -10,8 +10,12 @@ The second term is the shift of the mean current. It vanishes for d = −Σᵢ D
 correction, Nagel et al. 2019, arXiv 1906.04721, section 4.2), as far as the bias's own rounding lets it. The first term
 remains and decides where weights are clipped.
 
-Quantized layers in front change the means to m̂ᵢ. Where these have been measured, the bias takes up Σᵢ Ŵᵢ/s·(m̂ᵢ − mᵢ)
-as well.
+Rounding and cutting also make weights smaller on the whole. What is left of the current's variation is
+
+    g = Σᵢ (Ŵᵢ/s)·Wᵢ·σᵢ² / Σᵢ Wᵢ²·σᵢ²
+
+the slope of the quantized current over the current as it was. Neurons that get g times the variation fire less, and the layers
+behind them get less again; thresholds and biases are therefore set at the scale g·s, at which the slope is 1.
 
 Inputs are correlated in truth, above all neighboring pixels; the rounding errors D of different weights are not, so the
 cross terms Dᵢ·Dⱼ·cov(xᵢ, xⱼ) cancel out on average. Direct-coded pixels are the same at every step: their error adds up
@@ -37,12 +41,10 @@ class InputMoments:
     Attributes:
         mean: over samples, time steps and positions. For spikes, the firing rate.
         variance: of the same values.
-        arriving: mean of what the layer reads in the quantized network, once that has been measured.
     """
 
     mean: Array
     variance: Array
-    arriving: Array | None = None
 
 
 def require_moments(graph: SpikingGraph, moments: Mapping[str, InputMoments]) -> None:
@@ -54,19 +56,12 @@ def require_moments(graph: SpikingGraph, moments: Mapping[str, InputMoments]) ->
             )
         channels = (graph.in_shape(name)[0],)
         mean, variance = moments[name].mean, moments[name].variance
-        arriving = mean if moments[name].arriving is None else moments[name].arriving
-        assert arriving is not None
-        if not mean.shape == variance.shape == arriving.shape == channels:
+        if not mean.shape == variance.shape == channels:
             raise DeployError(
                 f"{name}: the calibration has {mean.shape} means and {variance.shape} variances for {channels[0]} input "
                 f"{'channels' if isinstance(synapse, Conv2d) else 'features'}; calibrate the network it belongs to"
             )
-        if not (
-            np.isfinite(mean).all()
-            and np.isfinite(arriving).all()
-            and np.isfinite(variance).all()
-            and (variance >= 0).all()
-        ):
+        if not (np.isfinite(mean).all() and np.isfinite(variance).all() and (variance >= 0).all()):
             raise DeployError(f"{name}: the calibration holds NaN, infinite values or negative variances")
 
 
@@ -77,19 +72,16 @@ def mean_change(change: Array, synapse: Synapse, moments: InputMoments) -> Array
     return np.asarray((per_channel @ moments.mean.reshape(groups, inputs, 1)).reshape(-1))
 
 
-def mean_drift(weight: Array, synapse: Synapse, moments: InputMoments) -> Array:
-    """Inputs of another mean add Σᵢ Wᵢ·(m̂ᵢ − mᵢ) to the mean current per output channel (Cout,), through quantized
-    weights."""
-    if moments.arriving is None:
-        return np.zeros(len(weight))
-    return mean_change(weight, synapse, InputMoments(moments.arriving - moments.mean, moments.variance))
+def weighted_product(a: Array, b: Array, synapse: Synapse, moments: InputMoments) -> float:
+    """The result is Σ a·b·σ² over all weights of a layer; both are in the layout of the weights."""
+    groups, outputs, inputs = _split(synapse)
+    per_channel = (a * b).reshape(groups, outputs, inputs, -1).sum(axis=(1, 3))
+    return float(per_channel.reshape(-1) @ moments.variance)
 
 
 def weighted_squares(values: Array, synapse: Synapse, moments: InputMoments) -> float:
-    """The result is Σ values²·σ² over all weights of a layer; the values are in the layout of the weights."""
-    groups, outputs, inputs = _split(synapse)
-    per_channel = np.square(values).reshape(groups, outputs, inputs, -1).sum(axis=(1, 3))
-    return float(per_channel.reshape(-1) @ moments.variance)
+    """The result is Σ values²·σ²."""
+    return weighted_product(values, values, synapse, moments)
 
 
 def clipping_error(synapse: Synapse, limit: float, moments: InputMoments) -> float:

@@ -12,28 +12,24 @@ Loihi is not a threshold that was chosen here; where that costs resolution, `Lay
 
 Calibrated, that is with `moments` of what every layer reads, the scale may be larger by up to 1/`CLIP_RATIOS[-1]`: the
 few weights that then pass the largest integer are cut there, the others are represented more finely, and biases take up
-the shift of the mean current. The scale with the least expected squared error of the current wins
-(`exporters.passes.moments` has the formula and what it assumes).
+the shift of the mean current. The scale with the least expected squared error of the current wins, and thresholds and
+biases follow the weights that are left of it (`exporters.passes.moments` has the formulas and what they assume).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from exporters.errors import DeployError
-from exporters.graph import LIF, AnySynapse, Array, Neuron, Node, Output, SpikingGraph
-from exporters.graph.bounds import channel_bounds, input_bounds
+from exporters.graph import LIF, AnySynapse, Neuron, Node, Output, SpikingGraph
+from exporters.graph.bounds import input_bounds
 from exporters.graph.registers import (
     BIAS_LIMIT,
     CURRENT_LIMIT,
-    MIXED_THRESHOLD_LIMIT,
-    THRESHOLD_LIMIT,
-    decay_of,
-    leak_of,
 )
 from exporters.passes.integer_inputs import integer_inputs
 from exporters.passes.membranes import Membrane, membranes_of, neuron_depths, register_leaks
@@ -41,10 +37,18 @@ from exporters.passes.moments import (
     InputMoments,
     clipping_error,
     mean_change,
-    mean_drift,
     require_moments,
+    weighted_product,
     weighted_squares,
 )
+from exporters.passes.register_bounds import (
+    current_leaks,
+    largest_bias,
+    largest_current,
+    threshold_limit,
+    thresholds_of,
+)
+from exporters.passes.rounded_weights import rounded_at, rounding_loss
 
 CLIP_RATIOS = tuple(float(r) for r in np.geomspace(1, 0.1, 78))
 """Calibration tries scales that are larger than without a cut by 1 over these ratios, in steps of 3 %; at 1 it cuts
@@ -115,8 +119,9 @@ def quantize(
     for level in _side_by_side(graph):
         largest = [_largest_scale(setting, membrane) for membrane in level]
         chosen = _aligned(graph, level, largest) if moments is None else _least_error(setting, level, largest)
-        for membrane, (scale, limited_by) in zip(level, chosen, strict=True):
-            nodes, rows = _quantize_membrane(setting, membrane, scale, limited_by)
+        units = _units(setting, level, [scale for scale, _ in chosen])
+        for membrane, (scale, limited_by), unit in zip(level, chosen, units, strict=True):
+            nodes, rows = _quantize_membrane(setting, membrane, scale, unit, limited_by)
             changed |= nodes
             report += rows
     order = {name: i for i, name in enumerate(graph.synapses)}
@@ -189,15 +194,50 @@ def _least_error(setting: _Setting, level: Sequence[Membrane], largest: Sequence
     return best
 
 
+def _units(setting: _Setting, level: Sequence[Membrane], scales: Sequence[float]) -> list[float]:
+    """Thresholds and biases are set at these scales, one a membrane: what its weights still make of their inputs, see
+    `exporters.passes.moments`. Side by side, thresholds stay one."""
+    if setting.moments is None:
+        return list(scales)
+    units = [scale * _gain(setting, membrane, scale) for membrane, scale in zip(level, scales, strict=True)]
+    if len(level) > 1:
+        thetas = [float(setting.graph.neurons[membrane.ends[0]].threshold) for membrane in level]
+        common = max(1, round(float(np.mean([unit * theta for unit, theta in zip(units, thetas, strict=True)]))))
+        units = [common / theta for theta in thetas]
+    fit = all(
+        _holds(setting, membrane, unit, _integers_at(setting, membrane, scale, unit)[0])
+        for membrane, scale, unit in zip(level, scales, units, strict=True)
+    )
+    return units if fit else list(scales)
+
+
+def _gain(setting: _Setting, membrane: Membrane, scale: float) -> float:
+    """The slope of the current that is left at a scale over the current as it was."""
+    assert setting.moments is not None
+    left = whole = 0.0
+    for name in membrane.synapses:
+        synapse, moments = setting.graph.synapses[name], setting.moments[name]
+        left += weighted_product(
+            rounded_at(synapse.weight, scale, setting.largest) / scale, synapse.weight, synapse, moments
+        )
+        whole += weighted_squares(synapse.weight, synapse, moments)
+    return left / whole if left > 0 else 1.0
+
+
 def _fits(setting: _Setting, membrane: Membrane, scale: float, rounded: Mapping[str, AnySynapse]) -> bool:
     """A scale fits when nothing passes a register or vanishes at it."""
-    highest = max(_thresholds(setting.graph, membrane), default=0.0)
     return (
-        _integer_threshold(scale * highest) <= _threshold_limit(setting.graph, membrane)
-        and round(scale * _largest_bias(setting.graph, membrane)) <= BIAS_LIMIT
+        round(scale * largest_bias(setting.graph, membrane)) <= BIAS_LIMIT
         and all(s.weight.any() for s in rounded.values())
-        and _current(setting, membrane, rounded) <= CURRENT_LIMIT
+        and _holds(setting, membrane, scale, rounded)
     )
+
+
+def _holds(setting: _Setting, membrane: Membrane, unit: float, rounded: Mapping[str, AnySynapse]) -> bool:
+    """The registers hold the thresholds in a unit and whatever current these layers can bring."""
+    highest = max(thresholds_of(setting.graph, membrane), default=0.0)
+    current = largest_current(setting.graph, membrane, rounded, setting.arriving)
+    return _integer_threshold(unit * highest) <= threshold_limit(setting.graph, membrane) and current <= CURRENT_LIMIT
 
 
 def _cut(setting: _Setting, membrane: Membrane, scale: float) -> float:
@@ -209,47 +249,11 @@ def _cut(setting: _Setting, membrane: Membrane, scale: float) -> float:
 
 
 def _unit(graph: SpikingGraph, membrane: Membrane) -> float:
-    return min(_thresholds(graph, membrane), default=1.0)
-
-
-def _thresholds(graph: SpikingGraph, membrane: Membrane) -> list[float]:
-    return [float(graph.neurons[end].threshold) for end in membrane.ends if end in graph.neurons]
-
-
-def _threshold_limit(graph: SpikingGraph, membrane: Membrane) -> int:
-    """The largest threshold that a chip's register holds behind these weights."""
-    weights = [graph.synapses[name].weight for name in membrane.synapses]
-    is_mixed = min(float(w.min()) for w in weights) < 0 < max(float(w.max()) for w in weights)
-    return MIXED_THRESHOLD_LIMIT if is_mixed else THRESHOLD_LIMIT - 1
-
-
-def _largest_bias(graph: SpikingGraph, membrane: Membrane) -> float:
-    """This is the largest |bias| of a membrane."""
-    biases = [graph.synapses[name].bias for name in membrane.synapses]
-    return max((float(np.abs(b).max()) for b in biases if b is not None), default=0.0)
-
-
-def _current(setting: _Setting, membrane: Membrane, rounded: Mapping[str, AnySynapse]) -> float:
-    """This is the worst integer that a membrane must hold besides what it holds already.
-
-    A membrane that is read out must hold what it keeps of all T currents with their biases, any other one current without;
-    where the current persists, its register holds what is left of the earlier ones too.
-    """
-    graph = setting.graph
-    is_output = graph.output_name in membrane.ends
-    bounds = [channel_bounds(s, setting.arriving[name], bias=is_output) for name, s in rounded.items()]
-    kept = register_leaks(graph.output)[0] if is_output else max(_current_leaks(graph, membrane), default=0.0)
-    steps = sum(kept**t for t in range(graph.T))
-    return steps * float(np.sum(bounds, axis=0).max())
-
-
-def _current_leaks(graph: SpikingGraph, membrane: Membrane) -> list[float]:
-    """The membrane's neurons keep these shares of their current from step to step, in Loihi's 12 bits."""
-    return [leak_of(decay_of(graph.neurons[end].current_leak)) for end in membrane.ends if end in graph.neurons]
+    return min(thresholds_of(graph, membrane), default=1.0)
 
 
 def _quantize_membrane(
-    setting: _Setting, membrane: Membrane, scale: float, limited_by: str
+    setting: _Setting, membrane: Membrane, scale: float, unit: float, limited_by: str
 ) -> tuple[dict[str, Node], list[LayerScale]]:
     graph = setting.graph
     nodes: dict[str, Node] = {}
@@ -258,16 +262,16 @@ def _quantize_membrane(
     for end in membrane.ends:
         node = graph.nodes[end]
         if isinstance(node, Neuron):
-            threshold = _integer_threshold(scale * node.threshold)
+            threshold = _integer_threshold(unit * node.threshold)
             if isinstance(node, LIF):
                 leak, current_leak = register_leaks(node)
                 node = replace(node, leak=leak, current_leak=current_leak)
-            start = integer_start(scale * node.start, threshold)
-            nodes[end] = replace(node, threshold=threshold, scale=scale, start=start)
+            start = integer_start(unit * node.start, threshold)
+            nodes[end] = replace(node, threshold=threshold, scale=unit, start=start)
         elif isinstance(node, Output):
-            nodes[end] = replace(node, scale=scale, leak=register_leaks(node)[0])
-    integers, _ = _integers_at(setting, membrane, scale)
-    if _current(setting, membrane, integers) > CURRENT_LIMIT:
+            nodes[end] = replace(node, scale=unit, leak=register_leaks(node)[0])
+    integers, _ = _integers_at(setting, membrane, scale, unit)
+    if largest_current(setting.graph, membrane, integers, setting.arriving) > CURRENT_LIMIT:
         raise DeployError(
             f"{membrane.synapses[0]}: corrected biases do not fit Lava's registers; quantize without calibration"
         )
@@ -276,9 +280,9 @@ def _quantize_membrane(
         if not rounded.weight.any():
             raise DeployError(f"{name}: all its weights round to zero beside those it is summed with; use more bits")
         nodes[name] = rounded
-        error, clipped = _loss(synapse.weight, rounded.weight, scale, setting.largest)
+        error, clipped = rounding_loss(synapse.weight, rounded.weight, scale, unit, setting.largest)
         largest = max(int(rounded.weight.max()), -int(rounded.weight.min()))
-        rows.append(LayerScale(name, scale, threshold, largest, limited_by, error, clipped))
+        rows.append(LayerScale(name, unit, threshold, largest, limited_by, error, clipped))
     return nodes, rows
 
 
@@ -291,15 +295,16 @@ def _largest_scale(setting: _Setting, membrane: Membrane) -> Chosen:
     if top == 0:
         raise DeployError(f"{where}: all its weights are zero; a dead layer cannot be deployed (retrain or remove it)")
     limits = {"weights": setting.largest / top}
-    thresholds, bias = _thresholds(setting.graph, membrane), _largest_bias(setting.graph, membrane)
+    thresholds, bias = thresholds_of(setting.graph, membrane), largest_bias(setting.graph, membrane)
     if thresholds:
-        limits["threshold"] = _threshold_limit(setting.graph, membrane) / max(thresholds)
+        limits["threshold"] = threshold_limit(setting.graph, membrane) / max(thresholds)
     if bias > 0:
         limits["bias"] = BIAS_LIMIT / bias
     limited_by = min(limits, key=limits.__getitem__)
     scale = limits[limited_by]
     while scale * top >= 0.5:
-        current = _current(setting, membrane, _integers_at(setting, membrane, scale)[0])
+        integers, _ = _integers_at(setting, membrane, scale)
+        current = largest_current(setting.graph, membrane, integers, setting.arriving)
         if current <= CURRENT_LIMIT:
             return scale, limited_by
         # rounding makes the bound uneven in the scale, so step down until it holds
@@ -310,12 +315,15 @@ def _largest_scale(setting: _Setting, membrane: Membrane) -> Chosen:
     )
 
 
-def _integers_at(setting: _Setting, membrane: Membrane, scale: float) -> tuple[dict[str, AnySynapse], float]:
+def _integers_at(
+    setting: _Setting, membrane: Membrane, scale: float, unit: float | None = None
+) -> tuple[dict[str, AnySynapse], float]:
     """The membrane's synapse layers become integers at a scale, and their current gets an expected squared error.
 
-    The error is in units of the membrane's (lowest) threshold if it has one, and 0 without calibration. A
-    bias that rounds to nothing is dropped.
+    Biases are in another `unit` where one is given. The error is in units of the membrane's (lowest) threshold if it has
+    one, and 0 without calibration. A bias that rounds to nothing is dropped.
     """
+    unit = scale if unit is None else unit
     known = setting.latest.get(membrane.synapses[0])
     if known is not None and known[0] == scale:
         return known[1], 0.0
@@ -323,21 +331,21 @@ def _integers_at(setting: _Setting, membrane: Membrane, scale: float) -> tuple[d
     error = 0.0
     remaining = np.zeros((1, 1))  # shift of the membrane's mean current, (output channel, position)
     # where the current persists the bias passes it by, and cannot make up for it
-    corrects = not any(_current_leaks(setting.graph, membrane))
+    corrects = not any(current_leaks(setting.graph, membrane))
     for name in membrane.synapses:
         synapse = setting.graph.synapses[name]
-        whole = _rounded(synapse.weight, scale, setting.largest)
+        whole = rounded_at(synapse.weight, scale, setting.largest)
         # (output channel, position); one position stands for all where the bias is the same at each
         wanted = np.zeros((len(whole), 1)) if synapse.bias is None else synapse.bias.astype(np.float64)
         wanted = wanted.reshape(len(whole), -1)
         shift = np.zeros((len(whole), 1))
         if setting.moments is not None:
-            moments, change = setting.moments[name], whole / scale - synapse.weight
-            shift[:, 0] = mean_change(change, synapse, moments) + mean_drift(whole / scale, synapse, moments)
+            moments, change = setting.moments[name], whole / unit - synapse.weight
+            shift[:, 0] = mean_change(change, synapse, moments)
             error += weighted_squares(change, synapse, moments)
-        bias = np.rint(np.clip((wanted - shift if corrects else wanted) * scale, -BIAS_LIMIT, BIAS_LIMIT))
+        bias = np.rint(np.clip((wanted - shift if corrects else wanted) * unit, -BIAS_LIMIT, BIAS_LIMIT))
         if setting.moments is not None:
-            remaining = remaining + shift + bias / scale - wanted
+            remaining = remaining + shift + bias / unit - wanted
         shape = len(whole) if synapse.bias is None else synapse.bias.shape
         integers = bias.astype(np.int32).reshape(shape) if bias.any() else None
         rounded[name] = replace(synapse, weight=whole, bias=integers)
@@ -360,33 +368,3 @@ def integer_start(value: float, threshold: int) -> int:
     nearest = round(twice)
     start = round(nearest / 2) if math.isclose(twice, nearest, rel_tol=1e-12) else round(value)
     return max(1 - threshold, min(start, threshold - 1))
-
-
-AT_ONCE = 2**17
-"""So many weights are worked on at a time: what is made of them on the way stays in the caches."""
-
-
-def _parts(weight: Array) -> Iterator[slice]:
-    """A few output channels at a time."""
-    step = max(1, AT_ONCE // max(1, weight[0].size))
-    return (slice(start, start + step) for start in range(0, len(weight), step))
-
-
-def _rounded(weight: Array, scale: float, largest: int) -> Array:
-    """The weights at a scale are whole numbers up to `largest` in amount, int32."""
-    found: Array = np.empty(weight.shape, np.int32)
-    for rows in _parts(weight):
-        found[rows] = np.clip(np.rint(weight[rows] * np.float64(scale)), -largest, largest)
-    return found
-
-
-def _loss(weight: Array, rounded: Array, scale: float, largest: int) -> tuple[float, float]:
-    """The root mean square of what rounding changes, relative to that of the weights, and the share of them that was cut."""
-    changed, squares, cut = 0.0, 0.0, 0
-    for rows in _parts(weight):
-        part, now = weight[rows], rounded[rows]
-        changed += float(np.square(now / scale - part, dtype=np.float64).sum())
-        squares += float(np.square(part, dtype=np.float64).sum())
-        at_end = np.abs(now) == largest
-        cut += int(np.count_nonzero(np.abs(np.rint(part[at_end] * np.float64(scale))) > largest))
-    return math.sqrt(changed / squares), cut / weight.size

@@ -7,7 +7,7 @@ integer graph as well, `drift` sets both side by side, layer by layer.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +18,8 @@ from exporters.graph import Array, SpikingGraph
 from exporters.graph.registers import CURRENT_LIMIT
 from exporters.passes.moments import InputMoments
 from exporters.passes.quantize import LayerScale
+from hardware.emulator.observers import channel_sums
+from hardware.emulator.plan import add
 from hardware.emulator.running import run
 
 
@@ -31,12 +33,15 @@ class Calibration:
         rates: neuron layer → spikes per neuron and step.
         peaks: neuron layer → largest |current| in one step, biases included; membrane read-out → largest
             |membrane|. In units of the graph's weights.
+        currents: neuron layer or membrane read-out → mean current per channel or feature, biases included unless the current
+            persists. In units of the graph's weights.
     """
 
     samples: int
     inputs: Mapping[str, InputMoments]
     rates: Mapping[str, float]
     peaks: Mapping[str, float]
+    currents: Mapping[str, Array]
 
 
 @dataclass(frozen=True)
@@ -87,7 +92,8 @@ def calibrate(
         mean = total / meter.counts[name]
         moments[name] = InputMoments(mean, np.maximum(squares / meter.counts[name] - mean**2, 0))
     rates = {name: meter.spikes[name] / meter.counts[name] for name in graph.neurons}
-    return Calibration(len(frames), moments, rates, dict(meter.peaks))
+    currents = {name: total / meter.arrived[name] for name, total in meter.currents.items()}
+    return Calibration(len(frames), moments, rates, dict(meter.peaks), currents)
 
 
 def drift(
@@ -113,7 +119,10 @@ class _Meter:
         self.spikes: dict[str, float] = {}
         self.counts: dict[str, int] = {}
         self.peaks: dict[str, float] = {}
+        self.currents: dict[str, Array] = {}
+        self.arrived: dict[str, int] = {}  # values per channel in these
         self._graph = graph
+        self._fired: dict[str, Array] = {}  # spikes of the batch, per channel or feature
         read = Counter(source for name in graph.nodes for source in graph.earlier(name))
         self._uses = {name: read[name] for name in graph.nodes}
         self._waiting = dict(self._uses)
@@ -125,12 +134,14 @@ class _Meter:
             values = values.float()
         sources = graph.earlier(name)
         if name in graph.synapses:
-            self._moments(name, _sum(self._held[s] for s in sources))
+            self._moments(name, sources)
         elif name in graph.neurons:
-            self.spikes[name] = self.spikes.get(name, 0.0) + float(values.sum(dtype=torch.float64))
+            self._fired[name] = channel_sums(values)
+            self.spikes[name] = self.spikes.get(name, 0.0) + float(self._fired[name].sum())
             self.counts[name] = self.counts.get(name, 0) + values.numel()
-            self._peak(name, _sum(self._held[s] for s in sources))
+            self._peak(name, self._current(name, sources))
         elif name == graph.output_name and graph.output.readout == "membrane":
+            self._current(name, sources)
             self._peak(name, values)
         for source in sources:  # keep of a batch only what a later layer still reads
             self._waiting[source] -= 1
@@ -140,21 +151,24 @@ class _Meter:
         if self._uses[name]:
             self._held[name] = values
 
-    def _moments(self, name: str, read: Tensor) -> None:
-        read = read.double()
-        other = [axis for axis in range(read.ndim) if axis != 2]  # (T, N, channel or feature, …)
-        total, squares = read.sum(other).cpu().numpy(), read.square().sum(other).cpu().numpy()
+    def _moments(self, name: str, sources: Sequence[str]) -> None:
+        read = add(*(self._held[s] for s in sources))  # (T, N, channel or feature, …)
+        if len(sources) == 1 and sources[0] in self._fired:
+            total = squares = self._fired[sources[0]]  # of zeros and ones
+        else:
+            read = read.double()
+            other = [axis for axis in range(read.ndim) if axis != 2]
+            total, squares = read.sum(other).cpu().numpy(), read.square().sum(other).cpu().numpy()
         before = self.sums.get(name, (0.0, 0.0))
         self.sums[name] = (before[0] + total, before[1] + squares)
         self.counts[name] = self.counts.get(name, 0) + read.numel() // read.shape[2]
 
+    def _current(self, name: str, sources: Sequence[str]) -> Tensor:
+        current = add(*(self._held[s] for s in sources))
+        self.currents[name] = self.currents.get(name, 0.0) + channel_sums(current)
+        self.arrived[name] = self.arrived.get(name, 0) + current.numel() // current.shape[2]
+        return current
+
     def _peak(self, name: str, values: Tensor) -> None:
-        self.peaks[name] = max(self.peaks.get(name, 0.0), float(values.abs().max()))
-
-
-def _sum(values: Iterable[Tensor]) -> Tensor:
-    first, *others = values
-    total = first
-    for other in others:
-        total = total + other
-    return total
+        low, high = torch.aminmax(values)
+        self.peaks[name] = max(self.peaks.get(name, 0.0), -float(low), float(high))

@@ -34,3 +34,12 @@ class Recorder:
     def spikes(self) -> dict[str, Array]:
         """Each neuron layer has spikes (N, T, *shape) uint8, all batches together."""
         return {name: np.concatenate(parts) for name, parts in self._parts.items()}
+
+
+def channel_sums(values: Tensor) -> Array:
+    """Values (T, N, channel or feature, …) add up per channel or feature: float64 (C,)."""
+    if values.dtype == torch.uint8:
+        values = values.float()
+    # one map's spikes add up exactly in float32 too, which is several times faster
+    maps = values.sum(list(range(3, values.ndim))) if values.ndim > 3 else values
+    return np.asarray(maps.sum((0, 1), dtype=torch.float64).cpu().numpy())

@@ -153,10 +153,27 @@ def exact_arithmetic() -> Iterator[None]:
 
 
 def _run_batch(plan: EmulationPlan, batch: Tensor, observe: Observer | None) -> Array:
+    graph, made = plan.graph, torch.empty(0)
+    for name, values in layer_by_layer(plan, batch, keep=observe is not None):
+        if observe is not None:
+            observe(name, values)
+        if name == graph.output_name:
+            made = values.movedim(0, 1)
+        del values  # the memory of a deep network is one layer's
+    if graph.output.readout == "rate":
+        return made.to(torch.uint8).cpu().numpy()
+    return made.double().cpu().numpy() / graph.output.scale
+
+
+def layer_by_layer(plan: EmulationPlan, batch: Tensor, *, keep: bool) -> Iterator[tuple[str, Tensor]]:
+    """Every node's values follow, in the graph's order, of a batch that is on the device; who has seen enough asks no further.
+
+    Spikes that nobody reads but the pool behind them are left out, unless they are to be kept.
+    """
     graph = plan.graph
     state = State()
     values: dict[str, Tensor] = {}
-    waiting, keep = dict(plan.uses), observe is not None
+    waiting = dict(plan.uses)
     for name, node in graph.nodes.items():
         loop = plan.loops.get(name, ())
         if name in values:  # made with another
@@ -170,14 +187,10 @@ def _run_batch(plan: EmulationPlan, batch: Tensor, observe: Observer | None) -> 
             x = batch if isinstance(node, Input) else arriving(plan, name, values)
             values[name] = compute(plan, name, node, x, state, graph.T)
             del x
-        if observe is not None:
-            observe(name, values[name])
-        for s in plan.sources[name]:  # the memory of a deep network is one layer's
+        if name in values:
+            yield name, values[name]
+        for s in plan.sources[name]:
             if s not in loop:
                 waiting[s] -= 1
             if waiting[s] == 0:
                 values.pop(s, None)
-    output = values[graph.output_name].movedim(0, 1)
-    if graph.output.readout == "rate":
-        return output.to(torch.uint8).cpu().numpy()
-    return output.double().cpu().numpy() / graph.output.scale

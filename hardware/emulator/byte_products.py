@@ -119,12 +119,17 @@ def _is_ordinary(node: Conv2d, in_shape: Shape) -> bool:
     )
 
 
+def _scales(outputs: int, step: int) -> tuple[Tensor, Tensor]:
+    """What a weight of 1 is worth and where its zero is, per output channel, whatever torch's default type is."""
+    return torch.full((outputs,), float(step), dtype=torch.float32), torch.zeros(outputs, dtype=torch.int32)
+
+
 def _convolution(
     weight: Tensor, step: int, in_shape: Shape, stride: Pair, padding: Pair, dilation: Pair, groups: int
 ) -> Multiply:
     onednn = torch.ops.onednn
     geometry = (list(stride), list(padding), list(dilation), groups)
-    scales, zeros = torch.full((len(weight),), float(step)), torch.zeros(len(weight), dtype=torch.int32)
+    scales, zeros = _scales(len(weight), step)
     packed = onednn.qconv_prepack(weight, scales, 1.0, 0, *geometry, [1, *in_shape])
 
     def convolve(x: Tensor, bias: Tensor | None) -> Tensor:
@@ -138,7 +143,7 @@ def _convolution(
 
 def _dense(weight: Tensor, step: int) -> Multiply:
     onednn = torch.ops.onednn  # without VNNI torch._int_mm is slower than float32
-    scales, zeros = torch.full((len(weight),), float(step)), torch.zeros(len(weight), dtype=torch.int32)
+    scales, zeros = _scales(len(weight), step)
     packed = onednn.qlinear_prepack(weight, None)
 
     def multiply(x: Tensor, bias: Tensor | None) -> Tensor:

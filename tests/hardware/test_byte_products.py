@@ -308,3 +308,24 @@ def test_arranged_weights_go_with_their_layer() -> None:
     del synapse
     gc.collect()
     assert gone() is None
+
+
+@pytest.mark.parametrize("tried_before", [False, True])
+def test_torch_s_default_type_is_the_user_s(tried_before: bool) -> None:
+    """In a program that works in float64, layers multiply bytes as they do elsewhere, whenever their kernels were tried."""
+    rng = np.random.default_rng(7)
+    dense = Linear(rng.integers(-127, 128, (6, 96 + tried_before)).astype(np.int32))
+    maps = Conv2d(rng.integers(-127, 128, (4, 3, 3, 3 + tried_before)).astype(np.int32), padding=(1, 1))
+    for layer, shape in ((dense, dense.weight.shape[1:]), (maps, (3, 9, 9))):
+        if tried_before:
+            on_bytes(layer, shape, 1, 5)
+        again = type(layer)(layer.weight.copy(), **({} if layer is dense else {"padding": (1, 1)}))
+        x = torch.from_numpy(rng.integers(0, 2, (5, *shape)).astype(np.uint8))
+        torch.set_default_dtype(torch.float64)
+        try:
+            found = on_bytes(again, shape, 1, 5)(x, None)
+        finally:
+            torch.set_default_dtype(torch.float32)
+        weight = torch.from_numpy(again.weight).double()
+        expected = F.linear(x.double(), weight) if layer is dense else F.conv2d(x.double(), weight, padding=1)
+        assert torch.equal(found.double(), expected)

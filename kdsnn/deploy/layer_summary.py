@@ -139,7 +139,7 @@ def module_layers(name: str, module: nn.Module, input_shape: Shape) -> list[Laye
     hooks = [part.register_forward_hook(seen) for part in leaves]
     try:
         with torch.no_grad(), _counted(module) as macs:
-            module(torch.zeros(1, *input_shape))
+            module(torch.zeros(1, *input_shape, dtype=torch.float32))
     except Exception as error:  # whatever a user's own forward raises
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise KdsnnError(f"{name}: it does not take a sample of shape {input_shape} ({reason})") from error

@@ -286,7 +286,7 @@ def _untrained(job: Training) -> nn.Module:
         module = models.build(
             job.model, spiking=job.method is not None, input_shape=job.data.input_shape, classes=job.data.classes,
             **_kinds(job), **job.options,
-        )  # fmt: skip
+        ).float()  # fmt: skip  # whatever torch's default type is
     if job.activation_bits is not None and job.quantize is not None:
         return of_few_bits(module, job.data, job.quantize, job.activation_bits)
     if job.init is not None:

@@ -125,7 +125,7 @@ def described(
     graph = graph_of(layers, input_shape, T=1)
     network = FoldedNetwork(graph, taps)
     with torch.no_grad():  # tried once, because arguments that a graph takes can still be of a type that torch does not
-        network.eval().forward_static(torch.zeros(1, *input_shape), 1)
+        network.eval().forward_static(torch.zeros(1, *input_shape, dtype=torch.float32), 1)
     reset_net(network)
     if graph.shapes[graph.output_name] != (classes,):
         raise ValueError(f"its layers end in {graph.shapes[graph.output_name]}, not in {classes} classes")

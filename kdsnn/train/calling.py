@@ -144,7 +144,7 @@ def device_of(module: nn.Module) -> torch.device:
 
 def black(module: nn.Module, sample_shape: tuple[int, ...], T: int) -> Tensor:
     """Make a batch to try a module on, of size 2, or 3 where T is 2, so that samples and steps cannot be confused."""
-    return torch.zeros(3 if T == 2 else 2, *sample_shape, device=device_of(module))
+    return torch.zeros(3 if T == 2 else 2, *sample_shape, dtype=torch.float32, device=device_of(module))
 
 
 def _tried(module: nn.Module, form: Form, sample_shape: tuple[int, ...], T: int) -> CallingConvention | str:

@@ -83,7 +83,7 @@ def full_rate(
     mean of a class's output neurons gives 1, their sum over time T, a sum over groups of ten 10. The network is left as
     it was, at rest.
     """
-    images = torch.zeros(2, *input_shape, device=device_of(network))
+    images = torch.zeros(2, *input_shape, dtype=torch.float32, device=device_of(network))
     with trial(network):
         outputs = []
         for value in (1.0, 0.0):

@@ -23,7 +23,7 @@ from kdsnn.train.calling import convention_of, in_eval
 from kdsnn.train.config import Method, TrainConfig
 from kdsnn.train.features import Taps
 from kdsnn.train.history import OnEpoch
-from kdsnn.train.learner import Learner, require_steps
+from kdsnn.train.learner import Learner, require_fit, require_steps
 from kdsnn.train.logits import logits_of
 from kdsnn.train.loop import Augment, Job, OnStep, Trained, fit
 from kdsnn.train.objectives import labels_only, objective_of
@@ -97,7 +97,8 @@ def distill(
     augmented = config.shift > 0 or augment is not None or mix is not None
     require_steps(data, config.T)
     convention = convention_of(student, data.sample_shape, config.T)
-    learner = Learner(student, config.T, convention)
+    learner = Learner(student, config.T, convention).to(accelerator.device)
+    require_fit(learner, data, accelerator.device)
     with nullcontext() if teacher is None else in_eval(teacher):
         objective, guided = objective_of(
             method, learner, teacher, data, config, accelerator.device, augmented=augmented, taps=taps

@@ -5,9 +5,11 @@ import os
 # two worker processes on two cores: threads on top would only fight (on tiny tensors 40 times slower)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from hardware.lava import environment
 from tests.browser import pytest_terminal_summary
@@ -35,3 +37,12 @@ def lava_environment() -> Path:
 @pytest.fixture(scope="session")
 def lava_python(lava_environment: Path) -> Path:
     return environment.python_path()
+
+
+@pytest.fixture
+def in_float64() -> Iterator[None]:
+    """Modules are made in float64, with weights that are the same in every run."""
+    torch.set_default_dtype(torch.float64)
+    torch.manual_seed(3)
+    yield
+    torch.set_default_dtype(torch.float32)

@@ -27,10 +27,7 @@ import numpy as np
 from exporters.errors import DeployError
 from exporters.graph import LIF, AnySynapse, Neuron, Node, Output, SpikingGraph
 from exporters.graph.bounds import input_bounds
-from exporters.graph.registers import (
-    BIAS_LIMIT,
-    CURRENT_LIMIT,
-)
+from exporters.graph.registers import BIAS_LIMIT, CURRENT_LIMIT
 from exporters.passes.integer_inputs import integer_inputs
 from exporters.passes.membranes import Membrane, membranes_of, neuron_depths, register_leaks
 from exporters.passes.moments import (

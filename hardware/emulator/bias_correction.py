@@ -20,7 +20,7 @@ from exporters.graph.bounds import input_bounds
 from exporters.graph.registers import BIAS_LIMIT, CURRENT_LIMIT
 from exporters.passes.membranes import Membrane, neuron_depths
 from exporters.passes.register_bounds import largest_current
-from hardware.emulator.observers import channel_sums
+from hardware.emulator.observers import ChannelMeans
 from hardware.emulator.plan import add
 from hardware.emulator.running import exact_arithmetic, layer_by_layer, prepare
 
@@ -63,13 +63,10 @@ def mean_currents(
     """Samples run as far as to these neurons (or the output), and no further: the mean current into each, per channel (or
     feature) over samples, steps and positions, float64 (C,), biases included, in the graph's units."""
     emulation = prepare(graph)
-    size = emulation.batch_size
-    sources = {name for end in ends for name in graph.earlier(end)}
-    totals = {end: np.zeros(graph.in_shape(end)[0]) for end in ends}
-    counts = dict.fromkeys(ends, 0)
+    sources = {name for end in ends for name in graph.sources(end)}
+    arrived = ChannelMeans()
     with torch.inference_mode(), exact_arithmetic():
-        for start in range(0, len(frames), size):
-            batch = torch.from_numpy(np.ascontiguousarray(frames[start : start + size]))
+        for batch in emulation.batches(frames, progress):
             found: dict[str, Tensor] = {}
             for name, values in layer_by_layer(emulation.plan, batch, keep=False):
                 if name in sources:
@@ -77,12 +74,8 @@ def mean_currents(
                 if len(found) == len(sources):
                     break
             for end in ends:
-                current = add(*(found[name] for name in graph.earlier(end)))
-                totals[end] += channel_sums(current)
-                counts[end] += current.numel() // current.shape[2]
-            if progress is not None:
-                progress(min(start + size, len(frames)))
-    return {end: totals[end] / counts[end] for end in ends}
+                arrived.add(end, add(*(found[name] for name in graph.sources(end))))
+    return arrived.means()
 
 
 def _levels(graph: SpikingGraph, ends: Iterable[str]) -> list[list[str]]:
@@ -109,6 +102,8 @@ def _corrected(graph: SpikingGraph, end: str, missing: Array) -> dict[str, AnySy
     if not whole.any():
         return {}
     changed = replace(synapse, bias=np.clip(bias + whole, -BIAS_LIMIT, BIAS_LIMIT).astype(np.int32))
-    layers = {s: graph.synapses[s] for s in sources} | {name: changed}
-    held = largest_current(graph, Membrane(sources, (end,)), layers, input_bounds(graph))
-    return {name: changed} if held <= CURRENT_LIMIT else {}
+    if end == graph.output_name:  # the only register that takes in biases too
+        layers = {s: graph.synapses[s] for s in sources} | {name: changed}
+        if largest_current(graph, Membrane(sources, (end,)), layers, input_bounds(graph)) > CURRENT_LIMIT:
+            return {}
+    return {name: changed}

@@ -18,7 +18,7 @@ from exporters.graph import Array, SpikingGraph
 from exporters.graph.registers import CURRENT_LIMIT
 from exporters.passes.moments import InputMoments
 from exporters.passes.quantize import LayerScale
-from hardware.emulator.observers import channel_sums
+from hardware.emulator.observers import ChannelMeans, channel_sums
 from hardware.emulator.plan import add
 from hardware.emulator.running import run
 
@@ -92,8 +92,7 @@ def calibrate(
         mean = total / meter.counts[name]
         moments[name] = InputMoments(mean, np.maximum(squares / meter.counts[name] - mean**2, 0))
     rates = {name: meter.spikes[name] / meter.counts[name] for name in graph.neurons}
-    currents = {name: total / meter.arrived[name] for name, total in meter.currents.items()}
-    return Calibration(len(frames), moments, rates, dict(meter.peaks), currents)
+    return Calibration(len(frames), moments, rates, dict(meter.peaks), meter.currents.means())
 
 
 def drift(
@@ -119,8 +118,7 @@ class _Meter:
         self.spikes: dict[str, float] = {}
         self.counts: dict[str, int] = {}
         self.peaks: dict[str, float] = {}
-        self.currents: dict[str, Array] = {}
-        self.arrived: dict[str, int] = {}  # values per channel in these
+        self.currents = ChannelMeans()
         self._graph = graph
         self._fired: dict[str, Array] = {}  # spikes of the batch, per channel or feature
         read = Counter(source for name in graph.nodes for source in graph.earlier(name))
@@ -165,8 +163,7 @@ class _Meter:
 
     def _current(self, name: str, sources: Sequence[str]) -> Tensor:
         current = add(*(self._held[s] for s in sources))
-        self.currents[name] = self.currents.get(name, 0.0) + channel_sums(current)
-        self.arrived[name] = self.arrived.get(name, 0) + current.numel() // current.shape[2]
+        self.currents.add(name, current)
         return current
 
     def _peak(self, name: str, values: Tensor) -> None:

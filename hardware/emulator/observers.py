@@ -36,6 +36,23 @@ class Recorder:
         return {name: np.concatenate(parts) for name, parts in self._parts.items()}
 
 
+class ChannelMeans:
+    """What comes under a name, batch by batch, has a mean per channel or feature."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Array] = {}
+        self._counts: dict[str, int] = {}
+
+    def add(self, name: str, values: Tensor) -> None:
+        """One batch (T, N, channel or feature, …) is counted in."""
+        self._sums[name] = self._sums.get(name, 0.0) + channel_sums(values)
+        self._counts[name] = self._counts.get(name, 0) + values.numel() // values.shape[2]
+
+    def means(self) -> dict[str, Array]:
+        """Name → mean over samples, steps and positions, float64 (C,)."""
+        return {name: total / self._counts[name] for name, total in self._sums.items()}
+
+
 def channel_sums(values: Tensor) -> Array:
     """Values (T, N, channel or feature, …) add up per channel or feature: float64 (C,)."""
     if values.dtype == torch.uint8:

@@ -77,7 +77,16 @@ class Emulation:
         batch_size: int | None = None,
     ) -> EmulatorRun:
         """Samples run as by `hardware.emulator.run`, with its arguments, result and errors."""
-        graph, device = self.plan.graph, self.plan.device
+        graph = self.plan.graph
+        with torch.inference_mode(), exact_arithmetic():
+            outputs = [_run_batch(self.plan, batch, observe) for batch in self.batches(frames, progress, batch_size)]
+        return EmulatorRun(np.concatenate(outputs), graph.output.readout, graph.output.score)
+
+    def batches(
+        self, frames: Array, progress: Callable[[int], None] | None = None, batch_size: int | None = None
+    ) -> Iterator[Tensor]:
+        """The samples come batch by batch, on the device; arguments and errors as of `run`, `progress` told as a batch is done with."""
+        graph = self.plan.graph
         expected = ((graph.T,) if graph.input.over_time else ()) + graph.input.shape
         if frames.shape[1:] != expected or len(frames) == 0:
             raise DeployError(
@@ -85,14 +94,10 @@ class Emulation:
             )
         size = batch_size or self.batch_size
         expect(len(frames) * graph.T * sum(math.prod(graph.shapes[name]) for name in graph.neurons))
-        outputs = []
-        with torch.inference_mode(), exact_arithmetic():
-            for start in range(0, len(frames), size):
-                batch = torch.from_numpy(np.ascontiguousarray(frames[start : start + size])).to(device)
-                outputs.append(_run_batch(self.plan, batch, observe))
-                if progress is not None:
-                    progress(min(start + size, len(frames)))
-        return EmulatorRun(np.concatenate(outputs), graph.output.readout, graph.output.score)
+        for start in range(0, len(frames), size):
+            yield torch.from_numpy(np.ascontiguousarray(frames[start : start + size])).to(self.plan.device)
+            if progress is not None:
+                progress(min(start + size, len(frames)))
 
 
 def prepare(graph: SpikingGraph, *, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> Emulation:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from kdsnn.deploy.images import Pixels, chosen, load_data, require_fit
@@ -46,7 +47,7 @@ class Quantization:
 
 
 COARSE_BITS = 4
-"""At so few bits, biases are corrected layer after layer as well."""
+"""At so few bits, biases are corrected layer after layer as well; with more, three small students gained nothing by it."""
 
 Quantized = tuple["SpikingGraph", "tuple[LayerScale, ...]", "tuple[LayerDrift, ...]"]
 """The integer graph, how each layer was quantized, and (calibrated only) how each layer drifted."""
@@ -66,6 +67,7 @@ def quantized(
     if how.data is None:
         integer, scales = quantize(graph, bits=how.bits, input_bits=how.input_bits)
         return _recorded(integer, how, None), scales, ()
+    from hardware.emulator.bias_correction import correct_biases
     from hardware.emulator.calibration import drift
 
     if how.data is True:
@@ -81,7 +83,8 @@ def quantized(
         moments = _measure(f"calibrate {name} on {how.input_bits}-bit pixels", coarse, images, how).inputs
     integer, scales = quantize(graph, bits=how.bits, input_bits=how.input_bits, moments=moments)
     if how.bits <= COARSE_BITS:
-        integer = _corrected(f"correct {name}", integer, before, images, how)
+        told = partial(how.progress, f"correct {name}")
+        integer = correct_biases(integer, before.currents, integer.encode(images), told)
     after = _measure(f"drift of {name}", integer, images, how)
     return _recorded(integer, how, len(images)), scales, drift(integer, scales, before, after)
 
@@ -96,17 +99,6 @@ def _measure(title: str, graph: SpikingGraph, images: Array, how: Quantization) 
     from hardware.emulator.calibration import calibrate
 
     return calibrate(graph, graph.encode(images), progress=lambda done: how.progress(title, done, len(images)))
-
-
-def _corrected(
-    title: str, integer: SpikingGraph, before: Calibration, images: Array, how: Quantization
-) -> SpikingGraph:
-    from hardware.emulator.bias_correction import correct_biases
-
-    def told(done: int, total: int) -> None:
-        how.progress(title, done, total)
-
-    return correct_biases(integer, before.currents, integer.encode(images), told)
 
 
 def _own(name: str, graph: SpikingGraph) -> DataSet:

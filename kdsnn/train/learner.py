@@ -197,12 +197,10 @@ def require_fit(learner: Learner, data: DataSet, device: torch.device) -> None:
         output = learner(torch.zeros(2, *data.sample_shape, dtype=torch.float32, device=device))[0]
     except Exception as error:  # whatever a user's own forward raises
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        others = {str(p.dtype).removeprefix("torch.") for p in learner.parameters() if p.is_floating_point()} - {
-            "float32"
-        }
-        if others:
+        types = {str(p.dtype).removeprefix("torch.") for p in learner.parameters() if p.is_floating_point()}
+        if others := sorted(types - {"float32"}):
             raise KdsnnError(
-                f"The network's weights are {' and '.join(sorted(others))}, images are float32: give it as .float() ({reason})."
+                f"The network's weights are {' and '.join(others)}, images are float32: give it as .float() ({reason})."
             ) from error
         raise KdsnnError(
             f"The network does not accept the images of {data.name}, {data.input_shape} (C, H, W): build it for that shape ({reason})."

@@ -17,7 +17,7 @@ from spikingjelly.activation_based import neuron
 from torch import Tensor, nn
 
 from kdsnn.errors import KdsnnError
-from kdsnn.train.calling import CallingConvention, device_of, neuron_layers, trial
+from kdsnn.train.calling import CallingConvention, black, device_of, neuron_layers, trial
 from kdsnn.train.config import EVERY_STEP, Method, TrainConfig
 
 SUREST = 1000.0
@@ -83,7 +83,7 @@ def full_rate(
     mean of a class's output neurons gives 1, their sum over time T, a sum over groups of ten 10. The network is left as
     it was, at rest.
     """
-    images = torch.zeros(2, *input_shape, dtype=torch.float32, device=device_of(network))
+    images = black(network, input_shape, T)
     with trial(network):
         outputs = []
         for value in (1.0, 0.0):

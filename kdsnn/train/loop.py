@@ -32,7 +32,7 @@ from kdsnn.train.curves import read_runs, write_curves
 from kdsnn.train.fast_neurons import fused
 from kdsnn.train.history import EpochRecord, OnEpoch, best_of, tensorboard, write_csv
 from kdsnn.train.host import few_threads, memory_kept, strides_safe
-from kdsnn.train.learner import Learner, correct, laid_out, require_fit
+from kdsnn.train.learner import Learner, correct, laid_out
 from kdsnn.train.objectives import Batch, Objective
 from kdsnn.train.optim import Average, finite, optimizer_of, schedule, snapshot
 from kdsnn.train.resume import Position, RunFiles
@@ -102,7 +102,6 @@ class _Loop:
         self.learner, self.objective, self.job, self.accelerator, self.stop = learner, objective, job, accelerator, stop
         self.device = accelerator.device
         learner.to(self.device)
-        require_fit(learner, job.data, self.device)
         laid_out(learner, torch.channels_last)  # pooling, BatchNorm and convolutions are faster in it, on a CPU too
         self.images, self.test_images = (placed(x, self.device) for x in (job.data.x_train, job.data.x_test))
         self.labels, self.test_labels = (

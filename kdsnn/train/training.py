@@ -57,7 +57,9 @@ def pretrain(
     accelerator, files = accelerator or Accelerator(), files or RunFiles()
     config = settled(config, accelerator.device, files.state if files.resume else None)
     job = Job(data, config, described_run(data, config, "pretrain", about), augment, mix, files, on_epoch, on_step)
-    return fit(Learner(module, frames=config.teacher_frames), labels_only(config), job, accelerator)
+    learner = Learner(module, frames=config.teacher_frames).to(accelerator.device)
+    require_fit(learner, data, accelerator.device)
+    return fit(learner, labels_only(config), job, accelerator)
 
 
 def distill(

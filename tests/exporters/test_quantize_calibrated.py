@@ -47,10 +47,25 @@ def bernoulli(rates: np.ndarray) -> InputMoments:
     return InputMoments(rates, rates * (1 - rates))
 
 
+def every_pattern(rates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Every pattern of spikes that can arrive, and the chance of each."""
+    patterns = np.array(list(itertools.product([0, 1], repeat=len(rates))))
+    return patterns, np.prod(np.where(patterns == 1, rates, 1 - rates), axis=1)
+
+
+def weights_and_rates(synapse: Synapse, rates: np.ndarray, o: int) -> tuple[np.ndarray, np.ndarray]:
+    """The weights of one output, flat, and the rate of what each multiplies."""
+    flat = synapse.weight[o].reshape(-1)
+    if not isinstance(synapse, Conv2d):
+        return flat, rates
+    each = synapse.weight.shape[1]
+    group = o // (len(synapse.weight) // synapse.groups)
+    return flat, np.repeat(rates[group * each : (group + 1) * each], flat.size // each)
+
+
 def expectation(change: np.ndarray, shift: float, rates: np.ndarray) -> float:
     """E[(Σ change·x + shift)²] over independent spikes x, by going through every pattern."""
-    patterns = np.array(list(itertools.product([0, 1], repeat=len(rates))))
-    chances = np.prod(np.where(patterns == 1, rates, 1 - rates), axis=1)
+    patterns, chances = every_pattern(rates)
     return float(chances @ (patterns @ change + shift) ** 2)
 
 
@@ -61,11 +76,7 @@ def brute_error(synapses: dict[str, Synapse], rates: dict[str, np.ndarray], scal
     for o in range(outputs):
         changes, chances, shift = [], [], 0.0
         for name, synapse in synapses.items():
-            flat, p = synapse.weight[o].reshape(-1), rates[name]
-            if isinstance(synapse, Conv2d):
-                each = synapse.weight.shape[1]
-                group = o // (outputs // synapse.groups)
-                p = np.repeat(p[group * each : (group + 1) * each], flat.size // each)
+            flat, p = weights_and_rates(synapse, rates[name], o)
             whole = np.clip(np.round(scale * flat), -largest, largest)
             change = whole / scale - flat
             bias = 0.0 if synapse.bias is None else float(synapse.bias[o])
@@ -85,14 +96,9 @@ def brute_slope(synapses: dict[str, Synapse], rates: dict[str, np.ndarray], scal
     """Least squares over every pattern of every output: the slope of a group's quantized current over its current."""
     both = own = 0.0
     for name, synapse in synapses.items():
-        for o, weight in enumerate(synapse.weight):
-            flat, p = weight.reshape(-1), rates[name]
-            if isinstance(synapse, Conv2d):
-                each = synapse.weight.shape[1]
-                group = o // (len(synapse.weight) // synapse.groups)
-                p = np.repeat(p[group * each : (group + 1) * each], flat.size // each)
-            patterns = np.array(list(itertools.product([0, 1], repeat=len(p))))
-            chances = np.prod(np.where(patterns == 1, p, 1 - p), axis=1)
+        for o in range(len(synapse.weight)):
+            flat, p = weights_and_rates(synapse, rates[name], o)
+            patterns, chances = every_pattern(p)
             before, after = patterns @ flat, patterns @ np.clip(np.round(scale * flat), -largest, largest) / scale
             both += chances @ (before * after) - (chances @ before) * (chances @ after)
             own += chances @ before**2 - (chances @ before) ** 2

@@ -36,8 +36,9 @@ def test_mean_currents_are_what_numpy_finds(seed: int) -> None:
     graph = random_integer_network(seed)
     frames = graph.encode(samples(graph, 5, seed))
     expected = into(graph, frames)
-    assert expected.keys() == calibrate(graph, frames, batch_size=2).currents.keys()
-    for end, currents in calibrate(graph, frames, batch_size=2).currents.items():
+    measured = calibrate(graph, frames, batch_size=2).currents
+    assert expected.keys() == measured.keys()
+    for end, currents in measured.items():
         np.testing.assert_allclose(currents, expected[end], rtol=1e-5, atol=1e-3)
         np.testing.assert_allclose(mean_currents(graph, [end], frames)[end], expected[end], rtol=1e-5, atol=1e-3)
 
@@ -60,8 +61,8 @@ def test_every_layer_gets_the_mean_current_it_had(case: Case, bits: int) -> None
     wanted, found = into(exact, exact.encode(x)), into(corrected, frames)
     for end, currents in wanted.items():
         node = corrected.output if end == corrected.output_name else corrected.neurons[end]
-        layers = [corrected.synapses[s] for s in corrected.sources(end)]
-        if any(s.bias is not None and np.abs(s.bias).max() == BIAS_LIMIT for s in layers):
+        feeding = [corrected.synapses[s] for s in corrected.sources(end)]
+        if any(s.bias is not None and np.abs(s.bias).max() == BIAS_LIMIT for s in feeding):
             continue
         if len(corrected.targets(corrected.sources(end)[0])) == 1:
             np.testing.assert_allclose(found[end], node.scale * currents, atol=0.501, rtol=1e-5)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -13,13 +13,6 @@ from kdsnn import models
 from kdsnn.errors import KdsnnError
 
 SMALL = {"channels": (4, 4), "hidden": 16}
-
-
-@pytest.fixture
-def in_float64() -> Iterator[None]:
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
 
 
 def student(spiking: bool = True) -> nn.Module:

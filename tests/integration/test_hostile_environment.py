@@ -569,7 +569,7 @@ def forks(worker: Callable[[], None], count: int) -> list[int]:
 def test_exports_and_reports_at_once(student: Path, tmp_path: Path) -> None:
     texts = [
         WRITERS["student.net"],
-        f"{WRITERS['student.net']} --bits 4",
+        f"{WRITERS['student.net']} --input-bits 4",  # another network of the same name; other weight bits have a name of their own
         WRITERS["report.html"],
         WRITERS["report.html"],
     ]

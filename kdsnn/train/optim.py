@@ -29,7 +29,10 @@ def schedule(epoch: float, config: TrainConfig) -> float:
 
 
 def optimizer_of(module: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """Make SGD with Nesterov momentum, or AdamW, over every parameter of `module`."""
+    """Make SGD with Nesterov momentum, or AdamW, over every parameter of `module`.
+
+    A step reads and writes each value once where torch has such kernels, and not once for each term of the update.
+    """
     # one-dimensional parameters are biases and BatchNorm's scales: decaying them only fights the normalization
     decayed = [p for p in module.parameters() if p.requires_grad and p.ndim > 1]
     spared = [p for p in module.parameters() if p.requires_grad and p.ndim <= 1]
@@ -37,9 +40,39 @@ def optimizer_of(module: nn.Module, config: TrainConfig) -> torch.optim.Optimize
         {"params": decayed, "weight_decay": config.weight_decay},
         {"params": spared, "weight_decay": 0.0},
     ]
+    fused = all(_may_be_fused(p) for p in (*decayed, *spared))
+    optimizer: torch.optim.Optimizer
     if config.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=config.lr)
-    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0)
+        optimizer = torch.optim.AdamW(groups, lr=config.lr, fused=fused or None)
+    else:
+        optimizer = torch.optim.SGD(
+            groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0, fused=fused or None
+        )
+    if fused:
+        optimizer.register_step_pre_hook(_lay_alike)
+    return optimizer
+
+
+def _may_be_fused(parameter: Tensor) -> bool:
+    """Say whether the fused kernels take it: they go through memory from its first value on."""
+    dense = parameter.stride() == torch.empty_like(parameter).stride()
+    return dense and parameter.is_floating_point() and parameter.device.type in ("cpu", "cuda")
+
+
+def _lay_alike(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    """Lay gradients and moments out as their parameters are: torch's fused kernels on a CPU take value after value of each
+    and look at no stride, so that moments from a file, which keeps none, would meet other weights."""
+    for parameter in (p for group in optimizer.param_groups for p in group["params"]):
+        if parameter.grad is not None:
+            parameter.grad = _like(parameter.grad, parameter)
+        moments = optimizer.state.get(parameter, {})
+        for name, value in moments.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                moments[name] = _like(value, parameter)
+
+
+def _like(values: Tensor, parameter: Tensor) -> Tensor:
+    return values if values.stride() == parameter.stride() else torch.empty_like(parameter).copy_(values)
 
 
 class Average:

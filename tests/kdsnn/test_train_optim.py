@@ -10,7 +10,7 @@ from torch import nn
 from kdsnn.data import DataSet
 from kdsnn.errors import KdsnnError
 from kdsnn.train import TrainConfig, evaluate, pretrain
-from kdsnn.train.optim import Average, schedule
+from kdsnn.train.optim import Average, optimizer_of, schedule
 
 
 def test_step_schedule():
@@ -43,6 +43,41 @@ def test_milestones_out_of_order_are_refused(milestones):
 def test_values_out_of_range_are_refused(name, value):
     with pytest.raises(KdsnnError, match=f"^{name} is"):
         TrainConfig(**{name: value})
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adamw"])
+def test_fused_steps_are_those_of_a_loop(kind):
+    """Weights with channels innermost; gradients and moments, as a file brings them, not: torch's kernels would not notice."""
+
+    def trained(fused):
+        torch.manual_seed(0)
+        module = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(8, 4)).to(memory_format=torch.channels_last)
+        found = optimizer_of(module, TrainConfig(optimizer=kind, lr=0.1, weight_decay=0.01))
+        assert all(group["fused"] for group in found.param_groups)
+        for group in found.param_groups:
+            group["fused"] = fused
+        for step in range(4):
+            for parameter in module.parameters():
+                parameter.grad = torch.randn(parameter.shape)
+            if step == 2:
+                before = found.state_dict()
+                kept = {i: {k: v.contiguous() for k, v in one.items()} for i, one in before["state"].items()}
+                found.load_state_dict({**before, "state": kept})
+            found.step()
+        return [parameter.detach().clone() for parameter in module.parameters()]
+
+    for one, other in zip(trained(True), trained(False), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_weights_with_holes_in_memory_are_not_fused():
+    module = nn.Linear(4, 4, bias=False)
+    module.weight = nn.Parameter(torch.randn(4, 8)[:, ::2])
+    found = optimizer_of(module, TrainConfig(momentum=0.0, lr=0.5, weight_decay=0.0))
+    before = module.weight.detach().clone()
+    module.weight.grad = torch.ones(4, 4)
+    found.step()
+    torch.testing.assert_close(module.weight.detach(), before - 0.5)
 
 
 def test_average_by_hand():

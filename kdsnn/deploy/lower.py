@@ -14,7 +14,7 @@ from kdsnn.deploy.factory import module_of, require_factory, require_shape
 from kdsnn.deploy.load import load, trained_by_us
 from kdsnn.deploy.lowered import Lowered
 from kdsnn.deploy.progress import Progress, silent
-from kdsnn.deploy.quantization import Quantization, quantized
+from kdsnn.deploy.quantization import COARSE_BITS, Quantization, quantized
 from kdsnn.deploy.trained import TrainedNetwork
 from kdsnn.errors import KdsnnError, OptionError, notice
 from kdsnn.factory import is_factory
@@ -24,6 +24,9 @@ NIR_SETTINGS = {"dt", "method", "reset"}
 
 MOST_STEPS = 1 << 16
 """A T that is larger is a slip: the run would take days, and memory in proportion."""
+
+NOTICED_ERROR = 0.02
+"""Of rounded weights, relative to them: 8 bits cost a third of that, and 4 four times as much."""
 
 if TYPE_CHECKING:
     from torch import nn
@@ -304,9 +307,17 @@ def _with_chip(
             )  # fmt: skip
         return Lowered(name, module, None, graph)
     try:
-        return Lowered(name, module, graph, *quantized(name, graph, how, seen))
+        chip, scales, drifts = quantized(name, graph, how, seen)
     except DeployError as error:
         return Lowered(name, module, graph, error)
+    worst = max(scales, key=lambda scale: scale.rms_error, default=None)
+    # weights that were trained for so few bits lie on their grid: nothing is off
+    if how.data is None and how.bits <= COARSE_BITS and worst is not None and worst.rms_error > NOTICED_ERROR:
+        notice(
+            f"{name}: rounded to {how.bits} bits, weights are off by up to {100 * worst.rms_error:.0f} % ({worst.name}, root mean "
+            "square); calibrate fits thresholds and biases to what they became"
+        )
+    return Lowered(name, module, graph, chip, scales, drifts)
 
 
 def requantized(network: Lowered, how: Quantization) -> Lowered:

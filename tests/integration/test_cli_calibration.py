@@ -104,3 +104,13 @@ def test_mistakes_are_one_line(student: Path, tmp_path: Path) -> None:
         (("export", ann, "--out", tmp_path, "--calibrate", "digits"), "is an ANN, which it does not change"),
     ]:  # fmt: skip
         assert message in error_line(*arguments)
+
+
+def test_few_bits_without_calibration_are_told(student: Path, tmp_path: Path) -> None:
+    """With how far its worst layer is off; calibrated or in 8 bits there is nothing to tell."""
+    told = cli("summary", student, "--bits", 4)
+    graph = from_torch(checkpoint.load(student)[0], (1, 8, 8), 4)
+    worst = max(quantize(graph, bits=4)[1], key=lambda scale: scale.rms_error)
+    assert f"rounded to 4 bits, weights are off by up to {100 * worst.rms_error:.0f} % ({worst.name}," in told.stderr
+    for silent in (["--bits", 8], ["--bits", 4, "--calibrate", "digits"]):
+        assert "rounded to" not in cli("export", student, "--out", tmp_path, *silent).stderr

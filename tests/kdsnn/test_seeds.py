@@ -39,7 +39,8 @@ def data() -> DataSet:
 def given(data: DataSet) -> dict[str, Any]:
     torch.set_num_threads(1)
     teacher = kdsnn.pretrain("cnn2", data, epochs=1, batch_size=8, options=SMALL["options"])
-    return {**SMALL, "method": "response", "epochs": 2, "teacher": teacher, "twin": True}
+    # processes of their own know nothing of what is patched here
+    return {**SMALL, "method": "response", "epochs": 2, "teacher": teacher, "twin": True, "precision": "fp32"}
 
 
 @pytest.fixture(scope="module")

@@ -19,8 +19,9 @@ from kdsnn.models import build
 from kdsnn.train import DivergedError, RunFiles, TrainConfig, distill
 
 CONFIG = TrainConfig(
-    epochs=3, batch_size=128, lr=0.05, T=2, warmup_epochs=1, shift=1, ema=0.9, clip_norm=1.0, optimizer="adamw"
-)
+    epochs=3, batch_size=128, lr=0.05, T=2, warmup_epochs=1, shift=1, ema=0.9, clip_norm=1.0, optimizer="adamw",
+    precision="fp32",
+)  # fmt: skip
 OPTIONS = {"input_shape": (1, 8, 8), "classes": 10, "channels": (2, 4), "hidden": 8}
 
 

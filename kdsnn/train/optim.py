@@ -40,13 +40,13 @@ def optimizer_of(module: nn.Module, config: TrainConfig) -> torch.optim.Optimize
         {"params": decayed, "weight_decay": config.weight_decay},
         {"params": spared, "weight_decay": 0.0},
     ]
-    fused = all(_may_be_fused(p) for p in (*decayed, *spared))
+    fused = all(_may_be_fused(p) for p in (*decayed, *spared)) or None  # else as torch chooses
     optimizer: torch.optim.Optimizer
     if config.optimizer == "adamw":
-        optimizer = torch.optim.AdamW(groups, lr=config.lr, fused=fused or None)
+        optimizer = torch.optim.AdamW(groups, lr=config.lr, fused=fused)
     else:
         optimizer = torch.optim.SGD(
-            groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0, fused=fused or None
+            groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0, fused=fused
         )
     if fused:
         optimizer.register_step_pre_hook(_lay_alike)

@@ -7,9 +7,10 @@ machines without numba, and for work too small to pay for a compiler.
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import cache
 from typing import Any
 
@@ -33,15 +34,49 @@ def inline(function: Callable[..., Any]) -> Any:
 
 
 def spread(kernel: Callable[..., None], blocks: int, threads: int, *args: Any) -> None:
-    """Run `kernel(first, last, *args)` on so many threads, each a share of the blocks."""
+    """Run `kernel(first, last, *args)` on so many threads, each a share of the blocks.
+
+    They are torch's own where it has OpenMP. Those wait for more work with all their might, for milliseconds after each
+    operation of torch, and would keep a core from any other threads meanwhile.
+    """
     workers = min(threads, blocks)
-    bounds = [blocks * i // workers for i in range(workers + 1)]
-    waiting = [
-        _threads(os.getpid(), workers - 1).submit(kernel, bounds[i], bounds[i + 1], *args) for i in range(1, workers)
-    ]
-    kernel(bounds[0], bounds[1], *args)
-    for future in waiting:
-        future.result()
+    shares = iter([(blocks * i // workers, blocks * (i + 1) // workers) for i in range(workers)])
+    failed: list[BaseException] = []
+
+    def work(_: None = None) -> None:
+        try:
+            for first, last in shares:
+                kernel(first, last, *args)
+        except BaseException as error:  # nothing that is raised leaves a callback of C
+            failed.append(error)
+
+    team = _openmp() if workers > 1 and os.getpid() == _HOME else None
+    waiting: list[Future[None]] = []
+    if team is not None:
+        team(_WORK(work), None, 0, 0)  # always all threads: libgomp ends those that a smaller team leaves out
+    elif workers > 1:
+        waiting = [_threads(os.getpid(), workers - 1).submit(work) for _ in range(workers - 1)]
+    work()  # what is left
+    wait(waiting)
+    if failed:
+        raise failed[0]
+
+
+_HOME = os.getpid()
+"""A fork of this process has none of OpenMP's threads, and would wait for them for ever."""
+
+_WORK = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+
+
+@cache
+def _openmp() -> Any:
+    """`GOMP_parallel(function, data, threads, flags)` of the OpenMP that torch brought; None where it has none."""
+    try:
+        found = ctypes.CDLL(None).GOMP_parallel
+    except (AttributeError, OSError, TypeError):  # no such function; no such library on this system
+        return None
+    found.argtypes, found.restype = (_WORK, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint), None
+    return found
 
 
 @cache

@@ -146,7 +146,7 @@ def _multiplied(plan: EmulationPlan, name: str, node: AnySynapse, x: Tensor, bia
             return F.linear(x, weight, bias)
         case Conv2d(stride=stride, padding=padding, dilation=dilation, groups=groups):
             if plan.products:  # channels innermost, as products of bytes are, and what goes on from here
-                x = _per_frame(x, lambda y: y.contiguous(memory_format=torch.channels_last))
+                x = _per_frame(x, lambda y: y.to(memory_format=torch.channels_last))  # says so of one channel, too
             return _per_frame(x, lambda y: F.conv2d(y, weight, bias, stride, padding, dilation, groups))
         case _:
             assert_never(node)

@@ -126,7 +126,8 @@ class Layer(torch.autograd.Function):
         given = rows.array(rows.ordered(of_spikes.to(x.dtype)), plan.steps)
         carried = _none(given) if of_membrane is None else rows.array(rows.ordered(of_membrane[None].to(x.dtype)), 1)[0]
         # a maximum leaves an odd last row or column out: no gradient comes from there
-        dx = (torch.zeros_like if plan.pooled else torch.empty_like)(rows.memory)
+        left_out = plan.pooled and (x.shape[-2] % 2 or x.shape[-1] % 2)
+        dx = (torch.zeros_like if left_out else torch.empty_like)(rows.memory)
         currents, target = rows.array(rows.memory, len(x)), rows.array(dx, len(x))
         found = np.empty((BLOCKS, 2, rows.length))
         real = rows.real

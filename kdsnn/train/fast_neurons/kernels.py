@@ -208,7 +208,7 @@ def backward(kind: Kind) -> Any:
             np.empty((steps, length), real),
             np.empty((steps, length), real),
         )
-        carry, part = np.empty(length, real), np.zeros((2, length), real)
+        carry, part, backwards = np.empty(length, real), np.zeros((2, length), real), np.arange(steps)[::-1].copy()
         for block in range(first, last):
             found[block] = 0
             for output in range(block * outputs // blocks, (block + 1) * outputs // blocks):
@@ -223,7 +223,7 @@ def backward(kind: Kind) -> Any:
                     if kept:
                         for c in range(length):
                             carry[c] = load(of_membrane[output, c])
-                    through(gradient, output, h, winner, pixel, theta, tau, alpha, carry, dy)
+                    through(gradient, output, h, winner, pixel, theta, tau, alpha, carry, dy, backwards)
                     if static:
                         for t in range(1, steps):
                             for c in range(length):
@@ -245,7 +245,8 @@ def backward(kind: Kind) -> Any:
 
 
 # Inner loops touch few arrays each, because the compiler checks every pair before it runs one in vectors, and gives up
-# where there are many. No array is sliced: each slice counts references, which takes as long as a short row.
+# where there are many. It also gives up where a loop around them counts down, hence the steps in an array (`backwards`).
+# No array is sliced: each slice counts references, which takes as long as a short row.
 
 
 def _recompute(kind: Kind) -> Any:
@@ -286,11 +287,12 @@ def _through_time(kind: Kind) -> Any:
 
     def through(
         gradient: Any, output: int, h: Any, winner: Any, pixel: int, theta: Any, tau: Any, alpha: Any, carry: Any,
-        dy: Any,
+        dy: Any, backwards: Any,
     ) -> None:  # fmt: skip
         steps, length = dy.shape
         row, number = pixel * steps, real(pixel)
-        for t in range(steps - 1, -1, -1):
+        for step in range(steps):
+            t = backwards[step]
             for c in range(length):
                 value, later, of_spike = h[row + t, c], carry[c], load(gradient[t, output, c])
                 if pooled:

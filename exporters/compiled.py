@@ -59,7 +59,7 @@ def spread(kernel: Callable[..., None], blocks: int, threads: int, *args: Any) -
     work()  # what is left
     wait(waiting)
     if failed:
-        raise failed[0]
+        raise failed.pop()  # so that what is raised and this frame do not keep each other
 
 
 _HOME = os.getpid()

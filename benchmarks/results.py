@@ -262,9 +262,31 @@ def pairs(paired: Mapping[str, Any]) -> str:
     return markdown(columns.split(" | "), rows)
 
 
+def against_alone(table: Mapping[str, Any]) -> str:
+    """The table of what stands before the softmax × what is learnt from, per variant, each with its difference from alone."""
+    columns = "variant | before the softmax | without a teacher | response | difference, 95 % interval | temporal | difference, 95 % interval"
+    rows = []
+    for name, readouts in table.items():
+        for readout, values in readouts.items():
+            alone = values["without a teacher"]
+            row = [name, readout, f"{spread(alone)} %"]
+            for method in ("response", "temporal"):
+                if method in values:
+                    gain = _gain({"distilled": values[method], "without a teacher": alone})
+                    row += [
+                        f"{spread(values[method])} %",
+                        plain(f"{gain.mean:+.2f}, {gain.low:+.2f} to {gain.high:+.2f}"),
+                    ]
+                else:
+                    row += ["–", "–"]
+            rows.append(row)
+    return markdown(columns.split(" | "), rows)
+
+
 ENVIRONMENT = jinja2.Environment(undefined=jinja2.StrictUndefined)
 ENVIRONMENT.filters |= {
     "fixed": fixed, "quantity": quantity, "number": number, "table": as_table, "cell": cell, "value": value,
     "ratio": ratio, "ratios": ratios, "median": median, "mean": statistics.mean, "spread": spread, "pairs": pairs,
+    "against_alone": against_alone,
     "day": day, "gain": lambda pair: _gain(pair).mean,
 }  # fmt: skip

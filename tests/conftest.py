@@ -1,6 +1,7 @@
 """Fixtures for all tests."""
 
 import os
+import signal
 
 # two worker processes on two cores: threads on top would only fight (on tiny tensors 40 times slower)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -22,6 +23,10 @@ LONG = (
     "test_random_forwards.py", "test_lava_equals_emulator.py", "test_memory.py", "test_benchmarks.py", "test_train.py",
 )  # fmt: skip
 """Files that take longest begin first, so that no worker ends long after the other."""
+
+
+# a shell that runs tests in the background lets them ignore Ctrl-C, and with them all processes that they start and stop
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

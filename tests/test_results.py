@@ -176,3 +176,19 @@ def test_the_table_of_pairs_has_students_t() -> None:
     row = results.pairs({"date": "2026-11-29", "some": pair}).splitlines()[2]
     assert row.startswith("| some, 5,000 | 4 | 95.00 % | 90.62 ± 1.38 % |")
     assert row.endswith(f"| +1.25 points, {found.low:+.2f} to {found.high:+.2f} |")
+
+
+def test_the_table_of_read_outs_has_every_difference() -> None:
+    alone, response = [90.0, 91.5, 89.0, 92.0], [88.5, 91.0, 88.0, 90.0]
+    temporal = [92.0, 92.5, 90.5, 93.0]
+    table = {
+        "some": {
+            "rate": {"without a teacher": alone, "response": response, "temporal": temporal},
+            "raw": {"without a teacher": alone, "response": response},
+        }
+    }
+    first, second = results.against_alone(table).splitlines()[2:]
+    intervals = [stats.ttest_rel(x, alone).confidence_interval(0.95) for x in (response, temporal)]
+    lost, won = (f"{found.low:+.2f} to {found.high:+.2f}".replace("-", "−") for found in intervals)
+    assert first == f"| some | rate | 90.62 ± 1.38 % | 89.38 ± 1.38 % | −1.25, {lost} | 92.00 ± 1.08 % | +1.38, {won} |"
+    assert second == f"| some | raw | 90.62 ± 1.38 % | 89.38 ± 1.38 % | −1.25, {lost} | – | – |"

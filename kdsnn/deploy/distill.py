@@ -20,7 +20,7 @@ from kdsnn.deploy.progress import Progress, silent
 from kdsnn.deploy.recipes import augmentation_for, configured, recipe_for, tell_batches
 from kdsnn.deploy.seeds import ALONE, SeedRuns, over_seeds
 from kdsnn.deploy.starting import train_all
-from kdsnn.deploy.trained import TrainedNetwork
+from kdsnn.deploy.trained import TrainedNetwork, torch_module
 from kdsnn.deploy.training import Training
 from kdsnn.errors import OptionError
 from kdsnn.factory import is_factory
@@ -148,9 +148,9 @@ def distill(
     named, module = named_model(model, seed)
     job = Training(
         f"distill {named}", named, images, config, options, path, module, method=method,
-        teacher=ann.module if isinstance(ann, TrainedNetwork) else ann, taps=_pairs(taps), readout=readout or recipe_for(images).readout, neuron=neuron, reset=reset,
+        teacher=torch_module(ann), taps=_pairs(taps), readout=readout or recipe_for(images).readout, neuron=neuron, reset=reset,
         augmentation=augmentation_for(images, augmentation), tensorboard=Path(tensorboard) if tensorboard else None,
-        label="student" if method == "none" else "distilled", init=source.module if isinstance(source, TrainedNetwork) else source,
+        label="student" if method == "none" else "distilled", init=torch_module(source),
         others={"teacher": ann.path.with_suffix(".csv")} if isinstance(ann, TrainedNetwork) and ann.path else {},
     )  # fmt: skip
     job = job if began is None else _on_grid(job, began, quantize, kinds)

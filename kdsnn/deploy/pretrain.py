@@ -17,7 +17,7 @@ from kdsnn.deploy.precision import with_precision
 from kdsnn.deploy.progress import Progress, silent
 from kdsnn.deploy.recipes import augmentation_for, configured, recipe_for, tell_batches
 from kdsnn.deploy.starting import train_all
-from kdsnn.deploy.trained import TrainedNetwork
+from kdsnn.deploy.trained import TrainedNetwork, torch_module
 from kdsnn.deploy.training import Training
 from kdsnn.errors import OptionError
 from kdsnn.factory import is_factory
@@ -124,7 +124,7 @@ def pretrain(
         activation_bits=quantize_activations,
         quantize=None if quantize_activations is None else quantize or WEIGHT_BITS,
         start=None if began is None else cast("Network", began.module),
-        init=source.module if isinstance(source, TrainedNetwork) else source,
+        init=torch_module(source),
     )  # fmt: skip
     with computing_on(device):
         return train_all([job], progress, resume=resume, overwrite=overwrite)[0]

@@ -131,3 +131,8 @@ class TrainedNetwork(Result):
         """The figures, the history, those of the best epoch, and the twin's."""
         twin = {} if self.twin is None else {"twin": self.twin.to_dict()}
         return {**self.facts(), "history": self._epochs(), **self.best_facts(), **twin}
+
+
+def torch_module(network: TrainedNetwork | nn.Module | None) -> nn.Module | None:
+    """The module of a trained network; any other is its own."""
+    return network.module if isinstance(network, TrainedNetwork) else network

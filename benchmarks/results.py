@@ -262,25 +262,39 @@ def pairs(paired: Mapping[str, Any]) -> str:
     return markdown(columns.split(" | "), rows)
 
 
-def against_alone(table: Mapping[str, Any]) -> str:
-    """The table of what stands before the softmax × what is learnt from, per variant, each with its difference from alone."""
-    columns = "variant | before the softmax | without a teacher | response | difference, 95 % interval | temporal | difference, 95 % interval"
+def against_alone(table: Mapping[str, Any], spikes: Mapping[str, Any]) -> str:
+    """The table of what stands before the softmax × what is learnt from, per variant, each with its difference from alone.
+
+    Args:
+        table: variant → read-out → what is learnt from → accuracies over seeds, percent.
+        spikes: the same of spikes per image.
+    """
+    interval = "difference, 95 % interval"
+    columns = [
+        "variant",
+        "before the softmax",
+        "without a teacher",
+        "response",
+        interval,
+        "temporal",
+        interval,
+        "spikes of each",
+    ]
     rows = []
     for name, readouts in table.items():
-        for readout, values in readouts.items():
-            alone = values["without a teacher"]
+        for readout, found in readouts.items():
+            alone = found["without a teacher"]
             row = [name, readout, f"{spread(alone)} %"]
             for method in ("response", "temporal"):
-                if method in values:
-                    gain = _gain({"distilled": values[method], "without a teacher": alone})
-                    row += [
-                        f"{spread(values[method])} %",
-                        plain(f"{gain.mean:+.2f}, {gain.low:+.2f} to {gain.high:+.2f}"),
-                    ]
-                else:
-                    row += ["–", "–"]
-            rows.append(row)
-    return markdown(columns.split(" | "), rows)
+                values = found.get(method)
+                row += ["–", "–"] if values is None else [f"{spread(values)} %", _difference(values, alone)]
+            rows.append([*row, ", ".join(f"{statistics.mean(one):,.0f}" for one in spikes[name][readout].values())])
+    return markdown(columns, rows)
+
+
+def _difference(values: Sequence[float], alone: Sequence[float]) -> str:
+    gain = _gain({"distilled": values, "without a teacher": alone})
+    return plain(f"{gain.mean:+.2f}, {gain.low:+.2f} to {gain.high:+.2f}")
 
 
 ENVIRONMENT = jinja2.Environment(undefined=jinja2.StrictUndefined)

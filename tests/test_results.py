@@ -181,14 +181,12 @@ def test_the_table_of_pairs_has_students_t() -> None:
 def test_the_table_of_read_outs_has_every_difference() -> None:
     alone, response = [90.0, 91.5, 89.0, 92.0], [88.5, 91.0, 88.0, 90.0]
     temporal = [92.0, 92.5, 90.5, 93.0]
-    table = {
-        "some": {
-            "rate": {"without a teacher": alone, "response": response, "temporal": temporal},
-            "raw": {"without a teacher": alone, "response": response},
-        }
-    }
-    first, second = results.against_alone(table).splitlines()[2:]
+    two = {"without a teacher": alone, "response": response}
+    table = {"some": {"rate": {**two, "temporal": temporal}, "raw": two}}
+    spikes = {"some": {"rate": {"a": [1000, 1003], "b": [7]}, "raw": {"a": [2, 4]}}}
+    first, second = results.against_alone(table, spikes).splitlines()[2:]
     intervals = [stats.ttest_rel(x, alone).confidence_interval(0.95) for x in (response, temporal)]
     lost, won = (f"{found.low:+.2f} to {found.high:+.2f}".replace("-", "−") for found in intervals)
-    assert first == f"| some | rate | 90.62 ± 1.38 % | 89.38 ± 1.38 % | −1.25, {lost} | 92.00 ± 1.08 % | +1.38, {won} |"
-    assert second == f"| some | raw | 90.62 ± 1.38 % | 89.38 ± 1.38 % | −1.25, {lost} | – | – |"
+    start = f"90.62 ± 1.38 % | 89.38 ± 1.38 % | −1.25, {lost}"
+    assert first == f"| some | rate | {start} | 92.00 ± 1.08 % | +1.38, {won} | 1,002, 7 |"
+    assert second == f"| some | raw | {start} | – | – | 3 |"

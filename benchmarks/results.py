@@ -243,10 +243,16 @@ def spread(values: Sequence[float]) -> str:
     return f"{found.mean:.2f} ± {found.std:.2f}"
 
 
-def _gain(pair: Mapping[str, Any]) -> Any:
+def _gain(mine: Sequence[float], other: Sequence[float]) -> Any:
     from kdsnn.deploy.seeds import spread_of
 
-    return spread_of([a - b for a, b in zip(pair["distilled"], pair["without a teacher"], strict=True)])
+    return spread_of([a - b for a, b in zip(mine, other, strict=True)])
+
+
+def _difference(mine: Sequence[float], other: Sequence[float], unit: str = "") -> str:
+    """Mean and 95 % interval of Student's t of paired differences."""
+    gain = _gain(mine, other)
+    return plain(f"{gain.mean:+.2f}{unit}, {gain.low:+.2f} to {gain.high:+.2f}")
 
 
 def pairs(paired: Mapping[str, Any]) -> str:
@@ -255,10 +261,9 @@ def pairs(paired: Mapping[str, Any]) -> str:
     rows = []
     for name, one in paired.items():
         if isinstance(one, dict) and "without a teacher" in one:
-            mine, other, gain = one["distilled"], one["without a teacher"], _gain(one)
+            mine, other = one["distilled"], one["without a teacher"]
             row = [f"{name}, {one['test images']:,}", str(len(mine)), f"{one['teacher']:.2f} %"]
-            row += [f"{spread(mine)} %", f"{spread(other)} %"]
-            rows.append([*row, plain(f"{gain.mean:+.2f} points, {gain.low:+.2f} to {gain.high:+.2f}")])
+            rows.append([*row, f"{spread(mine)} %", f"{spread(other)} %", _difference(mine, other, " points")])
     return markdown(columns.split(" | "), rows)
 
 
@@ -269,17 +274,8 @@ def against_alone(table: Mapping[str, Any], spikes: Mapping[str, Any]) -> str:
         table: variant → read-out → what is learnt from → accuracies over seeds, percent.
         spikes: the same of spikes per image.
     """
-    interval = "difference, 95 % interval"
-    columns = [
-        "variant",
-        "before the softmax",
-        "without a teacher",
-        "response",
-        interval,
-        "temporal",
-        interval,
-        "spikes of each",
-    ]
+    columns = "variant | before the softmax | without a teacher | response | difference, 95 % interval"
+    columns += " | temporal | difference, 95 % interval | spikes of each"
     rows = []
     for name, readouts in table.items():
         for readout, found in readouts.items():
@@ -289,12 +285,7 @@ def against_alone(table: Mapping[str, Any], spikes: Mapping[str, Any]) -> str:
                 values = found.get(method)
                 row += ["–", "–"] if values is None else [f"{spread(values)} %", _difference(values, alone)]
             rows.append([*row, ", ".join(f"{statistics.mean(one):,.0f}" for one in spikes[name][readout].values())])
-    return markdown(columns, rows)
-
-
-def _difference(values: Sequence[float], alone: Sequence[float]) -> str:
-    gain = _gain({"distilled": values, "without a teacher": alone})
-    return plain(f"{gain.mean:+.2f}, {gain.low:+.2f} to {gain.high:+.2f}")
+    return markdown(columns.split(" | "), rows)
 
 
 ENVIRONMENT = jinja2.Environment(undefined=jinja2.StrictUndefined)
@@ -302,5 +293,5 @@ ENVIRONMENT.filters |= {
     "fixed": fixed, "quantity": quantity, "number": number, "table": as_table, "cell": cell, "value": value,
     "ratio": ratio, "ratios": ratios, "median": median, "mean": statistics.mean, "spread": spread, "pairs": pairs,
     "against_alone": against_alone,
-    "day": day, "gain": lambda pair: _gain(pair).mean,
+    "day": day, "gain": lambda pair: _gain(pair["distilled"], pair["without a teacher"]).mean,
 }  # fmt: skip

@@ -40,6 +40,7 @@ def spread(kernel: Callable[..., None], blocks: int, threads: int, *args: Any) -
     operation of torch, and would keep a core from any other threads meanwhile.
     """
     workers = min(threads, blocks)
+    # threads share a list's iterator; a generator's would be busy while one of them asks
     shares = iter([(blocks * i // workers, blocks * (i + 1) // workers) for i in range(workers)])
     failed: list[BaseException] = []
 

@@ -65,12 +65,11 @@ def test_what_a_share_raises_is_raised(
         compiled.spread(kernel, 8, threads)
 
 
-def run(script: str) -> str:
+def run(script: str) -> None:
     """In a process of its own, with two threads whatever the machine has."""
     given = {"OMP_NUM_THREADS": "2", "PYTHONPATH": ":".join(sys.path)}
     ended = subprocess.run([sys.executable, "-c", script], env=given, capture_output=True, text=True, timeout=120)
     assert ended.returncode == 0, ended.stderr
-    return ended.stdout
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
